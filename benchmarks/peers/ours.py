@@ -1,0 +1,27 @@
+"""made_fast: each hidden unit is evaluated once per draw."""
+
+from ._protocol import Call, Draw, Widths, main, one_layer
+
+PACKAGES = ("made_fast", "torch")
+
+
+def prepare(features: int, widths: Widths, rows: int) -> Draw:
+    """Bernoulli MADE, cached sampler."""
+    from made_fast import MADE
+
+    sampler = MADE(features, widths).sampler()
+    return lambda seed: sampler.sample(rows, seed=seed)
+
+
+CALLS = (
+    Call(
+        "sampler",
+        "MADE(D, widths).sampler().sample(B, seed=i)",
+        "Bernoulli, each unit once",
+        one_layer,
+        prepare,
+    ),
+)
+
+if __name__ == "__main__":
+    main(PACKAGES, CALLS)

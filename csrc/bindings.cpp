@@ -1,0 +1,136 @@
+// The only file that knows Python. Arguments are checked in made_fast/backends/cpp.py; what is checked here again would
+// otherwise read out of bounds.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "dispatch.h"
+#include "pack.h"
+
+namespace py = pybind11;
+
+namespace made_fast {
+namespace {
+
+using Int64Array = py::array_t<int64_t, py::array::c_style>;
+
+std::vector<int32_t> to_int32(const Int64Array& array) { return {array.data(), array.data() + array.size()}; }
+
+std::vector<Step> to_steps(const Int64Array& array) {
+  if (array.ndim() != 2 || array.shape(1) != 6) throw std::invalid_argument("steps must have shape (S, 6)");
+  std::vector<Step> steps;
+  const int64_t* at = array.data();
+  for (py::ssize_t i = 0; i < array.shape(0); ++i, at += 6)
+    steps.push_back({static_cast<Kind>(at[0]), static_cast<int32_t>(at[1]), static_cast<int32_t>(at[2]),
+                     static_cast<int32_t>(at[3]), static_cast<int32_t>(at[4]), static_cast<Function>(at[5])});
+  return steps;
+}
+
+template <class T>
+class Sampler {
+ public:
+  Sampler(int64_t features, int64_t context_features, int64_t num_slots, int64_t x_slot, int64_t context_slot,
+          const Int64Array& steps, const Int64Array& variables, const Int64Array& noise_steps,
+          const Int64Array& param_slots, const Int64Array& context_units, const py::list& affines)
+      : packed_({features, context_features, num_slots, x_slot, context_slot}, to_steps(steps), to_int32(variables),
+                to_int32(noise_steps), to_int32(param_slots), to_int32(context_units), sources(affines)) {}
+
+  int draw(const std::string& isa, int64_t num_rows, uint64_t first_row, uint64_t seed, uintptr_t context,
+           int64_t row_offset, int64_t rows_per_context, uintptr_t out, uintptr_t log_prob, int num_threads,
+           int rows_at_once) const {
+    const Engine* engine = find(isa);
+    Request<T> request{num_rows,
+                       first_row,
+                       seed,
+                       reinterpret_cast<const T*>(context),
+                       row_offset,
+                       rows_per_context,
+                       reinterpret_cast<T*>(out),
+                       reinterpret_cast<T*>(log_prob),
+                       num_threads,
+                       rows_at_once};
+    const py::gil_scoped_release released;
+    if constexpr (sizeof(T) == 4) {
+      return static_cast<int>(engine->draw_f32(packed_.plan(), request));
+    } else {
+      return static_cast<int>(engine->draw_f64(packed_.plan(), request));
+    }
+  }
+
+  int64_t panel_macs() const { return packed_.panel_macs(); }
+  int64_t column_macs() const { return packed_.column_macs(); }
+  int64_t bytes() const { return packed_.bytes(); }
+
+ private:
+  using Values = py::array_t<T, py::array::c_style>;
+  using Mask = py::array_t<bool, py::array::c_style>;
+
+  static const Engine* find(const std::string& isa) {
+    for (const Engine* engine : usable_engines())
+      if (isa.empty() || isa == engine->name) return engine;
+    throw std::invalid_argument("this processor or build has no instruction set '" + isa + "'");
+  }
+
+  // Each entry: (first_slot, weights (n, m), bias (n,), slots (m,), needed (n,), ready (n,), mask (n, m) or None)
+  static std::vector<AffineSource<T>> sources(const py::list& affines) {
+    std::vector<AffineSource<T>> found;
+    for (const py::handle& item : affines) {
+      const auto entry = py::reinterpret_borrow<py::tuple>(item);
+      const auto weights = entry[1].cast<Values>();
+      const auto mask = entry[6].is_none() ? Mask() : entry[6].cast<Mask>();
+      AffineSource<T> source{};
+      source.first_slot = entry[0].cast<int64_t>();
+      source.num_rows = weights.shape(0);
+      source.num_columns = weights.shape(1);
+      source.weights = weights.data();
+      source.bias = entry[2].cast<Values>().data();
+      source.slots = entry[3].cast<Int64Array>().data();
+      source.needed = entry[4].cast<Int64Array>().data();
+      source.ready = entry[5].cast<Int64Array>().data();
+      source.mask = entry[6].is_none() ? nullptr : reinterpret_cast<const uint8_t*>(mask.data());
+      found.push_back(source);  // the list keeps the arrays alive while the plan is packed
+    }
+    return found;
+  }
+
+  PackedPlan<T> packed_;
+};
+
+template <class T>
+void bind_sampler(py::module_& module, const char* name) {
+  py::class_<Sampler<T>>(module, name)
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, const Int64Array&, const Int64Array&, const Int64Array&,
+                    const Int64Array&, const Int64Array&, const py::list&>(),
+           py::arg("features"), py::arg("context_features"), py::arg("num_slots"), py::arg("x_slot"),
+           py::arg("context_slot"), py::arg("steps"), py::arg("variables"), py::arg("noise_steps"),
+           py::arg("param_slots"), py::arg("context_units"), py::arg("affines"))
+      .def("draw", &Sampler<T>::draw, py::arg("isa"), py::arg("num_rows"), py::arg("first_row"), py::arg("seed"),
+           py::arg("context"), py::arg("row_offset"), py::arg("rows_per_context"), py::arg("out"), py::arg("log_prob"),
+           py::arg("num_threads"), py::arg("rows_at_once"))
+      .def_property_readonly("panel_macs", &Sampler<T>::panel_macs)
+      .def_property_readonly("column_macs", &Sampler<T>::column_macs)
+      .def_property_readonly("bytes", &Sampler<T>::bytes);
+}
+
+}  // namespace
+}  // namespace made_fast
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "The compiled engines of made_fast. Use made_fast.backends.cpp, which checks arguments.";
+  made_fast::bind_sampler<float>(module, "SamplerF32");
+  made_fast::bind_sampler<double>(module, "SamplerF64");
+  module.def("instruction_sets", [] {
+    std::vector<std::string> names;
+    for (const made_fast::Engine* engine : made_fast::usable_engines()) names.emplace_back(engine->name);
+    return names;
+  });
+  module.def("tile_rows", [](const std::string& isa) {
+    for (const made_fast::Engine* engine : made_fast::usable_engines())
+      if (isa == engine->name) return std::pair<int, int>(engine->tile_rows_f32, engine->tile_rows_f64);
+    throw std::invalid_argument("this processor or build has no instruction set '" + isa + "'");
+  });
+  module.def("compiler", [] { return std::pair<std::string, std::string>(MADE_FAST_COMPILER, MADE_FAST_BUILD_TYPE); });
+}

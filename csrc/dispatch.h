@@ -1,0 +1,13 @@
+// The engines of this build, and which of them this processor can run.
+#pragma once
+
+#include <vector>
+
+#include "plan.h"
+
+namespace made_fast {
+
+// Best first; those that this processor cannot run are left out.
+std::vector<const Engine*> usable_engines();
+
+}  // namespace made_fast

@@ -1,0 +1,83 @@
+// Owns the arrays of a Plan. Weights are stored twice, for many rows by panels and for few rows by columns; zeros under the
+// mask are stored in neither, but for the gaps that fill a panel or a vector.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "plan.h"
+
+namespace made_fast {
+
+// One affine operation as Python hands it over: rows in slot order, columns in order of time.
+template <class T>
+struct AffineSource {
+  int64_t first_slot, num_rows, num_columns;
+  const T* weights;         // (num_rows, num_columns), zeros under the mask
+  const T* bias;            // (num_rows,)
+  const int64_t* slots;     // (num_columns,) slot of each column
+  const int64_t* needed;    // (num_rows,) leading columns that a row reads
+  const int64_t* ready;     // (num_rows,) leading columns known at the level of the row
+  const uint8_t* mask;      // (num_rows, num_columns), or null if a row reads exactly its first `needed`
+};
+
+struct Shape {
+  int64_t features, context_features, num_slots, x_slot, context_slot;
+};
+
+template <class T>
+class AlignedArray {
+ public:
+  void assign(const std::vector<T>& from, size_t padding = 0, T fill = T()) {
+    size_ = from.size() + padding;
+    const size_t bytes = (size_ * sizeof(T) + kAlign) / kAlign * kAlign;
+    data_.reset(static_cast<T*>(std::aligned_alloc(kAlign, bytes)));
+    if (!data_) throw std::bad_alloc();
+    for (size_t i = 0; i < size_; ++i) data_.get()[i] = i < from.size() ? from[i] : fill;
+  }
+  const T* data() const { return data_.get(); }
+  size_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> data_;
+  size_t size_ = 0;
+};
+
+template <class T>
+class PackedPlan {
+ public:
+  PackedPlan(const Shape& shape, std::vector<Step> steps, std::vector<int32_t> variables,
+             std::vector<int32_t> noise_steps, std::vector<int32_t> param_slots, std::vector<int32_t> context_units,
+             const std::vector<AffineSource<T>>& affines);
+
+  Plan<T> plan() const;
+  int64_t panel_macs() const { return panel_macs_; }    // multiply-adds for one row in a tile, fill of panels included
+  int64_t column_macs() const { return column_macs_; }  // the same for one row alone, nothing skipped
+  int64_t bytes() const;
+
+ private:
+  void pack_panels(const AffineSource<T>& affine);
+  void pack_columns(const std::vector<AffineSource<T>>& affines);
+
+  Shape shape_;
+  std::vector<Step> steps_;
+  std::vector<int32_t> variables_, noise_steps_, param_slots_, context_units_;
+  std::vector<AffineInfo> affines_;
+  std::vector<Panel> panels_;
+  std::vector<int32_t> panel_columns_;
+  std::vector<int64_t> tail_count_, tail_start_, column_start_;
+  std::vector<int32_t> tail_columns_;
+  std::vector<Column> columns_;
+  std::vector<T> panel_weights_growing_, tail_weights_;
+  AlignedArray<T> bias_, panel_weights_, column_weights_;
+  int64_t panel_macs_ = 0, column_macs_ = 0;
+};
+
+extern template class PackedPlan<float>;
+extern template class PackedPlan<double>;
+
+}  // namespace made_fast

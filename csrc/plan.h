@@ -1,0 +1,86 @@
+// What an engine executes: plain pointers and sizes, filled in by pack.cpp, read by engine.cpp.
+//
+// Slots are rows of the activation table. The slots of one value lie together, sorted by level (see made_fast/schedule.py).
+#pragma once
+
+#include <cstdint>
+
+namespace made_fast {
+
+constexpr int kPanelRows = 8;  // units whose finished inputs are multiplied in one pass
+constexpr int kAlign = 64;     // bytes; also the widest vector
+
+enum class Kind : int32_t { affine, unary, add, multiply, draw };
+
+// The codes are positions in FUNCTIONS of made_fast/program.py.
+enum class Function : int32_t { identity, relu, leaky_relu, elu, gelu, silu, softplus, tanh, sigmoid };
+
+struct Step {
+  Kind kind;
+  int32_t first, count, left, right;
+  Function function;
+};
+
+// Up to 8 consecutive rows of one affine operation. Weights are stored column by column, 8 to a column.
+struct Panel {
+  int64_t weights;  // into panel_weights
+  int64_t columns;  // into panel_columns: the slots to read
+  int32_t num_columns;
+  int32_t num_rows;
+};
+
+// The weights by which one slot enters later slots; starts and ends on a vector, zeros fill the gaps.
+struct Column {
+  int64_t weights;  // into column_weights
+  int32_t first_slot, count;
+};
+
+struct AffineInfo {
+  int32_t first_slot, first_panel;
+};
+
+template <class T>
+struct Plan {
+  int64_t features, context_features, num_slots, x_slot, context_slot, num_context_units, num_steps;
+  const Step* steps;
+  const int32_t *variables, *noise_steps, *param_slots;  // (D,) in the order of drawing
+  const int32_t* context_units;
+  const AffineInfo* affines;
+  const T* bias;  // (num_slots,), what each slot starts from
+
+  const Panel* panels;
+  const T* panel_weights;
+  const int32_t* panel_columns;
+  const int64_t* tail_start;  // (num_slots + 1,): inputs of a unit that become known after its panel was multiplied
+  const int32_t* tail_columns;
+  const T* tail_weights;
+
+  const int64_t* column_start;  // (num_slots + 1,) into columns
+  const Column* columns;
+  const T* column_weights;
+};
+
+template <class T>
+struct Request {
+  int64_t num_rows;
+  uint64_t first_row;  // noise row of row 0
+  uint64_t seed;
+  const T* context;          // (N, C) or null
+  int64_t row_offset;        // row 0 of this piece within the whole request
+  int64_t rows_per_context;  // row i has context (row_offset + i) / rows_per_context
+  T* out;                    // (num_rows, D)
+  T* log_prob;               // (num_rows,) or null
+  int num_threads;
+  int rows_at_once;  // 0: chosen; 1: the path for few rows; n: tiles of at most n rows
+};
+
+enum class Status : int { ok, no_memory, not_a_number };
+
+struct Engine {
+  const char* name;
+  int tile_rows_f32, tile_rows_f64;  // rows of a full tile
+  Status (*draw_f32)(const Plan<float>&, const Request<float>&);
+  Status (*draw_f64)(const Plan<double>&, const Request<double>&);
+};
+
+}  // namespace made_fast

@@ -1,0 +1,205 @@
+// Many rows: one vector lane is one row. The table holds, for each slot, the values of all rows of the tile. Included by
+// engine.cpp only, inside the namespace of its instruction set.
+//
+// Blocked left-looking substitution: when the first unit of a panel of 8 is due, the inputs that all of the panel can
+// already have are multiplied in one pass (almost all the work); the few that come later are added unit by unit.
+#pragma once
+
+// Register tile: kUnits x kTileVectors accumulators, kTileVectors inputs and one weight fill the register file.
+constexpr int kTileVectors = MADE_FAST_REGISTERS == 32 || MADE_FAST_VECTOR_BYTES > 16 ? 3 : 2;
+constexpr int kUnits = MADE_FAST_REGISTERS == 32 ? kPanelRows : 4;
+template <class T>
+constexpr int kTileRows = kTileVectors * kLanes<T>;
+template <class T>
+constexpr int kWidest = kPhiloxLanes * ((kTileRows<T> + kPhiloxLanes - 1) / kPhiloxLanes);  // rows, in whole counters
+
+template <class T>
+constexpr int whole_vectors(int rows) {
+  return (rows + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
+template <class T>
+int64_t tile_scratch(const Plan<T>& plan, int rows) {
+  // the table, the thresholds of four steps, and the log-probabilities in double
+  return plan.num_slots * rows * int64_t(sizeof(T)) + 4 * kWidest<T> * int64_t(sizeof(T)) + kWidest<T> * int64_t(sizeof(double));
+}
+
+template <class T, int NV>
+struct Tile {
+  static constexpr int stride = NV * kLanes<T>;
+
+  const Plan<T>& plan;
+  const Request<T>& request;
+  T* table;
+  T* limits;  // (4, kWidest): thresholds of the steps of the present noise block
+  double* log_prob;
+  uint64_t first_row;
+  int rows;
+  int noise_block = -1;
+  Int<T> nan_lanes{};
+
+  T* slot(int64_t index) const { return table + index * stride; }
+
+  // out[0 .. num_rows) = bias + sum over columns of weight * input
+  void multiply(const Panel& panel, int64_t first_slot) {
+    const int32_t* columns = plan.panel_columns + panel.columns;
+    for (int part = 0; part < panel.num_rows; part += kUnits) {
+      const T* weights = plan.panel_weights + panel.weights + part;
+      const T* bias = plan.bias + first_slot + part;
+      Vec<T> sum[kUnits][NV];
+#pragma GCC unroll 8
+      for (int u = 0; u < kUnits; ++u)
+#pragma GCC unroll 3
+        for (int v = 0; v < NV; ++v) sum[u][v] = splat<T>(bias[u]);
+      for (int c = 0; c < panel.num_columns; ++c, weights += kPanelRows) {
+        const T* input = slot(columns[c]);
+        Vec<T> x[NV];
+#pragma GCC unroll 3
+        for (int v = 0; v < NV; ++v) x[v] = load<T>(input + v * kLanes<T>);
+#pragma GCC unroll 8
+        for (int u = 0; u < kUnits; ++u)
+#pragma GCC unroll 3
+          for (int v = 0; v < NV; ++v) sum[u][v] += weights[u] * x[v];
+      }
+      const int kept = panel.num_rows - part < kUnits ? panel.num_rows - part : kUnits;
+      T* out = slot(first_slot + part);
+#pragma GCC unroll 8
+      for (int u = 0; u < kUnits; ++u)
+        if (u < kept)
+#pragma GCC unroll 3
+          for (int v = 0; v < NV; ++v) store<T>(out + u * stride + v * kLanes<T>, sum[u][v]);
+    }
+  }
+
+  // Adds the inputs of one unit that became known after its panel was multiplied.
+  void add_tail(int64_t unit) {
+    const int64_t begin = plan.tail_start[unit], end = plan.tail_start[unit + 1];
+    if (begin == end) return;
+    Vec<T> sum[NV];
+#pragma GCC unroll 3
+    for (int v = 0; v < NV; ++v) sum[v] = load<T>(slot(unit) + v * kLanes<T>);
+    for (int64_t i = begin; i < end; ++i) {
+      const T* input = slot(plan.tail_columns[i]);
+#pragma GCC unroll 3
+      for (int v = 0; v < NV; ++v) sum[v] += plan.tail_weights[i] * load<T>(input + v * kLanes<T>);
+    }
+#pragma GCC unroll 3
+    for (int v = 0; v < NV; ++v) store<T>(slot(unit) + v * kLanes<T>, sum[v]);
+  }
+
+  void finish(const Step& step) {
+    const AffineInfo& affine = plan.affines[step.left];
+    for (int32_t unit = step.first; unit < step.first + step.count; ++unit) {
+      const int32_t index = unit - affine.first_slot;
+      if (index % kPanelRows == 0) multiply(plan.panels[affine.first_panel + index / kPanelRows], unit);
+      add_tail(unit);
+    }
+    apply<T>(step.function, slot(step.first), slot(step.first), int64_t(step.count) * stride);
+  }
+
+  void make_limits(int block) {
+    noise_block = block;
+    alignas(kAlign) uint32_t c0[kPhiloxLanes], c2[kPhiloxLanes], c3[kPhiloxLanes], words[4][kPhiloxLanes];
+    for (int start = 0; start < stride; start += kPhiloxLanes) {
+      for (int i = 0; i < kPhiloxLanes; ++i) {
+        const uint64_t row = first_row + static_cast<uint64_t>(start + i);
+        c0[i] = static_cast<uint32_t>(block);
+        c2[i] = static_cast<uint32_t>(row);
+        c3[i] = static_cast<uint32_t>(row >> 32);
+      }
+      philox(c0, c2, c3, request.seed, words);
+      for (int w = 0; w < 4; ++w) thresholds<T>(words[w], limits + w * kWidest<T> + start);
+    }
+  }
+
+  void draw(const Step& step) {
+    for (int32_t i = 0; i < step.count; ++i) {
+      const int64_t index = step.first + i - plan.x_slot;
+      const int32_t noise_step = plan.noise_steps[index];
+      if (noise_step >> 2 != noise_block) make_limits(noise_step >> 2);
+      const T* limit = limits + (noise_step & 3) * kWidest<T>;
+      const T* logit = slot(plan.param_slots[index]);
+      T* x = slot(step.first + i);
+      for (int v = 0; v < stride; v += kLanes<T>) {
+        const Vec<T> l = load<T>(logit + v);
+        const Vec<T> drawn = l > load<T>(limit + v) ? splat<T>(1) : Vec<T>{};
+        store<T>(x + v, drawn);
+        nan_lanes |= l != l;
+        if (request.log_prob == nullptr) continue;
+        const Vec<T> nats = -softplus_<T>(drawn > T(0) ? -l : l);
+        for (int lane = 0; lane < kLanes<T>; ++lane) log_prob[v + lane] += static_cast<double>(nats[lane]);
+      }
+    }
+  }
+
+  void fill_context(int64_t first) {
+    for (int64_t i = 0; i < plan.num_context_units; ++i) {
+      T* values = slot(plan.context_slot + i);
+      for (int r = 0; r < stride; ++r) {
+        const int64_t row = request.row_offset + first + (r < rows ? r : 0);
+        values[r] = request.context[row / request.rows_per_context * plan.context_features + plan.context_units[i]];
+      }
+    }
+  }
+
+  void run(int64_t first) {
+    if (plan.num_context_units) fill_context(first);
+    for (int r = 0; r < stride; ++r) log_prob[r] = 0;
+    for (const Step* step = plan.steps; step != plan.steps + plan.num_steps; ++step) {
+      const int64_t values = int64_t(step->count) * stride;
+      switch (step->kind) {
+        case Kind::affine:
+          finish(*step);
+          break;
+        case Kind::unary:
+          apply<T>(step->function, slot(step->left), slot(step->first), values);
+          break;
+        case Kind::add:
+          add<T>(slot(step->left), slot(step->right), slot(step->first), values);
+          break;
+        case Kind::multiply:
+          times<T>(slot(step->left), slot(step->right), slot(step->first), values);
+          break;
+        case Kind::draw:
+          draw(*step);
+          break;
+      }
+    }
+    write(first);
+  }
+
+  void write(int64_t first) {
+    const int64_t features = plan.features;
+    constexpr int64_t block = 16;  // variables at a time, so that the lines written stay in the first cache
+    for (int64_t start = 0; start < features; start += block) {
+      const int64_t end = start + block < features ? start + block : features;
+      for (int r = 0; r < rows; ++r) {
+        T* out = request.out + (first + r) * features;
+        for (int64_t i = start; i < end; ++i) out[plan.variables[i]] = slot(plan.x_slot + i)[r];
+      }
+    }
+    if (request.log_prob != nullptr)
+      for (int r = 0; r < rows; ++r) request.log_prob[first + r] = static_cast<T>(log_prob[r]);
+  }
+};
+
+template <class T, int NV>
+bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, T* scratch) {
+  T* limits = scratch + plan.num_slots * NV * kLanes<T>;
+  double* log_prob = reinterpret_cast<double*>(limits + 4 * kWidest<T>);
+  Tile<T, NV> tile{plan, request, scratch, limits, log_prob, request.first_row + static_cast<uint64_t>(first), rows};
+  // What is not written must show: a slot that is read too early gives nan, not a stale number.
+  std::memset(scratch, 0xff, static_cast<size_t>(plan.num_slots) * sizeof(T) * NV * kLanes<T>);
+  tile.run(first);
+  bool nan_seen = false;
+  for (int lane = 0; lane < kLanes<T>; ++lane) nan_seen |= tile.nan_lanes[lane] != 0;
+  return nan_seen;
+}
+
+template <class T>
+bool draw_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, T* scratch) {
+  const int vectors = whole_vectors<T>(rows) / kLanes<T>;
+  if (vectors == 1) return run_tile<T, 1>(plan, request, first, rows, scratch);
+  if (vectors == 2 || kTileVectors == 2) return run_tile<T, 2>(plan, request, first, rows, scratch);
+  return run_tile<T, kTileVectors>(plan, request, first, rows, scratch);
+}

@@ -1,0 +1,18 @@
+"""made_fast: MADE whose sampler evaluates each hidden unit once."""
+
+from importlib.metadata import version as _version
+
+from made_fast import backends, masks
+from made_fast.functional import masked_linear
+from made_fast.nn import MADE, MaskedLinear
+from made_fast.sampler import Sampler
+
+__all__ = ["MADE", "MaskedLinear", "Sampler", "backends", "build_config", "masked_linear", "masks"]
+
+__version__ = _version("made_fast")
+
+
+def build_config() -> dict[str, object]:
+    """How the compiled module was built and which instruction set is in use; ``{"compiled": False}`` without one."""
+    read = backends.config_reader()
+    return {"compiled": False} if read is None else {"compiled": True, **read()}

@@ -1,0 +1,45 @@
+import numpy as np
+from numpy.typing import NDArray
+
+class _Sampler:
+    def __init__(
+        self,
+        features: int,
+        context_features: int,
+        num_slots: int,
+        x_slot: int,
+        context_slot: int,
+        steps: NDArray[np.int64],
+        variables: NDArray[np.int64],
+        noise_steps: NDArray[np.int64],
+        param_slots: NDArray[np.int64],
+        context_units: NDArray[np.int64],
+        affines: list[tuple[object, ...]],
+    ) -> None: ...
+    def draw(
+        self,
+        isa: str,
+        num_rows: int,
+        first_row: int,
+        seed: int,
+        context: int,
+        row_offset: int,
+        rows_per_context: int,
+        out: int,
+        log_prob: int,
+        num_threads: int,
+        rows_at_once: int,
+    ) -> int: ...
+    @property
+    def panel_macs(self) -> int: ...
+    @property
+    def column_macs(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+class SamplerF32(_Sampler): ...
+class SamplerF64(_Sampler): ...
+
+def instruction_sets() -> list[str]: ...
+def tile_rows(isa: str) -> tuple[int, int]: ...
+def compiler() -> tuple[str, str]: ...

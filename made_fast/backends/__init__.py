@@ -1,0 +1,109 @@
+"""The table of backends, and how one is chosen.
+
+To add a backend: write one file with the function names of ``reference.py`` and add one row here, best first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+__all__ = ["BACKENDS", "Backend", "Row", "choose", "load", "table", "why_not"]
+
+_log = logging.getLogger("made_fast")
+_HAS_CORE = importlib.util.find_spec("made_fast._core") is not None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One row: what a backend needs, as data. An empty tuple means anything."""
+
+    name: str
+    summary: str
+    missing: str | None  # why it cannot be imported here, found once
+    devices: tuple[str, ...] = ()
+    dtypes: tuple[torch.dtype, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+BACKENDS: tuple[Backend, ...] = (
+    Backend(
+        "cpp",
+        "compiled engine, one build for each instruction set",
+        None if _HAS_CORE else "the compiled module made_fast._core is not installed (pip install . with a C++ compiler)",
+        devices=("cpu",),
+        dtypes=(torch.float32, torch.float64),
+        outputs=("bernoulli",),
+    ),
+    Backend("reference", "plain torch, any device and dtype: the definition", None),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of ``table()``: whether a backend can be used here, and if not, why."""
+
+    name: str
+    usable: bool
+    reason: str | None
+    summary: str
+
+
+def table() -> list[Row]:
+    """Returns the backends, best first, with what keeps each from being used on this machine."""
+    return [Row(backend.name, backend.missing is None, backend.missing, backend.summary) for backend in BACKENDS]
+
+
+def why_not(backend: Backend, *, device: torch.device, dtype: torch.dtype, output: str | None = None) -> str | None:
+    """Why a backend cannot serve, or None if it can. Reads metadata only, so it is safe while a graph is traced."""
+    if backend.missing is not None:
+        return backend.missing
+    if backend.devices and device.type not in backend.devices:
+        return f"needs a tensor on {' or '.join(backend.devices)}, got {device.type}"
+    if backend.dtypes and dtype not in backend.dtypes:
+        return f"needs {' or '.join(map(str, backend.dtypes))}, got {dtype}"
+    if output is not None and backend.outputs and output not in backend.outputs:
+        return f"has no output {output!r}, only {', '.join(backend.outputs)}"
+    return None
+
+
+def choose(requested: str, *, device: torch.device, dtype: torch.dtype, output: str | None = None) -> Backend:
+    """Returns the backend to use: the requested one, or with ``"auto"`` the first that can.
+
+    ``MADE_FAST_BACKEND`` in the environment stands in for ``"auto"``.
+
+    Raises:
+        ValueError: the name is unknown, or that backend cannot serve; the message says why.
+    """
+    if requested == "auto":
+        requested = os.environ.get("MADE_FAST_BACKEND", "auto")
+    names = [backend.name for backend in BACKENDS]
+    if requested != "auto" and requested not in names:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(names)}, got {requested!r}")
+    for backend in BACKENDS:
+        if requested not in ("auto", backend.name):
+            continue
+        reason = why_not(backend, device=device, dtype=dtype, output=output)
+        if reason is None:
+            return backend
+        if requested == backend.name:
+            raise ValueError(f"backend {backend.name!r} cannot be used: {reason}")
+        _log.debug("backend %s passed over: %s", backend.name, reason)
+    raise AssertionError("the reference backend can always serve")
+
+
+def load(backend: Backend) -> ModuleType:
+    """Imports a backend's module."""
+    return importlib.import_module(f"made_fast.backends.{backend.name}")
+
+
+def config_reader() -> Callable[[], dict[str, object]] | None:
+    """The compiled module's ``build_config``, or None where nothing was compiled."""
+    return load(BACKENDS[0]).build_config if _HAS_CORE else None

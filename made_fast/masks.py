@@ -1,0 +1,144 @@
+"""Orders, degrees and masks: the one place where the autoregressive order is defined.
+
+An order says which variable is drawn when. Every unit of the network carries a degree, and one rule makes every mask:
+a row is connected to a column iff ``row_degree >= column_degree``. The variable drawn at step ``s`` has input degree
+``s + 1`` and its parameters have degree ``s``, so a parameter sees the variables drawn before its own and no others.
+
+Source: Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015, eq. 12-13
+(with degrees counted from 0, so that units which see nothing but the context exist).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "connectivity",
+    "hidden_degrees",
+    "input_degrees",
+    "make_order",
+    "output_degrees",
+    "rank_of",
+]
+
+ORDERS = ("natural", "reversed", "random", "raster", "columns")
+
+
+def make_order(
+    order: str | Sequence[int] | Tensor,
+    features: int,
+    *,
+    seed: int = 0,
+    image_shape: tuple[int, int] | None = None,
+) -> Tensor:
+    """Returns the drawing order: ``order[s]`` is the variable drawn at step ``s``.
+
+    Args:
+        order: ``"natural"`` (0, 1, ...), ``"reversed"``, ``"random"`` (a permutation drawn from ``seed``), ``"raster"``
+            (an image row by row), ``"columns"`` (an image column by column), or any permutation of ``range(features)``.
+        features: number of variables D.
+        seed: seeds ``"random"`` and nothing else.
+        image_shape: (height, width) for ``"raster"`` and ``"columns"``; a square image if left out.
+
+    Returns:
+        int64 tensor of shape (D,).
+
+    Raises:
+        ValueError: the name is unknown, the sequence is no permutation, or the image does not have D pixels.
+    """
+    if features < 1:
+        raise ValueError(f"features must be at least 1, got {features}")
+    if not isinstance(order, str):
+        return _explicit_order(order, features)
+    if order in ("raster", "columns"):
+        height, width = image_shape or (math.isqrt(features),) * 2
+        if height * width != features:
+            raise ValueError(f"image_shape must have {features} pixels for order {order!r}, got {(height, width)}")
+        pixels = torch.arange(features).reshape(height, width)
+        return (pixels if order == "raster" else pixels.T).reshape(-1).clone()
+    if order == "natural":
+        return torch.arange(features)
+    if order == "reversed":
+        return torch.arange(features - 1, -1, -1)
+    if order == "random":
+        return torch.randperm(features, generator=torch.Generator().manual_seed(seed))
+    raise ValueError(f"order must be one of {', '.join(ORDERS)} or a permutation, got {order!r}")
+
+
+def _explicit_order(order: Sequence[int] | Tensor, features: int) -> Tensor:
+    found = torch.as_tensor(order)
+    integral = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+    if not integral or found.shape != (features,) or not torch.equal(found.sort().values.cpu(), torch.arange(features)):
+        shown = found.tolist() if found.numel() <= 8 else f"a {found.dtype} tensor of shape {tuple(found.shape)}"
+        raise ValueError(f"order must be a permutation of 0 .. {features - 1}, got {shown}")
+    return found.to(device="cpu", dtype=torch.int64).clone()
+
+
+def rank_of(order: Tensor) -> Tensor:
+    """Returns the inverse of an order: ``rank[d]`` is the step at which variable ``d`` is drawn; int64, shape (D,)."""
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), dtype=order.dtype, device=order.device)
+    return rank
+
+
+def input_degrees(order: Tensor) -> Tensor:
+    """Returns the degrees of the inputs, ``rank + 1``, for an order of shape (D,); int64, shape (D,)."""
+    return rank_of(order) + 1
+
+
+def output_degrees(order: Tensor, params_per_variable: Sequence[int]) -> Tensor:
+    """Returns the degrees of the parameters, ``rank`` of their variable, variable-major; int64, shape (P,).
+
+    Args:
+        order: shape (D,).
+        params_per_variable: K_d for each variable d; P is their sum.
+    """
+    return torch.repeat_interleave(rank_of(order), torch.as_tensor(list(params_per_variable)))
+
+
+def hidden_degrees(
+    width: int, features: int, *, context: bool = False, kind: str = "even", minimum: int = 0, seed: int = 0
+) -> Tensor:
+    """Returns sorted degrees for a hidden layer; int64, shape (H,).
+
+    Degrees run up to ``D - 1``: a unit that sees all D variables could feed nothing. They start at 0 if there is a context
+    (those units carry it to the first variable) and at 1 otherwise. ``"even"`` gives each degree the same number of units;
+    with fewer units than degrees it keeps both ends, so that the last variable is still reached by all the others.
+
+    Args:
+        width: number of units H.
+        features: number of variables D.
+        context: whether the network has a context.
+        kind: ``"even"``, or ``"random"`` (uniform, as in the paper).
+        minimum: smallest degree of the layer below; random degrees below it would leave units without inputs.
+        seed: seeds ``"random"``.
+
+    Raises:
+        ValueError: ``width`` is not positive or ``kind`` is unknown.
+    """
+    if width < 1:
+        raise ValueError(f"hidden_features must be positive, got {width}")
+    low = 0 if context or features == 1 else 1
+    high = features - 1
+    count = high - low + 1
+    if kind == "random":
+        low = max(low, min(minimum, high))
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(low, high + 1, (width,), generator=generator).sort().values
+    if kind != "even":
+        raise ValueError(f"degrees must be 'even' or 'random', got {kind!r}")
+    index = torch.arange(width)
+    if width >= count:
+        return low + index * count // width
+    if width == 1:
+        return torch.tensor([low if context else high])
+    return low + (index * (count - 1) * 2 + (width - 1)) // (2 * (width - 1))  # evenly spaced, rounded to nearest
+
+
+def connectivity(row_degrees: Tensor, column_degrees: Tensor) -> Tensor:
+    """Returns the mask of a layer: connected iff ``row_degree >= column_degree``; bool, shape (out, in)."""
+    return row_degrees[:, None] >= column_degrees[None, :]

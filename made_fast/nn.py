@@ -1,0 +1,333 @@
+"""The modules: MaskedLinear and MADE."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from made_fast import checkpoint, masks
+from made_fast.functional import masked_linear
+from made_fast.outputs import Output, make_output
+from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Op, Program, Term, X
+from made_fast.sampler import Sampler
+from made_fast.schedule import Schedule, build_schedule
+
+__all__ = ["MADE", "MaskedLinear"]
+
+ACTIVATIONS = tuple(name for name in FUNCTIONS if name != "identity")
+
+
+class MaskedLinear(nn.Linear):
+    r"""``nn.Linear`` with a mask: :math:`y = x (W \odot M)^\top + b`.
+
+    Args:
+        in_features, out_features: as for ``nn.Linear``.
+        mask: (out, in), bool or 0/1; kept as the bool buffer ``mask``.
+        bias: whether there is a bias.
+
+    Raises:
+        ValueError: the mask has another shape or other values.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        mask: Tensor,
+        bias: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        mask = torch.as_tensor(mask)
+        if mask.shape != (out_features, in_features):
+            raise ValueError(f"mask must have shape {(out_features, in_features)} (out, in), got {tuple(mask.shape)}")
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise ValueError("mask must be bool or hold only 0 and 1, got other values")
+        self.register_buffer("mask", mask.to(device=self.weight.device, dtype=torch.bool, copy=True))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return masked_linear(input, self.weight, self.mask, self.bias)
+
+    def term(self, source: int) -> Term:
+        """This layer's weights as a term of a program, detached and masked."""
+        weight = self.weight.detach()
+        return Term(source, torch.where(self.mask, weight, weight.new_zeros(())), self.mask.clone())
+
+
+class MADE(nn.Module):
+    r"""Masked autoencoder: an exact autoregressive density :math:`p(x) = \prod_s p(x_{o(s)} \mid x_{o(<s)})`.
+
+    Args:
+        features: number of variables D.
+        hidden_features: widths of the hidden layers; ``()`` leaves the parameters to the biases and, with ``direct``, to the
+            variables themselves (the fully visible sigmoid belief network).
+        output: name of the output distribution, or one of ``made_fast.outputs``.
+        order: see ``masks.make_order``.
+        context_features: C; 0 for none. The context feeds the first hidden layer, whose units of degree 0 carry it to every
+            variable, and with ``direct`` the parameters too.
+        activation: relu, leaky_relu, elu, gelu, silu, softplus, tanh or sigmoid.
+        residual: ResMADE (Nash and Durkan 2019): every width after the first is a block of two masked layers,
+            ``h + W2 a(W1 a(h))``; all widths must be equal.
+        direct: connects the variables to the parameters, masked so that nothing leaks.
+        seed: seeds ``order="random"`` and ``degrees="random"``; the weights come from torch's generator, as everywhere.
+        degrees: ``"even"`` or ``"random"`` degrees of the hidden units.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it.
+
+    Source: Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015.
+    """
+
+    order: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        hidden_features: Sequence[int] = (512, 512),
+        *,
+        output: str | Output = "bernoulli",
+        order: str | Sequence[int] | Tensor = "natural",
+        context_features: int = 0,
+        activation: str = "relu",
+        residual: bool = False,
+        direct: bool = False,
+        seed: int = 0,
+        degrees: str = "even",
+    ) -> None:
+        super().__init__()
+        widths = tuple(int(width) for width in hidden_features)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        if context_features < 0:
+            raise ValueError(f"context_features must be 0 or more, got {context_features}")
+        if residual and (not widths or len(set(widths)) != 1):
+            raise ValueError(f"hidden_features must be equal and not empty for residual=True, got {widths}")
+        self.features, self.hidden_features, self.context_features = features, widths, context_features
+        self.output, self.activation, self.residual, self.direct = make_output(output), activation, residual, direct
+        self.seed, self.degrees = seed, degrees
+        self.register_buffer("order", masks.make_order(order, features, seed=seed))
+        self.params_per_variable = tuple(self.output.params_per_variable(features))
+        self._build_layers()
+        self._sampler: tuple[list[Tensor], Sampler] | None = None
+        self._schedule: Schedule | None = None
+
+    def _build_layers(self) -> None:
+        inputs = masks.input_degrees(self.order)
+        outputs = masks.output_degrees(self.order, self.params_per_variable)
+        below, num_params = inputs, len(outputs)
+        self.hidden = nn.ModuleList()
+        for index, width in enumerate(self.hidden_features):
+            for _ in range(2 if self.residual and index else 1):
+                # Blocks of a residual network add units of equal degree, so all its layers share one set of degrees.
+                own = below if self.residual and index else self._hidden_degrees(width, index, int(below.min()))
+                self.hidden.append(MaskedLinear(len(below), width, masks.connectivity(own, below)))
+                below = own
+        direct = masks.connectivity(outputs, inputs)
+        if self.hidden_features:
+            self.parameters_layer = MaskedLinear(len(below), num_params, masks.connectivity(outputs, below))
+            self.direct_layer = MaskedLinear(self.features, num_params, direct, bias=False) if self.direct else None
+        else:
+            kept = direct if self.direct else torch.zeros_like(direct)
+            self.parameters_layer = MaskedLinear(self.features, num_params, kept)
+            self.direct_layer = None
+        first, size = self.hidden_features[:1], self.context_features
+        to_params = size and (self.direct or not self.hidden_features)
+        self.context_layer = nn.Linear(size, first[0], bias=False) if size and first else None
+        self.context_direct_layer = nn.Linear(size, num_params, bias=False) if to_params else None
+
+    def _hidden_degrees(self, width: int, index: int, minimum: int) -> Tensor:
+        return masks.hidden_degrees(
+            width,
+            self.features,
+            context=self.context_features > 0,
+            kind=self.degrees,
+            minimum=minimum,
+            seed=self.seed + 1 + index,
+        )
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns the parameters of all conditionals, variable-major.
+
+        Args:
+            x: (..., D).
+            context: (..., C) that broadcasts with ``x``, or None if the model takes none.
+
+        Returns:
+            (..., P).
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        self._check_shapes(x, context)
+        function = FUNCTIONS[self.activation]
+        hidden = x
+        for index, layer in enumerate(self.hidden):
+            if index == 0:
+                hidden = layer(x) if self.context_layer is None else layer(x) + self.context_layer(context)
+            elif self.residual and index % 2:
+                skip, hidden = hidden, layer(function(hidden))
+            elif self.residual:
+                hidden = skip + layer(function(hidden))
+            else:
+                hidden = layer(function(hidden))
+        params = self.parameters_layer(function(hidden) if len(self.hidden) else x)
+        if self.direct_layer is not None:
+            params = params + self.direct_layer(x)
+        if self.context_direct_layer is not None:
+            params = params + self.context_direct_layer(context)
+        return params  # type: ignore[no-any-return]
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns log p(x | context) in nats.
+
+        Args:
+            x: (..., D) with values that the output distribution can take.
+            context: (..., C) that broadcasts with ``x``, or None.
+
+        Returns:
+            (...).
+
+        Raises:
+            ValueError: a shape does not fit, or a value of ``x`` is impossible (nan included).
+        """
+        self._check_shapes(x, context)
+        if not torch.compiler.is_compiling():
+            self.output.check(x)
+        params = self.forward(x, context)
+        if params.dtype in (torch.bfloat16, torch.float16):  # half precision would lose the sum over variables
+            params, x = params.float(), x.float()
+        return self.output.log_prob(params, x).sum(-1)
+
+    def distribution(self, x: Tensor, context: Tensor | None = None) -> Distribution:
+        """Returns the conditionals p(x_d | x_<d, context) as a torch distribution: batch (...), event (D,)."""
+        return self.output.distribution(self.forward(x, context))
+
+    def sample(self, num_samples: int, context: Tensor | None = None, **options: Any) -> Tensor:
+        """Draws samples: (n, D), or (B, n, D) with context (B, C). For the options see ``Sampler.sample``."""
+        return self.sampler().sample(num_samples, context, **options)
+
+    def sample_and_log_prob(
+        self, num_samples: int, context: Tensor | None = None, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Draws samples with their log-probabilities in nats. For the options see ``Sampler.sample``."""
+        return self.sampler().sample_and_log_prob(num_samples, context, **options)
+
+    def sampler(self) -> Sampler:
+        """Returns a sampler of the model as it is now.
+
+        The last one is kept and returned again until a parameter changes. Finding that out compares all parameters with a
+        copy; who draws one row at a time from a finished model holds on to the sampler instead.
+        """
+        state = [tensor.detach() for tensor in (*self.parameters(), *self.buffers())]
+        if self._sampler is not None:
+            known, sampler = self._sampler
+            if len(known) == len(state) and all(map(_same, known, state)):
+                return sampler
+        if self._schedule is None:
+            self._schedule = build_schedule(self.program())
+        sampler = Sampler(self.program(), self.output, schedule=self._schedule)
+        self._sampler = ([tensor.clone() for tensor in state], sampler)
+        return sampler
+
+    def program(self) -> Program:
+        """Returns the network with its present weights as a program."""
+        ops: list[Op] = []
+
+        def add(op: Op) -> int:
+            ops.append(op)
+            return len(ops) + 1
+
+        def affine(source: int, layer: MaskedLinear, *more: Term) -> int:
+            bias = None if layer.bias is None else layer.bias.detach().clone()
+            return add(Affine((layer.term(source), *more), bias))
+
+        value = X
+        for index, module in enumerate(self.hidden):
+            assert isinstance(module, MaskedLinear)
+            if index == 0:
+                value = affine(X, module, *_context_terms(self.context_layer))
+            elif self.residual and index % 2:
+                skip, value = value, affine(add(Elementwise(value, self.activation)), module)
+            elif self.residual:
+                value = add(Add(skip, affine(add(Elementwise(value, self.activation)), module)))
+            else:
+                value = affine(add(Elementwise(value, self.activation)), module)
+        if len(self.hidden):
+            value = add(Elementwise(value, self.activation))
+        direct = () if self.direct_layer is None else (self.direct_layer.term(X),)
+        affine(value, self.parameters_layer, *direct, *_context_terms(self.context_direct_layer))
+        # The samplers compute in fp32 or fp64; half-precision weights are exact in fp32.
+        return Program(
+            self.features, self.context_features, tuple(ops), self.order.clone(), self.params_per_variable
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes weights and configuration to a safetensors file.
+
+        Raises:
+            OSError: the folder does not exist or cannot be written.
+        """
+        checkpoint.save(path, self.state_dict(), self.config())
+
+    @classmethod
+    def load(cls, path: str | Path) -> MADE:
+        """Reads a model that ``save`` wrote. No code from the file is run.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is truncated, foreign, or does not fit its own configuration.
+        """
+        state, config = checkpoint.load(path)
+        names = set(inspect.signature(cls).parameters)
+        if not set(config) <= names:
+            raise ValueError(f"{path} was written by another version: unknown {sorted(set(config) - names)}")
+        try:
+            model = cls(**config)
+            model.load_state_dict(state)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not fit its own configuration: {str(error).splitlines()[0]}") from error
+        floats = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
+        return model.to(floats[0])
+
+    def config(self) -> dict[str, Any]:
+        """Returns the arguments that build this model again, as JSON can hold them."""
+        names = set(inspect.signature(type(self)).parameters)
+        config = {name: getattr(self, name) for name in sorted(names)}
+        return {**config, "output": self.output.name, "order": self.order.tolist(), "hidden_features": list(self.hidden_features)}
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``print(model)``."""
+        options = f"activation={self.activation!r}, residual={self.residual}, direct={self.direct}"
+        return f"{self.features}, {self.hidden_features}, output={self.output.name!r}, {options}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the sampler out of copies and pickles; it is made again when needed."""
+        return {**self.__dict__, "_sampler": None, "_schedule": None}
+
+    def _check_shapes(self, x: Tensor, context: Tensor | None) -> None:
+        if x.shape[-1:] != (self.features,):
+            raise ValueError(f"x must have shape (..., {self.features}), got {tuple(x.shape)}")
+        if self.context_features and (context is None or context.shape[-1:] != (self.context_features,)):
+            found = None if context is None else tuple(context.shape)
+            raise ValueError(f"context must have shape (..., {self.context_features}), got {found}")
+        if not self.context_features and context is not None:
+            raise ValueError("context must be None for a model without context_features")
+
+
+def _context_terms(layer: nn.Linear | None) -> tuple[Term, ...]:
+    return () if layer is None else (Term(CONTEXT, layer.weight.detach().clone(), None),)
+
+
+def _same(known: Tensor, now: Tensor) -> bool:
+    return known.dtype == now.dtype and known.device == now.device and torch.equal(known, now)

@@ -1,0 +1,221 @@
+"""Sampler: a frozen program with its schedule and packed weights, which evaluates each unit once for a whole sample."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from made_fast import backends
+from made_fast.outputs import Output
+from made_fast.program import Program
+from made_fast.schedule import Schedule, build_schedule
+
+__all__ = ["Sampler"]
+
+# A call is cut into pieces of about this many multiply-adds, so that Ctrl-C and the progress bar wait for one piece only.
+_MACS_PER_PIECE = 4_000_000_000
+
+
+class Sampler:
+    """Draws exact samples of a frozen autoregressive network.
+
+    The weights are copied: training the model later does not change a sampler. Samples depend on the seed and the row
+    number alone: ``sample(n, seed=s)[a:b]`` equals ``sample(b - a, seed=s, first_row=a)``.
+
+    Args:
+        program: the network.
+        output: what its parameters mean.
+        schedule: of this program; found from its masks if left out.
+        backend: ``"auto"`` or the name of a backend.
+
+    Raises:
+        ValueError: the program is not autoregressive, a weight is not finite, or the backend cannot serve.
+    """
+
+    def __init__(
+        self, program: Program, output: Output, *, schedule: Schedule | None = None, backend: str = "auto"
+    ) -> None:
+        for number, op in enumerate(program.affines):
+            for tensor in (*(term.weight for term in op.terms), *(() if op.bias is None else (op.bias,))):
+                if not bool(torch.isfinite(tensor).all()):
+                    raise ValueError(f"weights must be finite to draw samples, found nan or inf in linear layer {number}")
+        self.program = program
+        self.output = output
+        self.schedule = build_schedule(program) if schedule is None else schedule
+        self.backend = backend
+        self._packed: dict[str, object] = {}
+        self._lock = threading.Lock()
+        self._choose(backend)  # a backend that cannot serve is refused here, not at the first draw
+
+    def _choose(self, requested: str) -> backends.Backend:
+        requested = self.backend if requested == "auto" else requested
+        program = self.program
+        return backends.choose(requested, device=program.device, dtype=program.dtype, output=self.output.name)
+
+    @property
+    def features(self) -> int:
+        """Number of variables D."""
+        return self.program.features
+
+    @property
+    def order(self) -> Tensor:
+        """int64 (D,): ``order[s]`` is the variable whose noise has step ``s``."""
+        return self.program.order
+
+    @property
+    def levels(self) -> Tensor:
+        """int64 (D,): the sequential step at which each variable is drawn."""
+        return torch.from_numpy(self.schedule.levels)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of sequential steps of one draw; D at most, fewer where the masks allow it."""
+        return self.schedule.num_levels
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample."""
+        return self.schedule.macs
+
+    @property
+    def dense_macs(self) -> int:
+        """Multiply-adds for one row of one dense forward pass of the same network."""
+        return self.program.dense_macs
+
+    def sample(
+        self,
+        num_samples: int,
+        context: Tensor | None = None,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+        dtype: torch.dtype | None = None,
+        backend: str = "auto",
+        progress: bool = False,
+    ) -> Tensor:
+        """Draws samples.
+
+        Args:
+            num_samples: n, how many; for each context if there is one.
+            context: (B, C), or None if the model takes none.
+            seed: of the noise; drawn from ``generator`` if left out.
+            generator: source of the seed; torch's default generator if left out.
+            first_row: number of the first noise row, for jobs that are split by rows.
+            dtype: of the result; the model's own if left out.
+            backend: ``"auto"`` or the name of a backend.
+            progress: whether to show a progress bar.
+
+        Returns:
+            (n, D), or (B, n, D) with a context (noise rows are numbered ``first_row + b * n + i``).
+
+        Raises:
+            ValueError: an argument does not fit; the message names it.
+        """
+        return self._draw(num_samples, context, seed, generator, first_row, dtype, backend, progress, False)[0]
+
+    def sample_and_log_prob(
+        self,
+        num_samples: int,
+        context: Tensor | None = None,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+        dtype: torch.dtype | None = None,
+        backend: str = "auto",
+        progress: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Draws samples with their log-probabilities in nats: (n, D) and (n,), or (B, n, D) and (B, n).
+
+        The arguments are those of ``sample``.
+        """
+        x, log_prob = self._draw(num_samples, context, seed, generator, first_row, dtype, backend, progress, True)
+        assert log_prob is not None
+        return x, log_prob
+
+    def _draw(
+        self,
+        num_samples: int,
+        context: Tensor | None,
+        seed: int | None,
+        generator: torch.Generator | None,
+        first_row: int,
+        dtype: torch.dtype | None,
+        backend: str,
+        progress: bool,
+        with_log_prob: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        shape = self._check(num_samples, context, seed, first_row)
+        if seed is None:
+            device = "cpu" if generator is None else generator.device
+            seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+        chosen = self._choose(backend)
+        packed = self._pack(chosen)
+        module = backends.load(chosen)
+        rows = num_samples if context is None else num_samples * context.shape[0]
+        device, own = self.program.device, self.program.dtype
+        if context is not None:
+            context = context.detach().to(device, own).contiguous()
+        x = torch.empty(rows, self.features, dtype=dtype or own, device=device)
+        log_prob = torch.empty(rows, dtype=own, device=device) if with_log_prob else None
+        with torch.no_grad():
+            for start, stop in self._pieces(rows, progress):
+                direct = x.dtype == own
+                piece = x[start:stop] if direct else torch.empty(stop - start, self.features, dtype=own, device=device)
+                module.draw(
+                    packed,
+                    piece,
+                    None if log_prob is None else log_prob[start:stop],
+                    seed=seed,
+                    first_row=first_row,
+                    row_offset=start,
+                    context=context,
+                    rows_per_context=num_samples,
+                )
+                if not direct:
+                    x[start:stop] = piece
+        return x.reshape(*shape, self.features), None if log_prob is None else log_prob.reshape(shape)
+
+    def _check(
+        self, num_samples: int, context: Tensor | None, seed: int | None, first_row: int
+    ) -> tuple[int, ...]:
+        for name, value in (("num_samples", num_samples), ("first_row", first_row)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"{name} must be an integer, 0 or more, got {value!r}")
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+            raise ValueError(f"seed must be an integer or None, got {seed!r}")
+        expected = self.program.context_features
+        if not expected:
+            if context is not None:
+                raise ValueError(f"context must be None for a model without context_features, got {_shown(context)}")
+            return (num_samples,)
+        if context is None or context.ndim != 2 or context.shape[1] != expected:
+            raise ValueError(f"context must have shape (B, {expected}), got {_shown(context)}")
+        if not bool(torch.isfinite(context).all()):
+            raise ValueError("context must be finite, found nan or inf")
+        if first_row + num_samples * context.shape[0] >= 2**63:
+            raise ValueError(f"first_row must leave room for all rows below 2**63, got {first_row}")
+        return (context.shape[0], num_samples)
+
+    def _pack(self, chosen: backends.Backend) -> object:
+        with self._lock:
+            if chosen.name not in self._packed:
+                self._packed[chosen.name] = backends.load(chosen).pack(self.program, self.schedule, self.output)
+            return self._packed[chosen.name]
+
+    def _pieces(self, rows: int, progress: bool) -> Iterator[tuple[int, int]]:
+        size = max(64, _MACS_PER_PIECE // max(1, self.macs))
+        bar = tqdm(total=rows, unit="row", unit_scale=True, disable=not progress)
+        with bar:
+            for start in range(0, rows, size):
+                yield start, min(start + size, rows)
+                bar.update(min(size, rows - start))
+
+
+def _shown(context: Tensor | None) -> str:
+    return "None" if context is None else f"shape {tuple(context.shape)}"

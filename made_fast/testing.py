@@ -1,0 +1,69 @@
+"""What tests need: the naive sampler, and comparisons that know when two exact samplers may differ."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from made_fast import noise
+from made_fast.backends import reference
+from made_fast.nn import MADE
+
+__all__ = ["naive_sample", "unexplained_differences"]
+
+
+def naive_sample(
+    module: MADE, num_samples: int, *, seed: int, first_row: int = 0, context: Tensor | None = None
+) -> Tensor:
+    """Draws by the definition: D passes of the whole network, one variable after each.
+
+    Args:
+        module: the model.
+        num_samples: n; for each context if there is one.
+        seed: of the noise.
+        first_row: number of the first noise row.
+        context: (B, C) or None.
+
+    Returns:
+        (n, D), or (B, n, D) with a context; what every other sampler is compared with, draw for draw.
+    """
+    parameter = next(module.parameters())
+    contexts = 1 if context is None else context.shape[0]
+    rows = torch.arange(first_row, first_row + contexts * num_samples, device=parameter.device)
+    repeated = None if context is None else context.to(parameter.dtype).repeat_interleave(num_samples, 0)
+    with torch.no_grad():
+        x = reference.naive_draw(
+            lambda x: module(x, repeated),
+            module.order,
+            module.params_per_variable,
+            module.output,
+            rows,
+            seed=seed,
+            dtype=parameter.dtype,
+        )
+    return x if context is None else x.reshape(contexts, num_samples, -1)
+
+
+def unexplained_differences(
+    module: MADE, x: Tensor, *, seed: int, first_row: int = 0, context: Tensor | None = None, tolerance: float = 1e-5
+) -> Tensor:
+    """Returns which binary draws contradict the model: (n, D) bool, all False for an exact sampler.
+
+    Every draw is checked against the model's own conditionals *given the row's own prefix*, so that one draw that differs
+    from another sampler's for a good reason (its uniform lies within ``tolerance`` of the threshold) hides nothing that
+    comes after it, and needs no row to be skipped.
+
+    Args:
+        module: a model with output ``"bernoulli"``.
+        x: (n, D) samples drawn with this seed and first row.
+        seed, first_row: of the noise.
+        context: (n, C), row by row, or None.
+        tolerance: how near to its threshold a uniform excuses the draw.
+    """
+    with torch.no_grad():
+        probability = torch.sigmoid(module(x, context))  # (n, D)
+    rank = torch.empty_like(module.order)
+    rank[module.order] = torch.arange(len(rank), device=rank.device)
+    rows = torch.arange(first_row, first_row + x.shape[0], device=x.device)
+    uniforms = noise.uniform(seed, rows[:, None], rank)
+    return (x != (uniforms < probability)) & ((uniforms - probability).abs() > tolerance)

@@ -1,0 +1,355 @@
+"""Maximum-likelihood training: minibatch AdamW, averaged weights, early stopping, and a checkpoint that resumes exactly.
+
+Nothing here depends on how far a run came in one go. All randomness of epoch e (row order, input noise) comes from
+generators seeded with (seed, e), and the learning rate of epoch e from the validation figures before it, so that a run
+that was killed and resumed gives the numbers of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+__all__ = ["Epoch", "History", "TrainingError", "evaluate", "fit"]
+
+_FORMAT = 1  # of the checkpoint file
+_DECAY = 0.3  # factor on the learning rate after each run of epochs without improvement
+
+
+class TrainingError(RuntimeError):
+    """The loss is not finite any more, so that going on is pointless."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training rows gave.
+
+    Attributes:
+        number: 1 for the first.
+        train_nll: mean over the epoch's minibatches in nats a row, with the weights and the input noise of the moment.
+        valid_nll: mean over the validation rows in nats a row, with the averaged weights and no noise.
+        learning_rate: that of the epoch.
+        seconds: wall time, validation included.
+    """
+
+    number: int
+    train_nll: float
+    valid_nll: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """All epochs of a run, the best one, and why the run ended.
+
+    Attributes:
+        epochs: in order, those before a resume included.
+        best: the one whose weights the model has now.
+        stopped: ``"epochs"``, ``"patience"`` or ``"time"``.
+    """
+
+    epochs: tuple[Epoch, ...]
+    best: Epoch
+    stopped: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What determines the numbers of an epoch; a resumed run must have the same."""
+
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    input_dropout: float
+    averaging: float
+    decay_after: int
+    seed: int
+
+
+def fit(
+    model: nn.Module,
+    train: Tensor,
+    valid: Tensor,
+    *,
+    epochs: int = 200,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    input_dropout: float = 0.0,
+    averaging: float = 0.9995,
+    decay_after: int = 5,
+    patience: int = 15,
+    seed: int = 0,
+    max_minutes: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> History:
+    """Fit a model by maximum likelihood and leave it with the weights that validated best.
+
+    Minimises the mean of ``-log p(x)`` over ``train`` with AdamW. What is validated and returned is not the last iterate
+    but the moving average ``a <- averaging * a + (1 - averaging) * w`` over the steps, which removes the noise of a
+    constant learning rate.
+
+    Args:
+        model: has ``log_prob(x)`` and, for ``input_dropout``, ``distribution(x)``; its parameters' device and dtype rule.
+        train: ``(N, D)`` of any dtype, on any device; converted a minibatch at a time.
+        valid: ``(N, D)`` likewise; decides on the best weights, on decay and on stopping.
+        epochs: stop after so many in all, those before a resume included.
+        batch_size: rows of a minibatch.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW, decoupled, on matrices and not on biases.
+        input_dropout: probability with which the network sees an input as 0; the loss always sees the true value.
+        averaging: what the moving average keeps at each step, in [0, 1); 0 for none. It is shorter at the start.
+        decay_after: epochs in a row without improvement after which the learning rate is multiplied by 0.3.
+        patience: epochs in a row without improvement after which to stop.
+        seed: of row order and noise. It touches no generator outside.
+        max_minutes: stop before an epoch that would end later, counting the time before a resume.
+        checkpoint: file to write after each epoch, whole or not at all.
+        resume: start from ``checkpoint``, which must exist.
+        progress: show a bar on a terminal.
+        on_epoch: called after each epoch, with the checkpoint already written.
+
+    Returns:
+        All epochs and the best one.
+
+    Raises:
+        ValueError: if an argument is out of range, the shapes do not fit, or the checkpoint is damaged or another run's.
+        FileNotFoundError: if there is nothing to resume from.
+        TrainingError: if the loss is not finite.
+    """
+    settings = _Settings(batch_size, learning_rate, weight_decay, input_dropout, averaging, decay_after, seed)
+    _check(train, valid, settings, epochs=epochs, patience=patience, max_minutes=max_minutes)
+    was_training = model.training
+    run = _Run(model, train, valid, settings)
+    if resume:
+        if checkpoint is None:
+            raise ValueError("checkpoint must name the file to resume from, got None")
+        run.restore(Path(checkpoint))
+    while (stopped := run.why_stop(epochs, patience, max_minutes)) is None:
+        run.next_epoch(progress=progress)
+        if checkpoint is not None:
+            run.save(Path(checkpoint))
+        if on_epoch is not None:
+            on_epoch(run.history[-1])
+    model.load_state_dict(run.best_state)
+    model.train(was_training)
+    return History(tuple(run.history), run.history[run.best], stopped)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Tensor, batch_size: int = 1000) -> tuple[float, float]:
+    """Mean negative log-likelihood of some rows and how far chance may have moved it.
+
+    Args:
+        model: has ``log_prob(x)``; its parameters' device and dtype rule.
+        data: ``(N, D)`` of any dtype, on any device, N of 1 or more.
+        batch_size: rows at a time; bounds the memory, does not change the figure.
+
+    Returns:
+        The mean of ``-log p(x)`` in nats a row, and the half-width of its 95% interval, ``1.96 * std / sqrt(N)``
+        (infinite for one row).
+
+    Raises:
+        ValueError: if there are no rows or ``batch_size`` is below 1.
+    """
+    if data.ndim != 2 or not len(data):
+        raise ValueError(f"data must have shape (N, D) with N of 1 or more, got {tuple(data.shape)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    was_training = model.training
+    model.eval()
+    nll = torch.cat([_nll(model, _rows_for(model, rows)).double().cpu() for rows in data.split(batch_size)])
+    model.train(was_training)
+    half_width = 1.96 * nll.std().item() / math.sqrt(len(nll)) if len(nll) > 1 else math.inf
+    return nll.mean().item(), half_width
+
+
+def _check(
+    train: Tensor, valid: Tensor, settings: _Settings, *, epochs: int, patience: int, max_minutes: float | None
+) -> None:
+    for name, rows in (("train", train), ("valid", valid)):
+        if rows.ndim != 2 or not len(rows):
+            raise ValueError(f"{name} must have shape (N, D) with N of 1 or more, got {tuple(rows.shape)}")
+    if train.shape[1] != valid.shape[1]:
+        raise ValueError(f"valid must have {train.shape[1]} columns like train, got {valid.shape[1]}")
+    counts = {"epochs": epochs, "patience": patience}
+    counts |= {"batch_size": settings.batch_size, "decay_after": settings.decay_after}
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be 1 or more, got {count}")
+    if not 0 < settings.learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive, got {settings.learning_rate}")
+    if not 0 <= settings.weight_decay < math.inf:
+        raise ValueError(f"weight_decay must be 0 or more, got {settings.weight_decay}")
+    for name, share in (("input_dropout", settings.input_dropout), ("averaging", settings.averaging)):
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {share}")
+    if max_minutes is not None and not max_minutes > 0:
+        raise ValueError(f"max_minutes must be positive, got {max_minutes}")
+
+
+def _rows_for(model: nn.Module, rows: Tensor) -> Tensor:
+    like = next(model.parameters())
+    return rows.to(device=like.device, dtype=like.dtype)
+
+
+def _nll(model: nn.Module, rows: Tensor, input_dropout: float = 0.0) -> Tensor:
+    """``-log p`` of each row, ``(B,)``; with dropout, of the true row given a damaged view of it."""
+    if input_dropout:
+        seen = rows * (torch.rand_like(rows) >= input_dropout)
+        return -cast(Tensor, cast(Any, model).distribution(seen).log_prob(rows))
+    return -cast(Tensor, cast(Any, model).log_prob(rows))
+
+
+def _epochs_since(values: Sequence[float]) -> int:
+    """How many entries follow the lowest one."""
+    return len(values) - 1 - min(range(len(values)), key=values.__getitem__)
+
+
+def _reductions(values: Sequence[float], after: int) -> int:
+    """How often ``after`` entries in a row were no improvement on all before them, counting anew after each time."""
+    lowest, waited, reductions = math.inf, 0, 0
+    for value in values:
+        waited = 0 if value < lowest else waited + 1
+        lowest = min(lowest, value)
+        if waited == after:
+            reductions, waited = reductions + 1, 0
+    return reductions
+
+
+class _Run:
+    """The state of a run between two epochs: all that a checkpoint holds."""
+
+    def __init__(self, model: nn.Module, train: Tensor, valid: Tensor, settings: _Settings) -> None:
+        self.model, self.train, self.valid, self.settings = model, train, valid, settings
+        self.average = copy.deepcopy(model)
+        parameters = list(model.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
+        self.history: list[Epoch] = []
+        self.best_state: dict[str, Tensor] = {}
+
+    @property
+    def best(self) -> int:
+        """Index of the epoch with the lowest validation figure; the earliest of equals."""
+        return len(self.history) - 1 - _epochs_since([epoch.valid_nll for epoch in self.history])
+
+    def why_stop(self, epochs: int, patience: int, max_minutes: float | None) -> str | None:
+        """The reason not to run another epoch, or None."""
+        done = self.history
+        if done and max_minutes is not None:
+            spent = sum(epoch.seconds for epoch in done)
+            if spent + done[-1].seconds > 60 * max_minutes:
+                return "time"
+        if done and len(done) - 1 - self.best >= patience:
+            return "patience"
+        return "epochs" if len(done) >= epochs else None
+
+    def next_epoch(self, *, progress: bool) -> None:
+        """One pass over the training rows, then the validation of the averaged weights."""
+        start, number = time.monotonic(), len(self.history) + 1
+        reductions = _reductions([epoch.valid_nll for epoch in self.history], self.settings.decay_after)
+        rate = self.settings.learning_rate * _DECAY**reductions
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        device = next(self.model.parameters()).device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.settings.seed * 1_000_003 + number)
+            train_nll = self._pass_over_rows(number, progress=progress)
+        valid_nll, _ = evaluate(self.average, self.valid)
+        if not math.isfinite(valid_nll):
+            raise TrainingError(f"validation NLL is {valid_nll} after epoch {number}: lower the learning rate, now {rate:g}")
+        self.history.append(Epoch(number, train_nll, valid_nll, rate, time.monotonic() - start))
+        if self.best == number - 1:
+            self.best_state = {name: value.detach().clone() for name, value in self.average.state_dict().items()}
+
+    def _pass_over_rows(self, number: int, *, progress: bool) -> float:
+        self.model.train()
+        parameters, averages = list(self.model.parameters()), list(self.average.parameters())
+        batches = torch.randperm(len(self.train)).split(self.settings.batch_size)
+        total = 0.0
+        for index, batch in enumerate(tqdm(batches, f"epoch {number}", leave=False, disable=None if progress else True)):
+            rows = _rows_for(self.model, self.train[batch.to(self.train.device)])
+            loss = _nll(self.model, rows, self.settings.input_dropout).mean()
+            value = loss.item()
+            if not math.isfinite(value):
+                rate = self.optimizer.param_groups[0]["lr"]
+                raise TrainingError(f"loss is {value} in epoch {number}: lower the learning rate, now {rate:g}")
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            step = (number - 1) * len(batches) + index
+            keep = min(self.settings.averaging, (1 + step) / (10 + step))  # else the first weights would linger
+            with torch.no_grad():
+                torch._foreach_lerp_(averages, parameters, 1 - keep)
+            total += value * len(batch)
+        return total / len(self.train)
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint under another name, then rename it: a kill leaves the old one or the new one."""
+        state = {
+            "format": _FORMAT,
+            "settings": dataclasses.asdict(self.settings),
+            "data": self._data_sums(),
+            "description": repr(self.model),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best_state,
+            "optimizer": self.optimizer.state_dict(),
+            "history": [dataclasses.astuple(epoch) for epoch in self.history],
+        }
+        partial = path.with_name(path.name + ".part")
+        try:
+            with open(partial, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def restore(self, path: Path) -> None:
+        """Take up the state that ``save`` wrote, or say why this run is not its continuation."""
+        if not path.exists():
+            raise FileNotFoundError(f"no checkpoint to resume from at {path}: start without resume")
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            raise ValueError(f"checkpoint {path} is damaged or another kind of file: delete it, start anew") from error
+        if not isinstance(state, dict) or state.get("format") != _FORMAT:
+            raise ValueError(f"checkpoint {path} was not written by this version of made_fast: delete it, start anew")
+        for name, value in dataclasses.asdict(self.settings).items():
+            if state["settings"].get(name) != value:
+                raise ValueError(f"{name} must be {state['settings'].get(name)} as in checkpoint {path}, got {value}")
+        if state["data"] != self._data_sums():
+            raise ValueError(f"checkpoint {path} was made with other data: resume with the same, or start anew")
+        buffers = dict(self.model.named_buffers())
+        same = state["description"] == repr(self.model) and state["model"].keys() == self.model.state_dict().keys()
+        if not same or not all(torch.equal(state["model"][name], buffer.cpu()) for name, buffer in buffers.items()):
+            raise ValueError(f"checkpoint {path} was made with another model: resume with the same, or start anew")
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best_state = state["best"]
+        self.history = [Epoch(*values) for values in state["history"]]
+
+    def _data_sums(self) -> list[int]:
+        """Enough to notice that a resumed run has other rows."""
+        return [number for rows in (self.train, self.valid) for number in (*rows.shape, int(rows.sum()))]
