@@ -102,8 +102,8 @@ class Sampler {
 template <class T>
 void bind_sampler(py::module_& module, const char* name) {
   py::class_<Sampler<T>>(module, name)
-      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, const Int64Array&, const Int64Array&, const Int64Array&,
-                    const Int64Array&, const Int64Array&, const py::list&>(),
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, const Int64Array&, const Int64Array&,
+                    const Int64Array&, const Int64Array&, const Int64Array&, const py::list&>(),
            py::arg("features"), py::arg("context_features"), py::arg("num_slots"), py::arg("x_slot"),
            py::arg("context_slot"), py::arg("steps"), py::arg("variables"), py::arg("noise_steps"),
            py::arg("param_slots"), py::arg("context_units"), py::arg("affines"))

@@ -1,5 +1,5 @@
-// The sampling engine. Compiled once per instruction set, each time into its own namespace; no STL templates in here, so
-// that no function built for a newer processor can be merged with one built for an older.
+// The sampling engine. Compiled once per instruction set, each time into its own namespace; no STL templates in here,
+// so that no function built for a newer processor can be merged with one built for an older.
 #include <cstdlib>
 #include <cstring>
 
@@ -17,9 +17,9 @@
 namespace made_fast {
 namespace MADE_FAST_ISA {
 
-#include "simd.h"
 #include "noise.h"
 #include "rows.h"
+#include "simd.h"
 #include "tile.h"
 
 // Flushes denormal numbers to zero while it lives: they cost a hundred cycles each and mean nothing here.
@@ -69,7 +69,8 @@ Status draw(const Plan<T>& plan, const Request<T>& request) {
 }
 
 extern const Engine engine;
-const Engine engine = {MADE_FAST_STRING(MADE_FAST_ISA), kTileRows<float>, kTileRows<double>, &draw<float>, &draw<double>};
+const Engine engine = {MADE_FAST_STRING(MADE_FAST_ISA), kTileRows<float>, kTileRows<double>, &draw<float>,
+                       &draw<double>};
 
 }  // namespace MADE_FAST_ISA
 }  // namespace made_fast

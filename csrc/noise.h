@@ -1,9 +1,11 @@
-// Philox4x32-10 and the thresholds made from it. Included by engine.cpp only, inside the namespace of its instruction set.
+// Philox4x32-10 and the thresholds made from it. Included by engine.cpp only, inside the namespace of its instruction
+// set.
 #pragma once
 
 constexpr int kPhiloxLanes = 16;
 
-// Four words for each of 16 counters (c0, 0, c2, c3). Plain loops: every compiler turns them into 32 x 32 -> 64 products.
+// Four words for each of 16 counters (c0, 0, c2, c3). Plain loops: every compiler turns them into 32 x 32 -> 64
+// products.
 inline void philox(const uint32_t* c0_in, const uint32_t* c2_in, const uint32_t* c3_in, uint64_t seed,
                    uint32_t words[4][kPhiloxLanes]) {
   uint32_t c0[kPhiloxLanes], c1[kPhiloxLanes], c2[kPhiloxLanes], c3[kPhiloxLanes];
@@ -36,7 +38,8 @@ inline void philox(const uint32_t* c0_in, const uint32_t* c2_in, const uint32_t*
   }
 }
 
-// logit(u) for the uniform of each word: u < sigmoid(l) iff l > logit(u), and the right side can be had before l is known.
+// logit(u) for the uniform of each word: u < sigmoid(l) iff l > logit(u), and the right side can be had before l is
+// known.
 template <class T>
 __attribute__((noinline)) void thresholds(const uint32_t* words, T* out) {
   alignas(kAlign) T u[kPhiloxLanes];

@@ -100,7 +100,8 @@ void PackedPlan<T>::pack_columns(const std::vector<AffineSource<T>>& affines) {
     const auto& affine = affines[static_cast<size_t>(f.affine)];
     const int64_t begin = (affine.first_slot + f.first) / lanes * lanes;
     const int64_t end = (affine.first_slot + f.last + lanes - 1) / lanes * lanes;
-    columns_.push_back({static_cast<int64_t>(weights.size()), static_cast<int32_t>(begin), static_cast<int32_t>(end - begin)});
+    columns_.push_back(
+        {static_cast<int64_t>(weights.size()), static_cast<int32_t>(begin), static_cast<int32_t>(end - begin)});
     for (int64_t slot = begin; slot < end; ++slot) {
       const int64_t r = slot - affine.first_slot;
       weights.push_back(r >= f.first && r < f.last ? affine.weights[r * affine.num_columns + f.column] : T(0));

@@ -1,5 +1,5 @@
-// Owns the arrays of a Plan. Weights are stored twice, for many rows by panels and for few rows by columns; zeros under the
-// mask are stored in neither, but for the gaps that fill a panel or a vector.
+// Owns the arrays of a Plan. Weights are stored twice, for many rows by panels and for few rows by columns; zeros under
+// the mask are stored in neither, but for the gaps that fill a panel or a vector.
 #pragma once
 
 #include <cstdlib>
@@ -14,12 +14,12 @@ namespace made_fast {
 template <class T>
 struct AffineSource {
   int64_t first_slot, num_rows, num_columns;
-  const T* weights;         // (num_rows, num_columns), zeros under the mask
-  const T* bias;            // (num_rows,)
-  const int64_t* slots;     // (num_columns,) slot of each column
-  const int64_t* needed;    // (num_rows,) leading columns that a row reads
-  const int64_t* ready;     // (num_rows,) leading columns known at the level of the row
-  const uint8_t* mask;      // (num_rows, num_columns), or null if a row reads exactly its first `needed`
+  const T* weights;       // (num_rows, num_columns), zeros under the mask
+  const T* bias;          // (num_rows,)
+  const int64_t* slots;   // (num_columns,) slot of each column
+  const int64_t* needed;  // (num_rows,) leading columns that a row reads
+  const int64_t* ready;   // (num_rows,) leading columns known at the level of the row
+  const uint8_t* mask;    // (num_rows, num_columns), or null if a row reads exactly its first `needed`
 };
 
 struct Shape {

@@ -1,6 +1,7 @@
 // What an engine executes: plain pointers and sizes, filled in by pack.cpp, read by engine.cpp.
 //
-// Slots are rows of the activation table. The slots of one value lie together, sorted by level (see made_fast/schedule.py).
+// Slots are rows of the activation table. The slots of one value lie together, sorted by level (see
+// made_fast/schedule.py).
 #pragma once
 
 #include <cstdint>

@@ -2,8 +2,8 @@
 // instruction set.
 //
 // Right-looking substitution: as soon as a value is known its column of weights is added to all later units. A value of
-// zero adds nothing and costs nothing: a variable that came out 0, a rectified unit that came out 0. Every unit receives
-// its inputs in the same order, and rounded in the same way, as in a tile, so both paths give the same bits.
+// zero adds nothing and costs nothing: a variable that came out 0, a rectified unit that came out 0. Every unit
+// receives its inputs in the same order, and rounded in the same way, as in a tile, so both paths give the same bits.
 #pragma once
 
 // Functions of arrays, shared by both paths and never inlined, so that both round alike. `n` need not be whole vectors.

@@ -1,5 +1,6 @@
-// Vectors of the widest register of this build, and the functions of one vector. Included by engine.cpp only, inside the
-// namespace of its instruction set. Everything is written with the compilers' vector types: one source for all processors.
+// Vectors of the widest register of this build, and the functions of one vector. Included by engine.cpp only, inside
+// the namespace of its instruction set. Everything is written with the compilers' vector types: one source for all
+// processors.
 #pragma once
 
 #if defined(__AVX512F__)

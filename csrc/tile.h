@@ -1,5 +1,5 @@
-// Many rows: one vector lane is one row. The table holds, for each slot, the values of all rows of the tile. Included by
-// engine.cpp only, inside the namespace of its instruction set.
+// Many rows: one vector lane is one row. The table holds, for each slot, the values of all rows of the tile. Included
+// by engine.cpp only, inside the namespace of its instruction set.
 //
 // Blocked left-looking substitution: when the first unit of a panel of 8 is due, the inputs that all of the panel can
 // already have are multiplied in one pass (almost all the work); the few that come later are added unit by unit.
@@ -21,7 +21,8 @@ constexpr int whole_vectors(int rows) {
 template <class T>
 int64_t tile_scratch(const Plan<T>& plan, int rows) {
   // the table, the thresholds of four steps, and the log-probabilities in double
-  return plan.num_slots * rows * int64_t(sizeof(T)) + 4 * kWidest<T> * int64_t(sizeof(T)) + kWidest<T> * int64_t(sizeof(double));
+  return plan.num_slots * rows * int64_t(sizeof(T)) + 4 * kWidest<T> * int64_t(sizeof(T)) +
+         kWidest<T> * int64_t(sizeof(double));
 }
 
 template <class T, int NV>

@@ -267,10 +267,7 @@ class MADE(nn.Module):
             value = add(Elementwise(value, self.activation))
         direct = () if self.direct_layer is None else (self.direct_layer.term(X),)
         affine(value, self.parameters_layer, *direct, *_context_terms(self.context_direct_layer))
-        # The samplers compute in fp32 or fp64; half-precision weights are exact in fp32.
-        return Program(
-            self.features, self.context_features, tuple(ops), self.order.clone(), self.params_per_variable
-        )
+        return Program(self.features, self.context_features, tuple(ops), self.order.clone(), self.params_per_variable)
 
     def save(self, path: str | Path) -> None:
         """Writes weights and configuration to a safetensors file.
@@ -304,7 +301,8 @@ class MADE(nn.Module):
         """Returns the arguments that build this model again, as JSON can hold them."""
         names = set(inspect.signature(type(self)).parameters)
         config = {name: getattr(self, name) for name in sorted(names)}
-        return {**config, "output": self.output.name, "order": self.order.tolist(), "hidden_features": list(self.hidden_features)}
+        config["hidden_features"] = list(self.hidden_features)
+        return {**config, "output": self.output.name, "order": self.order.tolist()}
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""

@@ -26,7 +26,9 @@ def _mul_wide(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     return carried >> 16, ((carried << 16) | (low_part & 0xFFFF)) & _LOW
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Philox4x32-10: four output words for each counter.
 
     Args:

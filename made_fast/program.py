@@ -6,13 +6,13 @@ A program holds plain tensors and no modules, so it is a snapshot: later trainin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["CONTEXT", "FUNCTIONS", "X", "Add", "Affine", "Elementwise", "Multiply", "Op", "Program", "Term"]
+__all__ = ["CONTEXT", "FUNCTIONS", "Add", "Affine", "Elementwise", "Multiply", "Op", "Program", "Term", "X"]
 
 X, CONTEXT = 0, 1
 
@@ -137,6 +137,17 @@ class Program:
     def dense_macs(self) -> int:
         """Multiply-adds for one row of one dense forward pass."""
         return sum(term.weight.numel() for op in self.affines for term in op.terms)
+
+    def to(self, dtype: torch.dtype) -> Program:
+        """Returns the same program with weights of another dtype."""
+
+        def cast(op: Op) -> Op:
+            if not isinstance(op, Affine):
+                return op
+            terms = tuple(replace(term, weight=term.weight.to(dtype)) for term in op.terms)
+            return Affine(terms, None if op.bias is None else op.bias.to(dtype))
+
+        return replace(self, ops=tuple(map(cast, self.ops)))
 
     def evaluate(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Runs the whole network on ``x`` (B, D) and context (B, C): parameters (B, P). Plain torch, differentiable."""

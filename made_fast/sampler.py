@@ -42,8 +42,12 @@ class Sampler:
         for number, op in enumerate(program.affines):
             for tensor in (*(term.weight for term in op.terms), *(() if op.bias is None else (op.bias,))):
                 if not bool(torch.isfinite(tensor).all()):
-                    raise ValueError(f"weights must be finite to draw samples, found nan or inf in linear layer {number}")
-        self.program = program
+                    raise ValueError(
+                        f"weights must be finite to draw samples, found nan or inf in linear layer {number}"
+                    )
+        self.dtype = program.dtype  # of the samples
+        half = program.dtype in (torch.bfloat16, torch.float16)  # computed in fp32, which holds the weights exactly
+        self.program = program.to(torch.float32) if half else program
         self.output = output
         self.schedule = build_schedule(program) if schedule is None else schedule
         self.backend = backend
@@ -161,7 +165,7 @@ class Sampler:
         device, own = self.program.device, self.program.dtype
         if context is not None:
             context = context.detach().to(device, own).contiguous()
-        x = torch.empty(rows, self.features, dtype=dtype or own, device=device)
+        x = torch.empty(rows, self.features, dtype=dtype or self.dtype, device=device)
         log_prob = torch.empty(rows, dtype=own, device=device) if with_log_prob else None
         with torch.no_grad():
             for start, stop in self._pieces(rows, progress):
@@ -181,14 +185,14 @@ class Sampler:
                     x[start:stop] = piece
         return x.reshape(*shape, self.features), None if log_prob is None else log_prob.reshape(shape)
 
-    def _check(
-        self, num_samples: int, context: Tensor | None, seed: int | None, first_row: int
-    ) -> tuple[int, ...]:
+    def _check(self, num_samples: int, context: Tensor | None, seed: int | None, first_row: int) -> tuple[int, ...]:
         for name, value in (("num_samples", num_samples), ("first_row", first_row)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"{name} must be an integer, 0 or more, got {value!r}")
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise ValueError(f"seed must be an integer or None, got {seed!r}")
+        if first_row >= 2**62:
+            raise ValueError(f"first_row must be below 2**62, got {first_row}")
         expected = self.program.context_features
         if not expected:
             if context is not None:
@@ -198,8 +202,6 @@ class Sampler:
             raise ValueError(f"context must have shape (B, {expected}), got {_shown(context)}")
         if not bool(torch.isfinite(context).all()):
             raise ValueError("context must be finite, found nan or inf")
-        if first_row + num_samples * context.shape[0] >= 2**63:
-            raise ValueError(f"first_row must leave room for all rows below 2**63, got {first_row}")
         return (context.shape[0], num_samples)
 
     def _pack(self, chosen: backends.Backend) -> object:

@@ -11,18 +11,21 @@ which slots are to be finished; backends add their own blocking to it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.program import CONTEXT, FUNCTIONS, Affine, Elementwise, Multiply, Program, X
+from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Multiply, Program, X
 
 __all__ = ["AffinePlan", "Kind", "Schedule", "build_schedule"]
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+Step = tuple[int, int, int, int, int, int]
 
 FUNCTION_CODES = {name: code for code, name in enumerate(FUNCTIONS)}
 
@@ -197,7 +200,8 @@ def _tell(units: IntArray, mask_t: BoolArray | None, missing: IntArray) -> IntAr
         counts = mask_t[units].sum(0)
         missing -= counts
         readers = np.flatnonzero(counts)
-    return readers[missing[readers] == 0]
+    done: IntArray = readers[missing[readers] == 0]
+    return done
 
 
 class _Builder:
@@ -297,35 +301,36 @@ class _Builder:
         )
 
     def _steps(self, number: dict[int, int], param_slots: IntArray) -> tuple[IntArray, IntArray]:
-        found: list[tuple[int, int, tuple[int, ...]]] = []  # level, value (draws last), step
-        fused_function = {
-            source: FUNCTION_CODES[op.function]
-            for value, source in self.fused.items()
-            if isinstance(op := self.program.ops[value - 2], Elementwise)
-        }
-        for index, op in enumerate(self.program.ops):
-            value = 2 + index
+        found: list[tuple[int, int, Step]] = []  # level, value (draws come last), step
+        for value, op in enumerate(self.program.ops, start=2):
             if value in self.fused:
                 continue
-            levels = self.levels[value][self.units[value]]
-            if isinstance(op, Affine):
-                for start, count in _runs(levels[None], stride=0):
-                    step = (Kind.AFFINE, self.first[value] + start, count, number[value], 0, fused_function.get(value, 0))
-                    found.append((int(levels[start]), value, step))
-                continue
-            kind = Kind.UNARY if isinstance(op, Elementwise) else Kind.MULTIPLY if isinstance(op, Multiply) else Kind.ADD
-            function = FUNCTION_CODES[op.function] if isinstance(op, Elementwise) else 0
-            slots = np.stack([self._slots_of(source, self.units[value]) for source in op.sources])  # (sources, n)
-            for start, count in _runs(np.concatenate([slots, levels[None] + slots[:1]]), stride=1):
-                right = int(slots[1, start]) if len(slots) > 1 else 0
-                step = (kind, self.first[value] + start, count, int(slots[0, start]), right, function)
-                found.append((int(levels[start]), value, step))
-        for start, count in _runs(self.draw_level[self.units[X]][None], stride=0):
+            made = self._affine_steps(value, number[value]) if isinstance(op, Affine) else self._unit_steps(value, op)
+            found.extend((level, value, step) for level, step in made)
+        draw_level = self.draw_level[self.units[X]]
+        for start, count in _runs(draw_level[None], stride=0):
             step = (Kind.DRAW, self.first[X] + start, count, int(param_slots[start]), 0, 0)
-            found.append((int(self.draw_level[self.units[X][start]]), len(self.levels), step))
+            found.append((int(draw_level[start]), len(self.levels), step))
         found.sort(key=lambda item: item[:2])
         steps = np.asarray([step for _, _, step in found], dtype=np.int64)
         return steps, np.asarray([level for level, _, _ in found], dtype=np.int64)
+
+    def _affine_steps(self, value: int, number: int) -> Iterator[tuple[int, Step]]:
+        readers = [self.program.ops[reader - 2] for reader, source in self.fused.items() if source == value]
+        function = next((FUNCTION_CODES[op.function] for op in readers if isinstance(op, Elementwise)), 0)
+        levels = self.levels[value][self.units[value]]
+        for start, count in _runs(levels[None], stride=0):
+            yield int(levels[start]), (Kind.AFFINE, self.first[value] + start, count, number, 0, function)
+
+    def _unit_steps(self, value: int, op: Elementwise | Add | Multiply) -> Iterator[tuple[int, Step]]:
+        """Steps of an operation that goes unit by unit: one for each run of units whose sources lie side by side."""
+        kind = {Elementwise: Kind.UNARY, Add: Kind.ADD, Multiply: Kind.MULTIPLY}[type(op)]
+        function = FUNCTION_CODES[op.function] if isinstance(op, Elementwise) else 0
+        levels = self.levels[value][self.units[value]]
+        slots = np.stack([self._slots_of(source, self.units[value]) for source in op.sources])  # (sources, n)
+        for start, count in _runs(np.concatenate([slots, levels[None] + slots[:1]]), stride=1):
+            right = int(slots[1, start]) if len(slots) > 1 else 0
+            yield int(levels[start]), (kind, self.first[value] + start, count, int(slots[0, start]), right, function)
 
     def _slots_of(self, value: int, units: IntArray) -> IntArray:
         slot = np.full(len(self.levels[value]), -1, dtype=np.int64)
@@ -337,4 +342,4 @@ def _runs(rows: IntArray, stride: int) -> list[tuple[int, int]]:
     """Runs (start, length) of columns (r, n) along which every row grows by ``stride``."""
     n = rows.shape[1]
     starts = [0, *(np.flatnonzero((np.diff(rows, axis=1) != stride).any(0)) + 1).tolist(), n] if n else [0]
-    return [(start, end - start) for start, end in zip(starts[:-1], starts[1:], strict=True)]
+    return [(start, end - start) for start, end in pairwise(starts)]

@@ -37,7 +37,9 @@ BACKENDS: tuple[Backend, ...] = (
     Backend(
         "cpp",
         "compiled engine, one build for each instruction set",
-        None if _HAS_CORE else "the compiled module made_fast._core is not installed (pip install . with a C++ compiler)",
+        None
+        if _HAS_CORE
+        else "the compiled module made_fast._core is not installed (pip install . with a C++ compiler)",
         devices=("cpu",),
         dtypes=(torch.float32, torch.float64),
         outputs=("bernoulli",),
