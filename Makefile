@@ -33,7 +33,7 @@ $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/linters: $(VENV)/installed
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[lint]'
+	$(BIN)/pip install --quiet -c constraints.txt ruff mypy clang-format
 	touch $@
 
 clean:

@@ -74,23 +74,25 @@ class Sampler {
     throw std::invalid_argument("this processor or build has no instruction set '" + isa + "'");
   }
 
-  // Each entry: (first_slot, weights (n, m), bias (n,), slots (m,), needed (n,), ready (n,), mask (n, m) or None)
+  // Each entry: (first_slot, weights (n, m), transposed (m, n), bias (n,), slots (m,), needed (n,), ready (n,), mask
+  // (n, m) or None)
   static std::vector<AffineSource<T>> sources(const py::list& affines) {
     std::vector<AffineSource<T>> found;
     for (const py::handle& item : affines) {
       const auto entry = py::reinterpret_borrow<py::tuple>(item);
       const auto weights = entry[1].cast<Values>();
-      const auto mask = entry[6].is_none() ? Mask() : entry[6].cast<Mask>();
+      const bool any_mask = !entry[7].is_none();
       AffineSource<T> source{};
       source.first_slot = entry[0].cast<int64_t>();
       source.num_rows = weights.shape(0);
       source.num_columns = weights.shape(1);
       source.weights = weights.data();
-      source.bias = entry[2].cast<Values>().data();
-      source.slots = entry[3].cast<Int64Array>().data();
-      source.needed = entry[4].cast<Int64Array>().data();
-      source.ready = entry[5].cast<Int64Array>().data();
-      source.mask = entry[6].is_none() ? nullptr : reinterpret_cast<const uint8_t*>(mask.data());
+      source.transposed = entry[2].cast<Values>().data();
+      source.bias = entry[3].cast<Values>().data();
+      source.slots = entry[4].cast<Int64Array>().data();
+      source.needed = entry[5].cast<Int64Array>().data();
+      source.ready = entry[6].cast<Int64Array>().data();
+      source.mask = any_mask ? reinterpret_cast<const uint8_t*>(entry[7].cast<Mask>().data()) : nullptr;
       found.push_back(source);  // the list keeps the arrays alive while the plan is packed
     }
     return found;

@@ -17,9 +17,9 @@
 namespace made_fast {
 namespace MADE_FAST_ISA {
 
+#include "simd.h"
 #include "noise.h"
 #include "rows.h"
-#include "simd.h"
 #include "tile.h"
 
 // Flushes denormal numbers to zero while it lives: they cost a hundred cycles each and mean nothing here.
@@ -45,6 +45,7 @@ Status draw(const Plan<T>& plan, const Request<T>& request) {
     const int64_t share = (request.num_rows + threads - 1) / threads;
     rows_at_once = share <= kFewRowsPerThread ? 1 : share < kTileRows<T> ? static_cast<int>(share) : kTileRows<T>;
   }
+  if (rows_at_once > kTileRows<T>) rows_at_once = kTileRows<T>;
   const int step = rows_at_once == 1 ? 1 : whole_vectors<T>(rows_at_once);
   const int64_t num_tiles = (request.num_rows + step - 1) / step;
   const int64_t needed = rows_at_once == 1 ? few_rows_scratch<T>(plan) : tile_scratch<T>(plan, step);

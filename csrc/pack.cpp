@@ -15,26 +15,22 @@ PackedPlan<T>::PackedPlan(const Shape& shape, std::vector<Step> steps, std::vect
       noise_steps_(std::move(noise_steps)),
       param_slots_(std::move(param_slots)),
       context_units_(std::move(context_units)) {
-  // What is no sum is written before it is read; until then it shows as nan.
-  std::vector<T> bias(static_cast<size_t>(shape.num_slots), std::numeric_limits<T>::quiet_NaN());
   tail_start_.assign(static_cast<size_t>(shape.num_slots) + 1, 0);
-  size_t panel_values = 0;
-  for (const auto& affine : affines) panel_values += static_cast<size_t>(affine.num_rows * affine.num_columns);
-  panel_weights_growing_.reserve(panel_values * 5 / 8);
-  for (const auto& affine : affines) {
-    std::copy(affine.bias, affine.bias + affine.num_rows, bias.begin() + affine.first_slot);
-    pack_panels(affine);
-  }
+  for (const auto& affine : affines) plan_panels(affine);
   // Affine operations come in the order of their slots, so tails lie in the order of slots; counts become starts.
   for (size_t i = 1; i < tail_start_.size(); ++i) tail_start_[i] += tail_start_[i - 1];
-  bias_.assign(bias, kAlign + kPanelRows);
-  panel_weights_.assign(panel_weights_growing_);
-  panel_weights_growing_ = {};
+  T* weights = panel_weights_.allocate(static_cast<size_t>(panel_size_));
+  for (size_t i = 0; i < affines.size(); ++i) fill_panels(affines[i], affines_[i], weights);
+  // What is no sum is written before it is read; until then it shows as nan.
+  const size_t slots = static_cast<size_t>(shape.num_slots) + kAlign + kPanelRows;
+  T* bias = bias_.allocate(slots);
+  std::fill(bias, bias + slots, std::numeric_limits<T>::quiet_NaN());
+  for (const auto& affine : affines) std::copy(affine.bias, affine.bias + affine.num_rows, bias + affine.first_slot);
   pack_columns(affines);
 }
 
 template <class T>
-void PackedPlan<T>::pack_panels(const AffineSource<T>& affine) {
+void PackedPlan<T>::plan_panels(const AffineSource<T>& affine) {
   affines_.push_back({static_cast<int32_t>(affine.first_slot), static_cast<int32_t>(panels_.size())});
   // Without a mask every panel reads leading columns, and all panels share one list of slots.
   const int64_t shared = static_cast<int64_t>(panel_columns_.size());
@@ -43,74 +39,97 @@ void PackedPlan<T>::pack_panels(const AffineSource<T>& affine) {
     const int64_t rows = std::min<int64_t>(kPanelRows, affine.num_rows - row);
     const int64_t widest = *std::max_element(affine.needed + row, affine.needed + row + rows);
     const int64_t limit = std::min(affine.ready[row], widest);
-    const auto used = [&](int64_t r, int64_t column) {
-      return affine.mask ? affine.mask[r * affine.num_columns + column] != 0 : column < affine.needed[r];
-    };
-    Panel panel{static_cast<int64_t>(panel_weights_growing_.size()), shared, 0, static_cast<int32_t>(rows)};
-    if (affine.mask) panel.columns = static_cast<int64_t>(panel_columns_.size());
-    for (int64_t column = 0; column < limit; ++column) {
-      if (affine.mask) {
+    Panel panel{panel_size_, shared, static_cast<int32_t>(limit), static_cast<int32_t>(rows)};
+    if (affine.mask) {
+      panel.columns = static_cast<int64_t>(panel_columns_.size());
+      for (int64_t column = 0; column < limit; ++column) {
         bool any = false;
-        for (int64_t r = row; r < row + rows; ++r) any |= used(r, column);
-        if (!any) continue;
-        panel_columns_.push_back(static_cast<int32_t>(affine.slots[column]));
+        for (int64_t r = row; r < row + rows; ++r) any |= affine.reads(r, column);
+        if (any) panel_columns_.push_back(static_cast<int32_t>(affine.slots[column]));
       }
-      ++panel.num_columns;
-      for (int64_t r = row; r < row + kPanelRows; ++r)
-        panel_weights_growing_.push_back(r < row + rows ? affine.weights[r * affine.num_columns + column] : T(0));
+      panel.num_columns = static_cast<int32_t>(static_cast<int64_t>(panel_columns_.size()) - panel.columns);
     }
     panels_.push_back(panel);
+    panel_size_ += int64_t{kPanelRows} * panel.num_columns;
     panel_macs_ += int64_t{kPanelRows} * panel.num_columns;
-    for (int64_t r = row; r < row + rows; ++r) {
-      for (int64_t column = limit; column < affine.needed[r]; ++column) {
-        if (!used(r, column)) continue;
-        tail_columns_.push_back(static_cast<int32_t>(affine.slots[column]));
-        tail_weights_.push_back(affine.weights[r * affine.num_columns + column]);
-        ++tail_start_[static_cast<size_t>(affine.first_slot + r) + 1];
-        ++panel_macs_;
-      }
+    for (int64_t r = row; r < row + rows; ++r) plan_tail(affine, r, limit);
+  }
+}
+
+template <class T>
+void PackedPlan<T>::plan_tail(const AffineSource<T>& affine, int64_t row, int64_t from) {
+  for (int64_t column = from; column < affine.needed[row]; ++column) {
+    if (!affine.reads(row, column)) continue;
+    tail_columns_.push_back(static_cast<int32_t>(affine.slots[column]));
+    tail_weights_.push_back(affine.weights[row * affine.num_columns + column]);
+    ++tail_start_[static_cast<size_t>(affine.first_slot + row) + 1];
+    ++panel_macs_;
+  }
+}
+
+template <class T>
+void PackedPlan<T>::fill_panels(const AffineSource<T>& affine, const AffineInfo& info, T* weights) const {
+  for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
+    const Panel& panel = panels_[static_cast<size_t>(info.first_panel + row / kPanelRows)];
+    T* out = weights + panel.weights;
+    int64_t column = 0;
+    for (int32_t c = 0; c < panel.num_columns; ++c, ++column, out += kPanelRows) {
+      while (affine.mask && affine.slots[column] != panel_columns_[static_cast<size_t>(panel.columns + c)]) ++column;
+      const T* from = affine.transposed + column * affine.num_rows + row;
+      for (int32_t r = 0; r < kPanelRows; ++r) out[r] = r < panel.num_rows ? from[r] : T(0);
     }
   }
 }
 
 template <class T>
-void PackedPlan<T>::pack_columns(const std::vector<AffineSource<T>>& affines) {
-  constexpr int64_t lanes = kAlign / static_cast<int64_t>(sizeof(T));
-  struct Found {
-    int64_t slot, affine, column, first, last;  // rows [first, last)
-  };
-  std::vector<Found> found;
+std::vector<typename PackedPlan<T>::ColumnSource> PackedPlan<T>::find_columns(
+    const std::vector<AffineSource<T>>& affines) {
+  std::vector<ColumnSource> found;
   for (size_t a = 0; a < affines.size(); ++a) {
     const auto& affine = affines[a];
+    std::vector<int64_t> first(static_cast<size_t>(affine.num_columns), 0), last(first);
+    // From either end: the first row to read a column, looking only at columns that no row before it could claim.
+    const auto claim = [&](std::vector<int64_t>& claimed, int64_t r, int64_t& covered, int64_t value) {
+      for (int64_t c = affine.mask ? 0 : covered; c < affine.needed[r]; ++c)
+        if (claimed[static_cast<size_t>(c)] == 0 && affine.reads(r, c)) claimed[static_cast<size_t>(c)] = value;
+      covered = std::max(covered, affine.needed[r]);
+    };
+    int64_t from_front = 0, from_back = 0;
+    for (int64_t r = 0; r < affine.num_rows; ++r) claim(first, r, from_front, r + 1);  // 0: nobody yet
+    for (int64_t r = affine.num_rows; r-- > 0;) claim(last, r, from_back, r + 1);
     for (int64_t column = 0; column < affine.num_columns; ++column) {
-      int64_t first = affine.num_rows, last = 0;
-      for (int64_t r = 0; r < affine.num_rows; ++r) {
-        const bool used = affine.mask ? affine.mask[r * affine.num_columns + column] != 0 : column < affine.needed[r];
-        if (!used) continue;
-        first = std::min(first, r);
-        last = r + 1;
-      }
-      if (first < last) found.push_back({affine.slots[column], static_cast<int64_t>(a), column, first, last});
+      const auto c = static_cast<size_t>(column);
+      if (last[c]) found.push_back({affine.slots[column], static_cast<int64_t>(a), column, first[c] - 1, last[c]});
     }
   }
-  std::stable_sort(found.begin(), found.end(), [](const Found& a, const Found& b) { return a.slot < b.slot; });
+  std::stable_sort(found.begin(), found.end(),
+                   [](const ColumnSource& a, const ColumnSource& b) { return a.slot < b.slot; });
+  return found;
+}
+
+template <class T>
+void PackedPlan<T>::pack_columns(const std::vector<AffineSource<T>>& affines) {
+  constexpr int64_t lanes = kAlign / static_cast<int64_t>(sizeof(T));
+  const std::vector<ColumnSource> found = find_columns(affines);
   column_start_.assign(static_cast<size_t>(shape_.num_slots) + 1, 0);
-  std::vector<T> weights;
-  for (const Found& f : found) {
-    const auto& affine = affines[static_cast<size_t>(f.affine)];
-    const int64_t begin = (affine.first_slot + f.first) / lanes * lanes;
-    const int64_t end = (affine.first_slot + f.last + lanes - 1) / lanes * lanes;
-    columns_.push_back(
-        {static_cast<int64_t>(weights.size()), static_cast<int32_t>(begin), static_cast<int32_t>(end - begin)});
-    for (int64_t slot = begin; slot < end; ++slot) {
-      const int64_t r = slot - affine.first_slot;
-      weights.push_back(r >= f.first && r < f.last ? affine.weights[r * affine.num_columns + f.column] : T(0));
-    }
+  for (const ColumnSource& f : found) {
+    const int64_t first_slot = affines[static_cast<size_t>(f.affine)].first_slot;
+    const int64_t begin = (first_slot + f.first) / lanes * lanes;
+    const int64_t end = (first_slot + f.last + lanes - 1) / lanes * lanes;
+    columns_.push_back({column_macs_, static_cast<int32_t>(begin), static_cast<int32_t>(end - begin)});
     column_macs_ += end - begin;
     ++column_start_[static_cast<size_t>(f.slot) + 1];
   }
   for (size_t i = 1; i < column_start_.size(); ++i) column_start_[i] += column_start_[i - 1];
-  column_weights_.assign(weights);
+  T* weights = column_weights_.allocate(static_cast<size_t>(column_macs_));
+  for (size_t i = 0; i < found.size(); ++i) {
+    const auto& affine = affines[static_cast<size_t>(found[i].affine)];
+    const T* from = affine.transposed + found[i].column * affine.num_rows;
+    const int64_t before = affine.first_slot + found[i].first - columns_[i].first_slot;
+    T* out = weights + columns_[i].weights;
+    std::fill(out, out + columns_[i].count, T(0));
+    std::copy(from + found[i].first, from + found[i].last, out + before);
+  }
 }
 
 template <class T>

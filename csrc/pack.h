@@ -15,11 +15,16 @@ template <class T>
 struct AffineSource {
   int64_t first_slot, num_rows, num_columns;
   const T* weights;       // (num_rows, num_columns), zeros under the mask
+  const T* transposed;    // (num_columns, num_rows), the same
   const T* bias;          // (num_rows,)
   const int64_t* slots;   // (num_columns,) slot of each column
   const int64_t* needed;  // (num_rows,) leading columns that a row reads
   const int64_t* ready;   // (num_rows,) leading columns known at the level of the row
   const uint8_t* mask;    // (num_rows, num_columns), or null if a row reads exactly its first `needed`
+
+  bool reads(int64_t row, int64_t column) const {
+    return mask ? mask[row * num_columns + column] != 0 : column < needed[row];
+  }
 };
 
 struct Shape {
@@ -29,12 +34,13 @@ struct Shape {
 template <class T>
 class AlignedArray {
  public:
-  void assign(const std::vector<T>& from, size_t padding = 0, T fill = T()) {
-    size_ = from.size() + padding;
-    const size_t bytes = (size_ * sizeof(T) + kAlign) / kAlign * kAlign;
+  // Room for `size` values, not yet written.
+  T* allocate(size_t size) {
+    size_ = size;
+    const size_t bytes = (size * sizeof(T) + kAlign) / kAlign * kAlign;
     data_.reset(static_cast<T*>(std::aligned_alloc(kAlign, bytes)));
     if (!data_) throw std::bad_alloc();
-    for (size_t i = 0; i < size_; ++i) data_.get()[i] = i < from.size() ? from[i] : fill;
+    return data_.get();
   }
   const T* data() const { return data_.get(); }
   size_t size() const { return size_; }
@@ -60,8 +66,15 @@ class PackedPlan {
   int64_t bytes() const;
 
  private:
-  void pack_panels(const AffineSource<T>& affine);
+  struct ColumnSource {
+    int64_t slot, affine, column, first, last;  // rows [first, last) read the column
+  };
+
+  void plan_panels(const AffineSource<T>& affine);
+  void fill_panels(const AffineSource<T>& affine, const AffineInfo& info, T* weights) const;
+  void plan_tail(const AffineSource<T>& affine, int64_t row, int64_t from);
   void pack_columns(const std::vector<AffineSource<T>>& affines);
+  static std::vector<ColumnSource> find_columns(const std::vector<AffineSource<T>>& affines);
 
   Shape shape_;
   std::vector<Step> steps_;
@@ -69,12 +82,12 @@ class PackedPlan {
   std::vector<AffineInfo> affines_;
   std::vector<Panel> panels_;
   std::vector<int32_t> panel_columns_;
-  std::vector<int64_t> tail_count_, tail_start_, column_start_;
+  std::vector<int64_t> tail_start_, column_start_;
   std::vector<int32_t> tail_columns_;
   std::vector<Column> columns_;
-  std::vector<T> panel_weights_growing_, tail_weights_;
+  std::vector<T> tail_weights_;
   AlignedArray<T> bias_, panel_weights_, column_weights_;
-  int64_t panel_macs_ = 0, column_macs_ = 0;
+  int64_t panel_size_ = 0, panel_macs_ = 0, column_macs_ = 0;
 };
 
 extern template class PackedPlan<float>;

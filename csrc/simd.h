@@ -56,11 +56,19 @@ constexpr int kLanes = MADE_FAST_VECTOR_BYTES / static_cast<int>(sizeof(T));
 
 template <class T>
 MADE_FAST_INLINE Vec<T> load(const T* p) {
-  return *reinterpret_cast<const Vec<T>*>(p);
+  Vec<T> v;
+  std::memcpy(&v, __builtin_assume_aligned(p, sizeof v), sizeof v);
+  return v;
 }
 template <class T>
 MADE_FAST_INLINE void store(T* p, Vec<T> v) {
-  *reinterpret_cast<Vec<T>*>(p) = v;
+  std::memcpy(__builtin_assume_aligned(p, sizeof v), &v, sizeof v);
+}
+template <class To, class From>
+MADE_FAST_INLINE To bits_as(From from) {
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
 }
 template <class T>
 MADE_FAST_INLINE Vec<T> splat(T x) {
@@ -91,9 +99,9 @@ MADE_FAST_INLINE void split_exp(Vec<T> x, Vec<T>& scale, Vec<T>& fraction) {
   for (int k = S::exp_terms - 1; k >= 1; --k) series = series * r + static_cast<T>(1 / factorial(k));
   fraction = series * r;
   // The low bits of `shifted` hold n as an integer; the bits of round_magic above them fall off the top.
-  const Int<T> bits = reinterpret_cast<const Int<T>&>(shifted);
+  const Int<T> bits = bits_as<Int<T>>(shifted);
   const Int<T> exponent = (bits + typename S::Scalar(S::exponent_bias)) << S::mantissa_bits;
-  scale = reinterpret_cast<const Vec<T>&>(exponent);
+  scale = bits_as<Vec<T>>(exponent);
 }
 
 template <class T>
@@ -131,12 +139,12 @@ template <class T>
 MADE_FAST_INLINE Vec<T> log_(Vec<T> x) {
   using S = Simd<T>;
   using I = typename S::Scalar;
-  const Int<T> bits = reinterpret_cast<const Int<T>&>(x);
+  const Int<T> bits = bits_as<Int<T>>(x);
   constexpr I sqrt_half = sizeof(T) == 4 ? I(0x3f3504f3) : I(0x3fe6a09e667f3bcdLL);
   const Int<T> shifted = bits - sqrt_half;  // so that the fraction lies in [sqrt(1/2), sqrt(2))
   const Int<T> exponent = shifted >> S::mantissa_bits;
   const Int<T> fraction_bits = (shifted & ((I(1) << S::mantissa_bits) - 1)) + sqrt_half;
-  const Vec<T> fraction = reinterpret_cast<const Vec<T>&>(fraction_bits);
+  const Vec<T> fraction = bits_as<Vec<T>>(fraction_bits);
   const Vec<T> f = fraction - T(1);
   const Vec<T> e = __builtin_convertvector(exponent, Vec<T>);
   return (e * S::ln2_high + twice_atanh<T>(f / (f + T(2)), S::log_terms)) + e * S::ln2_low;

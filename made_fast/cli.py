@@ -102,8 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, and examples as they are."""
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Shows examples as they are, and the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        telling = action.default not in (None, False, argparse.SUPPRESS)
+        return f"{action.help} (default: %(default)s)" if telling else action.help
 
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:
@@ -212,7 +216,7 @@ def _train(args: argparse.Namespace) -> int:
         residual=args.residual,
         seed=args.seed,
     )
-    _say(f"{data.name}: {len(data.train):,} rows of {data.features} variables; {_num_weights(model):,} weights")
+    _say(f"{data.name}: {len(data.train):,} rows of {data.features} variables; {sum(p.numel() for p in model.parameters()):,} parameters")
     lowest = float("inf")
 
     def report(epoch: Epoch) -> None:
@@ -257,10 +261,6 @@ def _train(args: argparse.Namespace) -> int:
     else:
         checkpoint.unlink(missing_ok=True)
     return 0
-
-
-def _num_weights(model: MADE) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _figure(value: tuple[float, float]) -> str:
@@ -334,10 +334,18 @@ def _demo(args: argparse.Namespace) -> int:
     data = datasets.load("digits")
     torch.manual_seed(args.seed)
     model = MADE(data.features, (256, 256), direct=True)
-    _say(f"training a MADE of {_num_weights(model):,} weights on {len(data.train):,} handwritten digits of 8x8 pixels")
+    _say(f"training a MADE on {len(data.train):,} handwritten digits of 8x8 pixels")
     start = time.monotonic()
     history = training.fit(
-        model, data.train, data.valid, batch_size=50, seed=args.seed, max_minutes=0.75, progress=True
+        model,
+        data.train,
+        data.valid,
+        batch_size=50,
+        weight_decay=0.1,
+        input_dropout=0.1,
+        seed=args.seed,
+        max_minutes=0.75,
+        progress=True,
     )
     _say(f"{len(history.epochs)} epochs in {time.monotonic() - start:.1f} s")
     _say(f"validation NLL {history.best.valid_nll:.3f} nats per image")

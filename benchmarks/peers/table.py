@@ -38,10 +38,10 @@ def number(value: float | None) -> str:
 
 def ratio(row: Row) -> float | None:
     """Peer's median over the mean of ours before and after; None where one of the three is missing."""
-    ours = [row.get("ours_before_ms"), row.get("ours_after_ms")]
-    if row.get("median_ms") is None or None in ours:
+    peer, before, after = (row.get(key) for key in ("median_ms", "ours_before_ms", "ours_after_ms"))
+    if peer is None or before is None or after is None:
         return None
-    return float(row["median_ms"]) * 2 / sum(ours)
+    return 2 * float(peer) / (float(before) + float(after))
 
 
 def widths(sizes: Sequence[int]) -> str:

@@ -79,6 +79,7 @@ def _source(op: Affine, plan: AffinePlan) -> tuple[object, ...]:
     return (
         plan.first_slot,
         weight.numpy(),
+        weight.t().contiguous().numpy(),
         bias.contiguous().numpy(),
         plan.column_slots,
         plan.needed,
