@@ -329,10 +329,11 @@ class _Run:
         """Take up the state that ``save`` wrote, or say why this run is not its continuation."""
         if not path.exists():
             raise FileNotFoundError(f"no checkpoint to resume from at {path}: start without resume")
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise ValueError(f"checkpoint {path} is damaged or another kind of file: delete it, start anew") from error
+        with open(path, "rb") as file:
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+                raise ValueError(f"checkpoint {path} is damaged or no checkpoint: delete it, start anew") from error
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
             raise ValueError(f"checkpoint {path} was not written by this version of made_fast: delete it, start anew")
         for name, value in dataclasses.asdict(self.settings).items():

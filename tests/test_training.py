@@ -47,10 +47,10 @@ def assert_same_run(left, right):
 
 def test_training_learns():
     before, _ = training.evaluate(make_model(), VALID)
-    history, model = run(epochs=15)
+    history, model = run(epochs=40)
     after, _ = training.evaluate(model, VALID)
     assert before > 8
-    assert after < 7, "the rows have 6.6 nats: ln 2 for the first value, 0.5 nats for each of the others"
+    assert after < 6.5, "the rows have 6.005 nats: 0.5004 for each of 12 values"
     assert after == history.best.valid_nll
 
 
@@ -95,17 +95,19 @@ def test_resume_after_a_callback_raised(tmp_path, error):
 def test_resume_after_a_kill_in_the_middle_of_an_epoch(tmp_path):
     path = tmp_path / "run.ckpt"
     model, calls = make_model(), []
-    hook = model.register_forward_hook(lambda *_: calls.append(1) or (len(calls) > 20 and _interrupt()))
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == 22:
+            raise KeyboardInterrupt
+
+    hook = model.hidden[0].register_forward_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(model, **OPTIONS, checkpoint=path)
     hook.remove()
     assert [file.name for file in tmp_path.iterdir()] == ["run.ckpt"]
     resumed = run(model, **OPTIONS, checkpoint=path, resume=True)  # into a model that has been changed meanwhile
     assert_same_run(run(**OPTIONS), resumed)
-
-
-def _interrupt():
-    raise KeyboardInterrupt
 
 
 def test_a_kill_while_the_checkpoint_is_written_leaves_the_last_one(tmp_path, monkeypatch):
@@ -217,7 +219,7 @@ def test_a_bad_checkpoint_is_a_clear_error(tmp_path, damage):
     if damage == "foreign":
         torch.save({"weights": torch.zeros(3)}, path)
     else:
-        attack = pickle.dumps(Attack(tmp_path / "attacked"))
+        attack = pickle.dumps(Attack(tmp_path / "attacked"), protocol=2)
         path.write_bytes({"cut": content[:-300], "text": b"hello", "empty": b"", "attack": attack}[damage])
     with pytest.raises(ValueError, match=r"checkpoint .*run\.ckpt .*delete it, start anew"):
         run(**OPTIONS, checkpoint=path, resume=True)

@@ -19,6 +19,7 @@ __all__ = ["BACKENDS", "Backend", "Row", "choose", "load", "table", "why_not"]
 
 _log = logging.getLogger("made_fast")
 _HAS_CORE = importlib.util.find_spec("made_fast._core") is not None
+_HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,14 @@ BACKENDS: tuple[Backend, ...] = (
         None
         if _HAS_CORE
         else "the compiled module made_fast._core is not installed (pip install . with a C++ compiler)",
+        devices=("cpu",),
+        dtypes=(torch.float32, torch.float64),
+        outputs=("bernoulli",),
+    ),
+    Backend(
+        "numba",
+        "compiled at first use, where nothing was compiled at install",
+        None if _HAS_NUMBA else "numba is not installed (pip install 'made_fast[numba]')",
         devices=("cpu",),
         dtypes=(torch.float32, torch.float64),
         outputs=("bernoulli",),
