@@ -134,5 +134,12 @@ PYBIND11_MODULE(_core, module) {
       if (isa == engine->name) return std::pair<int, int>(engine->tile_rows_f32, engine->tile_rows_f64);
     throw std::invalid_argument("this processor or build has no instruction set '" + isa + "'");
   });
+  module.def("fma_rate", [](const std::string& isa, bool double_precision, int num_threads, int64_t repeats) {
+    const py::gil_scoped_release released;
+    for (const made_fast::Engine* engine : made_fast::usable_engines())
+      if (isa == engine->name)
+        return (double_precision ? engine->fma_rate_f64 : engine->fma_rate_f32)(num_threads, repeats);
+    throw std::invalid_argument("this processor or build has no instruction set '" + isa + "'");
+  });
   module.def("compiler", [] { return std::pair<std::string, std::string>(MADE_FAST_COMPILER, MADE_FAST_BUILD_TYPE); });
 }

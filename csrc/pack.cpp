@@ -143,6 +143,7 @@ Plan<T> PackedPlan<T>::plan() const {
   p.num_context_units = static_cast<int64_t>(context_units_.size());
   p.num_steps = static_cast<int64_t>(steps_.size());
   p.steps = steps_.data();
+  p.sorted = std::is_sorted(variables_.begin(), variables_.end());
   p.variables = variables_.data();
   p.noise_steps = noise_steps_.data();
   p.param_slots = param_slots_.data();

@@ -44,6 +44,7 @@ template <class T>
 struct Plan {
   int64_t features, context_features, num_slots, x_slot, context_slot, num_context_units, num_steps;
   const Step* steps;
+  bool sorted;                                           // variables are drawn in the order of their numbers
   const int32_t *variables, *noise_steps, *param_slots;  // (D,) in the order of drawing
   const int32_t* context_units;
   const AffineInfo* affines;
@@ -79,6 +80,8 @@ enum class Status : int { ok, no_memory, not_a_number };
 
 struct Engine {
   const char* name;
+  double (*fma_rate_f32)(int num_threads, int64_t repeats);  // multiply-adds a second, from registers
+  double (*fma_rate_f64)(int num_threads, int64_t repeats);
   int tile_rows_f32, tile_rows_f64;  // rows of a full tile
   Status (*draw_f32)(const Plan<float>&, const Request<float>&);
   Status (*draw_f64)(const Plan<double>&, const Request<double>&);

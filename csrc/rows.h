@@ -82,19 +82,20 @@ struct Row {
   }
 
   void make_limits(uint64_t row) {
-    alignas(kAlign) uint32_t c0[kPhiloxLanes], c2[kPhiloxLanes], c3[kPhiloxLanes], words[4][kPhiloxLanes];
-    alignas(kAlign) T found[4][kPhiloxLanes];
+    alignas(kAlign) uint64_t c0[kPhiloxLanes], c2[kPhiloxLanes], c3[kPhiloxLanes];
+    alignas(kAlign) uint32_t words[4 * kPhiloxLanes];
+    alignas(kAlign) T found[4 * kPhiloxLanes];
     const int64_t blocks = (plan.features + 3) / 4;
     for (int64_t start = 0; start < blocks; start += kPhiloxLanes) {
       for (int i = 0; i < kPhiloxLanes; ++i) {
-        c0[i] = static_cast<uint32_t>(start + i);
-        c2[i] = static_cast<uint32_t>(row);
-        c3[i] = static_cast<uint32_t>(row >> 32);
+        c0[i] = static_cast<uint64_t>(start + i);
+        c2[i] = row & 0xFFFFFFFFu;
+        c3[i] = row >> 32;
       }
-      philox(c0, c2, c3, request.seed, words);
-      for (int w = 0; w < 4; ++w) thresholds<T>(words[w], found[w]);
+      philox(c0, c2, c3, request.seed, words, kPhiloxLanes);
+      thresholds<T>(words, found, 4 * kPhiloxLanes);
       for (int i = 0; i < kPhiloxLanes; ++i)
-        for (int w = 0; w < 4; ++w) limits[(start + i) * 4 + w] = found[w][i];
+        for (int w = 0; w < 4; ++w) limits[(start + i) * 4 + w] = found[w * kPhiloxLanes + i];
     }
   }
 

@@ -30,7 +30,7 @@ struct Simd<float> {
   using Vec = VecF;
   using Int = IntF;
   using Scalar = int32_t;
-  static constexpr int mantissa_bits = 23, exponent_bias = 127, exp_terms = 7, log_terms = 5, log1p_terms = 8;
+  static constexpr int mantissa_bits = 23, exponent_bias = 127, exp_terms = 7, log1p_terms = 6;
   static constexpr float round_magic = 12582912.0f, exp_min = -87.33f, exp_max = 88.37f;
   static constexpr float ln2_high = 0.693145751953125f, ln2_low = 1.428606765330187e-06f;
 };
@@ -40,7 +40,7 @@ struct Simd<double> {
   using Vec = VecD;
   using Int = IntD;
   using Scalar = int64_t;
-  static constexpr int mantissa_bits = 52, exponent_bias = 1023, exp_terms = 13, log_terms = 11, log1p_terms = 17;
+  static constexpr int mantissa_bits = 52, exponent_bias = 1023, exp_terms = 13, log1p_terms = 15;
   static constexpr double round_magic = 6755399441055744.0, exp_min = -708.3, exp_max = 709.4;
   static constexpr double ln2_high = 0.69314718036912381649, ln2_low = 1.9082149292705877e-10;
 };
@@ -118,7 +118,7 @@ MADE_FAST_INLINE Vec<T> expm1_(Vec<T> x) {
   return scale * fraction + (scale - T(1));
 }
 
-// log((1 + s) / (1 - s)) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...)
+// log((1 + s) / (1 - s)) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...), for |s| <= 1/3
 template <class T>
 MADE_FAST_INLINE Vec<T> twice_atanh(Vec<T> s, int terms) {
   const Vec<T> s2 = s * s;
@@ -134,20 +134,18 @@ MADE_FAST_INLINE Vec<T> log1p_(Vec<T> y) {
   return twice_atanh<T>(y / (y + T(2)), Simd<T>::log1p_terms);
 }
 
-// log(x) for normal x > 0
+// log(a / b) for normal a, b > 0, with one division.
 template <class T>
-MADE_FAST_INLINE Vec<T> log_(Vec<T> x) {
+MADE_FAST_INLINE Vec<T> log_ratio(Vec<T> a, Vec<T> b) {
   using S = Simd<T>;
   using I = typename S::Scalar;
-  const Int<T> bits = bits_as<Int<T>>(x);
-  constexpr I sqrt_half = sizeof(T) == 4 ? I(0x3f3504f3) : I(0x3fe6a09e667f3bcdLL);
-  const Int<T> shifted = bits - sqrt_half;  // so that the fraction lies in [sqrt(1/2), sqrt(2))
-  const Int<T> exponent = shifted >> S::mantissa_bits;
-  const Int<T> fraction_bits = (shifted & ((I(1) << S::mantissa_bits) - 1)) + sqrt_half;
-  const Vec<T> fraction = bits_as<Vec<T>>(fraction_bits);
-  const Vec<T> f = fraction - T(1);
+  constexpr I fraction_mask = (I(1) << S::mantissa_bits) - 1;
+  constexpr I one = I(S::exponent_bias) << S::mantissa_bits;
+  const Int<T> a_bits = bits_as<Int<T>>(a), b_bits = bits_as<Int<T>>(b);
+  const Int<T> exponent = (a_bits >> S::mantissa_bits) - (b_bits >> S::mantissa_bits);
+  const Vec<T> x = bits_as<Vec<T>>((a_bits & fraction_mask) | one), y = bits_as<Vec<T>>((b_bits & fraction_mask) | one);
   const Vec<T> e = __builtin_convertvector(exponent, Vec<T>);
-  return (e * S::ln2_high + twice_atanh<T>(f / (f + T(2)), S::log_terms)) + e * S::ln2_low;
+  return (e * S::ln2_high + twice_atanh<T>((x - y) / (x + y), S::log1p_terms)) + e * S::ln2_low;  // x / y in (1/2, 2)
 }
 
 template <class T>
@@ -201,4 +199,37 @@ MADE_FAST_INLINE Vec<T> call(Function function, Vec<T> x) {
       return sigmoid_<T>(x);
   }
   return x;
+}
+
+// out[j][i] = in[i][j] for a square of one vector each way; rows of `in` lie `stride` apart, those from `count` on are
+// zero.
+template <class T>
+MADE_FAST_INLINE void transpose(const T* in, int64_t stride, int count, T* out) {
+  constexpr int n = kLanes<T>;
+  Vec<T> rows[n];
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) rows[i] = i < count ? load<T>(in + i * stride) : Vec<T>{};
+#if defined(__clang__)
+  for (int i = 0; i < n; ++i)
+    for (int j = 0; j < n; ++j) out[j * n + i] = rows[i][j];
+#else
+#pragma GCC unroll 4
+  for (int half = n / 2; half > 0; half /= 2) {  // swaps the off-diagonal blocks of ever smaller squares
+    Int<T> low{}, high{};
+#pragma GCC unroll 16
+    for (int j = 0; j < n; ++j) {
+      low[j] = j & half ? n + j - half : j;
+      high[j] = j & half ? n + j : j + half;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) {
+      if (i & half) continue;
+      const Vec<T> a = rows[i], b = rows[i + half];
+      rows[i] = __builtin_shuffle(a, b, low);
+      rows[i + half] = __builtin_shuffle(a, b, high);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) store<T>(out + i * n, rows[i]);
+#endif
 }

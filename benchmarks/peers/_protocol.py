@@ -126,13 +126,13 @@ def _version(requirement: str) -> str:
         return f"{name} (not installed as a package)"
 
 
-def main(packages: Sequence[str], calls: Sequence[Call], about: Callable[[], str] | None = None) -> None:
+def main(packages: Sequence[str], calls: Sequence[Call], about: Callable[[], list[str]] | None = None) -> None:
     """Time one case as the command line says, and print the result as one line of JSON.
 
     Args:
         packages: The peer's requirements; their installed versions are reported.
         calls: The peer's calls.
-        about: Says how the library was set up, once the case has been timed.
+        about: What else belongs beside the versions, asked once the case has been timed.
     """
     parser = argparse.ArgumentParser(description="Time one case of one peer.")
     parser.add_argument("--call", choices=[call.name for call in calls], default=calls[0].name)
@@ -149,7 +149,7 @@ def main(packages: Sequence[str], calls: Sequence[Call], about: Callable[[], str
         result = measure(call, features, widths, rows, seconds=args.seconds)
         result["versions"] = [_version(package) for package in packages]
         if about is not None:
-            result["about"] = about()
+            result["versions"] += about()
     except Exception as error:  # the row says why; any failure of a library that is not ours is a result
         first_line = (str(error).strip().splitlines() or [""])[0]
         result = {"error": f"{type(error).__name__}: {first_line}"}

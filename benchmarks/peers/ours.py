@@ -13,6 +13,17 @@ def prepare(features: int, widths: Widths, rows: int) -> Draw:
     return lambda seed: sampler.sample(rows, seed=seed)
 
 
+def about() -> list[str]:
+    """The backend that draws, and the instruction set where it is the compiled one."""
+    import torch
+
+    from made_fast import backends, build_config
+
+    chosen = backends.choose("auto", device=torch.device("cpu"), dtype=torch.float32, output="bernoulli").name
+    facts = [f"backend {chosen}"]
+    return [*facts, str(build_config()["instruction_set"])] if chosen == "cpp" else facts
+
+
 CALLS = (
     Call(
         "sampler",
@@ -24,4 +35,4 @@ CALLS = (
 )
 
 if __name__ == "__main__":
-    main(PACKAGES, CALLS)
+    main(PACKAGES, CALLS, about)

@@ -68,6 +68,8 @@ def _why(code: int | None, err: str, limit: float) -> str:
         return f"no result within {limit:.0f} s"
     lines = [line for line in err.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
+    if code < 0:
+        return f"ended by signal {signal.Signals(-code).name}"
     return errors[0].strip() if errors else f"exit status {code}"
 
 
@@ -207,6 +209,10 @@ def _summary(row: Result) -> str:
     return f"D={row['features']} H={row['hidden']} B={row['batch']} {row['peer']} {row['call']}: {what}{beside}"
 
 
+def _load() -> str:
+    return " ".join(f"{value:.2f}" for value in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
+
+
 def _machine(args: argparse.Namespace) -> Result:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -218,7 +224,7 @@ def _machine(args: argparse.Namespace) -> Result:
     return {
         "processor": f"{cpu}, {processors()} usable",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "load average at the start": " ".join(f"{value:.2f}" for value in os.getloadavg()),
+        "load average at the start": _load(),
         "started": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "draws repeated for": f"{args.seconds:g} s and at least 3 times",
         "limit of one case": f"{args.limit:g} s",
@@ -258,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runner = Runner(args, pythons)
     for case in args.case or CASES:
         runner.case(case)
+        machine["load average at the end"] = _load()
         write(args.out, machine, runner.rows)
     print(f"wrote {args.out / 'peers.md'} and {args.out / 'peers.json'}")
 

@@ -17,6 +17,7 @@ Read this before the figures:
 - **Not the same algorithm**, which is the point: "D whole passes" evaluates the whole network once for each variable.
 - Weights are random, float32, on the processor. Torch peers run under `torch.no_grad()` in `eval()` mode, JAX peers
   compiled by `jit`. Preparing and the first draw (compilation) are not timed. Threads are each library's default.
+- A busy machine slows torch peers most, whose idle threads spin: trust the figures only if the load was near zero.
 - "ours before / after" are medians of the same case, each in a process of its own, before and after the peer; where
   the two differ, the machine drifted. "peer / ours" is the peer's median over the mean of the two.
 """
