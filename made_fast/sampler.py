@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +27,11 @@ class Sampler:
 
     The weights are copied: training the model later does not change a sampler. Samples depend on the seed and the row
     number alone: ``sample(n, seed=s)[a:b]`` equals ``sample(b - a, seed=s, first_row=a)``.
+
+    Attributes:
+        features: number of variables D.
+        macs: multiply-adds for one sample.
+        dtype: of the samples.
 
     Args:
         program: the network.
@@ -48,10 +55,12 @@ class Sampler:
         self.dtype = program.dtype  # of the samples
         half = program.dtype in (torch.bfloat16, torch.float16)  # computed in fp32, which holds the weights exactly
         self.program = program.to(torch.float32) if half else program
+        self.features = program.features  # D
         self.output = output
         self.schedule = build_schedule(program) if schedule is None else schedule
         self.backend = backend
-        self._packed: dict[str, object] = {}
+        self._packed: dict[str, tuple[ModuleType, Any]] = {}
+        self.macs = self.schedule.macs  # multiply-adds for one sample
         self._lock = threading.Lock()
         self._choose(backend)  # a backend that cannot serve is refused here, not at the first draw
 
@@ -59,11 +68,6 @@ class Sampler:
         requested = self.backend if requested == "auto" else requested
         program = self.program
         return backends.choose(requested, device=program.device, dtype=program.dtype, output=self.output.name)
-
-    @property
-    def features(self) -> int:
-        """Number of variables D."""
-        return self.program.features
 
     @property
     def order(self) -> Tensor:
@@ -79,11 +83,6 @@ class Sampler:
     def num_steps(self) -> int:
         """Number of sequential steps of one draw; D at most, fewer where the masks allow it."""
         return self.schedule.num_levels
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one sample."""
-        return self.schedule.macs
 
     @property
     def dense_macs(self) -> int:
@@ -158,32 +157,32 @@ class Sampler:
         if seed is None:
             device = "cpu" if generator is None else generator.device
             seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
-        chosen = self._choose(backend)
-        packed = self._pack(chosen)
-        module = backends.load(chosen)
+        module, packed = self._ready(backend)
         rows = num_samples if context is None else num_samples * context.shape[0]
         device, own = self.program.device, self.program.dtype
         if context is not None:
             context = context.detach().to(device, own).contiguous()
-        x = torch.empty(rows, self.features, dtype=dtype or self.dtype, device=device)
+        x = torch.empty((rows, self.features), dtype=dtype or self.dtype, device=device)
         log_prob = torch.empty(rows, dtype=own, device=device) if with_log_prob else None
-        with torch.no_grad():
-            for start, stop in self._pieces(rows, progress):
-                direct = x.dtype == own
-                piece = x[start:stop] if direct else torch.empty(stop - start, self.features, dtype=own, device=device)
-                module.draw(
-                    packed,
-                    piece,
-                    None if log_prob is None else log_prob[start:stop],
-                    seed=seed,
-                    first_row=first_row,
-                    row_offset=start,
-                    context=context,
-                    rows_per_context=num_samples,
-                )
-                if not direct:
-                    x[start:stop] = piece
-        return x.reshape(*shape, self.features), None if log_prob is None else log_prob.reshape(shape)
+        for start, stop in self._pieces(rows, progress):
+            piece = x if stop - start == rows else x[start:stop]
+            target = piece if x.dtype == own else torch.empty(piece.shape, dtype=own, device=device)
+            module.draw(
+                packed,
+                target,
+                None if log_prob is None else log_prob[start:stop],
+                seed=seed,
+                first_row=first_row,
+                row_offset=start,
+                context=context,
+                rows_per_context=num_samples,
+            )
+            if target is not piece:
+                piece.copy_(target)
+        if context is not None:
+            x = x.reshape(*shape, self.features)
+            log_prob = None if log_prob is None else log_prob.reshape(shape)
+        return x, log_prob
 
     def _check(self, num_samples: int, context: Tensor | None, seed: int | None, first_row: int) -> tuple[int, ...]:
         for name, value in (("num_samples", num_samples), ("first_row", first_row)):
@@ -204,16 +203,28 @@ class Sampler:
             raise ValueError("context must be finite, found nan or inf")
         return (context.shape[0], num_samples)
 
-    def _pack(self, chosen: backends.Backend) -> object:
-        with self._lock:
-            if chosen.name not in self._packed:
-                self._packed[chosen.name] = backends.load(chosen).pack(self.program, self.schedule, self.output)
-            return self._packed[chosen.name]
+    def _ready(self, requested: str) -> tuple[ModuleType, Any]:
+        """The module of a backend and this program in its layout, made at first use."""
+        found = self._packed.get(requested)
+        if found is None:
+            chosen = self._choose(requested)
+            with self._lock:
+                packed = self._packed.get(chosen.name)
+                if packed is None:
+                    module = backends.load(chosen)
+                    packed = (module, module.pack(self.program, self.schedule, self.output))
+                found = self._packed[requested] = self._packed[chosen.name] = packed
+        return found
 
-    def _pieces(self, rows: int, progress: bool) -> Iterator[tuple[int, int]]:
+    def _pieces(self, rows: int, progress: bool) -> Iterable[tuple[int, int]]:
         size = max(64, _MACS_PER_PIECE // max(1, self.macs))
-        bar = tqdm(total=rows, unit="row", unit_scale=True, disable=not progress)
-        with bar:
+        if rows <= size and not progress:
+            return [(0, rows)] if rows else []
+        return self._counted_pieces(rows, size, progress)
+
+    @staticmethod
+    def _counted_pieces(rows: int, size: int, progress: bool) -> Iterator[tuple[int, int]]:
+        with tqdm(total=rows, unit="row", unit_scale=True, disable=not progress) as bar:
             for start in range(0, rows, size):
                 yield start, min(start + size, rows)
                 bar.update(min(size, rows - start))

@@ -24,6 +24,7 @@ class Packed:
 
     features: int
     native: _core.SamplerF32 | _core.SamplerF64
+    isa: str
 
 
 def instruction_set() -> str:
@@ -67,7 +68,7 @@ def pack(program: Program, schedule: Schedule, output: Output) -> Packed:
         context_units=schedule.context_units,
         affines=[_source(op, plan) for op, plan in zip(program.affines, schedule.affines, strict=True)],
     )
-    return Packed(schedule.features, native)
+    return Packed(schedule.features, native, instruction_set())
 
 
 def _source(op: Affine, plan: AffinePlan) -> tuple[object, ...]:
@@ -109,7 +110,7 @@ def draw(
         log_prob: (B,), contiguous, the same dtype, or None; written.
         seed, first_row, row_offset, context, rows_per_context: see ``reference.draw``; context contiguous, same dtype.
         rows_at_once: 0 lets the engine choose; 1 forces the path for few rows, more forces tiles of so many rows.
-        isa: instruction set; the one in use if left out.
+        isa: instruction set; the one in use when packed if left out.
 
     Raises:
         FloatingPointError: the parameters of a drawn variable were nan.
@@ -117,7 +118,7 @@ def draw(
     """
     assert out.is_contiguous() and out.shape[1] == packed.features
     status = packed.native.draw(
-        isa=instruction_set() if isa is None else isa,
+        isa=packed.isa if isa is None else isa,
         num_rows=out.shape[0],
         first_row=first_row + row_offset,
         seed=seed & 0xFFFFFFFFFFFFFFFF,

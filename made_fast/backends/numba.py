@@ -64,19 +64,17 @@ def pack(program: Program, schedule: Schedule, output: Output) -> Packed:
     ).reshape(-1, 3)
     slots = np.asarray([found[index][0] for index in by_slot], dtype=np.int64)
     column_start = np.searchsorted(slots, np.arange(schedule.num_slots + 1))
-    weights = np.concatenate([parts[index] for index in by_slot]) if parts else np.zeros(0, dtype=dtype)
+    weights = np.concatenate([np.zeros(0, dtype=dtype), *(parts[index] for index in by_slot)])
     return Packed(schedule, bias, column_start, columns, weights)
 
 
 def _row_ranges(plan: AffinePlan) -> list[tuple[int, int]]:
     """For each column the rows [first, last) that read it."""
-    mask = plan.mask
-    if mask is None:
-        mask = np.arange(len(plan.columns))[None, :] < plan.needed[:, None]
-    any_row = mask.any(0)
+    leading = np.arange(len(plan.columns))[None, :] < plan.needed[:, None]
+    mask = leading if plan.mask is None else plan.mask
     first = mask.argmax(0)
-    last = len(mask) - mask[::-1].argmax(0)
-    return [(int(f), int(e)) if a else (0, 0) for a, f, e in zip(any_row, first, last, strict=True)]
+    last = np.where(mask.any(0), len(mask) - mask[::-1].argmax(0), 0)
+    return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
 def draw(
@@ -220,7 +218,7 @@ def _draw_rows(  # type: ignore[no-untyped-def]
                 else:
                     index = first + i - x_slot
                     logit = values[param_slots[index]]
-                    bad |= logit != logit
+                    bad |= math.isnan(logit)
                     x = 1.0 if logit > limits[noise_steps[index]] else 0.0
                     values[first + i] = x
                     out[row, variables[index]] = x

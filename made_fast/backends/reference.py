@@ -83,6 +83,7 @@ def _source_blocks(op: Affine, plan: AffinePlan, rows: Tensor) -> list[_SourceBl
     return found
 
 
+@torch.no_grad()
 def draw(
     packed: Packed,
     out: Tensor,
