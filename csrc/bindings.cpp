@@ -60,6 +60,14 @@ class Sampler {
     }
   }
 
+  int64_t scratch_bytes(const std::string& isa, int64_t num_rows, int num_threads, int rows_at_once) const {
+    if constexpr (sizeof(T) == 4) {
+      return find(isa)->scratch_f32(packed_.plan(), num_rows, num_threads, rows_at_once);
+    } else {
+      return find(isa)->scratch_f64(packed_.plan(), num_rows, num_threads, rows_at_once);
+    }
+  }
+
   int64_t panel_macs() const { return packed_.panel_macs(); }
   int64_t column_macs() const { return packed_.column_macs(); }
   int64_t bytes() const { return packed_.bytes(); }
@@ -112,6 +120,8 @@ void bind_sampler(py::module_& module, const char* name) {
       .def("draw", &Sampler<T>::draw, py::arg("isa"), py::arg("num_rows"), py::arg("first_row"), py::arg("seed"),
            py::arg("context"), py::arg("row_offset"), py::arg("rows_per_context"), py::arg("out"), py::arg("log_prob"),
            py::arg("num_threads"), py::arg("rows_at_once"))
+      .def("scratch_bytes", &Sampler<T>::scratch_bytes, py::arg("isa"), py::arg("num_rows"), py::arg("num_threads"),
+           py::arg("rows_at_once") = 0)
       .def_property_readonly("panel_macs", &Sampler<T>::panel_macs)
       .def_property_readonly("column_macs", &Sampler<T>::column_macs)
       .def_property_readonly("bytes", &Sampler<T>::bytes);

@@ -65,31 +65,41 @@ thread_local Scratch thread_scratch;
 // The path for few rows reads every weight once per row, a tile once for all its rows: about this many rows are even.
 constexpr int kFewRowsPerThread = 8;
 
+// Rows that one thread draws together: 1 for the path for few rows, else whole vectors.
+template <class T>
+int rows_together(int64_t num_rows, int threads, int rows_at_once) {
+  if (rows_at_once == 0) {
+    const int64_t share = (num_rows + threads - 1) / threads;
+    rows_at_once = share <= kFewRowsPerThread ? 1 : share < kTileRows<T> ? static_cast<int>(share) : kTileRows<T>;
+  }
+  return rows_at_once == 1 ? 1 : whole_vectors<T>(rows_at_once < kTileRows<T> ? rows_at_once : kTileRows<T>);
+}
+
+template <class T>
+int64_t scratch_bytes(const Plan<T>& plan, int64_t num_rows, int threads, int rows_at_once) {
+  const int together = rows_together<T>(num_rows, threads, rows_at_once);
+  return together == 1 ? few_rows_scratch<T>(plan) : tile_scratch<T>(plan, together);
+}
+
 template <class T>
 Status draw(const Plan<T>& plan, const Request<T>& request) {
   const int threads = request.num_threads > 0 ? request.num_threads : 1;
-  int rows_at_once = request.rows_at_once;
-  if (rows_at_once == 0) {
-    const int64_t share = (request.num_rows + threads - 1) / threads;
-    rows_at_once = share <= kFewRowsPerThread ? 1 : share < kTileRows<T> ? static_cast<int>(share) : kTileRows<T>;
-  }
-  if (rows_at_once > kTileRows<T>) rows_at_once = kTileRows<T>;
-  const int step = rows_at_once == 1 ? 1 : whole_vectors<T>(rows_at_once);
+  const int step = rows_together<T>(request.num_rows, threads, request.rows_at_once);
   const int64_t num_tiles = (request.num_rows + step - 1) / step;
-  const int64_t scratch_bytes = rows_at_once == 1 ? few_rows_scratch<T>(plan) : tile_scratch<T>(plan, step);
+  const int64_t bytes = scratch_bytes<T>(plan, request.num_rows, threads, request.rows_at_once);
   int failed = 0, nan_seen = 0;
 #pragma omp parallel num_threads(threads) if (num_tiles > 1 && threads > 1) reduction(| : failed, nan_seen)
   {
     const FlushDenormals flush;
-    T* scratch = static_cast<T*>(thread_scratch.get(scratch_bytes));
+    T* scratch = static_cast<T*>(thread_scratch.get(bytes));
     failed |= scratch == nullptr;
 #pragma omp for schedule(dynamic)
     for (int64_t tile = 0; tile < num_tiles; ++tile) {
       if (scratch == nullptr) continue;
       const int64_t first = tile * step;
       const int64_t rows = request.num_rows - first < step ? request.num_rows - first : step;
-      nan_seen |= rows_at_once == 1 ? draw_row<T>(plan, request, first, scratch)
-                                    : draw_tile<T>(plan, request, first, static_cast<int>(rows), scratch);
+      nan_seen |= step == 1 ? draw_row<T>(plan, request, first, scratch)
+                            : draw_tile<T>(plan, request, first, static_cast<int>(rows), scratch);
     }
   }
   return failed ? Status::no_memory : nan_seen ? Status::not_a_number : Status::ok;
@@ -98,13 +108,9 @@ Status draw(const Plan<T>& plan, const Request<T>& request) {
 #include "peak.h"
 
 extern const Engine engine;
-const Engine engine = {MADE_FAST_STRING(MADE_FAST_ISA),
-                       &fma_rate<float>,
-                       &fma_rate<double>,
-                       kTileRows<float>,
-                       kTileRows<double>,
-                       &draw<float>,
-                       &draw<double>};
+const Engine engine = {
+    MADE_FAST_STRING(MADE_FAST_ISA), &fma_rate<float>,       &fma_rate<double>, kTileRows<float>, kTileRows<double>,
+    &scratch_bytes<float>,           &scratch_bytes<double>, &draw<float>,      &draw<double>};
 
 }  // namespace MADE_FAST_ISA
 }  // namespace made_fast

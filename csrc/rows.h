@@ -141,7 +141,9 @@ struct Row {
           draw(*step, out);
           continue;
       }
-      for (int32_t i = 0; i < step->count; ++i) propagate(step->first + i);
+      // A parameter over which its variable will be drawn is read by that draw alone.
+      const bool drawn_over = step->first >= plan.x_slot && step->first < plan.x_slot + plan.features;
+      for (int32_t i = 0; i < step->count && !drawn_over; ++i) propagate(step->first + i);
     }
     if (request.log_prob != nullptr) request.log_prob[row] = static_cast<T>(log_prob);
   }

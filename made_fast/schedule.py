@@ -79,7 +79,8 @@ class Schedule:
         levels: (D,) level at which each variable is drawn.
         variables: (D,) variables in the order in which they are drawn (by level, then number).
         noise_steps: (D,) the noise step of each of ``variables``, its rank in the program's order.
-        x_slot, context_slot: first slot of the variables (sorted as ``variables``) and of the context.
+        x_slot, context_slot: first slot of the variables (sorted as ``variables``) and of the context. Where every
+            variable has one parameter, the slots of variables are those of their parameters.
         context_units: the context features that are read, in slot order.
         param_slots: (D,) first parameter slot of each of ``variables``; a variable's parameters lie together.
         steps: (S, 6) int64: Kind, first, count, left, right, function code.
@@ -215,6 +216,8 @@ class _Builder:
         # Parameters are finished when their variable is drawn, and lie together for each variable.
         levels[-1] = np.repeat(self.draw_level, program.params_per_variable)
         self.fused = self._fused_functions()
+        # A variable with one parameter is drawn over it: nothing reads the parameter again.
+        self.drawn_in_place = (X,) if set(program.params_per_variable) == {1} else ()
         self.units: list[IntArray] = []  # value -> units in slot order
         self.first: list[int] = []  # value -> first slot
         slots = 0
@@ -223,7 +226,9 @@ class _Builder:
             self.units.append(kept[np.argsort(levels[value][kept], kind="stable")])
             shared = self.fused.get(value)
             self.first.append(slots if shared is None else self.first[shared])
-            slots += len(kept) if shared is None else 0
+            slots += len(kept) if shared is None and value not in self.drawn_in_place else 0
+        for value in self.drawn_in_place:
+            self.first[value] = self.first[-1]
         self.num_slots = slots
 
     def _fused_functions(self) -> dict[int, int]:

@@ -130,6 +130,12 @@ def every_option() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def engines() -> dict[str, Engine]:
+    """All engines by name, for tests that prepare much and draw little."""
+    return ENGINES
+
+
+@pytest.fixture(scope="session")
 def build() -> Callable[..., MADE]:
     """``build(options, dtype, features=9)``: a model with these options and weights that make the variables depend."""
 

@@ -59,7 +59,7 @@ CALLS = (
     Call(
         "fast-conv",
         f"net = FastARNNConv1D(layers=2, features=max(1, H // D), kernel_size=9); {_SAMPLE}",
-        "two states (a Bernoulli); cached, jitted",
+        "two states (a Bernoulli); not dense: kernel 9, cached, jitted",
         _widths,
         _prepare("FastARNNConv1D", kernel_size=9),
         "ANOTHER MODEL: a convolution, each unit sees 9 neighbours instead of all earlier variables, hence so quick",

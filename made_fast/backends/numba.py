@@ -22,7 +22,7 @@ from made_fast.schedule import AffinePlan, Kind, Schedule
 
 __all__ = ["Packed", "draw", "pack"]
 
-AFFINE, UNARY, ADD, MULTIPLY = (int(kind) for kind in (Kind.AFFINE, Kind.UNARY, Kind.ADD, Kind.MULTIPLY))
+AFFINE, UNARY, ADD, MULTIPLY, DRAW = map(int, Kind)
 CODES = {name: code for code, name in enumerate(FUNCTIONS)}
 RELU, LEAKY_RELU, ELU, GELU, SILU, SOFTPLUS, TANH, SIGMOID = (CODES[name] for name in list(FUNCTIONS)[1:])
 
@@ -44,7 +44,7 @@ class Packed:
 def pack(program: Program, schedule: Schedule, output: Output) -> Packed:
     """Stores the weights column by column, each from the first row that reads it to the last."""
     dtype = np.float64 if program.dtype == torch.float64 else np.float32
-    bias = np.full(schedule.num_slots, np.nan, dtype=dtype)
+    bias: NDArray[np.floating] = np.full(schedule.num_slots, np.nan).astype(dtype)
     found: list[tuple[int, int, int]] = []  # source slot, first slot, count
     parts: list[NDArray[np.floating]] = []
     for op, plan in zip(program.affines, schedule.affines, strict=True):
@@ -225,7 +225,9 @@ def _draw_rows(  # type: ignore[no-untyped-def]
                     if len(log_prob):
                         z = -logit if x > 0 else logit
                         nats -= max(z, 0.0) + math.log1p(math.exp(-abs(z)))
-            for i in range(count):
+            # A parameter over which its variable will be drawn is read by that draw alone.
+            drawn_over = kind != DRAW and x_slot <= first < x_slot + len(variables)
+            for i in range(0 if drawn_over else count):
                 _propagate(first + i, values, column_start, columns, weights)
         if len(log_prob):
             log_prob[row] = nats

@@ -1,0 +1,1 @@
+"""Benchmarks: a paired runner (``python -m benchmarks.paired``), pytest-benchmark suites, and the peers."""
