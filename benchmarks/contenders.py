@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import mkldnn
 
 from made_fast import MADE, noise
 from made_fast.backends import cpp
@@ -83,13 +84,13 @@ def jacobi_passes(model: MADE, rows: int) -> int:
 def dense(model: MADE, rows: int) -> Run:
     """(b) One dense forward of the same rows, weights masked once."""
     forward, x = dense_network(model), _some_rows(model, rows)
-    return lambda: _without_grad(forward, x)
+    return lambda: without_grad(forward, x)
 
 
 def dense_onednn(model: MADE, rows: int) -> Run:
     """(c) The same through oneDNN, weights packed by it."""
     layers = [(F.relu if index else None, linear) for index, linear in enumerate(_linears(model))]
-    packed = [(act, torch.utils.mkldnn.to_mkldnn(linear)) for act, linear in layers]
+    packed = [(act, mkldnn.to_mkldnn(linear)) for act, linear in layers]
     x = _some_rows(model, rows)
 
     def forward(x: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ def dense_onednn(model: MADE, rows: int) -> Run:
             value = linear(value if act is None else act(value))
         return value.to_dense()
 
-    return lambda: _without_grad(forward, x)
+    return lambda: without_grad(forward, x)
 
 
 def dense_network(model: MADE) -> Callable[[Tensor], Tensor]:
@@ -134,7 +135,8 @@ def _uniforms(model: MADE, rows: int) -> Tensor:
     return noise.uniform(SEED, torch.arange(rows)[:, None], rank)
 
 
-def _without_grad(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def without_grad(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """One forward pass."""
     with torch.no_grad():
         return forward(x)
 

@@ -70,7 +70,7 @@ def _why(code: int | None, err: str, limit: float) -> str:
     errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
     if code < 0:
         return f"ended by signal {signal.Signals(-code).name}"
-    return errors[0].strip() if errors else f"exit status {code}"
+    return errors[-1].strip() if errors else f"exit status {code}"
 
 
 def environment(peer: str, folder: Path) -> tuple[str | None, str]:

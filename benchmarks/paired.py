@@ -1,0 +1,172 @@
+"""The paired runner: ``python -m benchmarks.paired``.
+
+Every contender is checked, then all take turns in one process; the tables hold medians of ratios within a round and their
+quartiles. See README.md in this folder for the method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import cases, contenders, report
+from benchmarks.cases import Case
+from benchmarks.compare import compare_commits
+from benchmarks.timing import ForeignLoad, fma_peak, machine, measure, ratio
+from made_fast import MADE, _core
+from made_fast.testing import unexplained_differences
+
+
+def check(model: MADE, case: Case, runs: dict[str, contenders.Run], exact: tuple[str, ...]) -> None:
+    """Refuses to time a sampler whose draws contradict the model."""
+    for name in exact:
+        wrong = int(unexplained_differences(model, runs[name](), seed=contenders.SEED).sum())
+        if wrong:
+            raise SystemExit(f"{case.name}: {name} drew {wrong} values that contradict the model; nothing is timed")
+
+
+def measure_case(case: Case, isa: str, seconds: float) -> dict[str, Any]:
+    """One row of the main table."""
+    model = case.model()
+    frozen = model.sampler()
+    _, packed = frozen._ready("cpp")
+    one_pass = torch.zeros(case.rows, case.features)
+    runs: dict[str, contenders.Run] = {
+        "sample": contenders.engine(model, case.rows, isa=isa),
+        "dense": contenders.dense(model, case.rows),
+        "onednn": contenders.dense_onednn(model, case.rows),
+        "masked pass": lambda: contenders.without_grad(model, one_pass),
+        "folded pass": contenders.dense(model, case.rows),
+    }
+    check(model, case, runs, ("sample",))
+    with ForeignLoad() as load:
+        times = measure(runs, seconds=seconds)
+        peak = fma_peak(isa, torch.get_num_threads())
+    useful = frozen.macs * case.rows
+    threads = torch.get_num_threads()
+    return {
+        "case": case.name,
+        "isa": isa,
+        "sample_ms": 1e3 * sorted(times["sample"])[len(times["sample"]) // 2],
+        "sample / dense": ratio(times, "sample", "dense"),
+        "sample / oneDNN": ratio(times, "sample", "onednn"),
+        "naive / sample, in D": ratio(times, "masked pass", "sample"),
+        "naive folded / sample, in D": ratio(times, "folded pass", "sample"),
+        "share of FMA peak": useful / sorted(times["sample"])[len(times["sample"]) // 2] / peak,
+        "peak_gflops": 2e-9 * peak,
+        "scratch_mb": packed.native.scratch_bytes(isa, case.rows, threads) / 2**20,
+        "rounds": len(times["sample"]),
+        "foreign load": load.share,
+    }
+
+
+def measure_threads(case: Case, isa: str, seconds: float) -> dict[str, Any]:
+    """One thread against all."""
+    model, threads = case.model(), torch.get_num_threads()
+    run = contenders.engine(model, case.rows, isa=isa)
+
+    def on(count: int) -> None:
+        torch.set_num_threads(count)
+        run()
+
+    times = measure({"one": lambda: on(1), "all": lambda: on(threads)}, seconds=seconds)
+    torch.set_num_threads(threads)
+    return {"case": case.name, "isa": isa, "threads": threads, "one / all": ratio(times, "one", "all")}
+
+
+def measure_batches(sweep: tuple[Case, ...], seconds: float) -> list[dict[str, Any]]:
+    """Absolute times for the plots, and the ratio of a sample to one dense forward."""
+    rows = []
+    for case in sweep:
+        model = case.model()
+        one_pass = torch.zeros(case.rows, case.features)
+        runs: dict[str, contenders.Run] = {
+            "made_fast": contenders.sampler(model, case.rows, "cpp"),
+            "dense forward": contenders.dense(model, case.rows),
+            "oneDNN forward": contenders.dense_onednn(model, case.rows),
+            "one masked pass": lambda m=model, x=one_pass: contenders.without_grad(m, x),
+        }
+        check(model, case, runs, ("made_fast",))
+        times = measure(runs, seconds=seconds)
+        medians = {name: sorted(found)[len(found) // 2] for name, found in times.items()}
+        rows.append(
+            {
+                "case": case.name,
+                "features": case.features,
+                "rows": case.rows,
+                "sample / dense": ratio(times, "made_fast", "dense forward"),
+                "sample / oneDNN": ratio(times, "made_fast", "oneDNN forward"),
+                "seconds": {**medians, "naive (D masked passes)": case.features * medians["one masked pass"]},
+            }
+        )
+    return rows
+
+
+def measure_samplers(case: Case, seconds: float) -> dict[str, Any]:
+    """Whole samplers against each other, the naive one in full."""
+    model = case.model()
+    runs: dict[str, contenders.Run] = {
+        "made_fast cpp": contenders.sampler(model, case.rows, "cpp"),
+        "made_fast numba": contenders.sampler(model, case.rows, "numba"),
+        "made_fast reference": contenders.sampler(model, case.rows, "reference"),
+        "Jacobi iteration": contenders.jacobi(model, case.rows),
+        "naive, masks folded": contenders.naive_folded(model, case.rows),
+        "naive": contenders.naive(model, case.rows),
+    }
+    check(model, case, runs, tuple(runs))
+    times = measure(runs, seconds=seconds, min_rounds=3)
+    return {
+        "case": case.name,
+        "jacobi_passes": contenders.jacobi_passes(model, case.rows),
+        "ratios": {name: ratio(times, name, "made_fast cpp") for name in runs},
+        "ms": {name: 1e3 * sorted(found)[len(found) // 2] for name, found in times.items()},
+    }
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All tables as data."""
+    seconds, isas = arguments.seconds, arguments.isa or _core.instruction_sets()
+    shapes = cases.CASES[:4] if arguments.quick else cases.CASES
+    result: dict[str, Any] = {"machine": machine(), "main": [], "one row": [], "threads": []}
+    for isa in isas:
+        for case in shapes:
+            result["main"].append(_said(measure_case(case, isa, seconds)))
+        for case in cases.ONE_ROW[: len(shapes)]:
+            result["one row"].append(_said(measure_case(case, isa, seconds)))
+    for case in shapes:
+        result["threads"].append(_said(measure_threads(case, isas[0], seconds)))
+    result["batches"] = measure_batches(cases.BATCH_SWEEP[: 4 if arguments.quick else None], seconds)
+    result["features"] = measure_batches(cases.FEATURE_SWEEP[: 3 if arguments.quick else None], seconds)
+    result["samplers"] = [measure_samplers(Case(64, 512, 2, 100), seconds)]
+    if not arguments.quick:
+        result["samplers"].append(measure_samplers(Case(784, 512, 2, 100), seconds))
+    return result
+
+
+def _said(row: dict[str, Any]) -> dict[str, Any]:
+    print(" ".join(str(row[key]) for key in ("case", "isa")), "...", file=sys.stderr, flush=True)
+    return row
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the comparison and writes ``paired.md``, ``paired.json`` and ``paired.png``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paired", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each case (default: %(default)s)")
+    parser.add_argument("--isa", action="append", help="an instruction set, may be repeated (default: all)")
+    parser.add_argument("--quick", action="store_true", help="small shapes only, to see that it works")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results (default: %(default)s)")
+    parser.add_argument("--base", metavar="REF", help="compare with this commit instead")
+    arguments = parser.parse_args(argv)
+    if arguments.base:
+        compare_commits(arguments.base, arguments.seconds)
+        return
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    report.write(run(arguments), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
