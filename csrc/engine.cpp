@@ -65,6 +65,15 @@ thread_local Scratch thread_scratch;
 // The path for few rows reads every weight once per row, a tile once for all its rows: about this many rows are even.
 constexpr int kFewRowsPerThread = 8;
 
+// Waking a thread costs microseconds, and milliseconds where another program has its core: not for less work than this.
+constexpr int64_t kMacsPerThread = 500'000;
+
+template <class T>
+int useful_threads(const Plan<T>& plan, int64_t num_rows, int threads) {
+  const int64_t paying = num_rows * plan.macs / kMacsPerThread;
+  return paying < 2 || threads < 2 ? 1 : paying < threads ? static_cast<int>(paying) : threads;
+}
+
 // Rows that one thread draws together: 1 for the path for few rows, else whole vectors.
 template <class T>
 int rows_together(int64_t num_rows, int threads, int rows_at_once) {
@@ -77,13 +86,13 @@ int rows_together(int64_t num_rows, int threads, int rows_at_once) {
 
 template <class T>
 int64_t scratch_bytes(const Plan<T>& plan, int64_t num_rows, int threads, int rows_at_once) {
-  const int together = rows_together<T>(num_rows, threads, rows_at_once);
+  const int together = rows_together<T>(num_rows, useful_threads<T>(plan, num_rows, threads), rows_at_once);
   return together == 1 ? few_rows_scratch<T>(plan) : tile_scratch<T>(plan, together);
 }
 
 template <class T>
 Status draw(const Plan<T>& plan, const Request<T>& request) {
-  const int threads = request.num_threads > 0 ? request.num_threads : 1;
+  const int threads = useful_threads<T>(plan, request.num_rows, request.num_threads);
   const int step = rows_together<T>(request.num_rows, threads, request.rows_at_once);
   const int64_t num_tiles = (request.num_rows + step - 1) / step;
   const int64_t bytes = scratch_bytes<T>(plan, request.num_rows, threads, request.rows_at_once);

@@ -142,6 +142,7 @@ Plan<T> PackedPlan<T>::plan() const {
   p.context_slot = shape_.context_slot;
   p.num_context_units = static_cast<int64_t>(context_units_.size());
   p.num_steps = static_cast<int64_t>(steps_.size());
+  p.macs = panel_macs_;
   p.steps = steps_.data();
   p.sorted = std::is_sorted(variables_.begin(), variables_.end());
   p.variables = variables_.data();

@@ -43,6 +43,7 @@ struct AffineInfo {
 template <class T>
 struct Plan {
   int64_t features, context_features, num_slots, x_slot, context_slot, num_context_units, num_steps;
+  int64_t macs;  // multiply-adds for one row
   const Step* steps;
   bool sorted;                                           // variables are drawn in the order of their numbers
   const int32_t *variables, *noise_steps, *param_slots;  // (D,) in the order of drawing

@@ -201,20 +201,17 @@ MADE_FAST_INLINE Vec<T> call(Function function, Vec<T> x) {
   return x;
 }
 
-// out[j][i] = in[i][j] for a square of one vector each way; rows of `in` lie `stride` apart, those from `count` on are
-// zero.
-template <class T>
-MADE_FAST_INLINE void transpose(const T* in, int64_t stride, int count, T* out) {
-  constexpr int n = kLanes<T>;
-  Vec<T> rows[n];
-#pragma GCC unroll 16
-  for (int i = 0; i < n; ++i) rows[i] = i < count ? load<T>(in + i * stride) : Vec<T>{};
+// Transposes a square of one vector each way: swaps the off-diagonal halves, then those of the quarters, and so on.
+template <class T, int half>
+MADE_FAST_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
+  if constexpr (half > 0) {
+    constexpr int n = kLanes<T>;
 #if defined(__clang__)
-  for (int i = 0; i < n; ++i)
-    for (int j = 0; j < n; ++j) out[j * n + i] = rows[i][j];
+    Vec<T> copy[n];
+    for (int i = 0; i < n; ++i) copy[i] = rows[i];
+    for (int i = 0; i < n; ++i)
+      for (int j = 0; j < n; ++j) rows[j][i] = copy[i][j];
 #else
-#pragma GCC unroll 4
-  for (int half = n / 2; half > 0; half /= 2) {  // swaps the off-diagonal blocks of ever smaller squares
     Int<T> low{}, high{};
 #pragma GCC unroll 16
     for (int j = 0; j < n; ++j) {
@@ -228,8 +225,7 @@ MADE_FAST_INLINE void transpose(const T* in, int64_t stride, int count, T* out) 
       rows[i] = __builtin_shuffle(a, b, low);
       rows[i + half] = __builtin_shuffle(a, b, high);
     }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < n; ++i) store<T>(out + i * n, rows[i]);
+    transpose<T, half / 2>(rows);
 #endif
+  }
 }

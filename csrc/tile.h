@@ -171,26 +171,40 @@ struct Tile {
     write(first);
   }
 
+  // One square of the table, by rows: out[r][v] = x of variable `start + v` in row `from + r`.
+  void read_square(int64_t start, int from, Vec<T> (&square)[kLanes<T>]) const {
+#pragma GCC unroll 16
+    for (int v = 0; v < kLanes<T>; ++v) square[v] = load<T>(slot(plan.x_slot + start + v) + from);
+    transpose<T, kLanes<T> / 2>(square);
+  }
+
   void write(int64_t first) {
+    constexpr int block = kLanes<T>;
     const int64_t features = plan.features;
-    constexpr int block = kLanes<T>;  // a square of variables and rows at a time
-    alignas(kAlign) T square[block * block];
-    for (int64_t start = 0; start < features; start += block) {
-      const int count = static_cast<int>(start + block < features ? block : features - start);
+    int64_t start = 0;
+    for (; start + block <= features; start += block) {
       const int32_t* variables = plan.variables + start;
-      const bool adjacent = count == block && variables[block - 1] - variables[0] == block - 1 && plan.sorted;
-      for (int r = 0; r < rows; r += block) {
-        transpose<T>(slot(plan.x_slot + start) + r, stride, count, square);
-        for (int i = 0; i < block && r + i < rows; ++i) {
-          T* out = request.out + (first + r + i) * features;
-          if (adjacent) {
-            std::memcpy(out + variables[0], square + i * block, sizeof(T) * block);
-          } else {
-            for (int v = 0; v < count; ++v) out[variables[v]] = square[i * block + v];
-          }
+      for (int from = 0; from < rows; from += block) {
+        Vec<T> square[block];
+        read_square(start, from, square);
+        const int count = rows - from < block ? rows - from : block;
+        T* out = request.out + (first + from) * features;
+        if (plan.sorted) {
+#pragma GCC unroll 16
+          for (int r = 0; r < block; ++r)
+            if (r < count) std::memcpy(out + r * features + start, &square[r], sizeof square[r]);
+        } else {
+          alignas(kAlign) T values[block * block];
+#pragma GCC unroll 16
+          for (int r = 0; r < block; ++r) store<T>(values + r * block, square[r]);
+          for (int r = 0; r < count; ++r)
+            for (int v = 0; v < block; ++v) out[r * features + variables[v]] = values[r * block + v];
         }
       }
     }
+    for (; start < features; ++start)
+      for (int r = 0; r < rows; ++r)
+        request.out[(first + r) * features + plan.variables[start]] = slot(plan.x_slot + start)[r];
     if (request.log_prob != nullptr)
       for (int r = 0; r < rows; ++r) request.log_prob[first + r] = static_cast<T>(log_prob[r]);
   }

@@ -187,8 +187,10 @@ def _rows_alone(backend: str) -> torch.dtype:
 
 
 @pytest.mark.parametrize("backend", USABLE)
-@pytest.mark.parametrize("name", ["natural", "random", "belief_network", "residual_direct_context"])
-@pytest.mark.parametrize("first_row", [0, 2**32 - 70, 2**61])
+@pytest.mark.parametrize(
+    ("name", "first_row"),
+    [("natural", 0), ("random", 2**32 - 70), ("belief_network", 5), ("residual_direct_context", 2**61)],
+)
 def test_law_4_rows_do_not_depend_on_the_request(
     build: Build,
     make_context: Context,
@@ -204,13 +206,14 @@ def test_law_4_rows_do_not_depend_on_the_request(
     def rows(a: int, b: int) -> tuple[Tensor, Tensor]:
         options = {"seed": 2**40 + 1, "first_row": first_row + a, "backend": backend}
         x, log_prob = sampler.sample_and_log_prob(b - a, context, **options)
-        assert torch.equal(x, sampler.sample(b - a, context, **options))
         return x.reshape(b - a, model.features), log_prob.reshape(b - a)
 
     set_threads(1)
     x, log_prob = rows(0, 150)
     assert len(x.unique(dim=0)) > 5
-    for threads in (1, 2, 3):
+    alone = sampler.sample(150, context, seed=2**40 + 1, first_row=first_row, backend=backend)
+    assert torch.equal(alone.reshape(x.shape), x)
+    for threads in (1, 2, 3) if backend in COMPILED else (2,):
         set_threads(threads)
         for a, b in [(0, 150), (0, 1), (149, 150), (3, 5), (7, 16), (17, 120), (48, 96), (60, 60)]:
             assert _same_bits(backend, rows(a, b), (x[a:b], log_prob[a:b])), (threads, a, b)

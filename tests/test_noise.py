@@ -110,7 +110,7 @@ def _coins(probability: Tensor, order: Tensor) -> Program:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
-@pytest.mark.parametrize(("seed", "first_row"), [(0, 0), (2**64 - 5, 2**32 - 60), (-3, 2**61 + 7)])
+@pytest.mark.parametrize(("seed", "first_row"), [(2**64 - 5, 2**32 - 60), (-3, 2**61 + 7)])
 def test_every_engine_has_the_same_uniforms(engine: Any, dtype: torch.dtype, seed: int, first_row: int) -> None:
     features, rows = 37, 130
     order = torch.randperm(features)

@@ -243,12 +243,12 @@ def test_resume_with_other_settings_names_them(tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{"order": "reversed"}, {"activation": "tanh"}, {"residual": True}, {"degrees": "random"}]
+    "change", [{"order": "reversed"}, {"activation": "tanh"}, {"residual": True}, {"degrees": "random"}]
 )
-def test_resume_with_another_model_is_refused(tmp_path, options):
+def test_resume_with_another_model_is_refused(tmp_path, change):
     run(epochs=1, checkpoint=tmp_path / "run.ckpt")
     with pytest.raises(ValueError, match="made with another model"):
-        run(make_model(**options), checkpoint=tmp_path / "run.ckpt", resume=True)
+        run(make_model(**change), checkpoint=tmp_path / "run.ckpt", resume=True)
 
 
 def test_resume_with_other_data_is_refused(tmp_path):
@@ -267,7 +267,7 @@ def test_nothing_to_resume_from(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("change", "message"),
     [
         ({"epochs": 0}, "epochs must be 1 or more, got 0"),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
@@ -281,9 +281,9 @@ def test_nothing_to_resume_from(tmp_path):
         ({"max_minutes": 0.0}, "max_minutes must be positive, got 0.0"),
     ],
 )
-def test_bad_arguments_are_named(options, message):
+def test_bad_arguments_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        run(**options)
+        run(**change)
 
 
 def test_bad_rows_are_named():
