@@ -63,7 +63,7 @@ class Scratch {
 thread_local Scratch thread_scratch;
 
 // The path for few rows reads every weight once per row, a tile once for all its rows: about this many rows are even.
-constexpr int kFewRowsPerThread = 8;
+constexpr int kFewRowsPerThread = 4;
 
 // Waking a thread costs microseconds, and milliseconds where another program has its core: not for less work than this.
 constexpr int64_t kMacsPerThread = 500'000;

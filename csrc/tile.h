@@ -5,9 +5,10 @@
 // already have are multiplied in one pass (almost all the work); the few that come later are added unit by unit.
 #pragma once
 
-// Register tile: kUnits x kTileVectors accumulators, kTileVectors inputs and one weight fill the register file.
+// Register tile: kUnits<NV> x NV accumulators, NV inputs and one weight fill the register file.
 constexpr int kTileVectors = MADE_FAST_REGISTERS == 32 || MADE_FAST_VECTOR_BYTES > 16 ? 3 : 2;
-constexpr int kUnits = MADE_FAST_REGISTERS == 32 ? kPanelRows : 4;
+template <int NV>
+constexpr int kUnits = MADE_FAST_REGISTERS == 32 || NV == 1 ? kPanelRows : kPanelRows / 2;
 template <class T>
 constexpr int kTileRows = kTileVectors * kLanes<T>;
 template <class T>
@@ -45,12 +46,12 @@ struct Tile {
   // out[0 .. num_rows) = bias + sum over columns of weight * input
   void multiply(const Panel& panel, int64_t first_slot) {
     const int32_t* columns = plan.panel_columns + panel.columns;
-    for (int part = 0; part < panel.num_rows; part += kUnits) {
+    for (int part = 0; part < panel.num_rows; part += kUnits<NV>) {
       const T* weights = plan.panel_weights + panel.weights + part;
       const T* bias = plan.bias + first_slot + part;
-      Vec<T> sum[kUnits][NV];
+      Vec<T> sum[kUnits<NV>][NV];
 #pragma GCC unroll 8
-      for (int u = 0; u < kUnits; ++u)
+      for (int u = 0; u < kUnits<NV>; ++u)
 #pragma GCC unroll 3
         for (int v = 0; v < NV; ++v) sum[u][v] = splat<T>(bias[u]);
       for (int c = 0; c < panel.num_columns; ++c, weights += kPanelRows) {
@@ -59,14 +60,14 @@ struct Tile {
 #pragma GCC unroll 3
         for (int v = 0; v < NV; ++v) x[v] = load<T>(input + v * kLanes<T>);
 #pragma GCC unroll 8
-        for (int u = 0; u < kUnits; ++u)
+        for (int u = 0; u < kUnits<NV>; ++u)
 #pragma GCC unroll 3
           for (int v = 0; v < NV; ++v) sum[u][v] += weights[u] * x[v];
       }
-      const int kept = panel.num_rows - part < kUnits ? panel.num_rows - part : kUnits;
+      const int kept = panel.num_rows - part < kUnits<NV> ? panel.num_rows - part : kUnits<NV>;
       T* out = slot(first_slot + part);
 #pragma GCC unroll 8
-      for (int u = 0; u < kUnits; ++u)
+      for (int u = 0; u < kUnits<NV>; ++u)
         if (u < kept)
 #pragma GCC unroll 3
           for (int v = 0; v < NV; ++v) store<T>(out + u * stride + v * kLanes<T>, sum[u][v]);

@@ -1,0 +1,309 @@
+"""Sampler and MADE.sample: never stale, packed once, reproducible, and clear about what they refuse."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import made_fast.sampler
+from made_fast import MADE, Sampler, backends
+from made_fast.testing import naive_sample
+
+Build = Callable[..., MADE]
+Context = Callable[..., Tensor | None]
+USABLE = [row.name for row in backends.table() if row.usable]
+PLAIN = {"hidden_features": (24,), "order": "random", "direct": True}
+
+
+def _fresh(model: MADE, rows: int = 40) -> bool:
+    """Whether samples are those of the model as it is now."""
+    return torch.equal(model.sample(rows, seed=6), naive_sample(model, rows, seed=6))
+
+
+def _optimizer_step(model: MADE) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model.log_prob(torch.ones(4, model.features, dtype=torch.float64)).sum().backward()
+    optimizer.step()
+
+
+def _adam_steps(model: MADE) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model.log_prob(torch.ones(4, model.features, dtype=torch.float64)).sum().backward()
+        optimizer.step()
+
+
+def _in_place(model: MADE) -> None:
+    with torch.no_grad():
+        model.parameters_layer.weight.mul_(-1)
+
+
+def _behind_autograd(model: MADE) -> None:
+    for parameter in model.parameters():
+        parameter.data.mul_(-1)
+
+
+def _new_data(model: MADE) -> None:
+    for parameter in model.parameters():
+        parameter.data = -parameter.data
+
+
+def _new_parameter(model: MADE) -> None:
+    model.parameters_layer.bias = torch.nn.Parameter(-model.parameters_layer.bias.detach())
+
+
+def _one_weight(model: MADE) -> None:
+    model.hidden[0].weight.data.view(-1)[int(model.hidden[0].mask.view(-1).int().argmax())] += 50
+
+
+def _through_numpy(model: MADE) -> None:
+    model.parameters_layer.bias.detach().numpy()[:] *= -3
+
+
+def _load_state_dict(model: MADE) -> None:
+    model.load_state_dict({name: -t if t.is_floating_point() else t for name, t in model.state_dict().items()})
+
+
+def _load_another_order(model: MADE) -> None:
+    model.load_state_dict(MADE(9, **{**PLAIN, "order": "reversed"}).double().state_dict())
+
+
+def _assign_another_order(model: MADE) -> None:
+    model.load_state_dict(MADE(9, **{**PLAIN, "seed": 7}).double().state_dict(), assign=True)
+
+
+def _cut_connections(model: MADE) -> None:
+    model.direct_layer.mask[:, 3] = False
+
+
+CHANGES = [
+    *(_optimizer_step, _adam_steps, _in_place, _behind_autograd, _new_data, _new_parameter, _one_weight),
+    *(_through_numpy, _load_state_dict, _load_another_order, _assign_another_order, _cut_connections),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_samples_are_never_stale(build: Build, change: Callable[[MADE], None]) -> None:
+    model = build(PLAIN)
+    before, frozen = model.sample(40, seed=6), model.sampler()
+    assert _fresh(model)
+    for _ in range(3):
+        change(model)
+        assert _fresh(model)
+        assert torch.equal(frozen.sample(40, seed=6), before)  # a sampler is a snapshot
+    assert not torch.equal(model.sample(40, seed=6), before)
+
+
+def test_masks_that_change_back_and_forth(build: Build) -> None:
+    """New buffers may lie where old ones lay; each must be noticed."""
+    model = build(PLAIN)
+    masks = [model.direct_layer.mask.clone(), model.direct_layer.mask.clone()]
+    masks[1][:, 3] = False
+    for turn in range(12):
+        model.direct_layer.mask = masks[turn % 2].clone()
+        assert _fresh(model, 20), turn
+
+
+def test_sampling_twice_packs_once(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, packed = build(PLAIN), []
+    for row in backends.BACKENDS:
+        if row.missing is None:
+            module = backends.load(row)
+            pack = module.pack
+            monkeypatch.setattr(module, "pack", lambda *a, pack=pack, name=row.name: packed.append(name) or pack(*a))
+    sampler = model.sampler()
+    for _ in range(3):
+        model.sample(4)
+        model.sample_and_log_prob(2, seed=1)
+        model.eval()
+        assert model.sampler() is sampler
+    assert packed == [USABLE[0]]
+    _in_place(model)
+    assert model.sampler() is not sampler
+    model.sample(4)
+    assert packed == [USABLE[0]] * 2
+
+
+def test_a_sampler_knows_its_model(build: Build) -> None:
+    model = build(PLAIN, torch.float32)
+    sampler = model.sampler()
+    assert isinstance(sampler, Sampler)
+    assert torch.equal(sampler.order, model.order)
+    assert sampler.features == 9
+    assert sampler.num_steps == 9
+    assert torch.equal(sampler.levels, model.order.argsort())
+    assert sampler.dense_macs == 9 * 24 + 24 * 9 + 9 * 9
+    assert sampler.macs == sum(
+        int(layer.mask.sum()) for layer in (model.hidden[0], model.parameters_layer, model.direct_layer)
+    )
+
+
+def test_evaluation_and_training_mode_draw_alike(build: Build) -> None:
+    model = build(PLAIN)
+    model.train()
+    drawn = model.sample(30, seed=2)
+    model.eval()
+    assert torch.equal(model.sample(30, seed=2), drawn)
+    with torch.inference_mode():
+        assert torch.equal(model.sample(30, seed=2), drawn)
+    assert not model.sample(3).requires_grad
+    assert not model.sample_and_log_prob(3)[1].requires_grad
+
+
+def test_seeds_and_generators(build: Build) -> None:
+    sampler = build(PLAIN).sampler()
+    torch.manual_seed(4)
+    first, second = sampler.sample(60), sampler.sample(60)
+    assert not torch.equal(first, second)
+    torch.manual_seed(4)
+    assert torch.equal(sampler.sample(60), first)
+    assert torch.equal(sampler.sample(60), second)
+
+    def drawn(seed: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return [sampler.sample(60, generator=generator), sampler.sample(60, generator=generator)]
+
+    before = torch.random.get_rng_state()
+    assert torch.equal(torch.stack(drawn(1)), torch.stack(drawn(1)))
+    assert not torch.equal(drawn(1)[0], drawn(2)[0])
+    assert not torch.equal(*drawn(1))
+    sampler.sample(5, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)  # seed and generator leave torch's own alone
+    assert torch.equal(sampler.sample(60, seed=3), sampler.sample(60, seed=3))
+    assert torch.equal(sampler.sample(60, seed=-1), sampler.sample(60, seed=2**64 - 1))
+    assert not torch.equal(sampler.sample(60, seed=3), sampler.sample(60, seed=2**32 + 3))
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_result_dtypes_and_smallest_requests(build: Build, every_option: dict[str, Any], backend: str) -> None:
+    model, given = build(PLAIN), build(every_option["context"])
+    expected, context = model.sample(30, seed=1, backend=backend), torch.zeros(2, 3)
+    for dtype in (torch.uint8, torch.bool, torch.int64, torch.float32, torch.bfloat16):
+        found, log_prob = model.sample_and_log_prob(30, seed=1, dtype=dtype, backend=backend)
+        assert found.dtype == dtype
+        assert torch.equal(found.double(), expected)
+        assert log_prob.dtype == torch.float64
+    assert model.sample(0, seed=1, backend=backend).shape == (0, 9)
+    assert model.sample(1, seed=1, backend=backend).shape == (1, 9)
+    assert [t.shape for t in model.sample_and_log_prob(0, backend=backend)] == [(0, 9), (0,)]
+    assert given.sample(0, context, backend=backend).shape == (2, 0, 9)
+    assert given.sample(4, context[:0], backend=backend).shape == (0, 4, 9)
+    assert [t.shape for t in given.sample_and_log_prob(1, context, backend=backend)] == [(2, 1, 9), (2, 1)]
+    one = MADE(1, (3,)).sample(50, seed=1, backend=backend)
+    assert one.shape == (50, 1)
+    assert one.unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_autocast_does_not_change_samples(build: Build, backend: str) -> None:
+    """Samples depend on the seed and the row number alone."""
+    sampler = build({"hidden_features": (64, 64)}, torch.float32).sampler()
+    x, log_prob = sampler.sample_and_log_prob(2000, seed=1, backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = sampler.sample_and_log_prob(2000, seed=1, backend=backend)
+    assert torch.equal(again[0], x)
+    assert torch.equal(again[1], log_prob)
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_contexts_of_other_dtypes_and_strides(build: Build, every_option: dict[str, Any], backend: str) -> None:
+    model = build(every_option["residual_direct_context"], torch.float32)
+    context = torch.randn(3, 4).round(decimals=1).T.double()  # (4, 3), not contiguous
+    expected = model.sample(9, context.float().contiguous(), seed=1, backend=backend)
+    assert torch.equal(model.sample(9, context, seed=1, backend=backend), expected)
+    grown = context.float().contiguous().requires_grad_()
+    assert torch.equal(model.sample(9, grown, seed=1, backend=backend), expected)
+    assert torch.equal(model.sample(9, context.float().expand(4, 3), seed=1, backend=backend), expected)
+    same = context[:1].float().expand(4, 3)  # stride 0
+    repeated = model.sample(9, same.contiguous(), seed=1, backend=backend)
+    assert torch.equal(model.sample(9, same, seed=1, backend=backend), repeated)
+
+
+def test_a_long_job_is_cut_into_pieces(
+    build: Build, make_context: Context, every_option: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    model = build(every_option["residual_direct_context"], torch.float32)
+    context = make_context(model, 7)
+    x, log_prob = model.sample_and_log_prob(45, context, seed=1, first_row=9)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(made_fast.sampler, "_MACS_PER_PIECE", 1)
+    for options in ({}, {"dtype": torch.uint8}, {"progress": True}):
+        again = model.sample_and_log_prob(45, context, seed=1, first_row=9, **options)
+        assert torch.equal(again[0].float(), x)
+        assert torch.equal(again[1], log_prob)
+    assert "row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": -1}, r"num_samples must be .*, got -1"),
+        ({"num_samples": 2.5}, r"num_samples must be .*, got 2\.5"),
+        ({"num_samples": None}, r"num_samples must be .*, got None"),
+        ({"num_samples": True}, r"num_samples must be .*, got True"),
+        ({"first_row": -1}, r"first_row must be .*, got -1"),
+        ({"first_row": 0.5}, r"first_row must be .*, got 0\.5"),
+        ({"first_row": 2**64}, r"first_row must be .*, got \d+"),
+        ({"seed": 1.5}, r"seed must be .*, got 1\.5"),
+        ({"backend": "abacus"}, r"backend must be .*, got 'abacus'"),
+        ({"backend": ""}, r"backend must be .*, got ''"),
+        ({"context": torch.zeros(2, 3)}, r"context must be None .*\(2, 3\)"),
+    ],
+)
+def test_bad_requests_are_named(build: Build, arguments: dict[str, Any], message: str) -> None:
+    model = build(PLAIN)
+    for call in (model.sample, model.sample_and_log_prob, model.sampler().sample):
+        with pytest.raises(ValueError, match=rf"^{message}\Z"):
+            call(**{"num_samples": 3, **arguments})
+
+
+@pytest.mark.parametrize("context", [None, torch.zeros(3), torch.zeros(2, 4), torch.zeros(1, 2, 3)])
+def test_bad_contexts_are_named(build: Build, every_option: dict[str, Any], context: Tensor | None) -> None:
+    with pytest.raises(ValueError, match=r"^context must have shape \(B, 3\), got .*\Z"):
+        build(every_option["context"]).sample(2, context)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_refused(build: Build, every_option: dict[str, Any], bad: float) -> None:
+    with pytest.raises(ValueError, match=r"^context must be finite.*\Z"):
+        build(every_option["context"]).sample(2, torch.tensor([[0.0, bad, 0.0]]))
+    model = build(PLAIN)
+    with torch.no_grad():
+        model.parameters_layer.bias[2] = bad
+    with pytest.raises(ValueError, match=r"^weights must be finite.*\Z"):
+        model.sample(2)
+
+
+def test_a_sampler_refuses_a_backend_that_cannot_serve(build: Build) -> None:
+    model = build(PLAIN)
+    with pytest.raises(ValueError, match=r"^backend must be .*, got 'abacus'\Z"):
+        Sampler(model.program(), model.output, backend="abacus")
+    chosen = Sampler(model.program(), model.output, backend="reference")
+    assert torch.equal(chosen.sample(20, seed=1), naive_sample(model, 20, seed=1))
+    assert torch.equal(chosen.sample(20, seed=1, backend=USABLE[0]), naive_sample(model, 20, seed=1))
+
+
+def test_the_interpreter_runs_while_the_compiled_engine_draws() -> None:
+    """Another Python thread makes progress during one long call."""
+    sampler = MADE(200, (400,)).sampler()
+    counted, done = 0, threading.Event()
+
+    def count() -> None:
+        nonlocal counted
+        while not done.wait(0.002):
+            counted += 1
+
+    sampler.sample(1)
+    with ThreadPoolExecutor(1) as pool:
+        counting = pool.submit(count)
+        before = counted
+        sampler.sample(12_000)
+        during = counted - before
+        done.set()
+        counting.result()
+    assert during >= 3
