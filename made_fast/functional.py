@@ -29,4 +29,6 @@ def masked_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None =
         raise ValueError(f"weight must have shape (out, {width}) to match x, got {tuple(weight.shape)}")
     if mask.shape != weight.shape:
         raise ValueError(f"mask must have the shape of weight, {tuple(weight.shape)}, got {tuple(mask.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have shape {tuple(weight.shape[:1])} to match weight, got {tuple(bias.shape)}")
     return reference.masked_linear(x, weight, mask, bias)

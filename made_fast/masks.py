@@ -50,8 +50,8 @@ def make_order(
     Raises:
         ValueError: the name is unknown, the sequence is no permutation, or the image does not have D pixels.
     """
-    if features < 1:
-        raise ValueError(f"features must be at least 1, got {features}")
+    if not isinstance(features, int) or features < 1:
+        raise ValueError(f"features must be an integer, 1 or more, got {features!r}")
     if not isinstance(order, str):
         return _explicit_order(order, features)
     if order in ("raster", "columns"):
@@ -118,17 +118,20 @@ def hidden_degrees(
         seed: seeds ``"random"``.
 
     Raises:
-        ValueError: ``width`` is not positive or ``kind`` is unknown.
+        ValueError: ``width`` is not positive, or ``kind`` is unknown.
     """
     if width < 1:
-        raise ValueError(f"hidden_features must be positive, got {width}")
+        raise ValueError(f"width must be 1 or more, got {width}")
     low = 0 if context or features == 1 else 1
     high = features - 1
     count = high - low + 1
     if kind == "random":
         low = max(low, min(minimum, high))
         generator = torch.Generator().manual_seed(seed)
-        return torch.randint(low, high + 1, (width,), generator=generator).sort().values
+        drawn = torch.randint(low, high + 1, (width,), generator=generator)
+        if context:
+            drawn[0] = 0  # one unit at least carries the context to the first variable
+        return drawn.sort().values
     if kind != "even":
         raise ValueError(f"degrees must be 'even' or 'random', got {kind!r}")
     index = torch.arange(width)

@@ -17,7 +17,6 @@ from made_fast.functional import masked_linear
 from made_fast.outputs import Output, make_output
 from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Op, Program, Term, X
 from made_fast.sampler import Sampler
-from made_fast.schedule import Schedule, build_schedule
 
 __all__ = ["MADE", "MaskedLinear"]
 
@@ -107,11 +106,11 @@ class MADE(nn.Module):
         degrees: str = "even",
     ) -> None:
         super().__init__()
-        widths = tuple(int(width) for width in hidden_features)
+        widths = _check_widths(hidden_features)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-        if context_features < 0:
-            raise ValueError(f"context_features must be 0 or more, got {context_features}")
+        if not isinstance(context_features, int) or context_features < 0:
+            raise ValueError(f"context_features must be an integer, 0 or more, got {context_features!r}")
         if residual and (not widths or len(set(widths)) != 1):
             raise ValueError(f"hidden_features must be equal and not empty for residual=True, got {widths}")
         self.features, self.hidden_features, self.context_features = features, widths, context_features
@@ -120,8 +119,7 @@ class MADE(nn.Module):
         self.register_buffer("order", masks.make_order(order, features, seed=seed))
         self.params_per_variable = tuple(self.output.params_per_variable(features))
         self._build_layers()
-        self._sampler: tuple[list[tuple[int, int]], list[Tensor], Sampler] | None = None
-        self._schedule: Schedule | None = None
+        self._sampler: tuple[list[Tensor], list[Tensor], Sampler] | None = None
 
     def _build_layers(self) -> None:
         inputs = masks.input_degrees(self.order)
@@ -170,7 +168,7 @@ class MADE(nn.Module):
         Raises:
             ValueError: a shape does not fit.
         """
-        self._check_shapes(x, context)
+        x, context = self._checked(x, "x", self.features), self._checked_context(context)
         function = FUNCTIONS[self.activation]
         hidden = x
         for index, layer in enumerate(self.hidden):
@@ -202,7 +200,7 @@ class MADE(nn.Module):
         Raises:
             ValueError: a shape does not fit, or a value of ``x`` is impossible (nan included).
         """
-        self._check_shapes(x, context)
+        x = self._checked(x, "x", self.features)
         if not torch.compiler.is_compiling():
             self.output.check(x)
         params = self.forward(x, context)
@@ -230,18 +228,17 @@ class MADE(nn.Module):
         The last one is kept and returned again until a parameter changes. Finding that out compares all parameters with a
         copy; who draws one row at a time from a finished model holds on to the sampler instead.
         """
-        masks_now = [(buffer.data_ptr(), buffer._version) for buffer in self.buffers()]
+        structure = [buffer.detach() for buffer in self.buffers()]
         weights = [parameter.detach() for parameter in self.parameters()]
+        schedule = None
         if self._sampler is not None:
-            masks_then, known, sampler = self._sampler
-            if masks_then == masks_now and all(map(_same, known, weights)):
-                return sampler
-            self._schedule = self._schedule if masks_then == masks_now else None
-        program = self.program()
-        if self._schedule is None:
-            self._schedule = build_schedule(program)
-        sampler = Sampler(program, self.output, schedule=self._schedule)
-        self._sampler = (masks_now, [weight.clone() for weight in weights], sampler)
+            old_structure, old_weights, sampler = self._sampler
+            if _same(old_structure, structure):
+                if _same(old_weights, weights):
+                    return sampler
+                schedule = sampler.schedule
+        sampler = Sampler(self.program(), self.output, schedule=schedule)
+        self._sampler = ([mask.clone() for mask in structure], [weight.clone() for weight in weights], sampler)
         return sampler
 
     def program(self) -> Program:
@@ -295,9 +292,15 @@ class MADE(nn.Module):
             raise ValueError(f"{path} was written by another version: unknown {sorted(set(config) - names)}")
         try:
             model = cls(**config)
+            allowed = {name: buffer.clone() for name, buffer in model.named_buffers()}
             model.load_state_dict(state)
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not fit its own configuration: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"{path} does not fit its own configuration: {' '.join(str(error).split())}") from error
+        for name, buffer in model.named_buffers():
+            # connections may have been taken out; others than the order allows would make it no density
+            fits = torch.equal(buffer, allowed[name]) if name == "order" else not bool((buffer & ~allowed[name]).any())
+            if not fits:
+                raise ValueError(f"{path} does not fit its own configuration: {name} contradicts the order")
         floats = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
         return model.to(floats[0])
 
@@ -315,25 +318,47 @@ class MADE(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the sampler out of copies and pickles; it is made again when needed."""
-        return {**self.__dict__, "_sampler": None, "_schedule": None}
+        return {**self.__dict__, "_sampler": None}
 
-    def _check_shapes(self, x: Tensor, context: Tensor | None) -> None:
-        if x.shape[-1:] != (self.features,):
-            raise ValueError(f"x must have shape (..., {self.features}), got {tuple(x.shape)}")
-        if self.context_features and (context is None or context.shape[-1:] != (self.context_features,)):
-            found = None if context is None else tuple(context.shape)
-            raise ValueError(f"context must have shape (..., {self.context_features}), got {found}")
+    def _checked(self, value: Tensor, name: str, width: int) -> Tensor:
+        """The argument in the dtype of the weights: whole numbers are converted, other floats refused."""
+        if value.shape[-1:] != (width,):
+            raise ValueError(f"{name} must have shape (..., {width}), got {tuple(value.shape)}")
+        expected = self.parameters_layer.weight.dtype
+        if value.dtype == expected:
+            return value
+        if not value.is_floating_point() and not value.is_complex():
+            return value.to(expected)
+        if torch.is_autocast_enabled(value.device.type):
+            return value
+        raise ValueError(f"{name} must have dtype {expected} like the weights, got {value.dtype}")
+
+    def _checked_context(self, context: Tensor | None) -> Tensor | None:
+        if self.context_features and context is None:
+            raise ValueError(f"context must have shape (..., {self.context_features}), got None")
         if not self.context_features and context is not None:
-            raise ValueError("context must be None for a model without context_features")
+            raise ValueError(f"context must be None for a model without context_features, got {tuple(context.shape)}")
+        return None if context is None else self._checked(context, "context", self.context_features)
+
+
+def _check_widths(hidden_features: Sequence[int]) -> tuple[int, ...]:
+    widths = tuple(hidden_features) if isinstance(hidden_features, Sequence) else (None,)
+    if not all(isinstance(width, int) and width > 0 for width in widths):
+        raise ValueError(f"hidden_features must be a sequence of positive integers, got {hidden_features!r}")
+    return tuple(int(width) for width in widths if width is not None)
 
 
 def _context_terms(layer: nn.Linear | None) -> tuple[Term, ...]:
     return () if layer is None else (Term(CONTEXT, layer.weight.detach().clone(), None),)
 
 
-def _same(known: Tensor, now: Tensor) -> bool:
+def _same(known: list[Tensor], now: list[Tensor]) -> bool:
+    return len(known) == len(now) and all(map(_equal, known, now))
+
+
+def _equal(known: Tensor, now: Tensor) -> bool:
     if known.dtype != now.dtype or known.device != now.device:
         return False
-    if now.device.type == "cpu" and now.dtype in (torch.float32, torch.float64):
+    if now.device.type == "cpu" and now.dtype in (torch.float32, torch.float64, torch.bool, torch.int64):
         return np.array_equal(known.numpy(), now.numpy())  # a third of the time of torch.equal
     return torch.equal(known, now)

@@ -73,8 +73,8 @@ OUTPUTS: dict[str, Callable[[], Output]] = {Bernoulli.name: Bernoulli}
 
 def make_output(output: str | Output) -> Output:
     """Returns the output distribution of that name, or the object itself."""
-    if not isinstance(output, str):
+    if not isinstance(output, str) and hasattr(output, "params_per_variable"):
         return output
-    if output not in OUTPUTS:
+    if not isinstance(output, str) or output not in OUTPUTS:
         raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
     return OUTPUTS[output]()

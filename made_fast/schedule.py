@@ -182,14 +182,30 @@ def _levels(program: Program, masks: list[list[BoolArray]], alive: list[BoolArra
             break
         ready[X], drawable = np.sort(drawable), np.zeros(0, dtype=np.int64)
         level += 1
-    stuck = np.flatnonzero(levels[X] < 0)
-    if len(stuck):
-        shown = ", ".join(map(str, stuck[:4])) + (", ..." if len(stuck) > 4 else "")
-        raise ValueError(
-            f"the network is not autoregressive: variables {shown} depend on themselves, alone or in a ring; "
-            f"check the masks (parameters of a variable may only read variables drawn before it)"
-        )
+    if (levels[X] < 0).any():
+        raise ValueError(_ring_message(program, masks))
     return levels
+
+
+def _ring_message(program: Program, masks: list[list[BoolArray]]) -> str:
+    """Names the variables that depend on themselves, and not those that merely wait for them."""
+    features = program.features
+    reach = [np.eye(features, dtype=np.float32), np.zeros((program.context_features, features), dtype=np.float32)]
+    for op, own in zip(program.ops, masks, strict=True):
+        sources = [reach[source] for source in op.sources]
+        parts = [mask @ part for mask, part in zip(own, sources, strict=True)] if own else sources
+        reach.append((sum(parts[1:], parts[0]) > 0).astype(np.float32))  # (n, D)
+    owner = np.repeat(np.arange(features), program.params_per_variable)
+    closure = np.zeros((features, features), dtype=np.float32)
+    np.maximum.at(closure, owner, reach[-1])
+    for _ in range(features.bit_length()):
+        closure = (closure + closure @ closure > 0).astype(np.float32)
+    ring = np.flatnonzero(closure.diagonal())
+    shown = ", ".join(map(str, ring[:8])) + (", ..." if len(ring) > 8 else "")
+    return (
+        f"the network is not autoregressive: variables {shown} depend on themselves, alone or in a ring; "
+        f"check the masks (parameters of a variable may only read variables drawn before it)"
+    )
 
 
 def _tell(units: IntArray, mask_t: BoolArray | None, missing: IntArray) -> IntArray:

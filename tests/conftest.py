@@ -174,16 +174,18 @@ def all_states() -> Callable[..., Tensor]:
     return states
 
 
-@pytest.fixture
-def set_threads() -> Iterator[Callable[[int], None]]:
-    """``torch.set_num_threads``, undone after the test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
-def _reproducible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same weights on every run, and no backend chosen from outside."""
-    torch.manual_seed(0)
+def _reproducible(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same weights on every run, no backend chosen from outside, and one thread, enough for models this small."""
     monkeypatch.delenv("MADE_FAST_BACKEND", raising=False)
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def set_threads(_reproducible: None) -> Callable[[int], None]:
+    """``torch.set_num_threads``, undone after the test."""
+    return torch.set_num_threads

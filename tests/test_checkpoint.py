@@ -201,21 +201,21 @@ LAYER = "parameters_layer"
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        (f"{LAYER}.weight", lambda t: None),
-        (f"{LAYER}.weight", lambda t: t[:-1]),
-        (f"{LAYER}.weight", lambda t: t.T.contiguous()),
-        (f"{LAYER}.bias", lambda t: None),
-        (f"{LAYER}.mask", lambda t: None),
-        (f"{LAYER}.mask", lambda t: t[:, :-1]),
-        (f"{LAYER}.mask", torch.ones_like),  # a model that leaks is no density
-        (f"{LAYER}.mask", lambda t: t.flip(0)),
-        ("order", lambda t: t.flip(0)),
-        ("order", lambda t: t * 0),
+        pytest.param(f"{LAYER}.weight", lambda t: None, id="weight_missing"),
+        pytest.param(f"{LAYER}.weight", lambda t: t[:-1], id="weight_short"),
+        pytest.param(f"{LAYER}.weight", lambda t: t.T, id="weight_transposed"),
+        pytest.param(f"{LAYER}.bias", lambda t: None, id="bias_missing"),
+        pytest.param(f"{LAYER}.mask", lambda t: None, id="mask_missing"),
+        pytest.param(f"{LAYER}.mask", lambda t: t[:, :-1], id="mask_narrow"),
+        pytest.param(f"{LAYER}.mask", torch.ones_like, id="mask_leaks"),  # a model that leaks is no density
+        pytest.param(f"{LAYER}.mask", lambda t: t.flip(0), id="mask_of_another_order"),
+        pytest.param("order", lambda t: t.flip(0), id="order_of_another_mask"),
+        pytest.param("order", lambda t: t * 0, id="order_no_permutation"),
     ],
 )
 def test_tensors_that_do_not_fit_their_configuration_are_refused(saved: Path, name: str, change: Any) -> None:
-    state = checkpoint.load(saved)[0]
-    _edited(saved, tensors={name: change(state[name])})
+    changed = change(checkpoint.load(saved)[0][name])
+    _edited(saved, tensors={name: None if changed is None else changed.contiguous()})
     _refused(saved)
 
 

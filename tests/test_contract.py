@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
-from made_fast import MADE, backends
+from made_fast import MADE, backends, build_config
 from made_fast.backends import reference
 from made_fast.program import CONTEXT, FUNCTIONS, Affine, Elementwise, Program, Term, X
 from made_fast.testing import naive_sample
@@ -103,6 +103,43 @@ def test_the_number_of_rows_at_once_changes_no_bit(
             found = engine.draw(program, 130, seed=1, packed=packed, rows_at_once=rows_at_once)
             assert torch.equal(found[0], expected[0]), (name, rows_at_once)
             assert torch.equal(found[1], expected[1]), (name, rows_at_once)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+def test_the_number_of_threads_changes_no_bit(
+    build: Build, make_context: Context, engines: dict[str, Any], set_threads: Any, dtype: torch.dtype
+) -> None:
+    """Enough rows and units for several threads to be worth waking."""
+    model = build(
+        {"hidden_features": (200,), "direct": True, "order": "random", "context_features": 2}, dtype, features=40
+    )
+    program, context = model.program(), make_context(model, 100)
+    shared = {"seed": 1, "context": context, "rows_per_context": 5}
+    for name, engine in engines.items():
+        if not engine.compiled:
+            continue
+        packed = engine.pack(program)
+        set_threads(1)
+        x, log_prob = engine.draw(program, 500, packed=packed, **shared)
+        for threads in (2, 3, 8):
+            set_threads(threads)
+            found = engine.draw(program, 500, packed=packed, **shared)
+            assert torch.equal(found[0], x), (name, threads)
+            assert torch.equal(found[1], log_prob), (name, threads)
+            piece = engine.draw(program, 321, packed=packed, row_offset=77, **shared)
+            assert torch.equal(piece[0], x[77 : 77 + 321]), (name, threads)
+            assert torch.equal(piece[1], log_prob[77 : 77 + 321]), (name, threads)
+
+
+@pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
+def test_scratch_does_not_grow_with_the_rows(build: Build, engines: dict[str, Any]) -> None:
+    model = build({"hidden_features": (64, 64)}, torch.float32)
+    for name, engine in engines.items():
+        if engine.backend.name == "cpp":
+            native = engine.pack(model.program()).native
+            sizes = {native.scratch_bytes(engine.extra["isa"], rows, 2) for rows in (10**3, 10**6, 10**9)}
+            assert len(sizes) == 1, name
+            assert sizes.pop() < 10**6
 
 
 def _one_coin(function: str, dtype: torch.dtype) -> Program:
@@ -257,6 +294,7 @@ def test_a_named_backend_runs_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -
         backends.choose("auto", device=CPU, dtype=torch.float32)
 
 
+@pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
 def test_the_instruction_set_can_be_chosen(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     cpp = backends.load(next(backend for backend in USABLE if backend.name == "cpp"))
     names = cpp.build_config()["instruction_sets"]

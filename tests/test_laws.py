@@ -240,16 +240,21 @@ def test_law_4_each_context_has_its_own_rows(
 
 
 @pytest.mark.parametrize("backend", USABLE)
-def test_law_4_python_threads_at_once(build: Build, every_option: dict[str, Any], backend: str) -> None:
-    model = build(every_option["random"], _rows_alone(backend))
-    jobs = [(seed, 30 * seed + 1) for seed in range(12)]
+@pytest.mark.parametrize("threads", [1, 2])
+def test_law_4_python_threads_at_once(build: Build, set_threads: Any, backend: str, threads: int) -> None:
+    large = backend in COMPILED  # large enough for each call to wake threads of its own
+    options = {"hidden_features": (200 if large else 20,), "direct": True, "order": "random"}
+    model = build(options, _rows_alone(backend), features=40 if large else 9)
+    jobs = [(seed, 40 * seed + 1) for seed in range(10)]
 
     def job(arguments: tuple[int, int]) -> tuple[Tensor, Tensor]:
         seed, rows = arguments
+        torch.set_num_threads(threads)  # each Python thread has its own setting
         return model.sample_and_log_prob(rows, seed=seed, backend=backend)
 
     with ThreadPoolExecutor(4) as pool:  # the first of them also race for the one sampler
         together = list(pool.map(job, jobs))
+    set_threads(1)
     for arguments, found in zip(jobs, together, strict=True):
         assert _same_bits(backend, found, job(arguments))
 

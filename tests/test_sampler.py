@@ -103,11 +103,12 @@ def test_samples_are_never_stale(build: Build, change: Callable[[MADE], None]) -
     model = build(PLAIN)
     before, frozen = model.sample(40, seed=6), model.sampler()
     assert _fresh(model)
-    for _ in range(3):
-        change(model)
-        assert _fresh(model)
-        assert torch.equal(frozen.sample(40, seed=6), before)  # a sampler is a snapshot
+    change(model)
     assert not torch.equal(model.sample(40, seed=6), before)
+    assert _fresh(model)
+    change(model)
+    assert _fresh(model)
+    assert torch.equal(frozen.sample(40, seed=6), before)  # a sampler is a snapshot
 
 
 def test_masks_that_change_back_and_forth(build: Build) -> None:
@@ -308,9 +309,8 @@ def test_a_sampler_refuses_a_backend_that_cannot_serve(build: Build) -> None:
     assert torch.equal(chosen.sample(20, seed=1, backend=USABLE[0]), naive_sample(model, 20, seed=1))
 
 
-def test_the_interpreter_runs_while_the_compiled_engine_draws(set_threads: Any) -> None:
+def test_the_interpreter_runs_while_the_compiled_engine_draws() -> None:
     """Another Python thread makes progress during one long call."""
-    set_threads(1)
     sampler = MADE(200, (400,)).sampler()
     counted, done = 0, threading.Event()
 

@@ -72,6 +72,8 @@ def _row_ranges(plan: AffinePlan) -> list[tuple[int, int]]:
     """For each column the rows [first, last) that read it."""
     leading = np.arange(len(plan.columns))[None, :] < plan.needed[:, None]
     mask = leading if plan.mask is None else plan.mask
+    if not mask.size:
+        return [(0, 0)] * len(plan.columns)
     first = mask.argmax(0)
     last = np.where(mask.any(0), len(mask) - mask[::-1].argmax(0), 0)
     return list(zip(first.tolist(), last.tolist(), strict=True))

@@ -21,7 +21,7 @@ __all__ = ["Packed", "draw", "masked_linear", "naive_draw", "pack"]
 
 
 def masked_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ (weight * mask).T + bias``.
+    """``x @ (weight * mask).T + bias``, where what lies under the mask may even be nan.
 
     Args:
         x: (..., in).
@@ -32,7 +32,7 @@ def masked_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None =
     Returns:
         (..., out).
     """
-    return F.linear(x, weight * mask, bias)
+    return F.linear(x, torch.where(mask, weight, 0), bias)  # a product would let nan and inf through the mask
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,24 @@ def draw(
         row_offset: which row of the request ``out[0]`` is.
         context: (N, C) or None; row ``i`` of the request has context ``i // rows_per_context``.
         rows_per_context: rows that share a context.
+
+    Raises:
+        FloatingPointError: the parameters of a drawn variable were nan.
     """
+    with torch.autocast(out.device.type, enabled=False):
+        _draw(packed, out, log_prob, seed, first_row, row_offset, context, rows_per_context)
+
+
+def _draw(
+    packed: Packed,
+    out: Tensor,
+    log_prob: Tensor | None,
+    seed: int,
+    first_row: int,
+    row_offset: int,
+    context: Tensor | None,
+    rows_per_context: int,
+) -> None:
     schedule, batch = packed.schedule, out.shape[0]
     table = torch.full((schedule.num_slots, batch), torch.nan, dtype=packed.program.dtype, device=out.device)
     row = torch.arange(row_offset, row_offset + batch, device=out.device)
@@ -116,6 +133,7 @@ def draw(
         table[slot : slot + len(read)] = context[row // rows_per_context].T[read].to(table.dtype)
     total = torch.zeros(batch, dtype=torch.float64, device=out.device)
     functions = list(FUNCTIONS.values())
+    bad = torch.zeros((), dtype=torch.bool, device=out.device)
     for kind, first, count, left, right, function in schedule.steps.tolist():
         last = first + count
         if kind == Kind.AFFINE:
@@ -128,11 +146,14 @@ def draw(
             table[first:last] = table[left : left + count] * table[right : right + count]
         else:
             params = table[left : left + _num_params(packed, first, count)].T  # (B, count * K)
+            bad |= params.isnan().any()
             step = torch.from_numpy(schedule.noise_steps[first - schedule.x_slot :][:count]).to(out.device)
             values = packed.output.draw(params, _uniforms(packed.output, seed, first_row + row, step))
-            table[first:last] = values.T
             if log_prob is not None:
                 total += packed.output.log_prob(params, values).sum(1, dtype=torch.float64)
+            table[first:last] = values.T  # perhaps over the parameters
+    if bool(bad):
+        raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
     x = table[schedule.x_slot : schedule.x_slot + schedule.features].T
     out[:, torch.from_numpy(schedule.variables).to(out.device)] = x.to(out.dtype)
     if log_prob is not None:
