@@ -34,14 +34,18 @@ class Sampler {
  public:
   Sampler(int64_t features, int64_t context_features, int64_t num_slots, int64_t x_slot, int64_t context_slot,
           const Int64Array& steps, const Int64Array& variables, const Int64Array& noise_steps,
-          const Int64Array& param_slots, const Int64Array& context_units, const py::list& affines)
-      : packed_({features, context_features, num_slots, x_slot, context_slot}, to_steps(steps), to_int32(variables),
-                to_int32(noise_steps), to_int32(param_slots), to_int32(context_units), sources(affines)) {}
+          const Int64Array& param_slots, const Int64Array& context_units, const py::list& affines, bool bf16)
+      : bf16_(bf16),
+        packed_({features, context_features, num_slots, x_slot, context_slot}, to_steps(steps), to_int32(variables),
+                to_int32(noise_steps), to_int32(param_slots), to_int32(context_units), sources(affines), bf16) {
+    if (bf16 && (sizeof(T) != 4 || bf16_engine() == nullptr))
+      throw std::invalid_argument("this processor or build has no bf16 engine");
+  }
 
   int draw(const std::string& isa, int64_t num_rows, uint64_t first_row, uint64_t seed, uintptr_t context,
            int64_t row_offset, int64_t rows_per_context, uintptr_t out, uintptr_t log_prob, int num_threads,
            int rows_at_once) const {
-    const Engine* engine = find(isa);
+    const Engine* engine = bf16_ ? bf16_engine() : find(isa);
     Request<T> request{num_rows,
                        first_row,
                        seed,
@@ -54,7 +58,8 @@ class Sampler {
                        rows_at_once};
     const py::gil_scoped_release released;
     if constexpr (sizeof(T) == 4) {
-      return static_cast<int>(engine->draw_f32(packed_.plan(), request));
+      const auto draw = bf16_ ? engine->draw_bf16 : engine->draw_f32;
+      return static_cast<int>(draw(packed_.plan(), request));
     } else {
       return static_cast<int>(engine->draw_f64(packed_.plan(), request));
     }
@@ -106,6 +111,7 @@ class Sampler {
     return found;
   }
 
+  bool bf16_;
   PackedPlan<T> packed_;
 };
 
@@ -113,10 +119,10 @@ template <class T>
 void bind_sampler(py::module_& module, const char* name) {
   py::class_<Sampler<T>>(module, name)
       .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, const Int64Array&, const Int64Array&,
-                    const Int64Array&, const Int64Array&, const Int64Array&, const py::list&>(),
+                    const Int64Array&, const Int64Array&, const Int64Array&, const py::list&, bool>(),
            py::arg("features"), py::arg("context_features"), py::arg("num_slots"), py::arg("x_slot"),
            py::arg("context_slot"), py::arg("steps"), py::arg("variables"), py::arg("noise_steps"),
-           py::arg("param_slots"), py::arg("context_units"), py::arg("affines"))
+           py::arg("param_slots"), py::arg("context_units"), py::arg("affines"), py::arg("bf16") = false)
       .def("draw", &Sampler<T>::draw, py::arg("isa"), py::arg("num_rows"), py::arg("first_row"), py::arg("seed"),
            py::arg("context"), py::arg("row_offset"), py::arg("rows_per_context"), py::arg("out"), py::arg("log_prob"),
            py::arg("num_threads"), py::arg("rows_at_once"))
@@ -139,6 +145,7 @@ PYBIND11_MODULE(_core, module) {
     for (const made_fast::Engine* engine : made_fast::usable_engines()) names.emplace_back(engine->name);
     return names;
   });
+  module.def("has_bf16", [] { return made_fast::bf16_engine() != nullptr; });
   module.def("tile_rows", [](const std::string& isa) {
     for (const made_fast::Engine* engine : made_fast::usable_engines())
       if (isa == engine->name) return std::pair<int, int>(engine->tile_rows_f32, engine->tile_rows_f64);

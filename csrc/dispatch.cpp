@@ -16,6 +16,19 @@ extern const Engine engine;
 }
 #endif
 
+#ifdef MADE_FAST_HAS_AVX512_BF16
+namespace avx512_bf16 {
+extern const Engine engine;
+}
+#endif
+
+const Engine* bf16_engine() {
+#ifdef MADE_FAST_HAS_AVX512_BF16
+  if (__builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16")) return &avx512_bf16::engine;
+#endif
+  return nullptr;
+}
+
 std::vector<const Engine*> usable_engines() {
   std::vector<const Engine*> engines;
 #ifdef MADE_FAST_HAS_AVX512

@@ -21,6 +21,14 @@ namespace MADE_FAST_ISA {
 #include "simd.h"
 #include "noise.h"
 #include "rows.h"
+#if defined(__AVX512BF16__)
+#include "pairs.h"
+#else
+template <int NV>
+void multiply_pairs(const Plan<float>&, const Panel&, const float*, const uint32_t*, float*);
+template <class T>
+void put_half(const T*, uint32_t*, bool);
+#endif
 #include "tile.h"
 
 // Flushes denormal numbers to zero while it lives: they cost a hundred cycles each and mean nothing here.
@@ -76,24 +84,26 @@ int useful_threads(const Plan<T>& plan, int64_t num_rows, int threads) {
 
 // Rows that one thread draws together: 1 for the path for few rows, else whole vectors.
 template <class T>
-int rows_together(int64_t num_rows, int threads, int rows_at_once) {
+int rows_together(const Plan<T>& plan, int64_t num_rows, int threads, int rows_at_once) {
+  const int few =
+      plan.pair_weights == nullptr ? kFewRowsPerThread : 0;  // bf16 knows tiles only, so that all rows round alike
   if (rows_at_once == 0) {
     const int64_t share = (num_rows + threads - 1) / threads;
-    rows_at_once = share <= kFewRowsPerThread ? 1 : share < kTileRows<T> ? static_cast<int>(share) : kTileRows<T>;
+    rows_at_once = share <= few ? 1 : share < kTileRows<T> ? static_cast<int>(share) : kTileRows<T>;
   }
-  return rows_at_once == 1 ? 1 : whole_vectors<T>(rows_at_once < kTileRows<T> ? rows_at_once : kTileRows<T>);
+  return rows_at_once == 1 && few > 0 ? 1 : whole_vectors<T>(rows_at_once < kTileRows<T> ? rows_at_once : kTileRows<T>);
 }
 
 template <class T>
 int64_t scratch_bytes(const Plan<T>& plan, int64_t num_rows, int threads, int rows_at_once) {
-  const int together = rows_together<T>(num_rows, useful_threads<T>(plan, num_rows, threads), rows_at_once);
+  const int together = rows_together<T>(plan, num_rows, useful_threads<T>(plan, num_rows, threads), rows_at_once);
   return together == 1 ? few_rows_scratch<T>(plan) : tile_scratch<T>(plan, together);
 }
 
-template <class T>
+template <class T, bool kPairs>
 Status draw(const Plan<T>& plan, const Request<T>& request) {
   const int threads = useful_threads<T>(plan, request.num_rows, request.num_threads);
-  const int step = rows_together<T>(request.num_rows, threads, request.rows_at_once);
+  const int step = rows_together<T>(plan, request.num_rows, threads, request.rows_at_once);
   const int64_t num_tiles = (request.num_rows + step - 1) / step;
   const int64_t bytes = scratch_bytes<T>(plan, request.num_rows, threads, request.rows_at_once);
   int failed = 0, nan_seen = 0;
@@ -108,7 +118,7 @@ Status draw(const Plan<T>& plan, const Request<T>& request) {
       const int64_t first = tile * step;
       const int64_t rows = request.num_rows - first < step ? request.num_rows - first : step;
       nan_seen |= step == 1 ? draw_row<T>(plan, request, first, scratch)
-                            : draw_tile<T>(plan, request, first, static_cast<int>(rows), scratch);
+                            : draw_tile<T, kPairs>(plan, request, first, static_cast<int>(rows), scratch);
     }
   }
   return failed ? Status::no_memory : nan_seen ? Status::not_a_number : Status::ok;
@@ -117,9 +127,21 @@ Status draw(const Plan<T>& plan, const Request<T>& request) {
 #include "peak.h"
 
 extern const Engine engine;
-const Engine engine = {
-    MADE_FAST_STRING(MADE_FAST_ISA), &fma_rate<float>,       &fma_rate<double>, kTileRows<float>, kTileRows<double>,
-    &scratch_bytes<float>,           &scratch_bytes<double>, &draw<float>,      &draw<double>};
+const Engine engine = {MADE_FAST_STRING(MADE_FAST_ISA),
+                       &fma_rate<float>,
+                       &fma_rate<double>,
+                       kTileRows<float>,
+                       kTileRows<double>,
+                       &scratch_bytes<float>,
+                       &scratch_bytes<double>,
+                       &draw<float, false>,
+                       &draw<double, false>,
+#if defined(__AVX512BF16__)
+                       &draw<float, true>
+#else
+                       nullptr
+#endif
+};
 
 }  // namespace MADE_FAST_ISA
 }  // namespace made_fast

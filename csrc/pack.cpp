@@ -1,14 +1,17 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
+#include <map>
 
 namespace made_fast {
 
 template <class T>
 PackedPlan<T>::PackedPlan(const Shape& shape, std::vector<Step> steps, std::vector<int32_t> variables,
                           std::vector<int32_t> noise_steps, std::vector<int32_t> param_slots,
-                          std::vector<int32_t> context_units, const std::vector<AffineSource<T>>& affines)
+                          std::vector<int32_t> context_units, const std::vector<AffineSource<T>>& affines,
+                          bool in_pairs)
     : shape_(shape),
       steps_(std::move(steps)),
       variables_(std::move(variables)),
@@ -27,6 +30,37 @@ PackedPlan<T>::PackedPlan(const Shape& shape, std::vector<Step> steps, std::vect
   std::fill(bias, bias + slots, std::numeric_limits<T>::quiet_NaN());
   for (const auto& affine : affines) std::copy(affine.bias, affine.bias + affine.num_rows, bias + affine.first_slot);
   pack_columns(affines);
+  if (in_pairs) pack_pairs();
+}
+
+// The 16 high bits of a number that bf16 holds exactly (weights are rounded before they come here).
+static uint32_t bf16_bits(double value) {
+  const float narrow = static_cast<float>(value);
+  uint32_t bits;
+  std::memcpy(&bits, &narrow, sizeof bits);
+  return bits >> 16;
+}
+
+template <class T>
+void PackedPlan<T>::pack_pairs() {
+  for (const Panel& panel : panels_) {
+    Panel paired{static_cast<int64_t>(pair_weights_.size()), static_cast<int64_t>(pair_columns_.size()), 0,
+                 panel.num_rows};
+    std::map<int32_t, size_t> position;  // pair -> where its weights start
+    for (int32_t c = 0; c < panel.num_columns; ++c) {
+      const int32_t slot = panel_columns_[static_cast<size_t>(panel.columns + c)];
+      const auto [where, fresh] = position.try_emplace(slot / 2, pair_weights_.size());
+      if (fresh) {
+        pair_columns_.push_back(slot / 2);
+        pair_weights_.resize(pair_weights_.size() + kPanelRows, 0);
+        ++paired.num_columns;
+      }
+      const T* from = panel_weights_.data() + panel.weights + int64_t{kPanelRows} * c;
+      for (size_t r = 0; r < kPanelRows; ++r)
+        pair_weights_[where->second + r] |= bf16_bits(static_cast<double>(from[r])) << (slot % 2 ? 16 : 0);
+    }
+    pair_panels_.push_back(paired);
+  }
 }
 
 template <class T>
@@ -154,6 +188,9 @@ Plan<T> PackedPlan<T>::plan() const {
   p.panels = panels_.data();
   p.panel_weights = panel_weights_.data();
   p.panel_columns = panel_columns_.data();
+  p.pair_panels = pair_panels_.data();
+  p.pair_weights = pair_panels_.empty() ? nullptr : pair_weights_.data();
+  p.pair_columns = pair_columns_.data();
   p.tail_start = tail_start_.data();
   p.tail_columns = tail_columns_.data();
   p.tail_weights = tail_weights_.data();

@@ -58,7 +58,7 @@ class PackedPlan {
  public:
   PackedPlan(const Shape& shape, std::vector<Step> steps, std::vector<int32_t> variables,
              std::vector<int32_t> noise_steps, std::vector<int32_t> param_slots, std::vector<int32_t> context_units,
-             const std::vector<AffineSource<T>>& affines);
+             const std::vector<AffineSource<T>>& affines, bool in_pairs);
 
   Plan<T> plan() const;
   int64_t panel_macs() const { return panel_macs_; }    // multiply-adds for one row in a tile, fill of panels included
@@ -72,6 +72,7 @@ class PackedPlan {
 
   void plan_panels(const AffineSource<T>& affine);
   void fill_panels(const AffineSource<T>& affine, const AffineInfo& info, T* weights) const;
+  void pack_pairs();
   void plan_tail(const AffineSource<T>& affine, int64_t row, int64_t from);
   void pack_columns(const std::vector<AffineSource<T>>& affines);
   static std::vector<ColumnSource> find_columns(const std::vector<AffineSource<T>>& affines);
@@ -87,6 +88,9 @@ class PackedPlan {
   std::vector<Column> columns_;
   std::vector<T> tail_weights_;
   AlignedArray<T> bias_, panel_weights_, column_weights_;
+  std::vector<Panel> pair_panels_;
+  std::vector<uint32_t> pair_weights_;
+  std::vector<int32_t> pair_columns_;
   int64_t panel_size_ = 0, panel_macs_ = 0, column_macs_ = 0;
 };
 

@@ -54,7 +54,11 @@ struct Plan {
   const Panel* panels;
   const T* panel_weights;
   const int32_t* panel_columns;
-  const int64_t* tail_start;  // (num_slots + 1,): inputs of a unit that become known after its panel was multiplied
+  const Panel*
+      pair_panels;  // the same panels in bf16, two columns in one word: the even slot of a pair in the low half
+  const uint32_t* pair_weights;  // null unless packed
+  const int32_t* pair_columns;   // slot / 2
+  const int64_t* tail_start;     // (num_slots + 1,): inputs of a unit that become known after its panel was multiplied
   const int32_t* tail_columns;
   const T* tail_weights;
 
@@ -88,6 +92,7 @@ struct Engine {
   int64_t (*scratch_f64)(const Plan<double>&, int64_t num_rows, int num_threads, int rows_at_once);
   Status (*draw_f32)(const Plan<float>&, const Request<float>&);
   Status (*draw_f64)(const Plan<double>&, const Request<double>&);
+  Status (*draw_bf16)(const Plan<float>&, const Request<float>&);  // null without the instruction
 };
 
 }  // namespace made_fast

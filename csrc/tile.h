@@ -20,13 +20,19 @@ constexpr int whole_vectors(int rows) {
 }
 
 template <class T>
+int64_t table_rows(const Plan<T>& plan) {
+  return plan.num_slots + (plan.pair_weights == nullptr ? 0 : (plan.num_slots + 1) / 2);
+}
+
+template <class T>
 int64_t tile_scratch(const Plan<T>& plan, int rows) {
-  // the table, the thresholds of four steps, and the log-probabilities in double
-  return plan.num_slots * rows * int64_t(sizeof(T)) + 4 * kWidest<T> * int64_t(sizeof(T)) +
+  // the table (and that of pairs), the thresholds of four steps, and the log-probabilities in double
+  return table_rows<T>(plan) * rows * int64_t(sizeof(T)) + 4 * kWidest<T> * int64_t(sizeof(T)) +
          kWidest<T> * int64_t(sizeof(double));
 }
 
-template <class T, int NV>
+// With kPairs the panels are multiplied in bf16 (pairs.h).
+template <class T, int NV, bool kPairs>
 struct Tile {
   static constexpr int stride = NV * kLanes<T>;
   static constexpr int width = (stride + kPhiloxLanes - 1) / kPhiloxLanes * kPhiloxLanes;  // rows, in whole counters
@@ -42,6 +48,24 @@ struct Tile {
   Int<T> nan_lanes{};
 
   T* slot(int64_t index) const { return table + index * stride; }
+
+  // Called for slots whose values are final and may be read.
+  void publish(int64_t first, int64_t count) {
+    if constexpr (kPairs) {
+      uint32_t* pairs = reinterpret_cast<uint32_t*>(slot(plan.num_slots));
+      for (int64_t i = first; i < first + count; ++i)
+        for (int v = 0; v < stride; v += kLanes<T>) put_half(slot(i) + v, pairs + (i / 2) * stride + v, i % 2 != 0);
+    }
+  }
+
+  void multiply_panel(int32_t number, int64_t first_slot) {
+    if constexpr (kPairs) {
+      const uint32_t* pairs = reinterpret_cast<const uint32_t*>(slot(plan.num_slots));
+      multiply_pairs<NV>(plan, plan.pair_panels[number], plan.bias + first_slot, pairs, slot(first_slot));
+    } else {
+      multiply(plan.panels[number], first_slot);
+    }
+  }
 
   // out[0 .. num_rows) = bias + sum over columns of weight * input
   void multiply(const Panel& panel, int64_t first_slot) {
@@ -94,7 +118,7 @@ struct Tile {
     const AffineInfo& affine = plan.affines[step.left];
     for (int32_t unit = step.first; unit < step.first + step.count; ++unit) {
       const int32_t index = unit - affine.first_slot;
-      if (index % kPanelRows == 0) multiply(plan.panels[affine.first_panel + index / kPanelRows], unit);
+      if (index % kPanelRows == 0) multiply_panel(affine.first_panel + index / kPanelRows, unit);
       add_tail(unit);
     }
     apply<T>(step.function, slot(step.first), slot(step.first), int64_t(step.count) * stride);
@@ -148,6 +172,7 @@ struct Tile {
 
   void run(int64_t first) {
     if (plan.num_context_units) fill_context(first);
+    publish(plan.context_slot, plan.num_context_units);
     for (int r = 0; r < stride; ++r) log_prob[r] = 0;
     for (const Step* step = plan.steps; step != plan.steps + plan.num_steps; ++step) {
       const int64_t values = int64_t(step->count) * stride;
@@ -168,6 +193,7 @@ struct Tile {
           draw(*step);
           break;
       }
+      publish(step->first, step->count);
     }
     write(first);
   }
@@ -211,21 +237,26 @@ struct Tile {
   }
 };
 
-template <class T, int NV>
+template <class T, int NV, bool kPairs>
 bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, T* scratch) {
-  T* limits = scratch + plan.num_slots * NV * kLanes<T>;
+  T* limits = scratch + table_rows<T>(plan) * NV * kLanes<T>;
   double* log_prob = reinterpret_cast<double*>(limits + 4 * kWidest<T>);
-  Tile<T, NV> tile{plan, request, scratch, limits, log_prob, request.first_row + static_cast<uint64_t>(first), rows};
+  const uint64_t first_row = request.first_row + static_cast<uint64_t>(first);
+  Tile<T, NV, kPairs> tile{plan, request, scratch, limits, log_prob, first_row, rows};
+  if (kPairs) {  // the other half of a pair may be read, with weight zero, before it is known: it must be a number
+    T* pairs = tile.slot(plan.num_slots);
+    std::memset(pairs, 0, static_cast<size_t>(limits - pairs) * sizeof(T));
+  }
   tile.run(first);
   bool nan_seen = false;
   for (int lane = 0; lane < kLanes<T>; ++lane) nan_seen |= tile.nan_lanes[lane] != 0;
   return nan_seen;
 }
 
-template <class T>
+template <class T, bool kPairs>
 bool draw_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, T* scratch) {
   const int vectors = whole_vectors<T>(rows) / kLanes<T>;
-  if (vectors == 1) return run_tile<T, 1>(plan, request, first, rows, scratch);
-  if (vectors == 2 || kTileVectors == 2) return run_tile<T, 2>(plan, request, first, rows, scratch);
-  return run_tile<T, kTileVectors>(plan, request, first, rows, scratch);
+  if (vectors == 1) return run_tile<T, 1, kPairs>(plan, request, first, rows, scratch);
+  if (vectors == 2 || kTileVectors == 2) return run_tile<T, 2, kPairs>(plan, request, first, rows, scratch);
+  return run_tile<T, kTileVectors, kPairs>(plan, request, first, rows, scratch);
 }

@@ -211,12 +211,9 @@ def _train(args: argparse.Namespace) -> int:
     )
     size = sum(parameter.numel() for parameter in model.parameters())
     _say(f"{data.name}: {len(data.train):,} rows of {data.features} variables; {size:,} parameters")
-    lowest = float("inf")
 
     def report(epoch: Epoch) -> None:
-        nonlocal lowest
-        mark = " *" if epoch.valid_nll < lowest else ""
-        lowest = min(lowest, epoch.valid_nll)
+        mark = " *" if epoch.improved else ""
         losses = f"train {epoch.train_nll:8.3f}  valid {epoch.valid_nll:8.3f} nats"
         _say(f"epoch {epoch.number:3d}  {losses}  lr {epoch.learning_rate:.2g}  {epoch.seconds:.1f} s{mark}")
 

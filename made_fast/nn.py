@@ -222,12 +222,14 @@ class MADE(nn.Module):
         """Draws samples with their log-probabilities in nats. For the options see ``Sampler.sample``."""
         return self.sampler().sample_and_log_prob(num_samples, context, **options)
 
-    def sampler(self) -> Sampler:
-        """Returns a sampler of the model as it is now.
+    def sampler(self, *, bf16_weights: bool = False) -> Sampler:
+        """Returns a sampler of the model as it is now; for ``bf16_weights`` see ``Sampler``.
 
         The last one is kept and returned again until a parameter changes. Finding that out compares all parameters with a
         copy; who draws one row at a time from a finished model holds on to the sampler instead.
         """
+        if bf16_weights:
+            return Sampler(self.program(), self.output, bf16_weights=True)
         structure = [buffer.detach() for buffer in self.buffers()]
         weights = [parameter.detach() for parameter in self.parameters()]
         schedule = None

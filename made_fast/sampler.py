@@ -38,13 +38,23 @@ class Sampler:
         output: what its parameters mean.
         schedule: of this program; found from its masks if left out.
         backend: ``"auto"`` or the name of a backend.
+        bf16_weights: keep weights in bf16 and round hidden values to bf16 as well, sums stay fp32; needs the processor's
+            instruction for it (``build_config()["bf16"]``). Samples then follow a slightly different law, whose own
+            log-probability ``sample_and_log_prob`` returns; benchmarks/README.md states by how much. It has no path for
+            few rows.
 
     Raises:
         ValueError: the program is not autoregressive, a weight is not finite, or the backend cannot serve.
     """
 
     def __init__(
-        self, program: Program, output: Output, *, schedule: Schedule | None = None, backend: str = "auto"
+        self,
+        program: Program,
+        output: Output,
+        *,
+        schedule: Schedule | None = None,
+        backend: str = "auto",
+        bf16_weights: bool = False,
     ) -> None:
         for number, op in enumerate(program.affines):
             for tensor in (*(term.weight for term in op.terms), *(() if op.bias is None else (op.bias,))):
@@ -55,6 +65,9 @@ class Sampler:
         self.dtype = program.dtype  # of the samples
         half = program.dtype in (torch.bfloat16, torch.float16)  # computed in fp32, which holds the weights exactly
         self.program = program.to(torch.float32) if half else program
+        self.bf16_weights = bf16_weights
+        if bf16_weights:
+            self.program = self.program.to(torch.bfloat16).to(self.program.dtype)
         self.features = program.features  # D
         self.output = output
         self.schedule = build_schedule(program) if schedule is None else schedule
@@ -67,7 +80,13 @@ class Sampler:
     def _choose(self, requested: str) -> backends.Backend:
         requested = self.backend if requested == "auto" else requested
         program = self.program
-        return backends.choose(requested, device=program.device, dtype=program.dtype, output=self.output.name)
+        return backends.choose(
+            requested,
+            device=program.device,
+            dtype=program.dtype,
+            output=self.output.name,
+            bf16_weights=self.bf16_weights,
+        )
 
     @property
     def order(self) -> Tensor:
@@ -212,7 +231,8 @@ class Sampler:
                 packed = self._packed.get(chosen.name)
                 if packed is None:
                     module = backends.load(chosen)
-                    packed = (module, module.pack(self.program, self.schedule, self.output))
+                    options = {"bf16": True} if self.bf16_weights else {}
+                    packed = (module, module.pack(self.program, self.schedule, self.output, **options))
                 found = self._packed[requested] = self._packed[chosen.name] = packed
         return found
 

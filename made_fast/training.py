@@ -13,7 +13,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +39,7 @@ class Epoch:
         number: 1 for the first.
         train_nll: mean over the epoch's minibatches in nats a row, with the weights and the input noise of the moment.
         valid_nll: mean over the validation rows in nats a row, with the averaged weights and no noise.
+        improved: whether ``valid_nll`` is the lowest so far.
         learning_rate: that of the epoch.
         seconds: wall time, validation included.
     """
@@ -46,6 +47,7 @@ class Epoch:
     number: int
     train_nll: float
     valid_nll: float
+    improved: bool
     learning_rate: float
     seconds: float
 
@@ -216,17 +218,11 @@ def _nll(model: nn.Module, rows: Tensor, input_dropout: float = 0.0) -> Tensor:
     return -cast(Tensor, cast(Any, model).log_prob(rows))
 
 
-def _epochs_since(values: Sequence[float]) -> int:
-    """How many entries follow the lowest one."""
-    return len(values) - 1 - min(range(len(values)), key=values.__getitem__)
-
-
-def _reductions(values: Sequence[float], after: int) -> int:
-    """How often ``after`` entries in a row were no improvement on all before them, counting anew after each time."""
-    lowest, waited, reductions = math.inf, 0, 0
-    for value in values:
-        waited = 0 if value < lowest else waited + 1
-        lowest = min(lowest, value)
+def _reductions(improved: Iterable[bool], after: int) -> int:
+    """How often ``after`` epochs in a row were no improvement, counting anew after each time."""
+    waited, reductions = 0, 0
+    for better in improved:
+        waited = 0 if better else waited + 1
         if waited == after:
             reductions, waited = reductions + 1, 0
     return reductions
@@ -251,7 +247,7 @@ class _Run:
     @property
     def best(self) -> int:
         """Index of the epoch with the lowest validation figure; the earliest of equals."""
-        return len(self.history) - 1 - _epochs_since([epoch.valid_nll for epoch in self.history])
+        return max(index for index, epoch in enumerate(self.history) if epoch.improved)
 
     def why_stop(self, epochs: int, patience: int, max_minutes: float | None) -> str | None:
         """The reason not to run another epoch, or None."""
@@ -267,7 +263,7 @@ class _Run:
     def next_epoch(self, *, progress: bool) -> None:
         """One pass over the training rows, then the validation of the averaged weights."""
         start, number = time.monotonic(), len(self.history) + 1
-        reductions = _reductions([epoch.valid_nll for epoch in self.history], self.settings.decay_after)
+        reductions = _reductions((epoch.improved for epoch in self.history), self.settings.decay_after)
         rate = self.settings.learning_rate * _DECAY**reductions
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -278,8 +274,9 @@ class _Run:
         valid_nll, _ = evaluate(self.average, self.valid)
         if not math.isfinite(valid_nll):
             raise TrainingError(f"valid NLL is {valid_nll} in epoch {number}: lower the learning rate, now {rate:g}")
-        self.history.append(Epoch(number, train_nll, valid_nll, rate, time.monotonic() - start))
-        if self.best == number - 1:
+        improved = all(valid_nll < epoch.valid_nll for epoch in self.history)
+        self.history.append(Epoch(number, train_nll, valid_nll, improved, rate, time.monotonic() - start))
+        if improved:
             self.best_state = {name: value.detach().clone() for name, value in self.average.state_dict().items()}
 
     def _pass_over_rows(self, number: int, *, progress: bool) -> float:

@@ -230,6 +230,16 @@ def test_connections_taken_out_stay_out(tmp_path: Path, build: Build) -> None:
     assert torch.equal(other.sample(30, seed=1), model.sample(30, seed=1))
 
 
+def test_masks_from_another_model_stay_too(tmp_path: Path) -> None:
+    """What ``save`` wrote, ``load`` reads: also where masks came by ``load_state_dict`` from a model of other degrees."""
+    options = {"hidden_features": (7, 7), "degrees": "random", "order": "random"}
+    model, other = MADE(9, **options, seed=1), MADE(9, **options, seed=2)
+    assert not torch.equal(model.parameters_layer.mask, other.parameters_layer.mask)
+    model.load_state_dict(other.state_dict())
+    model.save(tmp_path / "mixed")
+    assert torch.equal(MADE.load(tmp_path / "mixed").sample(30, seed=1), other.sample(30, seed=1))
+
+
 def test_misfits_name_the_tensor_and_both_shapes(saved: Path) -> None:
     _edited(saved, config={"context_features": 2})
     message = _refused(saved)

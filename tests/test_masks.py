@@ -80,7 +80,7 @@ def test_what_is_no_order_is_refused(order: Any, features: int) -> None:
 
 @pytest.mark.parametrize("features", [0, -3])
 def test_features_must_be_positive(features: int) -> None:
-    with pytest.raises(ValueError, match=rf"^features must be at least 1, got {features}\Z"):
+    with pytest.raises(ValueError, match=rf"^features must .*1.*, got {features}\Z"):
         masks.make_order("natural", features)
 
 
@@ -167,7 +167,7 @@ def test_random_degrees(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "kind", "named"), [(0, "even", "hidden_features"), (-2, "even", "hidden_features"), (3, "odd", "degrees")]
+    ("width", "kind", "named"), [(0, "even", "width"), (-2, "even", "width"), (3, "odd", "degrees")]
 )
 def test_bad_degrees_are_named(width: int, kind: str, named: str) -> None:
     with pytest.raises(ValueError, match=rf"^{named} must .*, got .*\Z"):

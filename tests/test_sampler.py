@@ -1,6 +1,7 @@
 """Sampler and MADE.sample: never stale, packed once, reproducible, and clear about what they refuse."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,7 @@ from made_fast.testing import naive_sample
 Build = Callable[..., MADE]
 Context = Callable[..., Tensor | None]
 USABLE = [row.name for row in backends.table() if row.usable]
+COMPILED = [name for name in USABLE if name != "reference"]
 PLAIN = {"hidden_features": (24,), "order": "random", "direct": True}
 
 
@@ -328,3 +330,17 @@ def test_the_interpreter_runs_while_the_compiled_engine_draws() -> None:
         done.set()
         counting.result()
     assert during >= 3
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+def test_compiled_engines_use_the_threads_that_torch_was_given(
+    set_threads: Callable[[int], None], backend: str
+) -> None:
+    """Processor time outside the calling thread, whatever else the machine is doing."""
+    sampler = MADE(200, (400,)).sampler()
+    sampler.sample(100, backend=backend)
+    set_threads(2)
+    mine, all_of_it = time.thread_time(), time.process_time()
+    sampler.sample(5000, backend=backend)
+    mine, all_of_it = time.thread_time() - mine, time.process_time() - all_of_it
+    assert all_of_it - mine > 0.1 * all_of_it

@@ -22,6 +22,10 @@ _HAS_CORE = importlib.util.find_spec("made_fast._core") is not None
 _HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
 
+def _core_has_bf16() -> bool:
+    return _HAS_CORE and bool(load(BACKENDS[0])._core.has_bf16())
+
+
 @dataclass(frozen=True)
 class Backend:
     """One row: what a backend needs, as data. An empty tuple means anything."""
@@ -32,6 +36,7 @@ class Backend:
     devices: tuple[str, ...] = ()
     dtypes: tuple[torch.dtype, ...] = ()
     outputs: tuple[str, ...] = ()
+    bf16_weights: Callable[[], bool] = lambda: False  # whether weights can be kept in bf16 on this machine
 
 
 BACKENDS: tuple[Backend, ...] = (
@@ -44,6 +49,7 @@ BACKENDS: tuple[Backend, ...] = (
         devices=("cpu",),
         dtypes=(torch.float32, torch.float64),
         outputs=("bernoulli",),
+        bf16_weights=_core_has_bf16,
     ),
     Backend(
         "numba",
@@ -72,7 +78,14 @@ def table() -> list[Row]:
     return [Row(backend.name, backend.missing is None, backend.missing, backend.summary) for backend in BACKENDS]
 
 
-def why_not(backend: Backend, *, device: torch.device, dtype: torch.dtype, output: str | None = None) -> str | None:
+def why_not(
+    backend: Backend,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    output: str | None = None,
+    bf16_weights: bool = False,
+) -> str | None:
     """Why a backend cannot serve, or None if it can. Reads metadata only, so it is safe while a graph is traced."""
     if backend.missing is not None:
         return backend.missing
@@ -82,10 +95,19 @@ def why_not(backend: Backend, *, device: torch.device, dtype: torch.dtype, outpu
         return f"needs {' or '.join(map(str, backend.dtypes))}, got {dtype}"
     if output is not None and backend.outputs and output not in backend.outputs:
         return f"has no output {output!r}, only {', '.join(backend.outputs)}"
+    if bf16_weights and not (dtype == torch.float32 and backend.bf16_weights()):
+        return "has no bf16 weights here (they need an fp32 model and the processor's bf16 instruction)"
     return None
 
 
-def choose(requested: str, *, device: torch.device, dtype: torch.dtype, output: str | None = None) -> Backend:
+def choose(
+    requested: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    output: str | None = None,
+    bf16_weights: bool = False,
+) -> Backend:
     """Returns the backend to use: the requested one, or with ``"auto"`` the first that can.
 
     ``MADE_FAST_BACKEND`` in the environment stands in for ``"auto"``.
@@ -101,13 +123,13 @@ def choose(requested: str, *, device: torch.device, dtype: torch.dtype, output: 
     for backend in BACKENDS:
         if requested not in ("auto", backend.name):
             continue
-        reason = why_not(backend, device=device, dtype=dtype, output=output)
+        reason = why_not(backend, device=device, dtype=dtype, output=output, bf16_weights=bf16_weights)
         if reason is None:
             return backend
         if requested == backend.name:
             raise ValueError(f"backend {backend.name!r} cannot be used: {reason}")
         _log.debug("backend %s passed over: %s", backend.name, reason)
-    raise AssertionError("the reference backend can always serve")
+    raise ValueError("no backend has bf16 weights here: they need an fp32 model and the processor's bf16 instruction")
 
 
 def load(backend: Backend) -> ModuleType:

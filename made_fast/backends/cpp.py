@@ -48,12 +48,13 @@ def build_config() -> dict[str, object]:
         "build_type": build_type,
         "instruction_sets": _core.instruction_sets(),
         "instruction_set": instruction_set(),
+        "bf16": _core.has_bf16(),
         "threads": torch.get_num_threads(),
     }
 
 
-def pack(program: Program, schedule: Schedule, output: Output) -> Packed:
-    """Copies the weights into the engine's layout."""
+def pack(program: Program, schedule: Schedule, output: Output, *, bf16: bool = False) -> Packed:
+    """Copies the weights into the engine's layout; with ``bf16`` for the processor's bf16 instruction as well."""
     kind = _core.SamplerF64 if program.dtype == torch.float64 else _core.SamplerF32
     native = kind(
         features=schedule.features,
@@ -67,6 +68,7 @@ def pack(program: Program, schedule: Schedule, output: Output) -> Packed:
         param_slots=schedule.param_slots,
         context_units=schedule.context_units,
         affines=[_source(op, plan) for op, plan in zip(program.affines, schedule.affines, strict=True)],
+        bf16=bf16,
     )
     return Packed(schedule.features, native, instruction_set())
 
