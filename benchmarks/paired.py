@@ -75,6 +75,30 @@ def measure_threads(case: Case, isa: str, seconds: float) -> dict[str, Any]:
     return {"case": case.name, "isa": isa, "threads": threads, "one / all": ratio(times, "one", "all")}
 
 
+def measure_bf16(case: Case, seconds: float) -> dict[str, Any]:
+    """bf16 weights against fp32, and what they cost in exactness."""
+    model = case.model()
+    narrow = model.sampler(bf16_weights=True)
+    runs: dict[str, contenders.Run] = {
+        "fp32": contenders.sampler(model, case.rows, "cpp"),
+        "bf16": lambda: narrow.sample(case.rows, seed=contenders.SEED),
+        "dense": contenders.dense(model, case.rows),
+    }
+    times = measure(runs, seconds=seconds)
+    x, log_prob = narrow.sample_and_log_prob(4000, seed=contenders.SEED)
+    with torch.no_grad():
+        error = log_prob - model.log_prob(x)  # its mean is the Kullback-Leibler divergence from the model
+    return {
+        "case": case.name,
+        "bf16 / fp32": ratio(times, "bf16", "fp32"),
+        "bf16 / dense": ratio(times, "bf16", "dense"),
+        "KL in nats": error.mean().item(),
+        "standard error": error.std().item() / 4000**0.5,
+        "largest error of a log-probability": error.abs().max().item(),
+        "nats per row": -log_prob.mean().item(),
+    }
+
+
 def measure_batches(sweep: tuple[Case, ...], seconds: float) -> list[dict[str, Any]]:
     """Absolute times for the plots, and the ratio of a sample to one dense forward."""
     rows = []
@@ -135,6 +159,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             result["one row"].append(_said(measure_case(case, isa, seconds)))
     for case in shapes:
         result["threads"].append(_said(measure_threads(case, isas[0], seconds)))
+    result["bf16"] = [measure_bf16(case, seconds) for case in shapes if _core.has_bf16()]
     result["batches"] = measure_batches(cases.BATCH_SWEEP[: 4 if arguments.quick else None], seconds)
     result["features"] = measure_batches(cases.FEATURE_SWEEP[: 3 if arguments.quick else None], seconds)
     result["samplers"] = [measure_samplers(Case(64, 512, 2, 100), seconds)]

@@ -41,6 +41,8 @@ def markdown(result: dict[str, Any]) -> str:
         "## All threads against one\n\n" + _table(("case", "isa", "threads", "one / all"), result["threads"]),
         "## Batch sizes at 784x512x2\n\n" + _table(("rows", "sample / dense", "sample / oneDNN"), result["batches"]),
     ]
+    if result["bf16"]:
+        parts.append("## bf16 weights\n\n" + _table(tuple(result["bf16"][0]), result["bf16"]))
     for samplers in result["samplers"]:
         rows = [
             {"sampler": name, "ms": samplers["ms"][name], "times ours": samplers["ratios"][name]}

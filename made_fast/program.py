@@ -6,6 +6,7 @@ A program holds plain tensors and no modules, so it is a snapshot: later trainin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -139,15 +140,21 @@ class Program:
         return sum(term.weight.numel() for op in self.affines for term in op.terms)
 
     def to(self, dtype: torch.dtype) -> Program:
-        """Returns the same program with weights of another dtype."""
+        """Returns the same program with weights and biases of another dtype."""
+        return self._mapped(lambda weight: weight.to(dtype), lambda bias: bias.to(dtype))
 
-        def cast(op: Op) -> Op:
+    def with_rounded_weights(self, dtype: torch.dtype) -> Program:
+        """Returns the program with weights rounded to another dtype but kept in their own; biases are left as they are."""
+        return self._mapped(lambda weight: weight.to(dtype).to(weight.dtype), lambda bias: bias)
+
+    def _mapped(self, weights: Callable[[Tensor], Tensor], biases: Callable[[Tensor], Tensor]) -> Program:
+        def mapped(op: Op) -> Op:
             if not isinstance(op, Affine):
                 return op
-            terms = tuple(replace(term, weight=term.weight.to(dtype)) for term in op.terms)
-            return Affine(terms, None if op.bias is None else op.bias.to(dtype))
+            terms = tuple(replace(term, weight=weights(term.weight)) for term in op.terms)
+            return Affine(terms, None if op.bias is None else biases(op.bias))
 
-        return replace(self, ops=tuple(map(cast, self.ops)))
+        return replace(self, ops=tuple(map(mapped, self.ops)))
 
     def evaluate(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Runs the whole network on ``x`` (B, D) and context (B, C): parameters (B, P). Plain torch, differentiable."""

@@ -67,7 +67,7 @@ class Sampler:
         self.program = program.to(torch.float32) if half else program
         self.bf16_weights = bf16_weights
         if bf16_weights:
-            self.program = self.program.to(torch.bfloat16).to(self.program.dtype)
+            self.program = self.program.with_rounded_weights(torch.bfloat16)
         self.features = program.features  # D
         self.output = output
         self.schedule = build_schedule(program) if schedule is None else schedule

@@ -23,9 +23,9 @@ def _model(features: int = 30, **options: object) -> MADE:
 
 
 @needs_bf16
-@pytest.mark.parametrize("options", OPTIONS)
-def test_draws_follow_the_model_nearly(options: dict[str, object]) -> None:
-    model = _model(**options)
+@pytest.mark.parametrize("choice", OPTIONS)
+def test_draws_follow_the_model_nearly(choice: dict[str, object]) -> None:
+    model = _model(**choice)
     context = torch.randn(1, 3) if model.context_features else None
     sampler = model.sampler(bf16_weights=True)
     x, log_prob = sampler.sample_and_log_prob(2000, context, seed=3)
