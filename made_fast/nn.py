@@ -17,6 +17,7 @@ from made_fast.functional import masked_linear
 from made_fast.outputs import Output, make_output
 from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Op, Program, Term, X
 from made_fast.sampler import Sampler
+from made_fast.schedule import dependencies
 
 __all__ = ["MADE", "MaskedLinear"]
 
@@ -272,6 +273,20 @@ class MADE(nn.Module):
         affine(value, self.parameters_layer, *direct, *_context_terms(self.context_direct_layer))
         return Program(self.features, self.context_features, tuple(ops), self.order.clone(), self.params_per_variable)
 
+    def check(self) -> None:
+        """Makes sure that the masks are those of a density: each variable depends on variables before it alone.
+
+        The masks that this class makes always are; those that were loaded or changed by hand may not be.
+
+        Raises:
+            ValueError: a variable depends on itself or on one that is drawn after it; the message names a pair.
+        """
+        rank = masks.rank_of(self.order)
+        wrong = torch.from_numpy(dependencies(self.program())) & (rank[None, :] >= rank[:, None]).cpu()
+        if bool(wrong.any()):
+            reader, read = wrong.nonzero()[0].tolist()
+            raise ValueError(f"masks must follow the order, but variable {reader} depends on variable {read}")
+
     def save(self, path: str | Path) -> None:
         """Writes weights and configuration to a safetensors file.
 
@@ -294,15 +309,11 @@ class MADE(nn.Module):
             raise ValueError(f"{path} was written by another version: unknown {sorted(set(config) - names)}")
         try:
             model = cls(**config)
-            allowed = {name: buffer.clone() for name, buffer in model.named_buffers()}
             model.load_state_dict(state)
+            masks.make_order(model.order, model.features)
+            model.check()
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} does not fit its own configuration: {' '.join(str(error).split())}") from error
-        for name, buffer in model.named_buffers():
-            # connections may have been taken out; others than the order allows would make it no density
-            fits = torch.equal(buffer, allowed[name]) if name == "order" else not bool((buffer & ~allowed[name]).any())
-            if not fits:
-                raise ValueError(f"{path} does not fit its own configuration: {name} contradicts the order")
         floats = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
         return model.to(floats[0])
 

@@ -19,9 +19,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Multiply, Program, X
+from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Multiply, Op, Program, X
 
-__all__ = ["AffinePlan", "Kind", "Schedule", "build_schedule"]
+__all__ = ["AffinePlan", "Kind", "Schedule", "build_schedule", "dependencies"]
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -121,12 +121,12 @@ def build_schedule(program: Program) -> Schedule:
     return _Builder(program, masks, alive, levels).build()
 
 
-def _with_source_widths(program: Program) -> list[tuple[object, list[int]]]:
+def _with_source_widths(program: Program) -> list[tuple[Op, list[int]]]:
     widths = program.widths
     return [(op, [widths[source] for source in op.sources]) for op in program.ops]
 
 
-def _masks_of(op: object, source_widths: list[int]) -> list[BoolArray]:
+def _masks_of(op: Op, source_widths: list[int]) -> list[BoolArray]:
     """The bool masks (n, m) of an affine operation's terms; nothing for the others, which go unit by unit."""
     if not isinstance(op, Affine):
         return []
@@ -183,22 +183,28 @@ def _levels(program: Program, masks: list[list[BoolArray]], alive: list[BoolArra
         ready[X], drawable = np.sort(drawable), np.zeros(0, dtype=np.int64)
         level += 1
     if (levels[X] < 0).any():
-        raise ValueError(_ring_message(program, masks))
+        raise ValueError(_ring_message(program))
     return levels
 
 
-def _ring_message(program: Program, masks: list[list[BoolArray]]) -> str:
-    """Names the variables that depend on themselves, and not those that merely wait for them."""
+def dependencies(program: Program) -> BoolArray:
+    """Which variables the parameters of each variable depend on, by the masks: bool (D, D), row reads column."""
     features = program.features
     reach = [np.eye(features, dtype=np.float32), np.zeros((program.context_features, features), dtype=np.float32)]
-    for op, own in zip(program.ops, masks, strict=True):
+    for op, widths in _with_source_widths(program):
+        masks = _masks_of(op, widths)
         sources = [reach[source] for source in op.sources]
-        parts = [mask @ part for mask, part in zip(own, sources, strict=True)] if own else sources
+        parts = [mask @ part for mask, part in zip(masks, sources, strict=True)] if masks else sources
         reach.append((sum(parts[1:], parts[0]) > 0).astype(np.float32))  # (n, D)
-    owner = np.repeat(np.arange(features), program.params_per_variable)
-    closure = np.zeros((features, features), dtype=np.float32)
-    np.maximum.at(closure, owner, reach[-1])
-    for _ in range(features.bit_length()):
+    found = np.zeros((features, features), dtype=np.bool_)
+    np.logical_or.at(found, np.repeat(np.arange(features), program.params_per_variable), reach[-1] > 0)
+    return found
+
+
+def _ring_message(program: Program) -> str:
+    """Names the variables that depend on themselves, and not those that merely wait for them."""
+    closure = dependencies(program).astype(np.float32)
+    for _ in range(program.features.bit_length()):
         closure = (closure + closure @ closure > 0).astype(np.float32)
     ring = np.flatnonzero(closure.diagonal())
     shown = ", ".join(map(str, ring[:8])) + (", ..." if len(ring) > 8 else "")

@@ -36,7 +36,7 @@ class Backend:
     devices: tuple[str, ...] = ()
     dtypes: tuple[torch.dtype, ...] = ()
     outputs: tuple[str, ...] = ()
-    bf16_weights: Callable[[], bool] = lambda: False  # whether weights can be kept in bf16 on this machine
+    bf16_weights: Callable[[], bool] | None = None  # asks whether weights can be kept in bf16 on this machine
 
 
 BACKENDS: tuple[Backend, ...] = (
@@ -95,7 +95,7 @@ def why_not(
         return f"needs {' or '.join(map(str, backend.dtypes))}, got {dtype}"
     if output is not None and backend.outputs and output not in backend.outputs:
         return f"has no output {output!r}, only {', '.join(backend.outputs)}"
-    if bf16_weights and not (dtype == torch.float32 and backend.bf16_weights()):
+    if bf16_weights and not (dtype == torch.float32 and backend.bf16_weights and backend.bf16_weights()):
         return "has no bf16 weights here (they need an fp32 model and the processor's bf16 instruction)"
     return None
 
