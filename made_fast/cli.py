@@ -188,6 +188,12 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
+def _say_epoch(epoch: Epoch) -> None:
+    mark = " *" if epoch.improved else ""
+    losses = f"train {epoch.train_nll:8.3f}  valid {epoch.valid_nll:8.3f} nats"
+    _say(f"epoch {epoch.number:3d}  {losses}  lr {epoch.learning_rate:.2g}  {epoch.seconds:.1f} s{mark}")
+
+
 def _train(args: argparse.Namespace) -> int:
     import torch
 
@@ -212,11 +218,6 @@ def _train(args: argparse.Namespace) -> int:
     size = sum(parameter.numel() for parameter in model.parameters())
     _say(f"{data.name}: {len(data.train):,} rows of {data.features} variables; {size:,} parameters")
 
-    def report(epoch: Epoch) -> None:
-        mark = " *" if epoch.improved else ""
-        losses = f"train {epoch.train_nll:8.3f}  valid {epoch.valid_nll:8.3f} nats"
-        _say(f"epoch {epoch.number:3d}  {losses}  lr {epoch.learning_rate:.2g}  {epoch.seconds:.1f} s{mark}")
-
     words = [word for word in args.argv if word != "--resume"]
     go_on = f"go on with: {shlex.join(['made-fast', *words, '--resume'])}"
     try:
@@ -235,7 +236,7 @@ def _train(args: argparse.Namespace) -> int:
             checkpoint=checkpoint,
             resume=args.resume,
             progress=True,
-            on_epoch=report,
+            on_epoch=_say_epoch,
         )
     except KeyboardInterrupt:
         if checkpoint.exists():

