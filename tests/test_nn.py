@@ -310,6 +310,29 @@ def test_one_variable() -> None:
             assert model.sample(7, context, seed=0).reshape(-1, 1).shape == (7, 1)
 
 
+def test_check_holds_masks_to_the_order(build: Build, options: dict[str, Any]) -> None:
+    model = build(options)
+    model.check()
+    last, first = int(model.order[-1]), int(model.order[0])
+    reads_x = model.parameters_layer if not options["hidden_features"] else model.direct_layer
+    with torch.no_grad():
+        if reads_x is not None:
+            reads_x.mask[first, last] = True
+        else:  # a leak through the hidden units: one that sees the last variable feeds the first
+            for layer in model.hidden:
+                layer.mask[-1, :] = True
+            model.parameters_layer.mask[first, -1] = True
+    with pytest.raises(ValueError, match=rf"^masks must .* variable {first} .*") as error:
+        model.check()
+    assert _one_line(error)
+    model = build(options)
+    depends = len(model.hidden) > 0 or model.direct
+    model.order.copy_(model.order.flip(0))
+    if depends:  # connections that follow another order
+        with pytest.raises(ValueError, match=r"^masks must .*"):
+            model.check()
+
+
 def test_repr_shows_the_arguments() -> None:
     text = repr(MADE(5, (6, 6), residual=True, activation="gelu"))
     assert "5, (6, 6)" in text
