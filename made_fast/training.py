@@ -88,7 +88,7 @@ def fit(
     epochs: int = 200,
     batch_size: int = 100,
     learning_rate: float = 1e-3,
-    weight_decay: float = 0.0,
+    weight_decay: float = 0.1,
     input_dropout: float = 0.0,
     averaging: float = 0.9995,
     decay_after: int = 5,
