@@ -7,6 +7,8 @@
 
 namespace made_fast {
 
+static constexpr int64_t half = kPanelRows / 2;
+
 template <class T>
 PackedPlan<T>::PackedPlan(const Shape& shape, std::vector<Step> steps, std::vector<int32_t> variables,
                           std::vector<int32_t> noise_steps, std::vector<int32_t> param_slots,
@@ -44,8 +46,10 @@ static uint32_t bf16_bits(double value) {
 template <class T>
 void PackedPlan<T>::pack_pairs() {
   for (const Panel& panel : panels_) {
-    Panel paired{static_cast<int64_t>(pair_weights_.size()), static_cast<int64_t>(pair_columns_.size()), 0,
-                 panel.num_rows};
+    Panel paired{};
+    paired.weights = static_cast<int64_t>(pair_weights_.size());
+    paired.columns = static_cast<int64_t>(pair_columns_.size());
+    paired.num_rows = panel.num_rows;
     std::map<int32_t, size_t> position;  // pair -> where its weights start
     for (int32_t c = 0; c < panel.num_columns; ++c) {
       const int32_t slot = panel_columns_[static_cast<size_t>(panel.columns + c)];
@@ -71,23 +75,46 @@ void PackedPlan<T>::plan_panels(const AffineSource<T>& affine) {
   if (!affine.mask) panel_columns_.insert(panel_columns_.end(), affine.slots, affine.slots + affine.num_columns);
   for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
     const int64_t rows = std::min<int64_t>(kPanelRows, affine.num_rows - row);
-    const int64_t widest = *std::max_element(affine.needed + row, affine.needed + row + rows);
-    const int64_t limit = std::min(affine.ready[row], widest);
-    Panel panel{panel_size_, shared, static_cast<int32_t>(limit), static_cast<int32_t>(rows)};
-    if (affine.mask) {
-      panel.columns = static_cast<int64_t>(panel_columns_.size());
-      for (int64_t column = 0; column < limit; ++column) {
-        bool any = false;
-        for (int64_t r = row; r < row + rows; ++r) any |= affine.reads(r, column);
-        if (any) panel_columns_.push_back(static_cast<int32_t>(affine.slots[column]));
-      }
-      panel.num_columns = static_cast<int32_t>(static_cast<int64_t>(panel_columns_.size()) - panel.columns);
-    }
-    panels_.push_back(panel);
+    const int64_t known = known_to(affine, row, rows);
+    Panel panel{};
+    panel.num_rows = static_cast<int32_t>(rows);
+    panel.columns = list_columns(affine, shared, row, rows, 0, known, panel.num_columns);
+    panel.weights = panel_size_;
     panel_size_ += int64_t{kPanelRows} * panel.num_columns;
     panel_macs_ += int64_t{kPanelRows} * panel.num_columns;
-    for (int64_t r = row; r < row + rows; ++r) plan_tail(affine, r, limit);
+    const int64_t later = rows > half ? std::max(known, known_to(affine, row + half, rows - half)) : known;
+    panel.half_columns = list_columns(affine, shared, row + half, rows - half, known, later, panel.num_half_columns);
+    panel.half_weights = panel_size_;
+    panel_size_ += half * panel.num_half_columns;
+    panel_macs_ += half * panel.num_half_columns;
+    panels_.push_back(panel);
+    for (int64_t r = row; r < row + rows; ++r) plan_tail(affine, r, r < row + half ? known : later);
   }
+}
+
+// How many leading columns are known when the first of some rows is due, as far as any of them reads.
+template <class T>
+int64_t PackedPlan<T>::known_to(const AffineSource<T>& affine, int64_t row, int64_t rows) {
+  const int64_t widest = *std::max_element(affine.needed + row, affine.needed + row + rows);
+  return std::min(affine.ready[row], widest);
+}
+
+// Where the slots of the columns [begin, end) that any of the rows reads are listed, and how many they are.
+template <class T>
+int64_t PackedPlan<T>::list_columns(const AffineSource<T>& affine, int64_t shared, int64_t row, int64_t rows,
+                                    int64_t begin, int64_t end, int32_t& count) {
+  if (!affine.mask) {
+    count = static_cast<int32_t>(end - begin);
+    return shared + begin;
+  }
+  const auto start = static_cast<int64_t>(panel_columns_.size());
+  for (int64_t column = begin; column < end; ++column) {
+    bool any = false;
+    for (int64_t r = row; r < row + rows; ++r) any |= affine.reads(r, column);
+    if (any) panel_columns_.push_back(static_cast<int32_t>(affine.slots[column]));
+  }
+  count = static_cast<int32_t>(static_cast<int64_t>(panel_columns_.size()) - start);
+  return start;
 }
 
 template <class T>
@@ -105,13 +132,16 @@ template <class T>
 void PackedPlan<T>::fill_panels(const AffineSource<T>& affine, const AffineInfo& info, T* weights) const {
   for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
     const Panel& panel = panels_[static_cast<size_t>(info.first_panel + row / kPanelRows)];
-    T* out = weights + panel.weights;
-    int64_t column = 0;
-    for (int32_t c = 0; c < panel.num_columns; ++c, ++column, out += kPanelRows) {
-      while (affine.mask && affine.slots[column] != panel_columns_[static_cast<size_t>(panel.columns + c)]) ++column;
-      const T* from = affine.transposed + column * affine.num_rows + row;
-      for (int32_t r = 0; r < kPanelRows; ++r) out[r] = r < panel.num_rows ? from[r] : T(0);
-    }
+    int64_t column = 0;  // of the operation; lists are in its order
+    const auto copy = [&](int64_t list, int32_t count, int64_t first, int64_t per_column, T* out) {
+      for (int32_t c = 0; c < count; ++c, ++column, out += per_column) {
+        while (affine.slots[column] != panel_columns_[static_cast<size_t>(list + c)]) ++column;
+        const T* from = affine.transposed + column * affine.num_rows;
+        for (int64_t r = 0; r < per_column; ++r) out[r] = first + r < row + panel.num_rows ? from[first + r] : T(0);
+      }
+    };
+    copy(panel.columns, panel.num_columns, row, kPanelRows, weights + panel.weights);
+    copy(panel.half_columns, panel.num_half_columns, row + half, half, weights + panel.half_weights);
   }
 }
 

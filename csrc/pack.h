@@ -73,6 +73,9 @@ class PackedPlan {
   void plan_panels(const AffineSource<T>& affine);
   void fill_panels(const AffineSource<T>& affine, const AffineInfo& info, T* weights) const;
   void pack_pairs();
+  static int64_t known_to(const AffineSource<T>& affine, int64_t row, int64_t rows);
+  int64_t list_columns(const AffineSource<T>& affine, int64_t shared, int64_t row, int64_t rows, int64_t begin,
+                       int64_t end, int32_t& count);
   void plan_tail(const AffineSource<T>& affine, int64_t row, int64_t from);
   void pack_columns(const std::vector<AffineSource<T>>& affines);
   static std::vector<ColumnSource> find_columns(const std::vector<AffineSource<T>>& affines);

@@ -22,12 +22,16 @@ struct Step {
   Function function;
 };
 
-// Up to 8 consecutive rows of one affine operation. Weights are stored column by column, 8 to a column.
+// Up to 8 consecutive rows of one affine operation, and what all of them can have when the first is due. Weights are
+// stored column by column, 8 to a column.
 struct Panel {
   int64_t weights;  // into panel_weights
   int64_t columns;  // into panel_columns: the slots to read
   int32_t num_columns;
   int32_t num_rows;
+  // What becomes known between its first and its fifth unit, for the last four rows; 4 weights to a column.
+  int64_t half_weights, half_columns;
+  int32_t num_half_columns;
 };
 
 // The weights by which one slot enters later slots; starts and ends on a vector, zeros fill the gaps.

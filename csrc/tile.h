@@ -58,50 +58,67 @@ struct Tile {
     }
   }
 
+  // out[0 .. kept) = (bias, or what out holds) + sum over columns of weight * input, for U units at a time in
+  // registers.
+  template <int U, bool kFromBias>
+  void multiply(const T* weights, int weights_per_column, const int32_t* columns, int num_columns, const T* bias,
+                T* out, int kept) {
+    Vec<T> sum[U][NV];
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u)
+#pragma GCC unroll 3
+      for (int v = 0; v < NV; ++v) {
+        if constexpr (kFromBias) {
+          sum[u][v] = splat<T>(bias[u]);
+        } else {
+          sum[u][v] = u < kept ? load<T>(out + u * stride + v * kLanes<T>) : Vec<T>{};
+        }
+      }
+    for (int c = 0; c < num_columns; ++c, weights += weights_per_column) {
+      const T* input = slot(columns[c]);
+      Vec<T> x[NV];
+#pragma GCC unroll 3
+      for (int v = 0; v < NV; ++v) x[v] = load<T>(input + v * kLanes<T>);
+#pragma GCC unroll 8
+      for (int u = 0; u < U; ++u)
+#pragma GCC unroll 3
+        for (int v = 0; v < NV; ++v) sum[u][v] += weights[u] * x[v];
+    }
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u)
+      if (u < kept)
+#pragma GCC unroll 3
+        for (int v = 0; v < NV; ++v) store<T>(out + u * stride + v * kLanes<T>, sum[u][v]);
+  }
+
   void multiply_panel(int32_t number, int64_t first_slot) {
+    const Panel& panel = plan.panels[number];
     if constexpr (kPairs) {
       const uint32_t* pairs = reinterpret_cast<const uint32_t*>(slot(plan.num_slots));
       multiply_pairs<NV>(plan, plan.pair_panels[number], plan.bias + first_slot, pairs, slot(first_slot));
     } else {
-      multiply(plan.panels[number], first_slot);
-    }
-  }
-
-  // out[0 .. num_rows) = bias + sum over columns of weight * input
-  void multiply(const Panel& panel, int64_t first_slot) {
-    const int32_t* columns = plan.panel_columns + panel.columns;
-    for (int part = 0; part < panel.num_rows; part += kUnits<NV>) {
-      const T* weights = plan.panel_weights + panel.weights + part;
-      const T* bias = plan.bias + first_slot + part;
-      Vec<T> sum[kUnits<NV>][NV];
-#pragma GCC unroll 8
-      for (int u = 0; u < kUnits<NV>; ++u)
-#pragma GCC unroll 3
-        for (int v = 0; v < NV; ++v) sum[u][v] = splat<T>(bias[u]);
-      for (int c = 0; c < panel.num_columns; ++c, weights += kPanelRows) {
-        const T* input = slot(columns[c]);
-        Vec<T> x[NV];
-#pragma GCC unroll 3
-        for (int v = 0; v < NV; ++v) x[v] = load<T>(input + v * kLanes<T>);
-#pragma GCC unroll 8
-        for (int u = 0; u < kUnits<NV>; ++u)
-#pragma GCC unroll 3
-          for (int v = 0; v < NV; ++v) sum[u][v] += weights[u] * x[v];
+      constexpr int units = kUnits<NV>;
+      for (int part = 0; part < panel.num_rows; part += units) {
+        const T* weights = plan.panel_weights + panel.weights + part;
+        multiply<units, true>(weights, kPanelRows, plan.panel_columns + panel.columns, panel.num_columns,
+                              plan.bias + first_slot + part, slot(first_slot + part), panel.num_rows - part);
       }
-      const int kept = panel.num_rows - part < kUnits<NV> ? panel.num_rows - part : kUnits<NV>;
-      T* out = slot(first_slot + part);
-#pragma GCC unroll 8
-      for (int u = 0; u < kUnits<NV>; ++u)
-        if (u < kept)
-#pragma GCC unroll 3
-          for (int v = 0; v < NV; ++v) store<T>(out + u * stride + v * kLanes<T>, sum[u][v]);
     }
   }
 
-  // Adds the inputs of one unit that became known after its panel was multiplied.
-  void add_tail(int64_t unit) {
+  // When the fifth unit of a panel is due: what has become known since, for the four that are left.
+  void multiply_second_half(const Panel& panel, int64_t first_slot) {
+    multiply<kPanelRows / 2, false>(plan.panel_weights + panel.half_weights, kPanelRows / 2,
+                                    plan.panel_columns + panel.half_columns, panel.num_half_columns, nullptr,
+                                    slot(first_slot), panel.num_rows - kPanelRows / 2);
+  }
+
+  // Adds the inputs of one unit that became known after its panel was multiplied, and rectifies if that is its
+  // function.
+  template <bool kRectify>
+  void finish_unit(int64_t unit) {
     const int64_t begin = plan.tail_start[unit], end = plan.tail_start[unit + 1];
-    if (begin == end) return;
+    if (begin == end && !kRectify) return;
     Vec<T> sum[NV];
 #pragma GCC unroll 3
     for (int v = 0; v < NV; ++v) sum[v] = load<T>(slot(unit) + v * kLanes<T>);
@@ -111,17 +128,19 @@ struct Tile {
       for (int v = 0; v < NV; ++v) sum[v] += plan.tail_weights[i] * load<T>(input + v * kLanes<T>);
     }
 #pragma GCC unroll 3
-    for (int v = 0; v < NV; ++v) store<T>(slot(unit) + v * kLanes<T>, sum[v]);
+    for (int v = 0; v < NV; ++v) store<T>(slot(unit) + v * kLanes<T>, kRectify ? max0<T>(sum[v]) : sum[v]);
   }
 
   void finish(const Step& step) {
     const AffineInfo& affine = plan.affines[step.left];
+    const bool rectify = step.function == Function::relu;
     for (int32_t unit = step.first; unit < step.first + step.count; ++unit) {
-      const int32_t index = unit - affine.first_slot;
-      if (index % kPanelRows == 0) multiply_panel(affine.first_panel + index / kPanelRows, unit);
-      add_tail(unit);
+      const int32_t index = unit - affine.first_slot, number = affine.first_panel + index / kPanelRows;
+      if (index % kPanelRows == 0) multiply_panel(number, unit);
+      if (index % kPanelRows == kPanelRows / 2) multiply_second_half(plan.panels[number], unit);
+      rectify ? finish_unit<true>(unit) : finish_unit<false>(unit);
     }
-    apply<T>(step.function, slot(step.first), slot(step.first), int64_t(step.count) * stride);
+    if (!rectify) apply<T>(step.function, slot(step.first), slot(step.first), int64_t(step.count) * stride);
   }
 
   void make_limits(int block) {
