@@ -18,7 +18,7 @@ from benchmarks.cases import Case
 from benchmarks.compare import compare_commits
 from benchmarks.timing import ForeignLoad, fma_peak, machine, measure, ratio
 from made_fast import MADE, _core
-from made_fast.testing import unexplained_differences
+from made_fast.testing import naive_sample, unexplained_differences
 
 
 def check(model: MADE, case: Case, runs: dict[str, contenders.Run], exact: tuple[str, ...]) -> None:
@@ -147,6 +147,37 @@ def measure_samplers(case: Case, seconds: float) -> dict[str, Any]:
     }
 
 
+def measure_trained(path: Path, rows: int, seconds: float) -> dict[str, Any]:
+    """A trained model: its weights decide how many iterations Jacobi takes, and how many zeros one row can skip."""
+    model = MADE.load(path).eval()
+    frozen = model.sampler()
+    one, ours = frozen.sample(rows, seed=contenders.SEED), "made_fast cpp"
+    forward = contenders.dense_network(model)
+    runs: dict[str, contenders.Run] = {
+        ours: contenders.sampler(model, rows, "cpp"),
+        "made_fast numba": contenders.sampler(model, rows, "numba"),
+        "one dense forward": lambda: contenders.without_grad(forward, one),
+        "Jacobi iteration": contenders.jacobi(model, rows),
+        "naive": lambda: naive_sample(model, rows, seed=contenders.SEED),
+    }
+    case = Case(model.features, model.hidden_features[0], len(model.hidden_features), rows)
+    exact = tuple(name for name in runs if "dense" not in name)
+    check(model, case, runs, exact)
+    times = measure(runs, seconds=seconds, min_rounds=3)
+    single = {
+        "sample": lambda: frozen.sample(1, seed=contenders.SEED),
+        "dense": lambda: contenders.without_grad(forward, one[:1]),
+    }
+    return {
+        "case": f"{path.name}, {rows} rows",
+        "jacobi_passes": contenders.jacobi_passes(model, rows),
+        "rows that differ from naive": int((runs["naive"]() != one).any(1).sum()),
+        "one row / dense forward of it": ratio(measure(single, seconds=seconds), "sample", "dense"),
+        "ratios": {name: ratio(times, name, ours) for name in runs},
+        "ms": {name: 1e3 * sorted(found)[len(found) // 2] for name, found in times.items()},
+    }
+
+
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """All tables as data."""
     seconds, isas = arguments.seconds, arguments.isa or _core.instruction_sets()
@@ -163,6 +194,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     result["batches"] = measure_batches(cases.BATCH_SWEEP[: 4 if arguments.quick else None], seconds)
     result["features"] = measure_batches(cases.FEATURE_SWEEP[: 3 if arguments.quick else None], seconds)
     result["samplers"] = [measure_samplers(Case(64, 512, 2, 100), seconds)]
+    if arguments.model:
+        result["samplers"].append(measure_trained(arguments.model, 1000, seconds))
     if not arguments.quick:
         result["samplers"].append(measure_samplers(Case(784, 512, 2, 100), seconds))
     return result
@@ -180,6 +213,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--isa", action="append", help="an instruction set, may be repeated (default: all)")
     parser.add_argument("--quick", action="store_true", help="small shapes only, to see that it works")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results (default: %(default)s)")
+    parser.add_argument("--model", type=Path, help="a trained model to compare the samplers on as well")
     parser.add_argument("--base", metavar="REF", help="compare with this commit instead")
     arguments = parser.parse_args(argv)
     if arguments.base:

@@ -49,7 +49,8 @@ def markdown(result: dict[str, Any]) -> str:
             for name in samplers["ms"]
         ]
         title = f"## Samplers at {samplers['case']} (Jacobi: {samplers['jacobi_passes']} passes)"
-        parts.append(title + "\n\n" + _table(("sampler", "ms", "times ours"), rows))
+        more = [f"{key}: {value}" for key, value in samplers.items() if key.startswith(("rows that", "one row"))]
+        parts.append("\n\n".join([title, *more, _table(("sampler", "ms", "times ours"), rows)]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -308,6 +308,7 @@ class MADE(nn.Module):
         if not set(config) <= names:
             raise ValueError(f"{path} was written by another version: unknown {sorted(set(config) - names)}")
         try:
+            _check_sizes(state, config)
             model = cls(**config)
             model.load_state_dict(state)
             masks.make_order(model.order, model.features)
@@ -359,6 +360,17 @@ def _check_widths(hidden_features: Sequence[int]) -> tuple[int, ...]:
     if not all(isinstance(width, int) and width > 0 for width in widths):
         raise ValueError(f"hidden_features must be a sequence of positive integers, got {hidden_features!r}")
     return tuple(int(width) for width in widths if width is not None)
+
+
+def _check_sizes(state: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Refuses a configuration that asks for other sizes than the file holds, before memory is asked for."""
+    widths = _check_widths(config.get("hidden_features", ()))
+    layers = [width for index, width in enumerate(widths) for _ in range(2 if config.get("residual") and index else 1)]
+    expected = {f"hidden.{index}.bias": width for index, width in enumerate(layers)}
+    for name, size in {"order": config.get("features"), **expected}.items():
+        found = state[name].numel() if name in state else "none"
+        if found != size:
+            raise ValueError(f"{name} must have {size} values, got {found}")
 
 
 def _context_terms(layer: nn.Linear | None) -> tuple[Term, ...]:

@@ -162,8 +162,9 @@ class Program:
         for op in self.ops:
             match op:
                 case Affine():
-                    parts = [F.linear(values[term.source], term.weight) for term in op.terms]
-                    values.append(sum(parts[1:], parts[0]) + (0 if op.bias is None else op.bias))
+                    first, *others = op.terms
+                    total = F.linear(values[first.source], first.weight, op.bias)
+                    values.append(sum((F.linear(values[term.source], term.weight) for term in others), total))
                 case Elementwise():
                     values.append(FUNCTIONS[op.function](values[op.source]))
                 case Add():
