@@ -108,8 +108,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Shows examples as they are, and the defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        telling = action.default not in (None, False, argparse.SUPPRESS)
-        return f"{action.help} (default: %(default)s)" if telling else action.help
+        silent = action.default is None or action.default is False or action.default is argparse.SUPPRESS
+        return action.help if silent else f"{action.help} (default: %(default)s)"
 
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:

@@ -82,6 +82,15 @@ def test_help_of_each_command_shows_an_example_that_parses(capsys, command):
         assert cli._parser().parse_args(example.split()).run is getattr(cli, f"_{command}")
 
 
+def test_help_shows_the_defaults_that_say_something(capsys):
+    _, out, _ = call(capsys, "train", "--help")
+    flat = " ".join(out.split())
+    assert "the training (default: 0)" in flat
+    assert "--epochs EPOCHS stop after so many (default: 200)" in flat
+    assert "None" not in out
+    assert "False" not in out
+
+
 def test_usage_errors_leave_with_2():
     process = start("sample", "m.safetensors")
     out, err = process.communicate()
