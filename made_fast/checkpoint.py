@@ -34,6 +34,9 @@ def save(path: str | Path, state: dict[str, Tensor], config: dict[str, Any]) -> 
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         save_file(tensors, partial, metadata={"format": _FORMAT, "config": json.dumps(config)})
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)  # safetensors leaves it to the owner alone
         partial.replace(path)
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
