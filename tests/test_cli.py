@@ -24,7 +24,12 @@ def start(*words: str, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "made_fast", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, **options)
+    # A background job ignores Ctrl-C, and its children inherit that; the command must be tested as in a foreground.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def call(capsys, *words: object) -> tuple[int, str, str]:
