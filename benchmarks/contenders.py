@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import mkldnn
 
-from made_fast import MADE, noise
+from made_fast import MADE, masks, noise
 from made_fast.backends import cpp
 
 SEED = 20
@@ -144,9 +144,7 @@ def _some_rows(model: MADE, rows: int) -> Tensor:
 
 
 def _uniforms(model: MADE, rows: int) -> Tensor:
-    rank = torch.empty_like(model.order)
-    rank[model.order] = torch.arange(model.features)
-    return noise.uniform(SEED, torch.arange(rows)[:, None], rank)
+    return noise.uniform(SEED, torch.arange(rows)[:, None], masks.rank_of(model.order))
 
 
 def without_grad(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -29,6 +29,12 @@ std::vector<Step> to_steps(const Int64Array& array) {
   return steps;
 }
 
+const Engine* find(const std::string& isa) {
+  for (const Engine* engine : usable_engines())
+    if (isa == engine->name) return engine;
+  throw std::invalid_argument("this processor or build has no instruction set '" + isa + "'");
+}
+
 template <class T>
 class Sampler {
  public:
@@ -80,12 +86,6 @@ class Sampler {
  private:
   using Values = py::array_t<T, py::array::c_style>;
   using Mask = py::array_t<bool, py::array::c_style>;
-
-  static const Engine* find(const std::string& isa) {
-    for (const Engine* engine : usable_engines())
-      if (isa.empty() || isa == engine->name) return engine;
-    throw std::invalid_argument("this processor or build has no instruction set '" + isa + "'");
-  }
 
   // Each entry: (first_slot, weights (n, m), transposed (m, n), bias (n,), slots (m,), needed (n,), ready (n,), mask
   // (n, m) or None)
@@ -146,17 +146,10 @@ PYBIND11_MODULE(_core, module) {
     return names;
   });
   module.def("has_bf16", [] { return made_fast::bf16_engine() != nullptr; });
-  module.def("tile_rows", [](const std::string& isa) {
-    for (const made_fast::Engine* engine : made_fast::usable_engines())
-      if (isa == engine->name) return std::pair<int, int>(engine->tile_rows_f32, engine->tile_rows_f64);
-    throw std::invalid_argument("this processor or build has no instruction set '" + isa + "'");
-  });
   module.def("fma_rate", [](const std::string& isa, bool double_precision, int num_threads, int64_t repeats) {
+    const made_fast::Engine* engine = made_fast::find(isa);
     const py::gil_scoped_release released;
-    for (const made_fast::Engine* engine : made_fast::usable_engines())
-      if (isa == engine->name)
-        return (double_precision ? engine->fma_rate_f64 : engine->fma_rate_f32)(num_threads, repeats);
-    throw std::invalid_argument("this processor or build has no instruction set '" + isa + "'");
+    return (double_precision ? engine->fma_rate_f64 : engine->fma_rate_f32)(num_threads, repeats);
   });
   module.def("compiler", [] { return std::pair<std::string, std::string>(MADE_FAST_COMPILER, MADE_FAST_BUILD_TYPE); });
 }

@@ -130,8 +130,6 @@ extern const Engine engine;
 const Engine engine = {MADE_FAST_STRING(MADE_FAST_ISA),
                        &fma_rate<float>,
                        &fma_rate<double>,
-                       kTileRows<float>,
-                       kTileRows<double>,
                        &scratch_bytes<float>,
                        &scratch_bytes<double>,
                        &draw<float, false>,

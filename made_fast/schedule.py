@@ -84,7 +84,6 @@ class Schedule:
         context_units: the context features that are read, in slot order.
         param_slots: (D,) first parameter slot of each of ``variables``; a variable's parameters lie together.
         steps: (S, 6) int64: Kind, first, count, left, right, function code.
-        step_levels: (S,) the level of each step.
         affines: one plan for each affine operation.
     """
 
@@ -100,7 +99,6 @@ class Schedule:
     context_units: IntArray
     param_slots: IntArray
     steps: IntArray
-    step_levels: IntArray
     affines: tuple[AffinePlan, ...]
 
     @property
@@ -281,7 +279,7 @@ class _Builder:
         params = np.asarray(program.params_per_variable)
         sizes = params[variables]
         param_slots = self.first[-1] + np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-        steps, step_levels = self._steps(number, param_slots)
+        steps = self._steps(number, param_slots)
         return Schedule(
             features=program.features,
             context_features=program.context_features,
@@ -295,7 +293,6 @@ class _Builder:
             context_units=self.units[CONTEXT],
             param_slots=param_slots,
             steps=steps,
-            step_levels=step_levels,
             affines=plans,
         )
 
@@ -327,7 +324,7 @@ class _Builder:
             mask=None if np.array_equal(count, needed) else mask,
         )
 
-    def _steps(self, number: dict[int, int], param_slots: IntArray) -> tuple[IntArray, IntArray]:
+    def _steps(self, number: dict[int, int], param_slots: IntArray) -> IntArray:
         found: list[tuple[int, int, Step]] = []  # level, value (draws come last), step
         for value, op in enumerate(self.program.ops, start=2):
             if value in self.fused:
@@ -339,8 +336,7 @@ class _Builder:
             step = (Kind.DRAW, self.first[X] + start, count, int(param_slots[start]), 0, 0)
             found.append((int(draw_level[start]), len(self.levels), step))
         found.sort(key=lambda item: item[:2])
-        steps = np.asarray([step for _, _, step in found], dtype=np.int64)
-        return steps, np.asarray([level for level, _, _ in found], dtype=np.int64)
+        return np.asarray([step for _, _, step in found], dtype=np.int64)
 
     def _affine_steps(self, value: int, number: int) -> Iterator[tuple[int, Step]]:
         readers = [self.program.ops[reader - 2] for reader, source in self.fused.items() if source == value]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from made_fast import noise
+from made_fast import masks, noise
 from made_fast.backends import reference
 from made_fast.nn import MADE
 
@@ -62,8 +62,7 @@ def unexplained_differences(
     """
     with torch.no_grad():
         probability = torch.sigmoid(module(x, context))  # (n, D)
-    rank = torch.empty_like(module.order)
-    rank[module.order] = torch.arange(len(rank), device=rank.device)
+    rank = masks.rank_of(module.order)
     rows = torch.arange(first_row, first_row + x.shape[0], device=x.device)
     uniforms = noise.uniform(seed, rows[:, None], rank)
     return (x != (uniforms < probability)) & ((uniforms - probability).abs() > tolerance)
