@@ -4,7 +4,8 @@ from importlib.metadata import version as _version
 
 from made_fast import backends, masks
 from made_fast.functional import masked_linear
-from made_fast.nn import MADE, MaskedLinear
+from made_fast.layers import MaskedLinear
+from made_fast.nn import MADE
 from made_fast.sampler import Sampler
 
 __all__ = ["MADE", "MaskedLinear", "Sampler", "backends", "build_config", "masked_linear", "masks"]

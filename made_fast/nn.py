@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from made_fast import checkpoint, masks
-from made_fast.functional import masked_linear
+from made_fast.layers import MaskedLinear
 from made_fast.outputs import Output, make_output
 from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Op, Program, Term, X
 from made_fast.sampler import Sampler
@@ -22,48 +22,6 @@ from made_fast.schedule import dependencies
 __all__ = ["MADE", "MaskedLinear"]
 
 ACTIVATIONS = tuple(name for name in FUNCTIONS if name != "identity")
-
-
-class MaskedLinear(nn.Linear):
-    r"""``nn.Linear`` with a mask: :math:`y = x (W \odot M)^\top + b`.
-
-    Args:
-        in_features, out_features: as for ``nn.Linear``.
-        mask: (out, in), bool or 0/1; kept as the bool buffer ``mask``.
-        bias: whether there is a bias.
-
-    Raises:
-        ValueError: the mask has another shape or other values.
-    """
-
-    mask: Tensor
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        mask: Tensor,
-        bias: bool = True,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        mask = torch.as_tensor(mask)
-        if mask.shape != (out_features, in_features):
-            raise ValueError(f"mask must have shape {(out_features, in_features)} (out, in), got {tuple(mask.shape)}")
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            raise ValueError("mask must be bool or hold only 0 and 1, got other values")
-        self.register_buffer("mask", mask.to(device=self.weight.device, dtype=torch.bool, copy=True))
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
-        return masked_linear(input, self.weight, self.mask, self.bias)
-
-    def term(self, source: int) -> Term:
-        """This layer's weights as a term of a program, detached and masked."""
-        weight = self.weight.detach()
-        return Term(source, torch.where(self.mask, weight, weight.new_zeros(())), self.mask.clone())
 
 
 class MADE(nn.Module):

@@ -26,7 +26,8 @@ ALLOWED = {
     "functional": {"backends", *GROUND},
     "sampler": {"backends", *GROUND},
     "capture": {"program"},
-    "nn": {"functional", "sampler", *GROUND},
+    "layers": {"functional", *GROUND},
+    "nn": {"layers", "functional", "sampler", *GROUND},
     "datasets": GROUND,
     "training": {"nn", "sampler", "datasets", *GROUND},
     # the program on top: it compares samplers in `demo`, lists backends, and says the version
