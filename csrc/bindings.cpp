@@ -8,6 +8,7 @@
 #include <string>
 
 #include "dispatch.h"
+#include "mask_plan.h"
 #include "pack.h"
 
 namespace py = pybind11;
@@ -133,6 +134,107 @@ void bind_sampler(py::module_& module, const char* name) {
       .def_property_readonly("bytes", &Sampler<T>::bytes);
 }
 
+// Owns the arrays of a MaskView: one side of a mask (its rows, or after transposition its columns).
+class MaskSide {
+ public:
+  MaskSide(const Int64Array& rows, const Int64Array& columns, const Int64Array& groups, const Int64Array& longest_first,
+           const Int64Array& positions, const py::array_t<uint16_t, py::array::c_style>& bits, bool contiguous)
+      : rows_(to_int32(rows)),
+        columns_(to_int32(columns)),
+        places_(columns_.size()),
+        longest_first_(to_int32(longest_first)),
+        positions_(to_int32(positions)),
+        bits_(bits.data(), bits.data() + bits.size()) {
+    for (size_t i = 0; i < columns_.size(); ++i) places_.at(static_cast<size_t>(columns_[i])) = static_cast<int32_t>(i);
+    if (groups.ndim() != 2 || groups.shape(1) != 10) throw std::invalid_argument("groups must have shape (G, 10)");
+    for (py::ssize_t i = 0; i < groups.shape(0); ++i) {
+      const int64_t* at = groups.data() + 10 * i;
+      int32_t rest[8];
+      for (int j = 0; j < 8; ++j) rest[j] = static_cast<int32_t>(at[2 + j]);
+      groups_.push_back({at[0], at[1], rest[0], {rest[1], rest[2]}, {rest[3], rest[4]}, {rest[5], rest[6]}, rest[7]});
+    }
+    view_ = {static_cast<int64_t>(rows_.size()),
+             static_cast<int64_t>(columns_.size()),
+             static_cast<int64_t>(groups_.size()),
+             rows_.data(),
+             columns_.data(),
+             places_.data(),
+             groups_.data(),
+             longest_first_.data(),
+             positions_.data(),
+             bits_.data(),
+             natural(rows_),
+             natural(columns_),
+             contiguous};
+  }
+  MaskSide(const MaskSide&) = delete;
+
+  const MaskView& view() const { return view_; }
+
+ private:
+  static bool natural(const std::vector<int32_t>& order) {
+    for (size_t i = 0; i < order.size(); ++i)
+      if (order[i] != static_cast<int32_t>(i)) return false;
+    return true;
+  }
+
+  std::vector<int32_t> rows_, columns_, places_, longest_first_, positions_;
+  std::vector<MaskGroup> groups_;
+  std::vector<uint16_t> bits_;
+  MaskView view_;
+};
+
+template <class T>
+const T* values(uintptr_t address) {
+  return reinterpret_cast<const T*>(address);
+}
+
+template <class T>
+Status matmul_in(const Engine& engine, const MatmulTask<T>& task) {
+  if constexpr (sizeof(T) == 4) {
+    return engine.masked_matmul_f32(task);
+  } else {
+    return engine.masked_matmul_f64(task);
+  }
+}
+
+template <class T>
+Status outer_in(const Engine& engine, const OuterTask<T>& task) {
+  if constexpr (sizeof(T) == 4) {
+    return engine.masked_outer_f32(task);
+  } else {
+    return engine.masked_outer_f64(task);
+  }
+}
+
+template <class T>
+int masked_matmul(const std::string& isa, const MaskSide& side, int64_t batch, uintptr_t x, uintptr_t weight,
+                  int64_t row_stride, int64_t column_stride, uintptr_t bias, int function, uintptr_t out,
+                  int num_threads) {
+  const Engine* engine = find(isa);
+  const MatmulTask<T> task{side.view(),
+                           batch,
+                           values<T>(x),
+                           values<T>(weight),
+                           row_stride,
+                           column_stride,
+                           values<T>(bias),
+                           static_cast<Function>(function),
+                           reinterpret_cast<T*>(out),
+                           num_threads};
+  const py::gil_scoped_release released;
+  return static_cast<int>(matmul_in<T>(*engine, task));
+}
+
+template <class T>
+int masked_outer(const std::string& isa, const MaskSide& side, int64_t batch, uintptr_t grad, uintptr_t x,
+                 uintptr_t out, int num_threads) {
+  const Engine* engine = find(isa);
+  const OuterTask<T> task{side.view(), batch, values<T>(grad), values<T>(x), reinterpret_cast<T*>(out), num_threads};
+  const py::gil_scoped_release released;
+  return static_cast<int>(outer_in<T>(*engine, task));
+}
+
 }  // namespace
 }  // namespace made_fast
 
@@ -140,6 +242,16 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "The compiled engines of made_fast. Use made_fast.backends.cpp, which checks arguments.";
   made_fast::bind_sampler<float>(module, "SamplerF32");
   made_fast::bind_sampler<double>(module, "SamplerF64");
+  py::class_<made_fast::MaskSide>(module, "MaskSide")
+      .def(py::init<const made_fast::Int64Array&, const made_fast::Int64Array&, const made_fast::Int64Array&,
+                    const made_fast::Int64Array&, const made_fast::Int64Array&,
+                    const py::array_t<uint16_t, py::array::c_style>&, bool>(),
+           py::arg("rows"), py::arg("columns"), py::arg("groups"), py::arg("longest_first"), py::arg("positions"),
+           py::arg("bits"), py::arg("contiguous"));
+  module.def("masked_matmul_f32", &made_fast::masked_matmul<float>);
+  module.def("masked_matmul_f64", &made_fast::masked_matmul<double>);
+  module.def("masked_outer_f32", &made_fast::masked_outer<float>);
+  module.def("masked_outer_f64", &made_fast::masked_outer<double>);
   module.def("instruction_sets", [] {
     std::vector<std::string> names;
     for (const made_fast::Engine* engine : made_fast::usable_engines()) names.emplace_back(engine->name);

@@ -4,9 +4,13 @@
 #include <cstring>
 #include <ctime>
 
+#include "mask_plan.h"
 #include "plan.h"
 #if defined(__SSE__)
 #include <immintrin.h>
+#endif
+#if defined(_OPENMP)
+#include <omp.h>
 #endif
 
 #ifndef MADE_FAST_ISA
@@ -18,6 +22,7 @@
 namespace made_fast {
 namespace MADE_FAST_ISA {
 
+#include "scratch.h"
 #include "simd.h"
 #include "noise.h"
 #include "rows.h"
@@ -29,7 +34,10 @@ void multiply_pairs(const Plan<float>&, const Panel&, const float*, const uint32
 template <class T>
 void put_half(const T*, uint32_t*, bool);
 #endif
+#include "panel.h"
 #include "tile.h"
+#include "masked.h"
+#include "masked_outer.h"
 
 // Flushes denormal numbers to zero while it lives: they cost a hundred cycles each and mean nothing here.
 class FlushDenormals {
@@ -48,27 +56,6 @@ inline double seconds() {
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
-
-// Scratch of one thread, kept for its next call: a fresh mapping would cost a page fault for every 4 KiB, each time.
-class Scratch {
- public:
-  ~Scratch() { std::free(data_); }
-  void* get(int64_t bytes) {
-    if (bytes > size_) {
-      std::free(data_);
-      data_ = std::aligned_alloc(kAlign, static_cast<size_t>((bytes + kAlign - 1) / kAlign * kAlign));
-      size_ = data_ == nullptr ? 0 : bytes;
-    }
-    // What is not written must show: a slot that is read too early gives nan, not a stale number.
-    if (data_ != nullptr) std::memset(data_, 0xff, static_cast<size_t>(bytes));
-    return data_;
-  }
-
- private:
-  void* data_ = nullptr;
-  int64_t size_ = 0;
-};
-thread_local Scratch thread_scratch;
 
 // The path for few rows reads every weight once per row, a tile once for all its rows: about this many rows are even.
 constexpr int kFewRowsPerThread = 4;
@@ -110,7 +97,7 @@ Status draw(const Plan<T>& plan, const Request<T>& request) {
 #pragma omp parallel num_threads(threads) if (num_tiles > 1 && threads > 1) reduction(| : failed, nan_seen)
   {
     const FlushDenormals flush;
-    T* scratch = static_cast<T*>(thread_scratch.get(bytes));
+    T* scratch = static_cast<T*>(thread_scratch.get(bytes, true));
     failed |= scratch == nullptr;
 #pragma omp for schedule(dynamic)
     for (int64_t tile = 0; tile < num_tiles; ++tile) {
@@ -135,11 +122,14 @@ const Engine engine = {MADE_FAST_STRING(MADE_FAST_ISA),
                        &draw<float, false>,
                        &draw<double, false>,
 #if defined(__AVX512BF16__)
-                       &draw<float, true>
+                       &draw<float, true>,
 #else
-                       nullptr
+                       nullptr,
 #endif
-};
+                       &masked_matmul<float>,
+                       &masked_matmul<double>,
+                       &masked_outer<float>,
+                       &masked_outer<double>};
 
 }  // namespace MADE_FAST_ISA
 }  // namespace made_fast

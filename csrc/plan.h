@@ -87,6 +87,11 @@ struct Request {
 
 enum class Status : int { ok, no_memory, not_a_number };
 
+template <class T>
+struct MatmulTask;
+template <class T>
+struct OuterTask;
+
 struct Engine {
   const char* name;
   double (*fma_rate_f32)(int num_threads, int64_t repeats);  // multiply-adds a second, from registers
@@ -96,6 +101,10 @@ struct Engine {
   Status (*draw_f32)(const Plan<float>&, const Request<float>&);
   Status (*draw_f64)(const Plan<double>&, const Request<double>&);
   Status (*draw_bf16)(const Plan<float>&, const Request<float>&);  // null without the instruction
+  Status (*masked_matmul_f32)(const MatmulTask<float>&);
+  Status (*masked_matmul_f64)(const MatmulTask<double>&);
+  Status (*masked_outer_f32)(const OuterTask<float>&);
+  Status (*masked_outer_f64)(const OuterTask<double>&);
 };
 
 }  // namespace made_fast

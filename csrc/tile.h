@@ -5,19 +5,10 @@
 // already have are multiplied in one pass (almost all the work); the few that come later are added unit by unit.
 #pragma once
 
-// Register tile: kUnits<NV> x NV accumulators, NV inputs and one weight fill the register file.
-constexpr int kTileVectors = MADE_FAST_REGISTERS == 32 || MADE_FAST_VECTOR_BYTES > 16 ? 3 : 2;
-template <int NV>
-constexpr int kUnits = MADE_FAST_REGISTERS == 32 || NV == 1 ? kPanelRows : kPanelRows / 2;
 template <class T>
 constexpr int kTileRows = kTileVectors * kLanes<T>;
 template <class T>
 constexpr int kWidest = kPhiloxLanes * ((kTileRows<T> + kPhiloxLanes - 1) / kPhiloxLanes);  // rows, in whole counters
-
-template <class T>
-constexpr int whole_vectors(int rows) {
-  return (rows + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-}
 
 template <class T>
 int64_t table_rows(const Plan<T>& plan) {
@@ -64,31 +55,13 @@ struct Tile {
   void multiply(const T* weights, int weights_per_column, const int32_t* columns, int num_columns, const T* bias,
                 T* out, int kept) {
     Vec<T> sum[U][NV];
-#pragma GCC unroll 8
-    for (int u = 0; u < U; ++u)
-#pragma GCC unroll 3
-      for (int v = 0; v < NV; ++v) {
-        if constexpr (kFromBias) {
-          sum[u][v] = splat<T>(bias[u]);
-        } else {
-          sum[u][v] = u < kept ? load<T>(out + u * stride + v * kLanes<T>) : Vec<T>{};
-        }
-      }
-    for (int c = 0; c < num_columns; ++c, weights += weights_per_column) {
-      const T* input = slot(columns[c]);
-      Vec<T> x[NV];
-#pragma GCC unroll 3
-      for (int v = 0; v < NV; ++v) x[v] = load<T>(input + v * kLanes<T>);
-#pragma GCC unroll 8
-      for (int u = 0; u < U; ++u)
-#pragma GCC unroll 3
-        for (int v = 0; v < NV; ++v) sum[u][v] += weights[u] * x[v];
+    if constexpr (kFromBias) {
+      fill<T, U, NV>(sum, bias);
+    } else {
+      load_sums<T, U, NV>(sum, out, stride, kept);
     }
-#pragma GCC unroll 8
-    for (int u = 0; u < U; ++u)
-      if (u < kept)
-#pragma GCC unroll 3
-        for (int v = 0; v < NV; ++v) store<T>(out + u * stride + v * kLanes<T>, sum[u][v]);
+    accumulate<T, U, NV>(sum, weights, weights_per_column, num_columns, [&](int64_t c) { return slot(columns[c]); });
+    store_sums<T, U, NV>(sum, out, stride, kept);
   }
 
   void multiply_panel(int32_t number, int64_t first_slot) {

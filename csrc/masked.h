@@ -1,0 +1,266 @@
+// Masked matmuls: only groups of rows times the columns that they read are multiplied. Included by engine.cpp only,
+// inside the namespace of its instruction set.
+//
+// One vector lane is one row of the batch. The batch is transposed into tiles of up to three vectors, columns in sorted
+// order, so that what a group reads lies together; its weights are packed once for all tiles, masked on the way.
+#pragma once
+
+constexpr int kColumnBlock =
+    256;                        // columns summed before the sums go back to memory: a tile of them fits the first cache
+constexpr int kRowBlock = 288;  // rows of the batch in flight: bounds the scratch
+constexpr int kReduceBlock = 512;   // rows of the batch summed at a time for the gradient of the weights
+constexpr int kItemsPerThread = 4;  // so that threads end together
+
+// How the rows of a block fall into tiles.
+template <class T>
+struct Tiling {
+  int vectors;
+  int num_tiles() const { return (vectors + kTileVectors - 1) / kTileVectors; }
+  int first(int tile) const { return tile * kTileVectors; }
+  int count(int tile) const { return vectors - first(tile) < kTileVectors ? vectors - first(tile) : kTileVectors; }
+  // Where a tile starts in an array of `units` values for each row.
+  int64_t offset(int tile, int64_t units) const { return int64_t(first(tile)) * kLanes<T> * units; }
+};
+
+// A square of row-major memory, transposed; zeros where it reaches past `rows` or `columns`.
+template <class T>
+MADE_FAST_INLINE void load_square(const T* from, int64_t stride, int64_t rows, int64_t columns,
+                                  Vec<T> (&square)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+  if (columns >= n) {
+#pragma GCC unroll 16
+    for (int r = 0; r < n; ++r) {
+      square[r] = Vec<T>{};
+      if (r < rows) std::memcpy(&square[r], from + r * stride, sizeof square[r]);
+    }
+  } else {
+    for (int r = 0; r < n; ++r) {
+      square[r] = Vec<T>{};
+      if (r < rows) std::memcpy(&square[r], from + r * stride, static_cast<size_t>(columns) * sizeof(T));
+    }
+  }
+  transpose<T, n / 2>(square);
+}
+
+template <class T>
+class MaskedMatmul {
+ public:
+  explicit MaskedMatmul(const MatmulTask<T>& task) : task_(task) {
+    const int64_t rows = whole_vectors<T>(static_cast<int>(task.batch < kRowBlock ? task.batch : kRowBlock));
+    Places places;
+    const int64_t inputs = places.add(rows * task.view.num_columns * int64_t(sizeof(T)));
+    const int64_t sums = places.add(rows * task.view.num_rows * int64_t(sizeof(T)));
+    const int64_t packed = places.add(task.num_threads * packed_size * int64_t(sizeof(T)));
+    char* scratch = static_cast<char*>(team_scratch.get(places.size(), false));
+    ok_ = scratch != nullptr;
+    inputs_ = reinterpret_cast<T*>(scratch + inputs);
+    sums_ = reinterpret_cast<T*>(scratch + sums);
+    packed_ = reinterpret_cast<T*>(scratch + packed);
+  }
+
+  bool ok() const { return ok_; }
+
+  // Called by every thread of a team.
+  void run() {
+    const MaskView& view = task_.view;
+    T* packed = packed_ + thread_number() * packed_size;
+    for (int64_t first = 0; first < task_.batch; first += kRowBlock) {
+      const int64_t rows = task_.batch - first < kRowBlock ? task_.batch - first : kRowBlock;
+      const Tiling<T> tiling{whole_vectors<T>(static_cast<int>(rows)) / kLanes<T>};
+      gather(tiling, first, rows);
+      const int tiles = tiling.num_tiles();
+      int chunks = static_cast<int>((kItemsPerThread * task_.num_threads + view.num_groups - 1) / view.num_groups);
+      chunks = chunks < tiles ? chunks : tiles;
+#pragma omp for schedule(dynamic)
+      for (int64_t item = 0; item < view.num_groups * chunks; ++item) {
+        const MaskGroup& group = view.groups[view.longest_first[item / chunks]];
+        const int chunk = static_cast<int>(item % chunks);
+        multiply_group(group, tiling, tiles * chunk / chunks, tiles * (chunk + 1) / chunks, packed);
+      }
+      scatter(tiling, first, rows);
+    }
+  }
+
+ private:
+  static constexpr int64_t packed_size = int64_t{kColumnBlock} * kGroupRows;
+
+  // The rows of the batch, transposed into tiles, columns at their sorted places.
+  void gather(const Tiling<T>& tiling, int64_t first, int64_t rows) {
+    constexpr int n = kLanes<T>;
+    const int64_t columns = task_.view.num_columns, blocks = (columns + n - 1) / n;
+#pragma omp for schedule(static)
+    for (int64_t item = 0; item < tiling.num_tiles() * blocks; ++item) {
+      const int tile = static_cast<int>(item / blocks);
+      const int64_t column = item % blocks * n;
+      const int64_t stride = int64_t(tiling.count(tile)) * n;
+      for (int v = 0; v < tiling.count(tile); ++v) {
+        const int64_t row = int64_t(tiling.first(tile) + v) * n;
+        Vec<T> square[n];
+        load_square<T>(task_.x + (first + row) * columns + column, columns, rows - row, columns - column, square);
+        T* to = inputs_ + tiling.offset(tile, columns) + v * n;
+#pragma GCC unroll 16
+        for (int c = 0; c < n; ++c)
+          if (column + c < columns) store<T>(to + task_.view.column_places[column + c] * stride, square[c]);
+      }
+    }
+  }
+
+  // The sums of a block, transposed back; the function is applied on the way.
+  void scatter(const Tiling<T>& tiling, int64_t first, int64_t rows) {
+    constexpr int n = kLanes<T>;
+    const int64_t units = task_.view.num_rows, blocks = (units + n - 1) / n;
+#pragma omp for schedule(static)
+    for (int64_t item = 0; item < tiling.num_tiles() * blocks; ++item) {
+      const int tile = static_cast<int>(item / blocks);
+      const int64_t unit = item % blocks * n;
+      const int64_t stride = int64_t(tiling.count(tile)) * n;
+      const int64_t kept = units - unit < n ? units - unit : n;
+      for (int v = 0; v < tiling.count(tile); ++v) {
+        const int64_t row = int64_t(tiling.first(tile) + v) * n;
+        const T* from = sums_ + tiling.offset(tile, units) + unit * stride + v * n;
+        Vec<T> square[n];
+#pragma GCC unroll 16
+        for (int u = 0; u < n; ++u) square[u] = u < kept ? load<T>(from + u * stride) : Vec<T>{};
+        if (task_.function == Function::relu) {
+#pragma GCC unroll 16
+          for (int u = 0; u < n; ++u) square[u] = max0<T>(square[u]);
+        } else if (task_.function != Function::identity) {
+          for (int u = 0; u < n; ++u) square[u] = call<T>(task_.function, square[u]);
+        }
+        transpose<T, n / 2>(square);
+        T* to = task_.out + (first + row) * units + unit;
+#pragma GCC unroll 16
+        for (int r = 0; r < n; ++r)
+          if (row + r < rows) std::memcpy(to + r * units, &square[r], static_cast<size_t>(kept) * sizeof(T));
+      }
+    }
+  }
+
+  // Columns [begin, end) of a group's list: 16 weights to a column, zero where the mask says so.
+  void pack(const MaskGroup& group, int64_t begin, int64_t end, T* packed) const {
+    const MaskView& view = task_.view;
+    const int32_t* rows = view.rows + (&group - view.groups) * kGroupRows;
+    const int32_t* positions = view.positions + group.positions;
+    if (view.contiguous && view.natural_columns && task_.column_stride == 1) {
+      pack_squares(rows, group.num_rows, positions[begin], end - begin, packed);
+    } else if (view.natural_rows && task_.row_stride == 1 && group.num_rows == kGroupRows) {
+      for (int64_t j = begin; j < end; ++j)
+        std::memcpy(packed + (j - begin) * kGroupRows,
+                    task_.weight + rows[0] + view.columns[positions[j]] * task_.column_stride, kGroupRows * sizeof(T));
+    } else {
+      for (int64_t j = begin; j < end; ++j) {
+        const T* from = task_.weight + view.columns[positions[j]] * task_.column_stride;
+        T* to = packed + (j - begin) * kGroupRows;
+        for (int u = 0; u < group.num_rows; ++u) to[u] = from[rows[u] * task_.row_stride];
+        for (int u = group.num_rows; u < kGroupRows; ++u) to[u] = 0;
+      }
+    }
+    const int64_t first = begin > group.partial[0] ? begin : group.partial[0];
+    const int64_t last = end < group.partial[1] ? end : group.partial[1];
+    for (int64_t j = first; j < last; ++j) {
+      const unsigned bits = view.bits[group.bits + j - group.partial[0]];
+      T* to = packed + (j - begin) * kGroupRows;
+      for (int u = 0; u < kGroupRows; ++u)
+        if (!(bits >> u & 1)) to[u] = 0;
+    }
+  }
+
+  // The same where a row's columns lie side by side in memory: by squares.
+  void pack_squares(const int32_t* rows, int num_rows, int64_t column, int64_t count, T* packed) const {
+    constexpr int n = kLanes<T>;
+    for (int part = 0; part < kGroupRows; part += n) {
+      for (int64_t j = 0; j < count; j += n) {
+        const int64_t kept = count - j < n ? count - j : n;
+        Vec<T> square[n];
+#pragma GCC unroll 16
+        for (int r = 0; r < n; ++r) {
+          square[r] = Vec<T>{};
+          if (part + r < num_rows) {
+            const T* from = task_.weight + rows[part + r] * task_.row_stride + column + j;
+            if (kept == n) {
+              std::memcpy(&square[r], from, sizeof square[r]);
+            } else {
+              std::memcpy(&square[r], from, static_cast<size_t>(kept) * sizeof(T));
+            }
+          }
+        }
+        transpose<T, n / 2>(square);
+        T* to = packed + j * kGroupRows + part;
+#pragma GCC unroll 16
+        for (int c = 0; c < n; ++c)
+          if (c < kept) store<T>(to + c * kGroupRows, square[c]);
+      }
+    }
+  }
+
+  void multiply_group(const MaskGroup& group, const Tiling<T>& tiling, int first_tile, int last_tile, T* packed) {
+    const MaskView& view = task_.view;
+    const int32_t* rows = view.rows + (&group - view.groups) * kGroupRows;
+    for (int32_t begin = 0; begin == 0 || begin < group.size; begin += kColumnBlock) {
+      const int32_t end = group.size - begin < kColumnBlock ? group.size : begin + kColumnBlock;
+      pack(group, begin, end, packed);
+      for (int tile = first_tile; tile < last_tile; ++tile) {
+        const T* inputs = inputs_ + tiling.offset(tile, view.num_columns);
+        T* sums = sums_ + tiling.offset(tile, view.num_rows);
+        switch (tiling.count(tile)) {
+          case 1:
+            multiply_tile<1>(group, rows, begin, end, inputs, sums, packed);
+            break;
+          case 2:
+            multiply_tile<2>(group, rows, begin, end, inputs, sums, packed);
+            break;
+          default:
+            multiply_tile<kTileVectors>(group, rows, begin, end, inputs, sums, packed);
+        }
+      }
+    }
+  }
+
+  template <int NV>
+  void multiply_tile(const MaskGroup& group, const int32_t* rows, int32_t begin, int32_t end, const T* inputs, T* sums,
+                     const T* packed) {
+    constexpr int units = kUnits<NV>, stride = NV * kLanes<T>;
+    const int32_t* positions = task_.view.positions + group.positions;
+    for (int part = 0; part < group.num_rows; part += units) {
+      const int32_t* range = part < kPanelRows ? group.first_panel : group.second_panel;
+      const int32_t from = range[0] > begin ? range[0] : begin, to = range[1] < end ? range[1] : end;
+      if (from >= to && begin > 0) continue;
+      const int kept = group.num_rows - part < units ? group.num_rows - part : units;
+      Vec<T> sum[units][NV];
+      if (begin == 0) {
+        alignas(kAlign) T start[units] = {};
+        if (task_.bias != nullptr)
+          for (int u = 0; u < kept; ++u) start[u] = task_.bias[rows[part + u]];
+        fill<T, units, NV>(sum, start);
+      } else {
+#pragma GCC unroll 8
+        for (int u = 0; u < units; ++u)
+#pragma GCC unroll 3
+          for (int v = 0; v < NV; ++v)
+            sum[u][v] = u < kept ? load<T>(sums + rows[part + u] * int64_t{stride} + v * kLanes<T>) : Vec<T>{};
+      }
+      accumulate<T, units, NV>(sum, packed + (from - begin) * kGroupRows + part, kGroupRows, to - from,
+                               [&](int64_t c) { return inputs + int64_t{positions[from + c]} * stride; });
+#pragma GCC unroll 8
+      for (int u = 0; u < units; ++u)
+        if (u < kept)
+#pragma GCC unroll 3
+          for (int v = 0; v < NV; ++v) store<T>(sums + rows[part + u] * int64_t{stride} + v * kLanes<T>, sum[u][v]);
+    }
+  }
+
+  const MatmulTask<T>& task_;
+  bool ok_;
+  T* inputs_;  // (tile, column place, rows of the tile)
+  T* sums_;    // (tile, row of the weight, rows of the tile)
+  T* packed_;  // (thread, column of a block, row of the group)
+};
+
+template <class T>
+Status masked_matmul(const MatmulTask<T>& task) {
+  MaskedMatmul<T> matmul(task);
+  if (!matmul.ok()) return Status::no_memory;
+#pragma omp parallel num_threads(task.num_threads) if (task.num_threads > 1)
+  matmul.run();
+  return Status::ok;
+}

@@ -1,0 +1,55 @@
+// The micro-kernel that everything is made of: a panel of units times some vectors of rows, summed in registers over
+// many columns. Included by engine.cpp only, inside the namespace of its instruction set.
+#pragma once
+
+// Register tile: kUnits<NV> x NV accumulators, NV inputs and one weight fill the register file.
+constexpr int kTileVectors = MADE_FAST_REGISTERS == 32 || MADE_FAST_VECTOR_BYTES > 16 ? 3 : 2;
+template <int NV>
+constexpr int kUnits = MADE_FAST_REGISTERS == 32 || NV == 1 ? kPanelRows : kPanelRows / 2;
+
+template <class T>
+constexpr int whole_vectors(int rows) {
+  return (rows + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
+template <class T, int U, int NV>
+MADE_FAST_INLINE void fill(Vec<T> (&sum)[U][NV], const T* start) {
+#pragma GCC unroll 8
+  for (int u = 0; u < U; ++u)
+#pragma GCC unroll 3
+    for (int v = 0; v < NV; ++v) sum[u][v] = splat<T>(start[u]);
+}
+
+// The sums of the first `kept` units, which lie `stride` apart; zero for the others.
+template <class T, int U, int NV>
+MADE_FAST_INLINE void load_sums(Vec<T> (&sum)[U][NV], const T* from, int64_t stride, int kept) {
+#pragma GCC unroll 8
+  for (int u = 0; u < U; ++u)
+#pragma GCC unroll 3
+    for (int v = 0; v < NV; ++v) sum[u][v] = u < kept ? load<T>(from + u * stride + v * kLanes<T>) : Vec<T>{};
+}
+
+template <class T, int U, int NV>
+MADE_FAST_INLINE void store_sums(const Vec<T> (&sum)[U][NV], T* to, int64_t stride, int kept) {
+#pragma GCC unroll 8
+  for (int u = 0; u < U; ++u)
+    if (u < kept)
+#pragma GCC unroll 3
+      for (int v = 0; v < NV; ++v) store<T>(to + u * stride + v * kLanes<T>, sum[u][v]);
+}
+
+// sum[u][v] += weights[c][u] * input(c)[v] over all columns c.
+template <class T, int U, int NV, class Input>
+MADE_FAST_INLINE void accumulate(Vec<T> (&sum)[U][NV], const T* weights, int weights_per_column, int64_t num_columns,
+                                 const Input& input) {
+  for (int64_t c = 0; c < num_columns; ++c, weights += weights_per_column) {
+    const T* values = input(c);
+    Vec<T> x[NV];
+#pragma GCC unroll 3
+    for (int v = 0; v < NV; ++v) x[v] = load<T>(values + v * kLanes<T>);
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u)
+#pragma GCC unroll 3
+      for (int v = 0; v < NV; ++v) sum[u][v] += weights[u] * x[v];
+  }
+}
