@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -184,6 +186,34 @@ class MaskSide {
   MaskView view_;
 };
 
+// 64 bits that tell apart what lies in memory: two words a step, each step a 64 x 64 bit product folded onto itself.
+uint64_t digest(uintptr_t address, int64_t size) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(address);
+  uint64_t state = 0x9E3779B97F4A7C15u ^ static_cast<uint64_t>(size);
+  uint64_t lanes[4] = {state, state * 3, state * 5, state * 7};
+  const auto step = [](uint64_t& lane, const unsigned char* at) {
+    uint64_t a, b;
+    std::memcpy(&a, at, 8);
+    std::memcpy(&b, at + 8, 8);
+    const auto product = static_cast<unsigned __int128>(a ^ 0x2D358DCCAA6C78A5u ^ lane) * (b ^ 0x8BB84B93962EACC9u);
+    lane = lane * 0xD1B54A32D192ED03u + (static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64));
+  };
+  int64_t i = 0;
+  for (; i + 64 <= size; i += 64)
+    for (int lane = 0; lane < 4; ++lane) step(lanes[lane], bytes + i + 16 * lane);
+  for (; i < size; i += 16) {
+    unsigned char rest[16] = {};
+    std::memcpy(rest, bytes + i, static_cast<size_t>(std::min<int64_t>(16, size - i)));
+    step(lanes[0], rest);
+  }
+  for (int lane = 1; lane < 4; ++lane) {
+    lanes[0] ^= lanes[lane];
+    lanes[0] *= 0xD6E8FEB86659FD93u;
+    lanes[0] ^= lanes[0] >> 32;
+  }
+  return lanes[0];
+}
+
 template <class T>
 const T* values(uintptr_t address) {
   return reinterpret_cast<const T*>(address);
@@ -248,6 +278,7 @@ PYBIND11_MODULE(_core, module) {
                     const py::array_t<uint16_t, py::array::c_style>&, bool>(),
            py::arg("rows"), py::arg("columns"), py::arg("groups"), py::arg("longest_first"), py::arg("positions"),
            py::arg("bits"), py::arg("contiguous"));
+  module.def("digest", &made_fast::digest);
   module.def("masked_matmul_f32", &made_fast::masked_matmul<float>);
   module.def("masked_matmul_f64", &made_fast::masked_matmul<double>);
   module.def("masked_outer_f32", &made_fast::masked_outer<float>);

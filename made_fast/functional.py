@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from made_fast import masks
+from made_fast import backends, ops
 from made_fast.backends import reference
 from made_fast.program import FUNCTIONS
 
@@ -36,12 +36,23 @@ def masked_linear(
         (..., out), like ``x``.
 
     Raises:
-        ValueError: the shapes do not fit together, or a name is unknown.
+        ValueError: shapes or dtypes do not fit together, a name is unknown, or a named backend cannot serve.
+
+    Under autocast and inside the transforms of ``torch.func`` the reference serves, as torch's own linear layer would.
     """
     _check(x, weight, mask, bias, activation)
-    whole = mask if mask.ndim == 2 else masks.connectivity(*mask.split([weight.shape[0], weight.shape[1]]))
-    y = reference.masked_linear(x, weight, whole, bias)
-    return y if activation is None else FUNCTIONS[activation](y)
+    name = activation or "identity"
+    chosen = backends.choose(backend, device=x.device, dtype=x.dtype)
+    plain = torch.is_autocast_enabled(x.device.type) or torch._C._are_functorch_transforms_active()
+    if chosen.name == "reference" or plain:
+        return reference.masked_linear(x, weight, reference.whole_mask(mask, weight.shape), bias, name)
+    if name in ops.FROM_RESULT or not _needs_grad(x, weight, bias):
+        return ops.masked_linear(x, weight, mask, bias, name, backend)
+    return FUNCTIONS[name](ops.masked_linear(x, weight, mask, bias, "identity", backend))
+
+
+def _needs_grad(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def _check(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str | None) -> None:
@@ -56,6 +67,8 @@ def _check(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activat
         raise ValueError(f"mask must have the shape of weight, {tuple(weight.shape)}, got {tuple(mask.shape)}")
     elif mask.dtype != torch.bool:
         raise ValueError(f"mask must have dtype torch.bool, got {mask.dtype}")
+    if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"weight must have dtype {x.dtype} like x, got {weight.dtype}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have shape {tuple(weight.shape[:1])} to match weight, got {tuple(bias.shape)}")
     if activation is not None and activation not in FUNCTIONS:

@@ -8,15 +8,19 @@ transpose, since the gradient of the input goes the other way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["GROUP_ROWS", "MaskPlan", "MaskSide", "plan_from_degrees", "plan_from_mask"]
+__all__ = ["GROUP_ROWS", "MaskPlan", "MaskSide", "digest_with", "find_plan", "plan_from_degrees", "plan_from_mask"]
 
 GROUP_ROWS = 16  # as in csrc/mask_plan.h
 _PANEL_ROWS = 8
@@ -74,6 +78,11 @@ class MaskPlan:
     nested: bool
     forward: MaskSide
     backward: MaskSide
+    made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # what backends made from it
+
+    def pays(self, batch: int) -> bool:
+        """Whether skipping blocks is quicker than a dense product for so many rows."""
+        return self.density < 0.8
 
     @property
     def density(self) -> float:
@@ -192,3 +201,55 @@ def _union_size(mask: BoolArray) -> int:
     """How many (group, column) pairs have a connection."""
     starts = np.arange(0, mask.shape[0], GROUP_ROWS)
     return int(np.logical_or.reduceat(mask, starts, axis=0).sum()) if len(starts) else 0
+
+
+_PLANS_KEPT = 1024  # a plan of a nested mask is a few integers for each row and column
+_plans: OrderedDict[tuple[object, ...], MaskPlan] = OrderedDict()
+_last_seen: OrderedDict[tuple[object, ...], tuple[object, ...]] = OrderedDict()
+
+
+def _sha1(tensor: Tensor) -> object:
+    return hashlib.sha1(tensor.numpy(), usedforsecurity=False).digest()
+
+
+_digest: Callable[[Tensor], object] = _sha1
+
+
+def digest_with(function: Callable[[Tensor], object]) -> None:
+    """Replaces the function that tells masks apart by their content; the compiled module has a quicker one."""
+    global _digest  # noqa: PLW0603 - set once, by the backend that has it
+    _digest = function
+
+
+def find_plan(mask: Tensor, shape: tuple[int, int], *, seen: bool = False) -> MaskPlan:
+    """Returns the plan of a mask, made at its first use.
+
+    Plans are found by the content of the mask, not by its identity: a mask that was changed in place, by whatever means, is
+    another mask.
+
+    Args:
+        mask: bool (out, in), or int64 (out + in,) degrees; on the CPU.
+        shape: (out, in).
+        seen: the same tensor was given before, in the forward pass that this call belongs to, and is not read again.
+    """
+    mask = mask.detach().contiguous()
+    place = (mask.data_ptr(), shape, mask.dtype)
+    key = _last_seen.get(place) if seen else None
+    if key is None:
+        key = (shape, mask.dtype, _digest(mask))
+        _keep(_last_seen, place, key)
+    plan = _plans.get(key)
+    if plan is None:
+        if mask.dtype == torch.bool:
+            plan = plan_from_mask(mask.numpy())
+        else:
+            degrees = mask.numpy()
+            plan = plan_from_degrees(degrees[: shape[0]], degrees[shape[0] :])
+        _keep(_plans, key, plan)
+    return plan
+
+
+def _keep(cache: OrderedDict[Any, Any], key: object, value: object) -> None:
+    cache[key] = value
+    while len(cache) > _PLANS_KEPT:
+        cache.popitem(last=False)

@@ -18,12 +18,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "made_fast"
 
 # What a module may import of the package. Everything above may also import the ground.
-GROUND = {"masks", "noise", "outputs", "program", "schedule", "checkpoint"}
+GROUND = {"masks", "mask_plan", "noise", "outputs", "program", "schedule", "checkpoint"}
 ALLOWED = {
     **{name: set() for name in GROUND},
     "schedule": {"program"},
     "backends": set(),
-    "functional": {"backends", *GROUND},
+    "ops": {"backends", *GROUND},
+    "functional": {"backends", "ops", *GROUND},
     "sampler": {"backends", *GROUND},
     "capture": {"program"},
     "layers": {"functional", *GROUND},

@@ -128,7 +128,8 @@ def choose(
             return backend
         if requested == backend.name:
             raise ValueError(f"backend {backend.name!r} cannot be used: {reason}")
-        _log.debug("backend %s passed over: %s", backend.name, reason)
+        if not torch.compiler.is_compiling():  # a log message would break the graph
+            _log.debug("backend %s passed over: %s", backend.name, reason)
     raise ValueError("no backend has bf16 weights here: they need an fp32 model and the processor's bf16 instruction")
 
 

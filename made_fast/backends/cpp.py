@@ -9,13 +9,24 @@ import torch  # before _core, so that both share one OpenMP pool
 from torch import Tensor
 
 from made_fast import _core
+from made_fast.mask_plan import MaskPlan, MaskSide, digest_with
 from made_fast.outputs import Output
-from made_fast.program import Affine, Program
+from made_fast.program import FUNCTIONS, Affine, Program
 from made_fast.schedule import AffinePlan, Schedule
 
-__all__ = ["Packed", "build_config", "draw", "instruction_set", "pack"]
+__all__ = [
+    "Packed",
+    "build_config",
+    "draw",
+    "instruction_set",
+    "masked_linear",
+    "masked_linear_grad_input",
+    "masked_linear_grad_weight",
+    "pack",
+]
 
 _NO_MEMORY, _NOT_A_NUMBER = 1, 2
+_MACS_PER_THREAD = 500_000  # as in csrc/engine.cpp
 
 
 @dataclass(frozen=True)
@@ -136,3 +147,100 @@ def draw(
         raise MemoryError("no memory for the sampler's scratch")
     if status == _NOT_A_NUMBER:
         raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
+
+
+_CODES = {name: code for code, name in enumerate(FUNCTIONS)}  # csrc/plan.h
+
+digest_with(lambda mask: _core.digest(mask.data_ptr(), mask.numel() * mask.element_size()))
+
+
+def masked_linear(
+    x: Tensor,
+    weight: Tensor,
+    plan: MaskPlan,
+    bias: Tensor | None = None,
+    activation: str = "identity",
+    *,
+    isa: str | None = None,
+) -> Tensor:
+    """See ``reference.masked_linear``; tensors contiguous, x (B, in)."""
+    out = x.new_empty(x.shape[0], plan.shape[0])
+    shift = None if bias is None else bias.detach().contiguous()
+    run = _core.masked_matmul_f64 if x.dtype == torch.float64 else _core.masked_matmul_f32
+    status = run(
+        instruction_set() if isa is None else isa,
+        _native(plan, "forward"),
+        x.shape[0],
+        x.data_ptr(),
+        weight.data_ptr(),
+        plan.shape[1],
+        1,
+        0 if shift is None else shift.data_ptr(),
+        _CODES[activation],
+        out.data_ptr(),
+        _threads(plan, x.shape[0]),
+    )
+    return _done(out, status)
+
+
+def masked_linear_grad_input(grad: Tensor, weight: Tensor, plan: MaskPlan, *, isa: str | None = None) -> Tensor:
+    """See ``reference.masked_linear_grad_input``; tensors contiguous, grad (B, out)."""
+    out = grad.new_empty(grad.shape[0], plan.shape[1])
+    run = _core.masked_matmul_f64 if grad.dtype == torch.float64 else _core.masked_matmul_f32
+    status = run(
+        instruction_set() if isa is None else isa,
+        _native(plan, "backward"),
+        grad.shape[0],
+        grad.data_ptr(),
+        weight.data_ptr(),
+        1,
+        plan.shape[1],
+        0,
+        _CODES["identity"],
+        out.data_ptr(),
+        _threads(plan, grad.shape[0]),
+    )
+    return _done(out, status)
+
+
+def masked_linear_grad_weight(grad: Tensor, x: Tensor, plan: MaskPlan, *, isa: str | None = None) -> Tensor:
+    """See ``reference.masked_linear_grad_weight``; tensors contiguous, grad (B, out), x (B, in)."""
+    out = grad.new_empty(plan.shape)
+    run = _core.masked_outer_f64 if grad.dtype == torch.float64 else _core.masked_outer_f32
+    status = run(
+        instruction_set() if isa is None else isa,
+        _native(plan, "forward"),
+        grad.shape[0],
+        grad.data_ptr(),
+        x.data_ptr(),
+        out.data_ptr(),
+        _threads(plan, grad.shape[0]),
+    )
+    return _done(out, status)
+
+
+def _native(plan: MaskPlan, name: str) -> _core.MaskSide:
+    found = plan.made.get(f"cpp {name}")
+    if found is None:
+        side: MaskSide = getattr(plan, name)
+        found = plan.made[f"cpp {name}"] = _core.MaskSide(
+            rows=side.rows,
+            columns=side.columns,
+            groups=side.groups,
+            longest_first=side.longest_first,
+            positions=side.positions,
+            bits=side.bits,
+            contiguous=side.contiguous,
+        )
+    return found
+
+
+def _threads(plan: MaskPlan, batch: int) -> int:
+    """Waking a thread costs microseconds, and milliseconds where another program has its core."""
+    return max(1, min(torch.get_num_threads(), batch * plan.kept // _MACS_PER_THREAD))
+
+
+def _done(out: Tensor, status: int) -> Tensor:
+    if status == _NO_MEMORY:
+        raise MemoryError("no memory for the scratch of a masked matmul")
+    return out

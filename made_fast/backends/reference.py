@@ -17,22 +17,53 @@ from made_fast.outputs import Output
 from made_fast.program import FUNCTIONS, Affine, Program
 from made_fast.schedule import AffinePlan, Kind, Schedule
 
-__all__ = ["Packed", "draw", "masked_linear", "naive_draw", "pack"]
+__all__ = [
+    "Packed",
+    "draw",
+    "masked_linear",
+    "masked_linear_grad_input",
+    "masked_linear_grad_weight",
+    "naive_draw",
+    "pack",
+    "whole_mask",
+]
 
 
-def masked_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ (weight * mask).T + bias``, where what lies under the mask may even be nan.
+def whole_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The mask as bool (..., out, in), from itself or from degrees (..., out + in)."""
+    if mask.dtype == torch.bool:
+        return mask
+    rows, columns = mask.split(list(shape), dim=-1)
+    return rows[..., :, None] >= columns[..., None, :]
+
+
+def masked_linear(
+    x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None = None, activation: str = "identity"
+) -> Tensor:
+    """``function(x @ (weight * mask).T + bias)``, where what lies under the mask may even be nan.
 
     Args:
         x: (..., in).
         weight: (out, in), the dtype of ``x``.
-        mask: (out, in) bool.
+        mask: (out, in) bool; other backends take its ``MaskPlan`` and rows (B, in), contiguous.
         bias: (out,) or None.
+        activation: name of a function.
 
     Returns:
         (..., out).
     """
-    return F.linear(x, torch.where(mask, weight, 0), bias)  # a product would let nan and inf through the mask
+    # A product would let nan and inf through the mask.
+    return FUNCTIONS[activation](F.linear(x, torch.where(mask, weight, 0), bias))
+
+
+def masked_linear_grad_input(grad: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+    """``grad @ (weight * mask)``: (B, in) from grad (B, out)."""
+    return grad @ torch.where(mask, weight, 0)
+
+
+def masked_linear_grad_weight(grad: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+    """``(grad.T @ x) * mask``: (out, in) from grad (B, out) and x (B, in)."""
+    return torch.where(mask, grad.T @ x, 0)
 
 
 @dataclass(frozen=True)

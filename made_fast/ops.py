@@ -1,0 +1,164 @@
+"""The three masked matmuls as torch operators, so that autograd, ``torch.compile`` and export know them.
+
+They form a closed set: with ``W`` masked, ``y = x W^T`` has the gradients ``grad W`` and ``grad^T x`` (masked), and each of
+those is linear in its two arguments with gradients out of the same three. So derivatives of any order run on the same
+kernels. ``mask`` is bool (out, in) or int64 (out + in,) degrees, see ``functional.masked_linear``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from made_fast import backends
+from made_fast.backends import reference
+from made_fast.mask_plan import MaskPlan, find_plan
+
+__all__ = ["FROM_RESULT", "masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight"]
+
+MIN_BATCH = 8  # fewer rows leave the vectors empty, and torch's own product of a vector is as good
+
+# Activations whose derivative follows from their result: grad of the sum from grad of the result, and the result.
+FROM_RESULT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "identity": lambda grad, y: grad,
+    "relu": lambda grad, y: torch.ops.aten.threshold_backward(grad, y, 0),
+    "tanh": lambda grad, y: grad * (1 - y * y),
+    "sigmoid": lambda grad, y: grad * (y * (1 - y)),
+}
+
+_LIBRARY = torch.library.Library("made_fast", "DEF")
+_LIBRARY.define(
+    "masked_linear(Tensor x, Tensor weight, Tensor mask, Tensor? bias, str activation, str backend) -> Tensor"
+)
+_LIBRARY.define("masked_linear_grad_input(Tensor grad, Tensor weight, Tensor mask, str backend) -> Tensor")
+_LIBRARY.define("masked_linear_grad_weight(Tensor grad, Tensor x, Tensor mask, str backend) -> Tensor")
+
+masked_linear = torch.ops.made_fast.masked_linear.default
+masked_linear_grad_input = torch.ops.made_fast.masked_linear_grad_input.default
+masked_linear_grad_weight = torch.ops.made_fast.masked_linear_grad_weight.default
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1]).contiguous()
+
+
+def _plan(
+    mask: Tensor, shape: tuple[int, int], batch: int, like: Tensor, backend: str, *, seen: bool
+) -> tuple[Any, MaskPlan | None, Tensor]:
+    """The backend's module, the plan, and the mask as the module wants it; no plan where a dense product is quicker."""
+    chosen = backends.choose(backend, device=like.device, dtype=like.dtype)
+    if chosen.name != "reference" and (backend != "auto" or batch >= MIN_BATCH):
+        plan = find_plan(mask, shape, seen=seen)
+        if backend != "auto" or plan.pays(batch):
+            return backends.load(chosen), plan, mask
+    return reference, None, reference.whole_mask(mask, shape)
+
+
+def _forward(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str, backend: str) -> Tensor:
+    shape = (weight.shape[0], weight.shape[1])
+    rows = _rows(x)
+    module, plan, whole = _plan(mask, shape, rows.shape[0], x, backend, seen=False)
+    y = module.masked_linear(rows, weight.contiguous(), whole if plan is None else plan, bias, activation)
+    return y.reshape(*x.shape[:-1], shape[0])  # type: ignore[no-any-return]
+
+
+def _grad_input(grad: Tensor, weight: Tensor, mask: Tensor, backend: str) -> Tensor:
+    shape = (weight.shape[0], weight.shape[1])
+    rows = _rows(grad)
+    module, plan, whole = _plan(mask, shape, rows.shape[0], grad, backend, seen=True)
+    y = module.masked_linear_grad_input(rows, weight.contiguous(), whole if plan is None else plan)
+    return y.reshape(*grad.shape[:-1], shape[1])  # type: ignore[no-any-return]
+
+
+def _grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str) -> Tensor:
+    shape = (grad.shape[-1], x.shape[-1])
+    rows = _rows(grad)
+    module, plan, whole = _plan(mask, shape, rows.shape[0], grad, backend, seen=True)
+    return module.masked_linear_grad_weight(rows, _rows(x), whole if plan is None else plan)  # type: ignore[no-any-return]
+
+
+def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, mask, bias, ctx.activation, ctx.backend = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight, mask, output if ctx.activation != "identity" else None)
+
+
+def _backward_forward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, weight, mask, y = ctx.saved_tensors
+    if ctx.activation not in FROM_RESULT:
+        raise RuntimeError(f"activation {ctx.activation!r} cannot be fused where a gradient is needed")
+    grad = FROM_RESULT[ctx.activation](grad, y)
+    needs_x, needs_weight, _, needs_bias = ctx.needs_input_grad[:4]
+    return (
+        masked_linear_grad_input(grad, weight, mask, ctx.backend) if needs_x else None,
+        masked_linear_grad_weight(grad, x, mask, ctx.backend) if needs_weight else None,
+        None,
+        grad.reshape(-1, grad.shape[-1]).sum(0) if needs_bias and ctx.has_bias else None,
+        None,
+        None,
+    )
+
+
+def _setup_grad_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, weight, mask, ctx.backend = inputs
+    ctx.save_for_backward(grad, weight, mask)
+
+
+def _backward_grad_input(ctx: Any, outer: Tensor) -> tuple[Any, ...]:
+    grad, weight, mask = ctx.saved_tensors
+    needs_grad, needs_weight = ctx.needs_input_grad[:2]
+    return (
+        masked_linear(outer, weight, mask, None, "identity", ctx.backend) if needs_grad else None,
+        masked_linear_grad_weight(grad, outer, mask, ctx.backend) if needs_weight else None,
+        None,
+        None,
+    )
+
+
+def _setup_grad_weight(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, x, mask, ctx.backend = inputs
+    ctx.save_for_backward(grad, x, mask)
+
+
+def _backward_grad_weight(ctx: Any, outer: Tensor) -> tuple[Any, ...]:
+    grad, x, mask = ctx.saved_tensors
+    needs_grad, needs_x = ctx.needs_input_grad[:2]
+    return (
+        masked_linear(x, outer, mask, None, "identity", ctx.backend) if needs_grad else None,
+        masked_linear_grad_input(grad, outer, mask, ctx.backend) if needs_x else None,
+        None,
+        None,
+    )
+
+
+def _fake_forward(
+    x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str, backend: str
+) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _fake_grad_input(grad: Tensor, weight: Tensor, mask: Tensor, backend: str) -> Tensor:
+    return grad.new_empty(*grad.shape[:-1], weight.shape[1])
+
+
+def _fake_grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str) -> Tensor:
+    return grad.new_empty(grad.shape[-1], x.shape[-1])
+
+
+def _register() -> None:
+    rules = {
+        "masked_linear": (_forward, _fake_forward, _setup_forward, _backward_forward),
+        "masked_linear_grad_input": (_grad_input, _fake_grad_input, _setup_grad_input, _backward_grad_input),
+        "masked_linear_grad_weight": (_grad_weight, _fake_grad_weight, _setup_grad_weight, _backward_grad_weight),
+    }
+    for name, (run, fake, setup, backward) in rules.items():
+        qualified = f"made_fast::{name}"
+        _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+        torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+        torch.library.register_autograd(qualified, backward, setup_context=setup, lib=_LIBRARY)
+
+
+_register()
