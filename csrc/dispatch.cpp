@@ -29,7 +29,7 @@ const Engine* bf16_engine() {
   return nullptr;
 }
 
-std::vector<const Engine*> usable_engines() {
+static std::vector<const Engine*> find_engines() {
   std::vector<const Engine*> engines;
 #ifdef MADE_FAST_HAS_AVX512
   if (__builtin_cpu_supports("x86-64-v4")) engines.push_back(&avx512::engine);
@@ -38,6 +38,11 @@ std::vector<const Engine*> usable_engines() {
   if (__builtin_cpu_supports("x86-64-v3")) engines.push_back(&avx2::engine);
 #endif
   engines.push_back(&baseline::engine);
+  return engines;
+}
+
+const std::vector<const Engine*>& usable_engines() {
+  static const std::vector<const Engine*> engines = find_engines();
   return engines;
 }
 

@@ -8,7 +8,7 @@
 namespace made_fast {
 
 // Best first; those that this processor cannot run are left out.
-std::vector<const Engine*> usable_engines();
+const std::vector<const Engine*>& usable_engines();
 
 // The engine that multiplies bf16 weights by the processor's own instruction, or null.
 const Engine* bf16_engine();

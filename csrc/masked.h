@@ -49,13 +49,13 @@ class MaskedMatmul {
     const int64_t rows = whole_vectors<T>(static_cast<int>(task.batch < kRowBlock ? task.batch : kRowBlock));
     Places places;
     const int64_t inputs = places.add(rows * task.view.num_columns * int64_t(sizeof(T)));
-    const int64_t sums = places.add(rows * task.view.num_rows * int64_t(sizeof(T)));
     const int64_t packed = places.add(task.num_threads * packed_size * int64_t(sizeof(T)));
+    const int64_t sums = places.add(rows * task.view.num_rows * int64_t(sizeof(T)));
     char* scratch = static_cast<char*>(team_scratch.get(places.size(), false));
     ok_ = scratch != nullptr;
     inputs_ = reinterpret_cast<T*>(scratch + inputs);
-    sums_ = reinterpret_cast<T*>(scratch + sums);
     packed_ = reinterpret_cast<T*>(scratch + packed);
+    sums_ = reinterpret_cast<T*>(scratch + sums);
   }
 
   bool ok() const { return ok_; }
@@ -105,7 +105,7 @@ class MaskedMatmul {
     }
   }
 
-  // The sums of a block, transposed back; the function is applied on the way.
+  // The sums of a block, transposed back into rows of the batch; the function is applied on the way.
   void scatter(const Tiling<T>& tiling, int64_t first, int64_t rows) {
     constexpr int n = kLanes<T>;
     const int64_t units = task_.view.num_rows, blocks = (units + n - 1) / n;
@@ -129,9 +129,13 @@ class MaskedMatmul {
         }
         transpose<T, n / 2>(square);
         T* to = task_.out + (first + row) * units + unit;
+        if (kept == n && rows - row >= n) {
 #pragma GCC unroll 16
-        for (int r = 0; r < n; ++r)
-          if (row + r < rows) std::memcpy(to + r * units, &square[r], static_cast<size_t>(kept) * sizeof(T));
+          for (int r = 0; r < n; ++r) std::memcpy(to + r * units, &square[r], sizeof square[r]);
+        } else {
+          for (int r = 0; r < n && row + r < rows; ++r)
+            std::memcpy(to + r * units, &square[r], static_cast<size_t>(kept) * sizeof(T));
+        }
       }
     }
   }
@@ -148,12 +152,7 @@ class MaskedMatmul {
         std::memcpy(packed + (j - begin) * kGroupRows,
                     task_.weight + rows[0] + view.columns[positions[j]] * task_.column_stride, kGroupRows * sizeof(T));
     } else {
-      for (int64_t j = begin; j < end; ++j) {
-        const T* from = task_.weight + view.columns[positions[j]] * task_.column_stride;
-        T* to = packed + (j - begin) * kGroupRows;
-        for (int u = 0; u < group.num_rows; ++u) to[u] = from[rows[u] * task_.row_stride];
-        for (int u = group.num_rows; u < kGroupRows; ++u) to[u] = 0;
-      }
+      pack_scattered(rows, group.num_rows, positions + begin, end - begin, packed);
     }
     const int64_t first = begin > group.partial[0] ? begin : group.partial[0];
     const int64_t last = end < group.partial[1] ? end : group.partial[1];
@@ -162,6 +161,21 @@ class MaskedMatmul {
       T* to = packed + (j - begin) * kGroupRows;
       for (int u = 0; u < kGroupRows; ++u)
         if (!(bits >> u & 1)) to[u] = 0;
+    }
+  }
+
+  // One by one; four rows of the weight at a time, which the first cache holds.
+  void pack_scattered(const int32_t* rows, int num_rows, const int32_t* positions, int64_t count, T* packed) const {
+    for (int part = 0; part < kGroupRows; part += 4) {
+      const T* from[4];
+      for (int u = 0; u < 4; ++u)
+        from[u] = task_.weight + (part + u < num_rows ? rows[part + u] : rows[0]) * task_.row_stride;
+      T* to = packed + part;
+      for (int64_t j = 0; j < count; ++j, to += kGroupRows) {
+        const int64_t column = task_.view.columns[positions[j]] * task_.column_stride;
+        for (int u = 0; u < 4; ++u) to[u] = from[u][column];
+        keep_scalar();
+      }
     }
   }
 
@@ -204,21 +218,21 @@ class MaskedMatmul {
         T* sums = sums_ + tiling.offset(tile, view.num_rows);
         switch (tiling.count(tile)) {
           case 1:
-            multiply_tile<1>(group, rows, begin, end, inputs, sums, packed);
+            multiply_tile<1>(group, rows, begin, end, inputs, packed, sums);
             break;
           case 2:
-            multiply_tile<2>(group, rows, begin, end, inputs, sums, packed);
+            multiply_tile<2>(group, rows, begin, end, inputs, packed, sums);
             break;
           default:
-            multiply_tile<kTileVectors>(group, rows, begin, end, inputs, sums, packed);
+            multiply_tile<kTileVectors>(group, rows, begin, end, inputs, packed, sums);
         }
       }
     }
   }
 
   template <int NV>
-  void multiply_tile(const MaskGroup& group, const int32_t* rows, int32_t begin, int32_t end, const T* inputs, T* sums,
-                     const T* packed) {
+  void multiply_tile(const MaskGroup& group, const int32_t* rows, int32_t begin, int32_t end, const T* inputs,
+                     const T* packed, T* sums) {
     constexpr int units = kUnits<NV>, stride = NV * kLanes<T>;
     const int32_t* positions = task_.view.positions + group.positions;
     for (int part = 0; part < group.num_rows; part += units) {
@@ -226,7 +240,7 @@ class MaskedMatmul {
       const int32_t from = range[0] > begin ? range[0] : begin, to = range[1] < end ? range[1] : end;
       if (from >= to && begin > 0) continue;
       const int kept = group.num_rows - part < units ? group.num_rows - part : units;
-      Vec<T> sum[units][NV];
+      Vec<T> sum[units][NV] = {};
       if (begin == 0) {
         alignas(kAlign) T start[units] = {};
         if (task_.bias != nullptr)
@@ -235,17 +249,13 @@ class MaskedMatmul {
       } else {
 #pragma GCC unroll 8
         for (int u = 0; u < units; ++u)
-#pragma GCC unroll 3
-          for (int v = 0; v < NV; ++v)
-            sum[u][v] = u < kept ? load<T>(sums + rows[part + u] * int64_t{stride} + v * kLanes<T>) : Vec<T>{};
+          if (u < kept) load_sums<T, NV>(sum[u], sums + rows[part + u] * int64_t{stride});
       }
       accumulate<T, units, NV>(sum, packed + (from - begin) * kGroupRows + part, kGroupRows, to - from,
                                [&](int64_t c) { return inputs + int64_t{positions[from + c]} * stride; });
 #pragma GCC unroll 8
       for (int u = 0; u < units; ++u)
-        if (u < kept)
-#pragma GCC unroll 3
-          for (int v = 0; v < NV; ++v) store<T>(sums + rows[part + u] * int64_t{stride} + v * kLanes<T>, sum[u][v]);
+        if (u < kept) store_sums<T, NV>(sum[u], sums + rows[part + u] * int64_t{stride});
     }
   }
 

@@ -20,22 +20,16 @@ MADE_FAST_INLINE void fill(Vec<T> (&sum)[U][NV], const T* start) {
     for (int v = 0; v < NV; ++v) sum[u][v] = splat<T>(start[u]);
 }
 
-// The sums of the first `kept` units, which lie `stride` apart; zero for the others.
-template <class T, int U, int NV>
-MADE_FAST_INLINE void load_sums(Vec<T> (&sum)[U][NV], const T* from, int64_t stride, int kept) {
-#pragma GCC unroll 8
-  for (int u = 0; u < U; ++u)
+template <class T, int NV>
+MADE_FAST_INLINE void load_sums(Vec<T> (&sum)[NV], const T* from) {
 #pragma GCC unroll 3
-    for (int v = 0; v < NV; ++v) sum[u][v] = u < kept ? load<T>(from + u * stride + v * kLanes<T>) : Vec<T>{};
+  for (int v = 0; v < NV; ++v) sum[v] = load<T>(from + v * kLanes<T>);
 }
 
-template <class T, int U, int NV>
-MADE_FAST_INLINE void store_sums(const Vec<T> (&sum)[U][NV], T* to, int64_t stride, int kept) {
-#pragma GCC unroll 8
-  for (int u = 0; u < U; ++u)
-    if (u < kept)
+template <class T, int NV>
+MADE_FAST_INLINE void store_sums(const Vec<T> (&sum)[NV], T* to) {
 #pragma GCC unroll 3
-      for (int v = 0; v < NV; ++v) store<T>(to + u * stride + v * kLanes<T>, sum[u][v]);
+  for (int v = 0; v < NV; ++v) store<T>(to + v * kLanes<T>, sum[v]);
 }
 
 // sum[u][v] += weights[c][u] * input(c)[v] over all columns c.

@@ -54,14 +54,18 @@ struct Tile {
   template <int U, bool kFromBias>
   void multiply(const T* weights, int weights_per_column, const int32_t* columns, int num_columns, const T* bias,
                 T* out, int kept) {
-    Vec<T> sum[U][NV];
+    Vec<T> sum[U][NV] = {};
     if constexpr (kFromBias) {
       fill<T, U, NV>(sum, bias);
     } else {
-      load_sums<T, U, NV>(sum, out, stride, kept);
+#pragma GCC unroll 8
+      for (int u = 0; u < U; ++u)
+        if (u < kept) load_sums<T, NV>(sum[u], out + u * stride);
     }
     accumulate<T, U, NV>(sum, weights, weights_per_column, num_columns, [&](int64_t c) { return slot(columns[c]); });
-    store_sums<T, U, NV>(sum, out, stride, kept);
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u)
+      if (u < kept) store_sums<T, NV>(sum[u], out + u * stride);
   }
 
   void multiply_panel(int32_t number, int64_t first_slot) {

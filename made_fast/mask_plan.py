@@ -84,7 +84,7 @@ class MaskPlan:
         """Whether skipping blocks is quicker than a dense product for so many rows."""
         return self.density < 0.8
 
-    @property
+    @cached_property
     def density(self) -> float:
         """Work of the forward pass as a share of the dense one's."""
         return self.forward.macs / max(1, self.shape[0] * self.shape[1])

@@ -25,6 +25,7 @@ __all__ = [
     "pack",
 ]
 
+_INSTRUCTION_SETS = _core.instruction_sets()
 _NO_MEMORY, _NOT_A_NUMBER = 1, 2
 _MACS_PER_THREAD = 500_000  # as in csrc/engine.cpp
 
@@ -44,10 +45,10 @@ def instruction_set() -> str:
     Raises:
         ValueError: ``MADE_FAST_ISA`` names one that this processor or this build does not have.
     """
-    names = _core.instruction_sets()
-    wanted = os.environ.get("MADE_FAST_ISA", names[0])
-    if wanted not in names:
-        raise ValueError(f"MADE_FAST_ISA must be one of {', '.join(names)} on this processor, got {wanted!r}")
+    wanted = os.environ.get("MADE_FAST_ISA", _INSTRUCTION_SETS[0])
+    if wanted not in _INSTRUCTION_SETS:
+        known = ", ".join(_INSTRUCTION_SETS)
+        raise ValueError(f"MADE_FAST_ISA must be one of {known} on this processor, got {wanted!r}")
     return wanted
 
 
