@@ -26,6 +26,7 @@ ALLOWED = {
     "functional": {"backends", *GROUND},
     "sampler": {"backends", *GROUND},
     "capture": {"program"},
+    "sharding": set(),
     "layers": {"functional", *GROUND},
     "nn": {"layers", "functional", "sampler", *GROUND},
     "datasets": GROUND,
