@@ -35,7 +35,8 @@ _EXAMPLES = {
     "  made-fast train binarized_mnist.npz --out mnist.safetensors --direct --max-minutes 20",
     "evaluate": "made-fast evaluate mnist.safetensors binarized_mnist.npz --split test",
     "sample": "made-fast sample mnist.safetensors -n 100 --out samples.png\n"
-    "  made-fast sample mnist.safetensors -n 5000000 --out samples.npy --seed 1 --progress",
+    "  made-fast sample mnist.safetensors -n 5000000 --out samples.npy --seed 1 --progress\n"
+    "  torchrun --nproc-per-node 4 -m made_fast sample mnist.safetensors -n 5000000 --out samples.npy",
     "backends": "made-fast backends",
 }
 

@@ -33,7 +33,7 @@ ALLOWED = {
     "training": {"nn", "sampler", "datasets", *GROUND},
     # the program on top: it compares samplers in `demo`, lists backends, and says the version
     "cli_options": set(),
-    "cli_sample": {"cli_options", "datasets", "nn", *GROUND},
+    "cli_sample": {"cli_options", "datasets", "nn", "sharding", *GROUND},
     "cli": {"cli_options", "cli_sample", "training", "datasets", "nn", "backends", "testing", "made_fast", *GROUND},
     "__main__": {"cli"},
 }
