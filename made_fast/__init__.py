@@ -7,8 +7,9 @@ from made_fast.functional import masked_linear
 from made_fast.layers import MaskedLinear
 from made_fast.nn import MADE
 from made_fast.sampler import Sampler
+from made_fast.sharding import sample_rows
 
-__all__ = ["MADE", "MaskedLinear", "Sampler", "backends", "build_config", "masked_linear", "masks"]
+__all__ = ["MADE", "MaskedLinear", "Sampler", "backends", "build_config", "masked_linear", "masks", "sample_rows"]
 
 __version__ = _version("made_fast")
 

@@ -7,22 +7,26 @@ A mistake of the user ends in one line on stderr; a traceback means a bug.
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from made_fast.cli_options import add_threads as _add_threads
+from made_fast.cli_options import check_output as _check_output
+from made_fast.cli_options import positive as _positive
+from made_fast.cli_options import say as _say
+from made_fast.cli_sample import add_options as _add_sample_options
+from made_fast.cli_sample import sample as _sample
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from made_fast.nn import MADE
-    from made_fast.sampler import Sampler
     from made_fast.training import Epoch
 
-_CHUNK_VALUES = 1 << 23  # values of samples held at a time when they are written to a file
 _DEMO_ROWS = 1000
 
 _EXAMPLES = {
@@ -31,7 +35,8 @@ _EXAMPLES = {
     "  made-fast train binarized_mnist.npz --out mnist.safetensors --direct --max-minutes 20",
     "evaluate": "made-fast evaluate mnist.safetensors binarized_mnist.npz --split test",
     "sample": "made-fast sample mnist.safetensors -n 100 --out samples.png\n"
-    "  made-fast sample mnist.safetensors -n 5000000 --out samples.npy --seed 1 --progress",
+    "  made-fast sample mnist.safetensors -n 5000000 --out samples.npy --seed 1 --progress\n"
+    "  torchrun --nproc-per-node 4 -m made_fast sample mnist.safetensors -n 5000000 --out samples.npy",
     "backends": "made-fast backends",
 }
 
@@ -134,60 +139,6 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     _add_threads(run)
 
 
-def _add_sample_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL", help="file that train wrote")
-    parser.add_argument("-n", "--num-samples", type=_count, default=100, metavar="N", help="number of rows")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help=".npy: (N, D) uint8; .npz: member samples, packed by np.packbits(axis=1), and n_features; .png: a grid",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same rows")
-    parser.add_argument("--first-row", type=_count, default=0, help="number of the first row, to split a job by rows")
-    parser.add_argument("--backend", default="auto", help="see made-fast backends")
-    parser.add_argument("--progress", action="store_true", help="show a bar")
-    parser.add_argument("--columns", type=_positive, default=10, help="images per line of a .png")
-    text = "pixels of an image in a .png; a square if left out"
-    parser.add_argument("--image-shape", type=_positive, nargs=2, metavar=("H", "W"), help=text)
-    _add_threads(parser)
-
-
-def _add_threads(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--threads", type=_positive, help="CPU threads; torch decides if left out")
-
-
-def _positive(text: str) -> int:
-    return _integer(text, 1)
-
-
-def _count(text: str) -> int:
-    return _integer(text, 0)
-
-
-def _integer(text: str, least: int) -> int:
-    if not text.strip().isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number of {least} or more, got {text!r}")
-    return int(text)
-
-
-def _check_output(path: Path, *suffixes: str) -> None:
-    """Refuse a file that cannot be written now rather than after the work."""
-    if suffixes and path.suffix not in suffixes:
-        raise ValueError(f"--out must end in {' or '.join(suffixes)}, got {path}")
-    folder = path.parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: the folder {folder} does not exist, create it first")
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder, give the name of a file")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise PermissionError(f"cannot write {path}: no permission, choose another place")
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
 def _say_epoch(epoch: Epoch) -> None:
     mark = " *" if epoch.improved else ""
     losses = f"train {epoch.train_nll:8.3f}  valid {epoch.valid_nll:8.3f} nats"
@@ -271,50 +222,6 @@ def _evaluate(args: argparse.Namespace) -> int:
     figure = _figure(training.evaluate(model, rows, args.batch_size))
     _say(f"{args.split} NLL {figure} nats (95% interval, {len(rows):,} rows of {data.name})")
     return 0
-
-
-def _sample(args: argparse.Namespace) -> int:
-    from made_fast import datasets
-    from made_fast.nn import MADE
-
-    _check_output(args.out, ".npz", ".npy", ".png")
-    model = MADE.load(args.model)
-    if args.out.suffix == ".png":
-        _sample_picture(model, args)
-    else:
-        datasets.write_rows(args.out, _chunks(model.sampler(), args), args.num_samples, model.features)
-    _say(f"{args.num_samples:,} samples of {model.features} variables: {args.out}")
-    return 0
-
-
-def _sample_picture(model: MADE, args: argparse.Namespace) -> None:
-    import torch
-
-    from made_fast import datasets
-
-    datasets.load_pillow()  # before the work, if it is missing
-    if not 1 <= args.num_samples <= datasets.IMAGE_LIMIT:
-        raise ValueError(f"a .png holds 1 to {datasets.IMAGE_LIMIT:,} images, got -n {args.num_samples}: use .npy")
-    shape = tuple(args.image_shape or datasets.image_shape(model.features) or (0, 0))
-    if shape[0] * shape[1] != model.features:
-        raise ValueError(f"--image-shape must be given so that H x W is {model.features}, or use .npy")
-    rows = torch.cat(list(_chunks(model.sampler(), args)))
-    scale = max(1, 56 // max(shape))  # images of about 56 screen pixels
-    grid = datasets.image_grid(rows, (shape[0], shape[1]), columns=args.columns, scale=scale)
-    datasets.write_png(args.out, {"": grid})
-
-
-def _chunks(sampler: Sampler, args: argparse.Namespace) -> Iterator[Tensor]:
-    """The rows asked for, a bounded number at a time; the row numbers make them the same for any chunk size."""
-    import torch
-    from tqdm import tqdm
-
-    size = max(1, _CHUNK_VALUES // sampler.features)
-    with tqdm(total=args.num_samples, unit="row", unit_scale=True, disable=not args.progress) as bar:
-        for start in range(0, args.num_samples, size):
-            count, row = min(size, args.num_samples - start), args.first_row + start
-            yield sampler.sample(count, seed=args.seed, first_row=row, dtype=torch.uint8, backend=args.backend)
-            bar.update(count)
 
 
 def _demo(args: argparse.Namespace) -> int:

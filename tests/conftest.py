@@ -176,8 +176,9 @@ def all_states() -> Callable[..., Tensor]:
 
 @pytest.fixture(autouse=True)
 def _reproducible(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The same weights on every run, no backend chosen from outside, and one thread, enough for models this small."""
-    monkeypatch.delenv("MADE_FAST_BACKEND", raising=False)
+    """The same weights on every run, nothing chosen from outside, and one thread, enough for models this small."""
+    for name in ("MADE_FAST_BACKEND", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from made_fast import MADE, __version__, backends, cli, training
+from made_fast import MADE, __version__, backends, cli, cli_sample, training
 from made_fast.testing import naive_sample
 
 pytest.importorskip("sklearn")
@@ -252,8 +252,8 @@ def test_samples_are_the_models_whatever_the_chunk(tmp_path, capsys, monkeypatch
     model = MADE.load(model_file)
     expected = naive_sample(model, num_rows, seed=5, first_row=7).numpy()
     assert num_rows < 33 or 0 < expected.mean() < 1
-    for chunk_values in (1, 64 * 10, cli._CHUNK_VALUES):
-        monkeypatch.setattr(cli, "_CHUNK_VALUES", chunk_values)
+    for chunk_values in (1, 64 * 10, cli_sample._CHUNK_VALUES):
+        monkeypatch.setattr(cli_sample, "_CHUNK_VALUES", chunk_values)
         words = ("-n", num_rows, "--seed", 5, "--first-row", 7)
         rows = draw(capsys, model_file, tmp_path / f"{chunk_values}.{suffix}", *words)
         assert rows.dtype == np.uint8

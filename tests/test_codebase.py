@@ -27,12 +27,15 @@ ALLOWED = {
     "functional": {"backends", "ops", *GROUND},
     "sampler": {"backends", *GROUND},
     "capture": {"program"},
+    "sharding": set(),
     "layers": {"functional", *GROUND},
     "nn": {"layers", "functional", "sampler", *GROUND},
     "datasets": GROUND,
     "training": {"nn", "sampler", "datasets", *GROUND},
     # the program on top: it compares samplers in `demo`, lists backends, and says the version
-    "cli": {"training", "datasets", "nn", "sampler", "backends", "testing", "made_fast", *GROUND},
+    "cli_options": set(),
+    "cli_sample": {"cli_options", "datasets", "nn", "sharding", *GROUND},
+    "cli": {"cli_options", "cli_sample", "training", "datasets", "nn", "backends", "testing", "made_fast", *GROUND},
     "__main__": {"cli"},
 }
 ANYTHING = {"__init__", "testing"}
