@@ -42,6 +42,49 @@ class _Sampler:
 class SamplerF32(_Sampler): ...
 class SamplerF64(_Sampler): ...
 
+class MaskSide:
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        columns: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        longest_first: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        bits: NDArray[np.uint16],
+        contiguous: bool,
+    ) -> None: ...
+
+def masked_matmul_f32(
+    isa: str,
+    side: MaskSide,
+    batch: int,
+    x: int,
+    weight: int,
+    row_stride: int,
+    column_stride: int,
+    bias: int,
+    function: int,
+    out: int,
+    num_threads: int,
+    /,
+) -> int: ...
+def masked_matmul_f64(
+    isa: str,
+    side: MaskSide,
+    batch: int,
+    x: int,
+    weight: int,
+    row_stride: int,
+    column_stride: int,
+    bias: int,
+    function: int,
+    out: int,
+    num_threads: int,
+    /,
+) -> int: ...
+def masked_outer_f32(isa: str, side: MaskSide, batch: int, grad: int, x: int, out: int, num_threads: int, /) -> int: ...
+def masked_outer_f64(isa: str, side: MaskSide, batch: int, grad: int, x: int, out: int, num_threads: int, /) -> int: ...
+def digest(address: int, size: int, /) -> int: ...
 def instruction_sets() -> list[str]: ...
 def has_bf16() -> bool: ...
 def fma_rate(isa: str, double_precision: bool, num_threads: int, repeats: int) -> float: ...

@@ -147,8 +147,13 @@ def _staircase(rows: IntArray, columns: IntArray, starts: IntArray, ends: IntArr
     low = np.where(at_start, begin, np.minimum(ends[first], end))
     high = np.where(at_start, np.minimum(starts[last], end), end)
     second = starts[np.minimum(middle, count - 1)] if count else middle
-    panels = (np.zeros_like(begin), ends[middle - 1] - begin, second - begin, end - begin)
-    panels = tuple(np.where(middle > last, 0, panel) if i > 1 else panel for i, panel in enumerate(panels))
+    has_second = middle <= last
+    panels = (
+        np.zeros_like(begin),
+        ends[middle - 1] - begin,
+        np.where(has_second, second - begin, 0),
+        np.where(has_second, end - begin, 0),
+    )
     sizes = high - low
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     group = np.repeat(np.arange(len(first)), sizes)
@@ -209,7 +214,7 @@ _last_seen: OrderedDict[tuple[object, ...], tuple[object, ...]] = OrderedDict()
 
 
 def _sha1(tensor: Tensor) -> object:
-    return hashlib.sha1(tensor.numpy(), usedforsecurity=False).digest()
+    return hashlib.sha1(tensor.numpy().tobytes(), usedforsecurity=False).digest()
 
 
 _digest: Callable[[Tensor], object] = _sha1

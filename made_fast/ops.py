@@ -187,7 +187,7 @@ def _fake_grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str) -> Te
 
 
 def _register() -> None:
-    rules = {
+    rules: dict[str, tuple[Callable[..., Any], ...]] = {
         "masked_linear": (_forward, _fake_forward, _setup_forward, _backward_forward),
         "masked_linear_grad_input": (_grad_input, _fake_grad_input, _setup_grad_input, _backward_grad_input),
         "masked_linear_grad_weight": (_grad_weight, _fake_grad_weight, _setup_grad_weight, _backward_grad_weight),

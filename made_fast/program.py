@@ -18,7 +18,7 @@ __all__ = ["CONTEXT", "FUNCTIONS", "Add", "Affine", "Elementwise", "Multiply", "
 X, CONTEXT = 0, 1
 
 # The position in this table is the code by which compiled backends know a function (csrc/plan.h).
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
     "relu": F.relu,
     "leaky_relu": F.leaky_relu,

@@ -7,6 +7,7 @@ units, and a value of zero is skipped. Threads split the rows. The same schedule
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,11 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from made_fast.mask_plan import GROUP_ROWS, MaskPlan, MaskSide
 from made_fast.outputs import Output
 from made_fast.program import FUNCTIONS, Program
 from made_fast.schedule import AffinePlan, Kind, Schedule
 
-__all__ = ["Packed", "draw", "pack"]
+__all__ = [
+    "Packed",
+    "draw",
+    "masked_linear",
+    "masked_linear_grad_input",
+    "masked_linear_grad_weight",
+    "pack",
+]
 
 AFFINE, UNARY, ADD, MULTIPLY, DRAW = map(int, Kind)
 CODES = {name: code for code, name in enumerate(FUNCTIONS)}
@@ -102,16 +111,20 @@ def draw(
         *(np.ascontiguousarray(values), rows_per_context, row_offset),
         *(np.uint64(seed & 0xFFFFFFFFFFFFFFFF), np.uint64(first_row + row_offset), out.numpy(), nats),
     )
-    threads = max(1, min(torch.get_num_threads(), rows))
-    bounds = [rows * thread // threads for thread in range(threads + 1)]
-    if threads == 1:
-        bad = [_draw_rows(*arguments, 0, rows)]
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            futures = [pool.submit(_draw_rows, *arguments, bounds[i], bounds[i + 1]) for i in range(threads)]
-            bad = [future.result() for future in futures]
+    bad = _in_threads(_draw_rows, arguments, rows)
     if any(bad):
         raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
+
+
+def _in_threads(function: Callable[..., object], arguments: tuple[object, ...], count: int) -> list[object]:
+    """Calls ``function(*arguments, start, stop)`` for as many parts of ``range(count)`` as there are threads."""
+    threads = max(1, min(torch.get_num_threads(), count))
+    if threads == 1:
+        return [function(*arguments, 0, count)]
+    bounds = [count * thread // threads for thread in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(function, *arguments, bounds[i], bounds[i + 1]) for i in range(threads)]
+        return [future.result() for future in futures]
 
 
 @_jit
@@ -234,3 +247,80 @@ def _draw_rows(  # type: ignore[no-untyped-def]
         if len(log_prob):
             log_prob[row] = nats
     return bad
+
+
+def masked_linear(
+    x: Tensor, weight: Tensor, plan: MaskPlan, bias: Tensor | None = None, activation: str = "identity"
+) -> Tensor:
+    """See ``reference.masked_linear``; tensors contiguous, x (B, in)."""
+    shift = weight.new_zeros(plan.shape[0]) if bias is None else bias.detach()
+    return FUNCTIONS[activation](_matmul(plan.forward, x, weight, shift, False))
+
+
+def masked_linear_grad_input(grad: Tensor, weight: Tensor, plan: MaskPlan) -> Tensor:
+    """See ``reference.masked_linear_grad_input``; tensors contiguous, grad (B, out)."""
+    return _matmul(plan.backward, grad, weight, weight.new_zeros(plan.shape[1]), True)
+
+
+def masked_linear_grad_weight(grad: Tensor, x: Tensor, plan: MaskPlan) -> Tensor:
+    """See ``reference.masked_linear_grad_weight``; tensors contiguous, grad (B, out), x (B, in)."""
+    side, out = plan.forward, grad.new_zeros(plan.shape)
+    arguments = (grad.numpy(), x.numpy(), *_arrays(side), out.numpy())
+    _in_threads(_outer_groups, arguments, len(side.groups))
+    return out
+
+
+def _matmul(side: MaskSide, x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tensor:
+    sums = x.new_empty(len(side.rows), x.shape[0])
+    inputs = np.ascontiguousarray(x.numpy().T)
+    arguments = (inputs, weight.detach().numpy(), bias.numpy(), transposed, *_arrays(side), sums.numpy())
+    _in_threads(_matmul_groups, arguments, len(side.groups))
+    return sums.T.contiguous()
+
+
+def _arrays(side: MaskSide) -> tuple[NDArray[np.generic], ...]:
+    return side.rows, side.columns, side.groups, side.positions, side.bits
+
+
+@_jit
+def _matmul_groups(  # type: ignore[no-untyped-def]
+    inputs, weight, bias, transposed, rows, columns, groups, positions, bits, sums, start, stop
+):
+    """sums (rows, B) = bias + kept weights times inputs (columns, B), for the groups [start, stop)."""
+    for number in range(start, stop):
+        at, bits_at, size, low, high = groups[number, :5]
+        for unit in range(groups[number, 9]):
+            row = rows[number * GROUP_ROWS + unit]
+            total = sums[row]
+            total[:] = bias[row]
+            for j in range(size):
+                if low <= j < high and not (bits[bits_at + j - low] >> unit) & 1:
+                    continue
+                column = columns[positions[at + j]]
+                value = weight[column, row] if transposed else weight[row, column]
+                column_inputs = inputs[column]
+                for i in range(len(total)):
+                    total[i] += value * column_inputs[i]
+
+
+@_jit
+def _outer_groups(  # type: ignore[no-untyped-def]
+    grad, x, rows, columns, groups, positions, bits, out, start, stop
+):
+    """out (rows, columns) = grad (B, rows) transposed times x (B, columns) where kept, for the groups [start, stop)."""
+    for number in range(start, stop):
+        at, bits_at, size, low, high = groups[number, :5]
+        count = groups[number, 9]
+        sums = np.zeros((count, size), dtype=out.dtype)
+        values = np.empty(size, dtype=out.dtype)
+        for i in range(len(x)):
+            for j in range(size):
+                values[j] = x[i, columns[positions[at + j]]]
+            for unit in range(count):
+                factor, total = grad[i, rows[number * GROUP_ROWS + unit]], sums[unit]
+                for j in range(size):
+                    total[j] += factor * values[j]
+        for unit in range(count):
+            for j in range(size):
+                if not low <= j < high or (bits[bits_at + j - low] >> unit) & 1:
+                    out[rows[number * GROUP_ROWS + unit], columns[positions[at + j]]] = sums[unit, j]

@@ -34,7 +34,8 @@ def whole_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
     if mask.dtype == torch.bool:
         return mask
     rows, columns = mask.split(list(shape), dim=-1)
-    return rows[..., :, None] >= columns[..., None, :]
+    whole: Tensor = rows[..., :, None] >= columns[..., None, :]
+    return whole
 
 
 def masked_linear(
