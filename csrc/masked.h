@@ -5,9 +5,10 @@
 // order, so that what a group reads lies together; its weights are packed once for all tiles, masked on the way.
 #pragma once
 
-constexpr int kColumnBlock =
-    256;                        // columns summed before the sums go back to memory: a tile of them fits the first cache
-constexpr int kRowBlock = 288;  // rows of the batch in flight: bounds the scratch
+// Terms summed in registers before they are added to the sum in memory: a tile of so many columns fits the first cache,
+// and a long sum rounds less by blocks.
+constexpr int kColumnBlock = 128;
+constexpr int kRowBlock = 288;      // rows of the batch in flight: bounds the scratch
 constexpr int kReduceBlock = 512;   // rows of the batch summed at a time for the gradient of the weights
 constexpr int kItemsPerThread = 4;  // so that threads end together
 
@@ -241,21 +242,20 @@ class MaskedMatmul {
       if (from >= to && begin > 0) continue;
       const int kept = group.num_rows - part < units ? group.num_rows - part : units;
       Vec<T> sum[units][NV] = {};
-      if (begin == 0) {
+      if (begin == 0 && task_.bias != nullptr) {
         alignas(kAlign) T start[units] = {};
-        if (task_.bias != nullptr)
-          for (int u = 0; u < kept; ++u) start[u] = task_.bias[rows[part + u]];
+        for (int u = 0; u < kept; ++u) start[u] = task_.bias[rows[part + u]];
         fill<T, units, NV>(sum, start);
-      } else {
-#pragma GCC unroll 8
-        for (int u = 0; u < units; ++u)
-          if (u < kept) load_sums<T, NV>(sum[u], sums + rows[part + u] * int64_t{stride});
       }
       accumulate<T, units, NV>(sum, packed + (from - begin) * kGroupRows + part, kGroupRows, to - from,
                                [&](int64_t c) { return inputs + int64_t{positions[from + c]} * stride; });
 #pragma GCC unroll 8
-      for (int u = 0; u < units; ++u)
-        if (u < kept) store_sums<T, NV>(sum[u], sums + rows[part + u] * int64_t{stride});
+      for (int u = 0; u < units; ++u) {
+        if (u >= kept) break;
+        T* to = sums + rows[part + u] * int64_t{stride};
+        if (begin > 0) add_sums<T, NV>(sum[u], to);
+        store_sums<T, NV>(sum[u], to);
+      }
     }
   }
 

@@ -174,10 +174,18 @@ class MaskedOuter {
 
   template <int NV>
   static void sum_vectors(const T* grads, const T* inputs, int width, int64_t rows, T* sums) {
-    Vec<T> sum[U][NV] = {};
-    accumulate<T, U, NV>(sum, grads, kGroupRows, rows, [&](int64_t b) { return inputs + b * width; });
+    for (int64_t begin = 0; begin < rows; begin += kColumnBlock) {
+      const int64_t count = rows - begin < kColumnBlock ? rows - begin : kColumnBlock;
+      const T* from = inputs + begin * width;
+      Vec<T> sum[U][NV] = {};
+      accumulate<T, U, NV>(sum, grads + begin * kGroupRows, kGroupRows, count,
+                           [&](int64_t b) { return from + b * width; });
 #pragma GCC unroll 8
-    for (int u = 0; u < U; ++u) store_sums<T, NV>(sum[u], sums + u * width);
+      for (int u = 0; u < U; ++u) {
+        add_sums<T, NV>(sum[u], sums + u * width);
+        store_sums<T, NV>(sum[u], sums + u * width);
+      }
+    }
   }
 
   void write_tile(int64_t number, int part, const T* sums, int64_t begin, int width, bool add) {

@@ -27,6 +27,12 @@ MADE_FAST_INLINE void load_sums(Vec<T> (&sum)[NV], const T* from) {
 }
 
 template <class T, int NV>
+MADE_FAST_INLINE void add_sums(Vec<T> (&sum)[NV], const T* from) {
+#pragma GCC unroll 3
+  for (int v = 0; v < NV; ++v) sum[v] += load<T>(from + v * kLanes<T>);
+}
+
+template <class T, int NV>
 MADE_FAST_INLINE void store_sums(const Vec<T> (&sum)[NV], T* to) {
 #pragma GCC unroll 3
   for (int v = 0; v < NV; ++v) store<T>(to + v * kLanes<T>, sum[v]);

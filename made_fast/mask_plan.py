@@ -208,9 +208,8 @@ def _union_size(mask: BoolArray) -> int:
     return int(np.logical_or.reduceat(mask, starts, axis=0).sum()) if len(starts) else 0
 
 
-_PLANS_KEPT = 1024  # a plan of a nested mask is a few integers for each row and column
+_PLANS_KEPT = 512  # a plan of a nested mask is a few integers for each row and column, some 80 kB at 1024 x 784
 _plans: OrderedDict[tuple[object, ...], MaskPlan] = OrderedDict()
-_last_seen: OrderedDict[tuple[object, ...], tuple[object, ...]] = OrderedDict()
 
 
 def _sha1(tensor: Tensor) -> object:
@@ -226,7 +225,7 @@ def digest_with(function: Callable[[Tensor], object]) -> None:
     _digest = function
 
 
-def find_plan(mask: Tensor, shape: tuple[int, int], *, seen: bool = False) -> MaskPlan:
+def find_plan(mask: Tensor, shape: tuple[int, int]) -> MaskPlan:
     """Returns the plan of a mask, made at its first use.
 
     Plans are found by the content of the mask, not by its identity: a mask that was changed in place, by whatever means, is
@@ -235,14 +234,9 @@ def find_plan(mask: Tensor, shape: tuple[int, int], *, seen: bool = False) -> Ma
     Args:
         mask: bool (out, in), or int64 (out + in,) degrees; on the CPU.
         shape: (out, in).
-        seen: the same tensor was given before, in the forward pass that this call belongs to, and is not read again.
     """
     mask = mask.detach().contiguous()
-    place = (mask.data_ptr(), shape, mask.dtype)
-    key = _last_seen.get(place) if seen else None
-    if key is None:
-        key = (shape, mask.dtype, _digest(mask))
-        _keep(_last_seen, place, key)
+    key = (shape, mask.dtype, _digest(mask))
     plan = _plans.get(key)
     if plan is None:
         if mask.dtype == torch.bool:
@@ -250,11 +244,7 @@ def find_plan(mask: Tensor, shape: tuple[int, int], *, seen: bool = False) -> Ma
         else:
             degrees = mask.numpy()
             plan = plan_from_degrees(degrees[: shape[0]], degrees[shape[0] :])
-        _keep(_plans, key, plan)
+        _plans[key] = plan
+        while len(_plans) > _PLANS_KEPT:
+            _plans.popitem(last=False)
     return plan
-
-
-def _keep(cache: OrderedDict[Any, Any], key: object, value: object) -> None:
-    cache[key] = value
-    while len(cache) > _PLANS_KEPT:
-        cache.popitem(last=False)

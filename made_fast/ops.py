@@ -29,6 +29,8 @@ FROM_RESULT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sigmoid": lambda grad, y: grad * (y * (1 - y)),
 }
 
+_Prepared = tuple[Any, MaskPlan | Tensor]
+
 _LIBRARY = torch.library.Library("made_fast", "DEF")
 _LIBRARY.define(
     "masked_linear(Tensor x, Tensor weight, Tensor mask, Tensor? bias, str activation, str backend) -> Tensor"
@@ -45,35 +47,41 @@ def _rows(x: Tensor) -> Tensor:
     return (x if x.ndim == 2 else x.reshape(-1, x.shape[-1])).contiguous()
 
 
-def _prepared(
-    mask: Tensor, shape: tuple[int, int], rows: Tensor, backend: str, *, seen: bool = False
-) -> tuple[Any, MaskPlan | Tensor]:
+def _prepared(mask: Tensor, shape: tuple[int, int], rows: Tensor, backend: str) -> _Prepared:
     """The backend's module and the mask as it wants it: its plan, or itself where a dense product is quicker."""
     chosen = backends.choose(backend, device=rows.device, dtype=rows.dtype)
     if chosen.name != "reference" and (backend != "auto" or len(rows) >= MIN_BATCH):
-        plan = find_plan(mask, shape, seen=seen)
+        plan = find_plan(mask, shape)
         if backend != "auto" or plan.pays(len(rows)):
             return backends.load(chosen), plan
     return reference, reference.whole_mask(mask, shape)
 
 
-def _forward(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str, backend: str) -> Tensor:
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    backend: str,
+    prepared: _Prepared | None = None,
+) -> Tensor:
     rows, shape = _rows(x), (weight.shape[0], weight.shape[1])
-    module, kept = _prepared(mask, shape, rows, backend)
+    module, kept = prepared or _prepared(mask, shape, rows, backend)
     y: Tensor = module.masked_linear(rows, weight.contiguous(), kept, bias, activation)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], shape[0])
 
 
-def _grad_input(grad: Tensor, weight: Tensor, mask: Tensor, backend: str) -> Tensor:
+def _grad_input(grad: Tensor, weight: Tensor, mask: Tensor, backend: str, prepared: _Prepared | None = None) -> Tensor:
     rows, shape = _rows(grad), (weight.shape[0], weight.shape[1])
-    module, kept = _prepared(mask, shape, rows, backend, seen=True)
+    module, kept = prepared or _prepared(mask, shape, rows, backend)
     y: Tensor = module.masked_linear_grad_input(rows, weight.contiguous(), kept)
     return y if grad.ndim == 2 else y.reshape(*grad.shape[:-1], shape[1])
 
 
-def _grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str) -> Tensor:
+def _grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str, prepared: _Prepared | None = None) -> Tensor:
     rows, shape = _rows(grad), (grad.shape[-1], x.shape[-1])
-    module, kept = _prepared(mask, shape, rows, backend, seen=True)
+    module, kept = prepared or _prepared(mask, shape, rows, backend)
     y: Tensor = module.masked_linear_grad_weight(rows, _rows(x), kept)
     return y
 
@@ -101,11 +109,13 @@ def apply(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activati
 
 
 class _MaskedLinear(torch.autograd.Function):
-    """The operator without the dispatcher."""
+    """The operator without the dispatcher; the mask is read once for both directions."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        y = _forward(*inputs)
+        x, weight, mask, bias, activation, backend = inputs
+        ctx.prepared = _prepared(mask, (weight.shape[0], weight.shape[1]), _rows(x), backend)
+        y = _forward(x, weight, mask, bias, activation, backend, ctx.prepared)
         _setup_forward(ctx, inputs, y)
         return y
 
@@ -126,13 +136,14 @@ def _backward_forward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         raise RuntimeError(f"activation {ctx.activation!r} cannot be fused where a gradient is needed")
     grad = FROM_RESULT[ctx.activation](grad, y)
     needs_x, needs_weight, _, needs_bias = ctx.needs_input_grad[:4]
-    bodies = not torch.is_grad_enabled() and _direct(grad, x, weight, mask)
-    grad_input, grad_weight = (
-        (_grad_input, _grad_weight) if bodies else (masked_linear_grad_input, masked_linear_grad_weight)
-    )
+    grad_input: Callable[..., Tensor] = masked_linear_grad_input
+    grad_weight: Callable[..., Tensor] = masked_linear_grad_weight
+    known: dict[str, Any] = {}
+    if hasattr(ctx, "prepared") and not torch.is_grad_enabled() and _direct(grad, x, weight, mask):
+        grad_input, grad_weight, known = _grad_input, _grad_weight, {"prepared": ctx.prepared}
     return (
-        grad_input(grad, weight, mask, ctx.backend) if needs_x else None,
-        grad_weight(grad, x, mask, ctx.backend) if needs_weight else None,
+        grad_input(grad, weight, mask, ctx.backend, **known) if needs_x else None,
+        grad_weight(grad, x, mask, ctx.backend, **known) if needs_weight else None,
         None,
         (grad if grad.ndim == 2 else grad.reshape(-1, grad.shape[-1])).sum(0) if needs_bias and ctx.has_bias else None,
         None,

@@ -31,6 +31,7 @@ __all__ = [
     "pack",
 ]
 
+BLOCK = 128  # terms summed before they are added to the sum: a long sum rounds less by blocks
 AFFINE, UNARY, ADD, MULTIPLY, DRAW = map(int, Kind)
 CODES = {name: code for code, name in enumerate(FUNCTIONS)}
 RELU, LEAKY_RELU, ELU, GELU, SILU, SOFTPLUS, TANH, SIGMOID = (CODES[name] for name in list(FUNCTIONS)[1:])
@@ -293,14 +294,17 @@ def _matmul_groups(  # type: ignore[no-untyped-def]
             row = rows[number * GROUP_ROWS + unit]
             total = sums[row]
             total[:] = bias[row]
-            for j in range(size):
-                if low <= j < high and not (bits[bits_at + j - low] >> unit) & 1:
-                    continue
-                column = columns[positions[at + j]]
-                value = weight[column, row] if transposed else weight[row, column]
-                column_inputs = inputs[column]
-                for i in range(len(total)):
-                    total[i] += value * column_inputs[i]
+            for begin in range(0, size, BLOCK):
+                part = np.zeros_like(total)
+                for j in range(begin, min(begin + BLOCK, size)):
+                    if low <= j < high and not (bits[bits_at + j - low] >> unit) & 1:
+                        continue
+                    column = columns[positions[at + j]]
+                    value = weight[column, row] if transposed else weight[row, column]
+                    column_inputs = inputs[column]
+                    for i in range(len(part)):
+                        part[i] += value * column_inputs[i]
+                total += part
 
 
 @_jit
@@ -313,13 +317,16 @@ def _outer_groups(  # type: ignore[no-untyped-def]
         count = groups[number, 9]
         sums = np.zeros((count, size), dtype=out.dtype)
         values = np.empty(size, dtype=out.dtype)
-        for i in range(len(x)):
-            for j in range(size):
-                values[j] = x[i, columns[positions[at + j]]]
-            for unit in range(count):
-                factor, total = grad[i, rows[number * GROUP_ROWS + unit]], sums[unit]
+        for begin in range(0, len(x), BLOCK):
+            part = np.zeros_like(sums)
+            for i in range(begin, min(begin + BLOCK, len(x))):
                 for j in range(size):
-                    total[j] += factor * values[j]
+                    values[j] = x[i, columns[positions[at + j]]]
+                for unit in range(count):
+                    factor, total = grad[i, rows[number * GROUP_ROWS + unit]], part[unit]
+                    for j in range(size):
+                        total[j] += factor * values[j]
+            sums += part
         for unit in range(count):
             for j in range(size):
                 if not low <= j < high or (bits[bits_at + j - low] >> unit) & 1:
