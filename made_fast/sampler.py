@@ -116,6 +116,7 @@ class Sampler:
         seed: int | None = None,
         generator: torch.Generator | None = None,
         first_row: int = 0,
+        rows: Tensor | None = None,
         dtype: torch.dtype | None = None,
         backend: str = "auto",
         progress: bool = False,
@@ -128,6 +129,8 @@ class Sampler:
             seed: of the noise; drawn from ``generator`` if left out.
             generator: source of the seed; torch's default generator if left out.
             first_row: number of the first noise row, for jobs that are split by rows.
+            rows: int64 (n,), the noise row of each sample, instead of consecutive ones from ``first_row``; (B * n,) with
+                a context, ``rows[b * n + i]`` for sample i of context b.
             dtype: of the result; the model's own if left out.
             backend: ``"auto"`` or the name of a backend.
             progress: whether to show a progress bar.
@@ -138,7 +141,7 @@ class Sampler:
         Raises:
             ValueError: an argument does not fit; the message names it.
         """
-        return self._draw(num_samples, context, seed, generator, first_row, dtype, backend, progress, False)[0]
+        return self._draw(num_samples, context, seed, generator, first_row, rows, dtype, backend, progress, False)[0]
 
     def sample_and_log_prob(
         self,
@@ -148,6 +151,7 @@ class Sampler:
         seed: int | None = None,
         generator: torch.Generator | None = None,
         first_row: int = 0,
+        rows: Tensor | None = None,
         dtype: torch.dtype | None = None,
         backend: str = "auto",
         progress: bool = False,
@@ -156,7 +160,7 @@ class Sampler:
 
         The arguments are those of ``sample``.
         """
-        x, log_prob = self._draw(num_samples, context, seed, generator, first_row, dtype, backend, progress, True)
+        x, log_prob = self._draw(num_samples, context, seed, generator, first_row, rows, dtype, backend, progress, True)
         assert log_prob is not None
         return x, log_prob
 
@@ -167,6 +171,7 @@ class Sampler:
         seed: int | None,
         generator: torch.Generator | None,
         first_row: int,
+        rows: Tensor | None,
         dtype: torch.dtype | None,
         backend: str,
         progress: bool,
@@ -177,14 +182,15 @@ class Sampler:
             device = "cpu" if generator is None else generator.device
             seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
         module, packed = self._ready(backend)
-        rows = num_samples if context is None else num_samples * context.shape[0]
+        count = num_samples if context is None else num_samples * context.shape[0]
         device, own = self.program.device, self.program.dtype
+        rows = None if rows is None else _checked_rows(rows, count, first_row).to(device).contiguous()
         if context is not None:
             context = context.detach().to(device, own).contiguous()
-        x = torch.empty((rows, self.features), dtype=dtype or self.dtype, device=device)
-        log_prob = torch.empty(rows, dtype=own, device=device) if with_log_prob else None
-        for start, stop in self._pieces(rows, progress):
-            piece = x if stop - start == rows else x[start:stop]
+        x = torch.empty((count, self.features), dtype=dtype or self.dtype, device=device)
+        log_prob = torch.empty(count, dtype=own, device=device) if with_log_prob else None
+        for start, stop in self._pieces(count, progress):
+            piece = x if stop - start == count else x[start:stop]
             target = piece if x.dtype == own else torch.empty(piece.shape, dtype=own, device=device)
             module.draw(
                 packed,
@@ -193,6 +199,7 @@ class Sampler:
                 seed=seed,
                 first_row=first_row,
                 row_offset=start,
+                rows=None if rows is None else rows[start:stop],
                 context=context,
                 rows_per_context=num_samples,
             )
@@ -248,6 +255,18 @@ class Sampler:
             for start in range(0, rows, size):
                 yield start, min(start + size, rows)
                 bar.update(min(size, rows - start))
+
+
+def _checked_rows(rows: Tensor, count: int, first_row: int) -> Tensor:
+    if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.shape != (count,):
+        found = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else repr(rows)
+        raise ValueError(f"rows must be an int64 tensor of shape ({count},), one for each sample, got {found}")
+    if first_row:
+        raise ValueError(f"first_row must be 0 where rows are given, got {first_row}")
+    if count and not 0 <= int(rows.min()) <= int(rows.max()) < 2**62:
+        outside = int(rows[(rows < 0) | (rows >= 2**62)][0])
+        raise ValueError(f"rows must lie in 0 .. 2**62 - 1, got {outside}")
+    return rows
 
 
 def _shown(context: Tensor | None) -> str:
