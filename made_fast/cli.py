@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from made_fast.ensemble_sampler import EnsembleSampler
     from made_fast.nn import MADE
     from made_fast.sampler import Sampler
     from made_fast.training import Epoch
@@ -121,7 +122,11 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--activation", default="relu", help="relu, elu, silu, tanh, softplus and others")
     model.add_argument("--direct", action="store_true", help="connect inputs to outputs too")
     model.add_argument("--residual", action="store_true", help="hidden layers as residual blocks")
-    model.add_argument("--seed", type=int, default=0, help="of the weights, a random order and the training")
+    model.add_argument("--num-masks", type=_count, default=1, metavar="N", help="masks of an ensemble; 0: without end")
+    kinds = ("order", "connectivity", "both")
+    model.add_argument("--shuffle", choices=kinds, default="both", help="what the masks of an ensemble differ in")
+    model.add_argument("--mask-conditioning", action="store_true", help="biases that depend on the mask")
+    model.add_argument("--seed", type=int, default=0, help="of the weights, a random order, the masks and the training")
     run = parser.add_argument_group("training")
     run.add_argument("--epochs", type=_positive, default=200, help="stop after so many")
     run.add_argument("--batch-size", type=_positive, default=100, help="rows of a minibatch")
@@ -206,15 +211,8 @@ def _train(args: argparse.Namespace) -> int:
         raise ValueError(f"{checkpoint} is from an unfinished run: add --resume to go on, or delete it to start anew")
     data = datasets.load(args.data)
     torch.manual_seed(args.seed)
-    model = MADE(
-        data.features,
-        args.hidden,
-        order=args.order,
-        activation=args.activation,
-        direct=args.direct,
-        residual=args.residual,
-        seed=args.seed,
-    )
+    options = ("order", "activation", "direct", "residual", "num_masks", "shuffle", "mask_conditioning", "seed")
+    model = MADE(data.features, args.hidden, **{name: getattr(args, name) for name in options})
     size = sum(parameter.numel() for parameter in model.parameters())
     _say(f"{data.name}: {len(data.train):,} rows of {data.features} variables; {size:,} parameters")
 
@@ -304,7 +302,7 @@ def _sample_picture(model: MADE, args: argparse.Namespace) -> None:
     datasets.write_png(args.out, {"": grid})
 
 
-def _chunks(sampler: Sampler, args: argparse.Namespace) -> Iterator[Tensor]:
+def _chunks(sampler: Sampler | EnsembleSampler, args: argparse.Namespace) -> Iterator[Tensor]:
     """The rows asked for, a bounded number at a time; the row numbers make them the same for any chunk size."""
     import torch
     from tqdm import tqdm
