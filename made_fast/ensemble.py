@@ -131,7 +131,8 @@ class MaskSet(nn.Module):
             self.register_buffer(f"degrees_{number}", own.clone())
         self._index = 0
         self._cache: dict[int, _Mask] = {}
-        self._cached_from: list[tuple[Tensor, int]] = []
+        self._seen: list[tuple[Tensor, int]] = []  # what the cache was made from, and the version of each
+        self._copies: list[Tensor] = []
         for number, of_layer in enumerate(self._made(0, 1)[0].of_layers):
             self.register_buffer(f"current_{number}", of_layer, persistent=False)
 
@@ -193,12 +194,8 @@ class MaskSet(nn.Module):
     def _kept(self, mask: int) -> _Mask:
         if torch.compiler.is_compiling():
             return self._made(mask, 1)[0]
-        sources = [self.orders, *self.degrees]
-        now = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in sources]
-        if len(now) != len(self._cached_from) or not all(
-            old is new and was == version for (old, was), (new, version) in zip(self._cached_from, now, strict=True)
-        ):
-            self._cache, self._cached_from = {}, now
+        if self._changed():
+            self._cache = {}
         found = self._cache.get(mask)
         if found is None:
             first, count = (mask, 1) if self.num_masks else (mask - mask % _DRAWN_AT_ONCE, _DRAWN_AT_ONCE)
@@ -209,6 +206,23 @@ class MaskSet(nn.Module):
             for old in list(self._cache)[:-_CACHED_MASKS]:
                 self._cache.pop(old, None)
         return found
+
+    def _changed(self) -> bool:
+        """Whether orders or degrees are others than at the last call."""
+        sources = [self.orders, *self.degrees]
+        seen = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in sources]
+        if len(seen) == len(self._seen) and all(
+            old is new and was == version for (old, was), (new, version) in zip(self._seen, seen, strict=True)
+        ):
+            return False
+        # Written to, but perhaps with the same numbers: data-parallel training copies buffers at every step.
+        known, self._seen = self._copies, seen
+        if len(known) == len(sources) and all(
+            old.device == new.device and torch.equal(old, new) for old, new in zip(known, sources, strict=True)
+        ):
+            return False
+        self._copies = [tensor.clone() for tensor in sources]
+        return True
 
     def check(self) -> None:
         """Makes sure that orders and degrees are such, as loaded ones may not be; then no mask can leak.
@@ -233,20 +247,20 @@ class MaskSet(nn.Module):
 
     def _made(self, first: int, count: int) -> list[_Mask]:
         """Masks first, first + 1, ..."""
-        orders, degrees = self.orders, self.degrees
-        rows = slice(first, first + count) if self.num_masks else slice(0, count)
-        if not self.num_masks:
-            base, indices = [own[0].cpu() for own in degrees], torch.arange(first, first + count, device="cpu")
-            new_orders, new = self._drawn(indices, orders[0].cpu(), base)
-            pairs = zip([orders, *degrees], [new_orders, *new], strict=True)
-            # mask 0 is kept, not drawn
-            orders, *degrees = (
-                torch.cat([own[: first == 0], drawn[first == 0 :].to(own.device)]) for own, drawn in pairs
-            )
-        hidden = [degrees[number][rows] for number in self.sets]
-        layers = masks.layer_degrees(orders[rows], hidden, self.params_per_variable, direct=self.direct)
+        known = [self.orders, *self.degrees]
+        if self.num_masks:
+            orders, *degrees = (own[first : first + count] for own in known)
+        else:
+            order, *base = (own[0].cpu() for own in known)
+            drawn = self._drawn(torch.arange(first, first + count, device="cpu"), order, base)
+            new = [own.to(self.orders.device) for own in (drawn[0], *drawn[1])]
+            if first == 0:  # mask 0 is known, not drawn
+                new = [torch.cat([own, later[1:]]) for own, later in zip(known, new, strict=True)]
+            orders, *degrees = new
+        hidden = [degrees[number] for number in self.sets]
+        layers = masks.layer_degrees(orders, hidden, self.params_per_variable, direct=self.direct)
         whole = [torch.cat(pair, dim=-1) for pair in layers]  # (count, out + in)
-        return [_Mask(order, list(own)) for order, *own in zip(orders[rows], *whole, strict=True)]
+        return [_Mask(order, list(own)) for order, *own in zip(orders, *whole, strict=True)]
 
     def _refresh(self) -> None:
         for number, new in enumerate(self.of_layers(None)):
@@ -278,4 +292,4 @@ class MaskSet(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves what was built out of copies and pickles."""
-        return {**self.__dict__, "_cache": {}, "_cached_from": []}
+        return {**self.__dict__, "_cache": {}, "_seen": [], "_copies": []}

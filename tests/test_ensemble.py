@@ -287,6 +287,9 @@ def test_masks_changed_in_place_are_noticed(build: Build, all_states: Any) -> No
     model.ensemble.orders[0] = model.ensemble.orders[0].flip(0)
     assert not torch.equal(model.log_prob(x), before)
     assert abs(model.log_prob(x).logsumexp(0).item()) < 1e-13
+    kept = model._layer_masks(None)
+    model.ensemble.orders.copy_(model.ensemble.orders.clone())  # the same numbers again
+    assert model._layer_masks(None)[0] is kept[0]
     model.ensemble.orders[0, 0] = 5
     with pytest.raises(ValueError, match=r"^orders must be permutations"):
         model.check()

@@ -1,5 +1,6 @@
 """Draws from ensembles: the laws of samplers for one mask and for all of them, and samplers that are never stale."""
 
+import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -216,6 +217,11 @@ def test_each_mask_is_packed_once_and_when_needed(build: Build, monkeypatch: pyt
     assert isinstance(model.sampler(mask=0), Sampler)
     one = MADE(9, (8,))
     assert one.sampler(mask=0) is one.sampler()
+
+
+def test_both_kinds_of_sampler_take_the_same_arguments() -> None:
+    for name in ("sample", "sample_and_log_prob"):
+        assert inspect.signature(getattr(EnsembleSampler, name)) == inspect.signature(getattr(Sampler, name))
 
 
 def test_packed_weights_have_a_limit(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
