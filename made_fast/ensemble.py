@@ -143,7 +143,7 @@ class MaskSet(nn.Module):
 
     @property
     def present(self) -> list[Tensor]:
-        """What a forward pass reads while it is compiled: always the same tensors, whatever the current mask."""
+        """What a forward pass reads while it is compiled: the degrees of the current mask, without its number."""
         return [tensor for name, tensor in self._buffers.items() if name.startswith("current_") and tensor is not None]
 
     @property
@@ -263,13 +263,9 @@ class MaskSet(nn.Module):
         return [_Mask(order, list(own)) for order, *own in zip(orders, *whole, strict=True)]
 
     def _refresh(self) -> None:
-        for number, new in enumerate(self.of_layers(None)):
-            name = f"current_{number}"
-            known = self._buffers[name]
-            if known is None or known.is_inference():  # such a one cannot be written to
-                self._buffers[name] = new.clone()
-            else:
-                known.copy_(new)
+        # Other tensors, not other numbers in the same ones: a backward pass to come may still need the old.
+        for number, of_layer in enumerate(self.of_layers(None)):
+            self._buffers[f"current_{number}"] = of_layer
 
     def _load_from_state_dict(
         self,

@@ -266,6 +266,21 @@ def test_the_current_mask_is_not_compiled_in(all_states: Any) -> None:
         torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_backward_pass_keeps_the_mask_of_its_forward(all_states: Any, compiled: bool) -> None:
+    model, x = MADE(9, (12, 12), num_masks=3, mask_conditioning=True), all_states(9, torch.float32)[::41]
+    call = torch.compile(model, backend="aot_eager_decomp_partition") if compiled else model
+    found = []
+    for early in (False, True):
+        model.mask_index = 1
+        loss = call(x).square().sum()
+        if early:
+            model.next_mask()
+        found.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert all(torch.equal(late, early) for late, early in zip(*found, strict=True))
+    torch._dynamo.reset()
+
+
 def test_masks_made_in_inference_mode_serve_in_training(all_states: Any) -> None:
     model, x = MADE(9, (12,), num_masks=3), all_states(9, torch.float32)
     with torch.inference_mode():
