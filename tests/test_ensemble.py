@@ -267,9 +267,9 @@ def test_the_current_mask_is_not_compiled_in(all_states: Any) -> None:
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_backward_pass_keeps_the_mask_of_its_forward(all_states: Any, compiled: bool) -> None:
-    model, x = MADE(9, (12, 12), num_masks=3, mask_conditioning=True), all_states(9, torch.float32)[::41]
-    call = torch.compile(model, backend="aot_eager_decomp_partition") if compiled else model
+def test_a_backward_pass_keeps_the_mask_of_its_forward(compiled: bool) -> None:
+    model, x = MADE(20, (30, 30), num_masks=3, mask_conditioning=True), (torch.rand(5, 20) < 0.5).float()
+    call = torch.compile(model, backend="aot_eager") if compiled else model
     found = []
     for early in (False, True):
         model.mask_index = 1
