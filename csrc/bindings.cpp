@@ -51,12 +51,13 @@ class Sampler {
       throw std::invalid_argument("this processor or build has no bf16 engine");
   }
 
-  int draw(const std::string& isa, int64_t num_rows, uint64_t first_row, uint64_t seed, uintptr_t context,
-           int64_t row_offset, int64_t rows_per_context, uintptr_t out, uintptr_t log_prob, int num_threads,
-           int rows_at_once) const {
+  int draw(const std::string& isa, int64_t num_rows, uint64_t first_row, uintptr_t rows, uint64_t seed,
+           uintptr_t context, int64_t row_offset, int64_t rows_per_context, uintptr_t out, uintptr_t log_prob,
+           int num_threads, int rows_at_once) const {
     const Engine* engine = bf16_ ? bf16_engine() : find(isa);
     Request<T> request{num_rows,
                        first_row,
+                       reinterpret_cast<const int64_t*>(rows),
                        seed,
                        reinterpret_cast<const T*>(context),
                        row_offset,
@@ -126,9 +127,9 @@ void bind_sampler(py::module_& module, const char* name) {
            py::arg("features"), py::arg("context_features"), py::arg("num_slots"), py::arg("x_slot"),
            py::arg("context_slot"), py::arg("steps"), py::arg("variables"), py::arg("noise_steps"),
            py::arg("param_slots"), py::arg("context_units"), py::arg("affines"), py::arg("bf16") = false)
-      .def("draw", &Sampler<T>::draw, py::arg("isa"), py::arg("num_rows"), py::arg("first_row"), py::arg("seed"),
-           py::arg("context"), py::arg("row_offset"), py::arg("rows_per_context"), py::arg("out"), py::arg("log_prob"),
-           py::arg("num_threads"), py::arg("rows_at_once"))
+      .def("draw", &Sampler<T>::draw, py::arg("isa"), py::arg("num_rows"), py::arg("first_row"), py::arg("rows"),
+           py::arg("seed"), py::arg("context"), py::arg("row_offset"), py::arg("rows_per_context"), py::arg("out"),
+           py::arg("log_prob"), py::arg("num_threads"), py::arg("rows_at_once"))
       .def("scratch_bytes", &Sampler<T>::scratch_bytes, py::arg("isa"), py::arg("num_rows"), py::arg("num_threads"),
            py::arg("rows_at_once") = 0)
       .def_property_readonly("panel_macs", &Sampler<T>::panel_macs)

@@ -74,7 +74,8 @@ struct Plan {
 template <class T>
 struct Request {
   int64_t num_rows;
-  uint64_t first_row;  // noise row of row 0
+  uint64_t first_row;   // noise row of row 0
+  const int64_t* rows;  // (num_rows,) the noise row of each row, or null: consecutive from first_row
   uint64_t seed;
   const T* context;          // (N, C) or null
   int64_t row_offset;        // row 0 of this piece within the whole request
@@ -83,6 +84,10 @@ struct Request {
   T* log_prob;               // (num_rows,) or null
   int num_threads;
   int rows_at_once;  // 0: chosen; 1: the path for few rows; n: tiles of at most n rows
+
+  uint64_t noise_row(int64_t row) const {
+    return rows == nullptr ? first_row + static_cast<uint64_t>(row) : static_cast<uint64_t>(rows[row]);
+  }
 };
 
 enum class Status : int { ok, no_memory, not_a_number };

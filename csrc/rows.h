@@ -115,7 +115,7 @@ struct Row {
 
   void run(int64_t row) {
     std::memcpy(values, plan.bias, static_cast<size_t>(padded_slots(plan)) * sizeof(T));
-    make_limits(request.first_row + static_cast<uint64_t>(row));
+    make_limits(request.noise_row(row));
     const int64_t source = plan.num_context_units ? (request.row_offset + row) / request.rows_per_context : 0;
     for (int64_t i = 0; i < plan.num_context_units; ++i) {
       values[plan.context_slot + i] = request.context[source * plan.context_features + plan.context_units[i]];

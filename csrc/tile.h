@@ -33,7 +33,7 @@ struct Tile {
   T* table;
   T* limits;  // (4, width): thresholds of the steps of the present noise block
   double* log_prob;
-  uint64_t first_row;
+  int64_t base;  // row of this piece in lane 0
   int rows;
   int noise_block = -1;
   Int<T> nan_lanes{};
@@ -126,7 +126,7 @@ struct Tile {
     alignas(kAlign) uint32_t words[4 * kWidest<T>];
     for (int start = 0; start < stride; start += kPhiloxLanes) {
       for (int i = 0; i < kPhiloxLanes; ++i) {
-        const uint64_t row = first_row + static_cast<uint64_t>(start + i);
+        const uint64_t row = request.noise_row(base + (start + i < rows ? start + i : 0));
         c0[i] = static_cast<uint64_t>(block);
         c2[i] = row & 0xFFFFFFFFu;
         c3[i] = row >> 32;
@@ -156,18 +156,18 @@ struct Tile {
     }
   }
 
-  void fill_context(int64_t first) {
+  void fill_context() {
     for (int64_t i = 0; i < plan.num_context_units; ++i) {
       T* values = slot(plan.context_slot + i);
       for (int r = 0; r < stride; ++r) {
-        const int64_t row = request.row_offset + first + (r < rows ? r : 0);
+        const int64_t row = request.row_offset + base + (r < rows ? r : 0);
         values[r] = request.context[row / request.rows_per_context * plan.context_features + plan.context_units[i]];
       }
     }
   }
 
-  void run(int64_t first) {
-    if (plan.num_context_units) fill_context(first);
+  void run() {
+    if (plan.num_context_units) fill_context();
     publish(plan.context_slot, plan.num_context_units);
     for (int r = 0; r < stride; ++r) log_prob[r] = 0;
     for (const Step* step = plan.steps; step != plan.steps + plan.num_steps; ++step) {
@@ -191,7 +191,7 @@ struct Tile {
       }
       publish(step->first, step->count);
     }
-    write(first);
+    write();
   }
 
   // One square of the table, by rows: out[r][v] = x of variable `start + v` in row `from + r`.
@@ -201,7 +201,7 @@ struct Tile {
     transpose<T, kLanes<T> / 2>(square);
   }
 
-  void write(int64_t first) {
+  void write() {
     constexpr int block = kLanes<T>;
     const int64_t features = plan.features;
     int64_t start = 0;
@@ -211,7 +211,7 @@ struct Tile {
         Vec<T> square[block];
         read_square(start, from, square);
         const int count = rows - from < block ? rows - from : block;
-        T* out = request.out + (first + from) * features;
+        T* out = request.out + (base + from) * features;
         if (plan.sorted) {
 #pragma GCC unroll 16
           for (int r = 0; r < block; ++r)
@@ -227,9 +227,9 @@ struct Tile {
     }
     for (; start < features; ++start)
       for (int r = 0; r < rows; ++r)
-        request.out[(first + r) * features + plan.variables[start]] = slot(plan.x_slot + start)[r];
+        request.out[(base + r) * features + plan.variables[start]] = slot(plan.x_slot + start)[r];
     if (request.log_prob != nullptr)
-      for (int r = 0; r < rows; ++r) request.log_prob[first + r] = static_cast<T>(log_prob[r]);
+      for (int r = 0; r < rows; ++r) request.log_prob[base + r] = static_cast<T>(log_prob[r]);
   }
 };
 
@@ -237,13 +237,12 @@ template <class T, int NV, bool kPairs>
 bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, T* scratch) {
   T* limits = scratch + table_rows<T>(plan) * NV * kLanes<T>;
   double* log_prob = reinterpret_cast<double*>(limits + 4 * kWidest<T>);
-  const uint64_t first_row = request.first_row + static_cast<uint64_t>(first);
-  Tile<T, NV, kPairs> tile{plan, request, scratch, limits, log_prob, first_row, rows};
+  Tile<T, NV, kPairs> tile{plan, request, scratch, limits, log_prob, first, rows};
   if (kPairs) {  // the other half of a pair may be read, with weight zero, before it is known: it must be a number
     T* pairs = tile.slot(plan.num_slots);
     std::memset(pairs, 0, static_cast<size_t>(limits - pairs) * sizeof(T));
   }
-  tile.run(first);
+  tile.run();
   bool nan_seen = false;
   for (int lane = 0; lane < kLanes<T>; ++lane) nan_seen |= tile.nan_lanes[lane] != 0;
   return nan_seen;

@@ -22,6 +22,7 @@ class _Sampler:
         isa: str,
         num_rows: int,
         first_row: int,
+        rows: int,
         seed: int,
         context: int,
         row_offset: int,

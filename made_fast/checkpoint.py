@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["load", "save"]
+__all__ = ["check_sizes", "check_widths", "load", "save"]
 
 _FORMAT = "made_fast 1"
 
@@ -69,3 +70,33 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(config, dict) or not state:
         raise ValueError(f"{path} has no readable configuration")
     return state, config
+
+
+def check_widths(hidden_features: Sequence[int]) -> tuple[int, ...]:
+    """Returns the widths of hidden layers as a tuple.
+
+    Raises:
+        ValueError: they are no sequence of positive integers.
+    """
+    widths = tuple(hidden_features) if isinstance(hidden_features, Sequence) else (None,)
+    if not all(isinstance(width, int) and width > 0 for width in widths):
+        raise ValueError(f"hidden_features must be a sequence of positive integers, got {hidden_features!r}")
+    return tuple(int(width) for width in widths if width is not None)
+
+
+def check_sizes(state: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Refuses a configuration that asks for other sizes than the file holds, before memory is asked for.
+
+    Raises:
+        ValueError: a tensor is missing or has another size; the message names it.
+    """
+    widths = check_widths(config.get("hidden_features", ()))
+    layers = [width for index, width in enumerate(widths) for _ in range(2 if config.get("residual") and index else 1)]
+    expected = {f"hidden.{index}.bias": width for index, width in enumerate(layers)}
+    num_masks = config.get("num_masks", 1)
+    if num_masks != 1:
+        expected["ensemble.orders"] = max(num_masks, 1) * state["order"].numel() if "order" in state else 0
+    for name, size in {"order": config.get("features"), **expected}.items():
+        found = state[name].numel() if name in state else "none"
+        if found != size:
+            raise ValueError(f"{name} must have {size} values, got {found}")

@@ -14,12 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from made_fast.cli_options import add_threads as _add_threads
-from made_fast.cli_options import check_output as _check_output
-from made_fast.cli_options import positive as _positive
-from made_fast.cli_options import say as _say
-from made_fast.cli_sample import add_options as _add_sample_options
-from made_fast.cli_sample import sample as _sample
+from made_fast import cli_sample
+from made_fast.cli_options import add_threads, check_output, count, positive, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,15 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "Train on small digits, then time the cached sampler against the naive one.")
     demo.add_argument("--out", type=Path, default=Path("samples.png"), help="picture to write")
     demo.add_argument("--seed", type=int, default=0, help="of the weights, the training and the samples")
-    _add_threads(demo)
+    add_threads(demo)
     _add_train_options(command("train", _train, "Fit a model by maximum likelihood and report its test NLL."))
     evaluate = command("evaluate", _evaluate, "Report a model's negative log-likelihood in nats a row.")
     evaluate.add_argument("model", type=Path, metavar="MODEL", help="file that train wrote")
     evaluate.add_argument("data", metavar="DATA", help="digits, or a .npz file")
     evaluate.add_argument("--split", choices=("train", "valid", "test"), default="test", help="which rows")
-    evaluate.add_argument("--batch-size", type=_positive, default=1000, help="rows at a time")
-    _add_threads(evaluate)
-    _add_sample_options(command("sample", _sample, "Draw samples into a .npz, .npy or .png file."))
+    evaluate.add_argument("--batch-size", type=positive, default=1000, help="rows at a time")
+    add_threads(evaluate)
+    cli_sample.add_options(command("sample", cli_sample.sample, "Draw samples into a .npz, .npy or .png file."))
     command("backends", _backends, "Show which backends can be used here, and how the compiled one was built.")
     return parser
 
@@ -121,28 +117,32 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="digits, or a .npz file")
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="file to write, .safetensors")
     model = parser.add_argument_group("model")
-    model.add_argument("--hidden", type=_positive, nargs="*", default=[500, 500], metavar="H", help="hidden widths")
+    model.add_argument("--hidden", type=positive, nargs="*", default=[500, 500], metavar="H", help="hidden widths")
     model.add_argument("--order", default="natural", help="natural, reversed, random, raster or columns")
     model.add_argument("--activation", default="relu", help="relu, elu, silu, tanh, softplus and others")
     model.add_argument("--direct", action="store_true", help="connect inputs to outputs too")
     model.add_argument("--residual", action="store_true", help="hidden layers as residual blocks")
-    model.add_argument("--seed", type=int, default=0, help="of the weights, a random order and the training")
+    model.add_argument("--num-masks", type=count, default=1, metavar="N", help="masks of an ensemble; 0: without end")
+    kinds = ("order", "connectivity", "both")
+    model.add_argument("--shuffle", choices=kinds, default="both", help="what the masks of an ensemble differ in")
+    model.add_argument("--mask-conditioning", action="store_true", help="biases that depend on the mask")
+    model.add_argument("--seed", type=int, default=0, help="of the weights, a random order, the masks and the training")
     run = parser.add_argument_group("training")
-    run.add_argument("--epochs", type=_positive, default=200, help="stop after so many")
-    run.add_argument("--batch-size", type=_positive, default=100, help="rows of a minibatch")
+    run.add_argument("--epochs", type=positive, default=200, help="stop after so many")
+    run.add_argument("--batch-size", type=positive, default=100, help="rows of a minibatch")
     run.add_argument("--lr", type=float, default=1e-3, help="learning rate of AdamW")
     run.add_argument("--weight-decay", type=float, default=0.1, help="of AdamW, on weights and not on biases")
     run.add_argument("--input-dropout", type=float, default=0.0, help="probability of hiding an input while training")
-    run.add_argument("--patience", type=_positive, default=15, help="epochs without improvement before stopping")
+    run.add_argument("--patience", type=positive, default=15, help="epochs without improvement before stopping")
     run.add_argument("--max-minutes", type=float, help="stop before an epoch that would end later")
     run.add_argument("--resume", action="store_true", help="go on from the checkpoint MODEL.ckpt")
-    _add_threads(run)
+    add_threads(run)
 
 
 def _say_epoch(epoch: Epoch) -> None:
     mark = " *" if epoch.improved else ""
     losses = f"train {epoch.train_nll:8.3f}  valid {epoch.valid_nll:8.3f} nats"
-    _say(f"epoch {epoch.number:3d}  {losses}  lr {epoch.learning_rate:.2g}  {epoch.seconds:.1f} s{mark}")
+    say(f"epoch {epoch.number:3d}  {losses}  lr {epoch.learning_rate:.2g}  {epoch.seconds:.1f} s{mark}")
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -151,23 +151,16 @@ def _train(args: argparse.Namespace) -> int:
     from made_fast import datasets, training
     from made_fast.nn import MADE
 
-    _check_output(args.out)
+    check_output(args.out)
     checkpoint = args.out.with_name(args.out.name + ".ckpt")
     if checkpoint.exists() and not args.resume:
         raise ValueError(f"{checkpoint} is from an unfinished run: add --resume to go on, or delete it to start anew")
     data = datasets.load(args.data)
     torch.manual_seed(args.seed)
-    model = MADE(
-        data.features,
-        args.hidden,
-        order=args.order,
-        activation=args.activation,
-        direct=args.direct,
-        residual=args.residual,
-        seed=args.seed,
-    )
+    options = ("order", "activation", "direct", "residual", "num_masks", "shuffle", "mask_conditioning", "seed")
+    model = MADE(data.features, args.hidden, **{name: getattr(args, name) for name in options})
     size = sum(parameter.numel() for parameter in model.parameters())
-    _say(f"{data.name}: {len(data.train):,} rows of {data.features} variables; {size:,} parameters")
+    say(f"{data.name}: {len(data.train):,} rows of {data.features} variables; {size:,} parameters")
 
     words = [word for word in args.argv if word != "--resume"]
     go_on = f"go on with: {shlex.join(['made-fast', *words, '--resume'])}"
@@ -196,11 +189,11 @@ def _train(args: argparse.Namespace) -> int:
     model.save(args.out)
     why = {"epochs": "all epochs done", "patience": "no more improvement", "time": "time is up"}[history.stopped]
     best = history.best
-    _say(f"stopped: {why}; best epoch {best.number} of {len(history.epochs)}, valid {best.valid_nll:.3f} nats")
-    _say(f"test NLL {_figure(training.evaluate(model, data.test))} nats (95% interval, {len(data.test):,} rows)")
-    _say(f"model: {args.out}")
+    say(f"stopped: {why}; best epoch {best.number} of {len(history.epochs)}, valid {best.valid_nll:.3f} nats")
+    say(f"test NLL {_figure(training.evaluate(model, data.test))} nats (95% interval, {len(data.test):,} rows)")
+    say(f"model: {args.out}")
     if history.stopped == "time":
-        _say(f"checkpoint: {checkpoint}; with more --max-minutes {go_on}")
+        say(f"checkpoint: {checkpoint}; with more --max-minutes {go_on}")
     else:
         checkpoint.unlink(missing_ok=True)
     return 0
@@ -220,7 +213,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.model} has {model.features} variables, but {data.name} has {data.features}")
     rows = data.split(args.split)
     figure = _figure(training.evaluate(model, rows, args.batch_size))
-    _say(f"{args.split} NLL {figure} nats (95% interval, {len(rows):,} rows of {data.name})")
+    say(f"{args.split} NLL {figure} nats (95% interval, {len(rows):,} rows of {data.name})")
     return 0
 
 
@@ -230,23 +223,23 @@ def _demo(args: argparse.Namespace) -> int:
     from made_fast import datasets, training
     from made_fast.nn import MADE
 
-    _check_output(args.out, ".png")
+    check_output(args.out, ".png")
     datasets.load_pillow()
     data = datasets.load("digits")
     torch.manual_seed(args.seed)
     model = MADE(data.features, (256, 256), direct=True)
-    _say(f"training a MADE on {len(data.train):,} handwritten digits of 8x8 pixels")
+    say(f"training a MADE on {len(data.train):,} handwritten digits of 8x8 pixels")
     start = time.monotonic()
     settings: dict[str, Any] = {"batch_size": 50, "input_dropout": 0.1, "max_minutes": 0.75}
     history = training.fit(model, data.train, data.valid, **settings, seed=args.seed, progress=True)
-    _say(f"{len(history.epochs)} epochs in {time.monotonic() - start:.1f} s")
-    _say(f"validation NLL {history.best.valid_nll:.3f} nats per image")
+    say(f"{len(history.epochs)} epochs in {time.monotonic() - start:.1f} s")
+    say(f"validation NLL {history.best.valid_nll:.3f} nats per image")
     agree = _compare_samplers(model, args.seed)
     real = datasets.image_grid(data.test[:100], (8, 8), columns=10, scale=5)
     drawn = model.sample(100, seed=args.seed, dtype=torch.uint8)
     picture = datasets.image_grid(drawn, (8, 8), columns=10, scale=5)
     datasets.write_png(args.out, {"real digits": real, "samples of the model": picture})
-    _say(f"picture: {args.out.resolve()}")
+    say(f"picture: {args.out.resolve()}")
     return 0 if agree else 1
 
 
@@ -271,13 +264,13 @@ def _compare_samplers(model: MADE, seed: int) -> bool:
     equal = int((results["naive"] == results["cached"]).all(1).sum())
     wrong = [unexplained_differences(model, drawn, seed=seed).any(1) for drawn in results.values()]
     contradict = int(torch.stack(wrong).any(0).sum())
-    _say(f"{equal:,} of {rows:,} rows are equal, drawn with the naive and the cached sampler from seed {seed}")
+    say(f"{equal:,} of {rows:,} rows are equal, drawn with the naive and the cached sampler from seed {seed}")
     if equal < rows:
-        _say(f"{contradict:,} rows contradict the model; in the others a uniform lies within 1e-5 of its threshold")
+        say(f"{contradict:,} rows contradict the model; in the others a uniform lies within 1e-5 of its threshold")
     for name, best in seconds.items():
-        _say(f"{name:>7} sampler: {rows / best:12,.0f} rows per second ({best * 1e3:.2f} ms for {rows:,})")
+        say(f"{name:>7} sampler: {rows / best:12,.0f} rows per second ({best * 1e3:.2f} ms for {rows:,})")
     threads = torch.get_num_threads()
-    _say(f"the cached sampler is {seconds['naive'] / seconds['cached']:.0f} times as fast (threads: {threads})")
+    say(f"the cached sampler is {seconds['naive'] / seconds['cached']:.0f} times as fast (threads: {threads})")
     return contradict == 0
 
 

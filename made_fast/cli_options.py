@@ -43,4 +43,4 @@ def check_output(path: Path, *suffixes: str) -> None:
 
 def say(text: str) -> None:
     """Print a line at once, also into a pipe."""
-    print(text, flush=True)
+    print(text + "\n", end="", flush=True)  # in one piece, so that lines of several processes stay whole

@@ -14,6 +14,7 @@ from made_fast.sharding import sample_rows, shard_path
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from made_fast.ensemble_sampler import EnsembleSampler
     from made_fast.nn import MADE
     from made_fast.sampler import Sampler
 
@@ -104,7 +105,7 @@ def _sample_picture(model: MADE, args: argparse.Namespace, rows: range) -> None:
     datasets.write_png(args.out, {"": grid})
 
 
-def _chunks(sampler: Sampler, args: argparse.Namespace, rows: range) -> Iterator[Tensor]:
+def _chunks(sampler: Sampler | EnsembleSampler, args: argparse.Namespace, rows: range) -> Iterator[Tensor]:
     """These rows, a bounded number at a time; the row numbers make them the same for any chunk size."""
     import torch
     from tqdm import tqdm

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from made_fast import masks
 from made_fast.functional import masked_linear
 from made_fast.program import Term
 
@@ -16,39 +17,70 @@ class MaskedLinear(nn.Linear):
 
     Args:
         in_features, out_features: as for ``nn.Linear``.
-        mask: (out, in), bool or 0/1; kept as the bool buffer ``mask``.
+        mask: (out, in), bool or 0/1; kept as the bool buffer ``mask``. Or None: then ``forward`` must be given one.
         bias: whether there is a bias.
+        conditioning: adds :math:`(U \odot M) 1`, by which the bias can depend on the mask; U is the parameter
+            ``mask_weight`` (out, in), zero at first.
 
     Raises:
         ValueError: the mask has another shape or other values.
+
+    Source of ``conditioning``: Germain et al., MADE, ICML 2015, section 4.3.
     """
 
-    mask: Tensor
+    mask: Tensor | None
+    mask_weight: nn.Parameter | None
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        mask: Tensor,
+        mask: Tensor | None = None,
         bias: bool = True,
         *,
+        conditioning: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        mask = torch.as_tensor(mask)
-        if mask.shape != (out_features, in_features):
-            raise ValueError(f"mask must have shape {(out_features, in_features)} (out, in), got {tuple(mask.shape)}")
+        self.register_buffer("mask", None if mask is None else self._checked(mask))
+        self.register_parameter("mask_weight", nn.Parameter(torch.zeros_like(self.weight)) if conditioning else None)
+
+    def _checked(self, mask: Tensor) -> Tensor:
+        mask, shape = torch.as_tensor(mask), (self.out_features, self.in_features)
+        if mask.shape != shape:
+            raise ValueError(f"mask must have shape {shape} (out, in), got {tuple(mask.shape)}")
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise ValueError("mask must be bool or hold only 0 and 1, got other values")
-        self.register_buffer("mask", mask.to(device=self.weight.device, dtype=torch.bool, copy=True))
+        return mask.to(device=self.weight.device, dtype=torch.bool, copy=True)
 
     def forward(self, input: Tensor, mask: Tensor | None = None, *, activation: str | None = None) -> Tensor:
-        """(..., in) -> (..., out), then the activation; with another mask (see ``masked_linear``) than its own if given."""
-        mask = self.mask if mask is None else mask
-        return masked_linear(input, self.weight, mask, self.bias, activation=activation)
+        """(..., in) -> (..., out), then the activation; with another mask (see ``masked_linear``) than its own if given.
 
-    def term(self, source: int) -> Term:
+        Raises:
+            ValueError: the layer has no mask of its own and none was given.
+        """
+        mask = self._chosen(mask)
+        return masked_linear(input, self.weight, mask, self.bias_under(mask), activation=activation)
+
+    def bias_under(self, mask: Tensor | None = None) -> Tensor | None:
+        """The bias (out,) with a mask's own part of it, if the layer has ``conditioning``."""
+        if self.mask_weight is None:
+            return self.bias
+        ones = self.mask_weight.new_ones(1, self.in_features)
+        return masked_linear(ones, self.mask_weight, self._chosen(mask), self.bias)[0].to(self.weight.dtype)
+
+    def term(self, source: int, mask: Tensor | None = None) -> Term:
         """This layer's weights as a term of a program, detached and masked."""
-        weight = self.weight.detach()
-        return Term(source, torch.where(self.mask, weight, weight.new_zeros(())), self.mask.clone())
+        weight, mask = self.weight.detach(), self._chosen(mask)
+        whole = (
+            mask.clone() if mask.ndim == 2 else masks.connectivity(*mask.split([self.out_features, self.in_features]))
+        )
+        return Term(source, torch.where(whole, weight, weight.new_zeros(())), whole)
+
+    def _chosen(self, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            mask = self.mask
+        if mask is None:
+            raise ValueError("mask must be given to a MaskedLinear that has none of its own, got None")
+        return mask

@@ -20,6 +20,7 @@ __all__ = [
     "connectivity",
     "hidden_degrees",
     "input_degrees",
+    "layer_degrees",
     "make_order",
     "output_degrees",
     "rank_of",
@@ -79,25 +80,25 @@ def _explicit_order(order: Sequence[int] | Tensor, features: int) -> Tensor:
 
 
 def rank_of(order: Tensor) -> Tensor:
-    """Returns the inverse of an order: ``rank[d]`` is the step at which variable ``d`` is drawn; int64, shape (D,)."""
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), dtype=order.dtype, device=order.device)
-    return rank
+    """Returns the inverse of an order: ``rank[d]`` is the step at which variable ``d`` is drawn; int64, shape (..., D)."""
+    steps = torch.arange(order.shape[-1], dtype=order.dtype, device=order.device)
+    return torch.empty_like(order).scatter_(-1, order, steps.expand_as(order))
 
 
 def input_degrees(order: Tensor) -> Tensor:
-    """Returns the degrees of the inputs, ``rank + 1``, for an order of shape (D,); int64, shape (D,)."""
+    """Returns the degrees of the inputs, ``rank + 1``, for an order of shape (..., D); int64, shape (..., D)."""
     return rank_of(order) + 1
 
 
 def output_degrees(order: Tensor, params_per_variable: Sequence[int]) -> Tensor:
-    """Returns the degrees of the parameters, ``rank`` of their variable, variable-major; int64, shape (P,).
+    """Returns the degrees of the parameters, ``rank`` of their variable, variable-major; int64, shape (..., P).
 
     Args:
-        order: shape (D,).
+        order: shape (..., D).
         params_per_variable: K_d for each variable d; P is their sum.
     """
-    return torch.repeat_interleave(rank_of(order), torch.as_tensor(list(params_per_variable)))
+    counts = torch.as_tensor(list(params_per_variable), device=order.device)
+    return torch.repeat_interleave(rank_of(order), counts, dim=-1, output_size=sum(params_per_variable))
 
 
 def hidden_degrees(
@@ -140,6 +141,27 @@ def hidden_degrees(
     if width == 1:
         return torch.tensor([low if context else high])
     return low + (index * (count - 1) * 2 + (width - 1)) // (2 * (width - 1))  # evenly spaced, rounded to nearest
+
+
+def layer_degrees(
+    order: Tensor, hidden: Sequence[Tensor], params_per_variable: Sequence[int], *, direct: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """Returns the degrees of rows and columns of every masked layer: the hidden ones, the parameters, the direct one.
+
+    Args:
+        order: (..., D).
+        hidden: (..., H) degrees of each hidden layer, from the input on. Without any, the parameters read the variables
+            themselves if ``direct`` is set, and nothing if not.
+        params_per_variable: K_d for each variable.
+        direct: whether there are connections from the variables to the parameters.
+    """
+    inputs, outputs = input_degrees(order), output_degrees(order, params_per_variable)
+    below = [inputs, *hidden]
+    found = list(zip(hidden, below, strict=False))
+    if not hidden:
+        return [(outputs if direct else torch.zeros_like(outputs), inputs)]  # inputs have degrees of 1 or more
+    found.append((outputs, below[-1]))
+    return [*found, (outputs, inputs)] if direct else found
 
 
 def connectivity(row_degrees: Tensor, column_degrees: Tensor) -> Tensor:

@@ -1,21 +1,25 @@
-"""The modules: MaskedLinear and MADE."""
+"""MADE, the module."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from made_fast import checkpoint, masks
+from made_fast.ensemble import SHUFFLES, MaskSet
+from made_fast.ensemble_sampler import EnsembleSampler
+from made_fast.freeze import KeptSampler
 from made_fast.layers import MaskedLinear
+from made_fast.lowering import program_of
 from made_fast.outputs import Output, make_output
-from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Op, Program, Term, X
+from made_fast.program import FUNCTIONS, Program
 from made_fast.sampler import Sampler
 from made_fast.schedule import dependencies
 
@@ -41,6 +45,22 @@ class MADE(nn.Module):
         direct: connects the variables to the parameters, masked so that nothing leaks.
         seed: seeds ``order="random"`` and ``degrees="random"``; the weights come from torch's generator, as everywhere.
         degrees: ``"even"`` or ``"random"`` degrees of the hidden units.
+        num_masks: 1; or n, two or more: an ensemble of n masks that share the weights, :math:`p(x) = \frac1n \sum_k
+            p_k(x)`; or 0: a fresh mask at each index 0, 1, 2, ..., of which the first ``ensemble.EVALUATION_MASKS`` make
+            the mean. Mask 0 is the one of ``order`` and ``degrees``; mask k is a function of (seed, k).
+        shuffle: what the other masks draw anew: the ``"order"`` of the variables, the ``"connectivity"`` (the degrees of
+            the hidden units), or ``"both"``.
+        mask_conditioning: lets the biases of hidden layers and parameters depend on the mask (Germain et al., 4.3).
+
+    A forward pass uses one mask, the current one unless another is named. Training calls ``next_mask`` once for each
+    minibatch, after the backward pass:
+
+        loss = -model.log_prob(x).mean()   # in training mode: of the current mask alone
+        loss.backward()
+        optimizer.step(), optimizer.zero_grad(), model.next_mask()
+
+    It does not happen by itself, since a forward pass may be repeated (activation checkpointing does so during the
+    backward pass) and must then find the same mask. In evaluation mode ``log_prob`` is that of the whole ensemble.
 
     Raises:
         ValueError: an argument does not fit; the message names it.
@@ -63,187 +83,233 @@ class MADE(nn.Module):
         direct: bool = False,
         seed: int = 0,
         degrees: str = "even",
+        num_masks: int = 1,
+        shuffle: str = "both",
+        mask_conditioning: bool = False,
     ) -> None:
         super().__init__()
-        widths = _check_widths(hidden_features)
+        widths = checkpoint.check_widths(hidden_features)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         if not isinstance(context_features, int) or context_features < 0:
             raise ValueError(f"context_features must be an integer, 0 or more, got {context_features!r}")
         if residual and (not widths or len(set(widths)) != 1):
             raise ValueError(f"hidden_features must be equal and not empty for residual=True, got {widths}")
+        if not isinstance(num_masks, int) or isinstance(num_masks, bool) or num_masks < 0:
+            raise ValueError(f"num_masks must be an integer, 0 or more, got {num_masks!r}")
+        if shuffle not in SHUFFLES:
+            raise ValueError(f"shuffle must be one of {', '.join(SHUFFLES)}, got {shuffle!r}")
         self.features, self.hidden_features, self.context_features = features, widths, context_features
         self.output, self.activation, self.residual, self.direct = make_output(output), activation, residual, direct
         self.seed, self.degrees = seed, degrees
+        self.num_masks, self.shuffle, self.mask_conditioning = num_masks, shuffle, mask_conditioning
         self.register_buffer("order", masks.make_order(order, features, seed=seed))
         self.params_per_variable = tuple(self.output.params_per_variable(features))
         self._build_layers()
-        self._sampler: tuple[list[Tensor], list[Tensor], Sampler] | None = None
+        self._sampler = KeptSampler()
 
     def _build_layers(self) -> None:
-        inputs = masks.input_degrees(self.order)
-        outputs = masks.output_degrees(self.order, self.params_per_variable)
-        below, num_params = inputs, len(outputs)
-        self.hidden = nn.ModuleList()
-        for index, width in enumerate(self.hidden_features):
-            for _ in range(2 if self.residual and index else 1):
-                # Blocks of a residual network add units of equal degree, so all its layers share one set of degrees.
-                own = below if self.residual and index else self._hidden_degrees(width, index, int(below.min()))
-                self.hidden.append(MaskedLinear(len(below), width, masks.connectivity(own, below)))
-                below = own
-        direct = masks.connectivity(outputs, inputs)
-        if self.hidden_features:
-            self.parameters_layer = MaskedLinear(len(below), num_params, masks.connectivity(outputs, below))
-            self.direct_layer = MaskedLinear(self.features, num_params, direct, bias=False) if self.direct else None
-        else:
-            kept = direct if self.direct else torch.zeros_like(direct)
-            self.parameters_layer = MaskedLinear(self.features, num_params, kept)
-            self.direct_layer = None
-        first, size = self.hidden_features[:1], self.context_features
+        residual, context = self.residual, self.context_features > 0
+        degrees: list[Tensor] = []
+        for index, width in enumerate(self.hidden_features[:1] if residual else self.hidden_features):
+            options: dict[str, Any] = {"context": context, "kind": self.degrees, "seed": self.seed + 1 + index}
+            minimum = int(degrees[-1].min()) if degrees else 1  # the smallest of the layer below
+            degrees.append(masks.hidden_degrees(width, self.features, minimum=minimum, **options))
+        # Blocks of a residual network add units of equal degree, so all its layers share one set of degrees.
+        count = len(self.hidden_features)
+        sets = [0] * (2 * count - 1) if residual else range(count)
+        self.ensemble = None
+        wiring: dict[str, Any] = {"params_per_variable": self.params_per_variable, "direct": self.direct}
+        layers = masks.layer_degrees(self.order, [degrees[number] for number in sets], **wiring)
+        if self.num_masks != 1:
+            drawn: dict[str, Any] = {"num_masks": self.num_masks, "shuffle": self.shuffle, "seed": self.seed}
+            self.ensemble = MaskSet(self.order, degrees, **drawn, context=context, sets=sets, **wiring)
+        made = [
+            MaskedLinear(
+                len(columns),
+                len(rows),
+                masks.connectivity(rows, columns) if self.ensemble is None else None,
+                bias=number <= len(sets),
+                conditioning=self.mask_conditioning and number <= len(sets),
+            )
+            for number, (rows, columns) in enumerate(layers)
+        ]
+        self.hidden = nn.ModuleList(made[: len(sets)])
+        self.parameters_layer = made[len(sets)]
+        self.direct_layer = made[-1] if len(made) > len(sets) + 1 else None
+        first, size, num_params = self.hidden_features[:1], self.context_features, sum(self.params_per_variable)
         to_params = size and (self.direct or not self.hidden_features)
         self.context_layer = nn.Linear(size, first[0], bias=False) if size and first else None
         self.context_direct_layer = nn.Linear(size, num_params, bias=False) if to_params else None
 
-    def _hidden_degrees(self, width: int, index: int, minimum: int) -> Tensor:
-        return masks.hidden_degrees(
-            width,
-            self.features,
-            context=self.context_features > 0,
-            kind=self.degrees,
-            minimum=minimum,
-            seed=self.seed + 1 + index,
-        )
+    @property
+    def masked_layers(self) -> list[MaskedLinear]:
+        """The layers that have masks: hidden ones, parameters, and the direct one if there is one."""
+        direct = [] if self.direct_layer is None else [self.direct_layer]
+        return [*self.hidden, self.parameters_layer, *direct]
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    @property
+    def mask_index(self) -> int:
+        """Number of the current mask; it can be set. It is no part of the state dict."""
+        return 0 if self.ensemble is None else self.ensemble.index
+
+    @mask_index.setter
+    def mask_index(self, value: int) -> None:
+        if self.ensemble is not None:
+            self.ensemble.index = value
+        elif value != 0:
+            raise ValueError(f"mask_index must be 0 for a model with one mask, got {value!r}")
+
+    def next_mask(self) -> None:
+        """Makes the next mask the current one; after the last comes mask 0. Without an ensemble it does nothing.
+
+        Call it once for each minibatch, when the backward pass is over.
+        """
+        if self.ensemble is not None:
+            self.ensemble.advance()
+
+    def order_of(self, mask: int) -> Tensor:
+        """(D,) int64: the order of a mask."""
+        self._checked_mask(mask)
+        return self.order if self.ensemble is None else self.ensemble.order_of(mask)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, *, mask: int | None = None) -> Tensor:
         """Returns the parameters of all conditionals, variable-major.
 
         Args:
             x: (..., D).
             context: (..., C) that broadcasts with ``x``, or None if the model takes none.
+            mask: index of the mask; the current one if left out.
 
         Returns:
             (..., P).
 
         Raises:
-            ValueError: a shape does not fit.
+            ValueError: a shape does not fit, or there is no such mask.
         """
+        own = self._layer_masks(mask)  # of the hidden layers, the parameters and the direct layer
         x, context = self._checked(x, "x", self.features), self._checked_context(context)
         function = FUNCTIONS[self.activation]
         hidden = x
         for index, layer in enumerate(self.hidden):
             if index == 0:
-                hidden = layer(x) if self.context_layer is None else layer(x) + self.context_layer(context)
+                hidden = layer(x, own[0])
+                hidden = hidden if self.context_layer is None else hidden + self.context_layer(context)
             elif self.residual and index % 2:
-                skip, hidden = hidden, layer(function(hidden))
+                skip, hidden = hidden, layer(function(hidden), own[index])
             elif self.residual:
-                hidden = skip + layer(function(hidden))
+                hidden = skip + layer(function(hidden), own[index])
             else:
-                hidden = layer(function(hidden))
-        params = self.parameters_layer(function(hidden) if len(self.hidden) else x)
+                hidden = layer(function(hidden), own[index])
+        params = self.parameters_layer(function(hidden) if len(self.hidden) else x, own[len(self.hidden)])
         if self.direct_layer is not None:
-            params = params + self.direct_layer(x)
+            params = params + self.direct_layer(x, own[-1])
         if self.context_direct_layer is not None:
             params = params + self.context_direct_layer(context)
         return params  # type: ignore[no-any-return]
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns log p(x | context) in nats.
+    def log_prob(self, x: Tensor, context: Tensor | None = None, *, masks: int | Sequence[int] | None = None) -> Tensor:
+        r"""Returns log p(x | context) in nats, of one mask or of the mean over several, :math:`\log \frac1n \sum_k p_k(x)`.
 
         Args:
             x: (..., D) with values that the output distribution can take.
             context: (..., C) that broadcasts with ``x``, or None.
+            masks: index of one mask, or a sequence of them. If left out: the current mask in training mode, and in
+                evaluation mode all of them (the first ``ensemble.EVALUATION_MASKS`` for ``num_masks=0``). Without
+                gradients the memory is that of one mask.
 
         Returns:
             (...).
 
         Raises:
-            ValueError: a shape does not fit, or a value of ``x`` is impossible (nan included).
+            ValueError: a shape does not fit, a value of ``x`` is impossible (nan included), or there is no such mask.
         """
         x = self._checked(x, "x", self.features)
         if not torch.compiler.is_compiling():
             self.output.check(x)
-        params = self.forward(x, context)
+        chosen = masks
+        if masks is None and self.ensemble is not None and not self.training:
+            chosen = self.ensemble.evaluated
+        if chosen is None or isinstance(chosen, int):
+            return self._log_prob(x, context, chosen)
+        if not isinstance(chosen, Sequence) or not chosen:
+            raise ValueError(f"masks must be an integer or a sequence of at least one, got {masks!r}")
+        total = self._log_prob(x, context, chosen[0])
+        for mask in chosen[1:]:  # probabilities are averaged: a mean of logits would be no mixture of densities
+            total = torch.logaddexp(total, self._log_prob(x, context, mask))
+        return total - math.log(len(chosen))
+
+    def _log_prob(self, x: Tensor, context: Tensor | None, mask: int | None) -> Tensor:
+        params = self.forward(x, context, mask=mask)
         if params.dtype in (torch.bfloat16, torch.float16):  # half precision would lose the sum over variables
             params, x = params.float(), x.float()
         return self.output.log_prob(params, x).sum(-1)
 
-    def distribution(self, x: Tensor, context: Tensor | None = None) -> Distribution:
-        """Returns the conditionals p(x_d | x_<d, context) as a torch distribution: batch (...), event (D,)."""
-        return self.output.distribution(self.forward(x, context))
+    def distribution(self, x: Tensor, context: Tensor | None = None, *, mask: int | None = None) -> Distribution:
+        """Returns the conditionals p(x_d | x_<d, context) as a torch distribution: batch (...), event (D,).
 
-    def sample(self, num_samples: int, context: Tensor | None = None, **options: Any) -> Tensor:
-        """Draws samples: (n, D), or (B, n, D) with context (B, C). For the options see ``Sampler.sample``."""
-        return self.sampler().sample(num_samples, context, **options)
+        Those of one mask, the current one if left out; the conditionals of a mean are not the mean of conditionals.
+        """
+        return self.output.distribution(self.forward(x, context, mask=mask))
+
+    def sample(
+        self, num_samples: int, context: Tensor | None = None, *, mask: int | None = None, **options: Any
+    ) -> Tensor:
+        """Draws samples: (n, D), or (B, n, D) with context (B, C). For the options see ``Sampler.sample``.
+
+        From one mask if it is named, else from the whole ensemble, whatever the mode: each row takes a mask by chance.
+        """
+        return self.sampler(mask=mask).sample(num_samples, context, **options)
 
     def sample_and_log_prob(
-        self, num_samples: int, context: Tensor | None = None, **options: Any
+        self, num_samples: int, context: Tensor | None = None, *, mask: int | None = None, **options: Any
     ) -> tuple[Tensor, Tensor]:
-        """Draws samples with their log-probabilities in nats. For the options see ``Sampler.sample``."""
-        return self.sampler().sample_and_log_prob(num_samples, context, **options)
+        """Draws samples with their log-probabilities in nats. For the arguments see ``sample``."""
+        return self.sampler(mask=mask).sample_and_log_prob(num_samples, context, **options)
 
-    def sampler(self, *, bf16_weights: bool = False) -> Sampler:
-        """Returns a sampler of the model as it is now; for ``bf16_weights`` see ``Sampler``.
+    def sampler(self, *, mask: int | None = None, bf16_weights: bool = False) -> Sampler | EnsembleSampler:
+        """Returns a sampler of the model as it is now, of one mask or of the whole ensemble.
 
         The last one is kept and returned again until a parameter changes. Finding that out compares all parameters with a
         copy; who draws one row at a time from a finished model holds on to the sampler instead.
+
+        Args:
+            mask: index of the mask; the whole ensemble if left out.
+            bf16_weights: see ``Sampler``; of one mask only.
+
+        Raises:
+            ValueError: there is no such mask, or bf16 weights cannot be had.
         """
+        if mask is not None:
+            self._checked_mask(mask)
         if bf16_weights:
-            return Sampler(self.program(), self.output, bf16_weights=True)
-        structure = [buffer.detach() for buffer in self.buffers()]
-        weights = [parameter.detach() for parameter in self.parameters()]
-        schedule = None
-        if self._sampler is not None:
-            old_structure, old_weights, sampler = self._sampler
-            if _same(old_structure, structure):
-                if _same(old_weights, weights):
-                    return sampler
-                schedule = sampler.schedule
-        sampler = Sampler(self.program(), self.output, schedule=schedule)
-        self._sampler = ([mask.clone() for mask in structure], [weight.clone() for weight in weights], sampler)
-        return sampler
+            if mask is None and self.ensemble is not None:
+                raise ValueError("mask must be given for bf16_weights in an ensemble, got None")
+            return Sampler(self.program(mask=mask), self.output, bf16_weights=True)
+        sampler = self._sampler.of(self)
+        return sampler.of_mask(mask) if isinstance(sampler, EnsembleSampler) and mask is not None else sampler
 
-    def program(self) -> Program:
-        """Returns the network with its present weights as a program."""
-        ops: list[Op] = []
-
-        def add(op: Op) -> int:
-            ops.append(op)
-            return len(ops) + 1
-
-        def affine(source: int, layer: MaskedLinear, *more: Term) -> int:
-            bias = None if layer.bias is None else layer.bias.detach().clone()
-            return add(Affine((layer.term(source), *more), bias))
-
-        value = X
-        for index, module in enumerate(self.hidden):
-            assert isinstance(module, MaskedLinear)
-            if index == 0:
-                value = affine(X, module, *_context_terms(self.context_layer))
-            elif self.residual and index % 2:
-                skip, value = value, affine(add(Elementwise(value, self.activation)), module)
-            elif self.residual:
-                value = add(Add(skip, affine(add(Elementwise(value, self.activation)), module)))
-            else:
-                value = affine(add(Elementwise(value, self.activation)), module)
-        if len(self.hidden):
-            value = add(Elementwise(value, self.activation))
-        direct = () if self.direct_layer is None else (self.direct_layer.term(X),)
-        affine(value, self.parameters_layer, *direct, *_context_terms(self.context_direct_layer))
-        return Program(self.features, self.context_features, tuple(ops), self.order.clone(), self.params_per_variable)
+    def program(self, *, mask: int | None = None) -> Program:
+        """Returns the network with its present weights as a program, under one mask, the current one if left out."""
+        order = self.order_of(self.mask_index if mask is None else mask)
+        return program_of(self, self._layer_masks(mask), order)
 
     def check(self) -> None:
-        """Makes sure that the masks are those of a density: each variable depends on variables before it alone.
+        """Makes sure that all masks are those of a density: each variable depends on variables before it alone.
 
         The masks that this class makes always are; those that were loaded or changed by hand may not be.
 
         Raises:
             ValueError: a variable depends on itself or on one that is drawn after it; the message names a pair.
         """
-        rank = masks.rank_of(self.order)
-        wrong = torch.from_numpy(dependencies(self.program())) & (rank[None, :] >= rank[:, None]).cpu()
-        if bool(wrong.any()):
-            reader, read = wrong.nonzero()[0].tolist()
-            raise ValueError(f"masks must follow the order, but variable {reader} depends on variable {read}")
+        if self.ensemble is not None:
+            self.ensemble.check()
+        for mask in (0,) if self.ensemble is None else self.ensemble.evaluated:
+            rank = masks.rank_of(self.order_of(mask))
+            wrong = torch.from_numpy(dependencies(self.program(mask=mask))) & (rank[None, :] >= rank[:, None]).cpu()
+            if bool(wrong.any()):
+                reader, read = wrong.nonzero()[0].tolist()
+                raise ValueError(f"masks must follow the order, but variable {reader} depends on variable {read}")
 
     def save(self, path: str | Path) -> None:
         """Writes weights and configuration to a safetensors file.
@@ -266,11 +332,14 @@ class MADE(nn.Module):
         if not set(config) <= names:
             raise ValueError(f"{path} was written by another version: unknown {sorted(set(config) - names)}")
         try:
-            _check_sizes(state, config)
+            checkpoint.check_sizes(state, config)
             model = cls(**config)
             model.load_state_dict(state)
             masks.make_order(model.order, model.features)
-            model.check()
+            if model.ensemble is None:  # an ensemble has checked its degrees, which is enough
+                model.check()
+            elif not torch.equal(model.order, model.order_of(0)):
+                raise ValueError("order must be that of mask 0, found another")
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} does not fit its own configuration: {' '.join(str(error).split())}") from error
         floats = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
@@ -286,11 +355,27 @@ class MADE(nn.Module):
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""
         options = f"activation={self.activation!r}, residual={self.residual}, direct={self.direct}"
+        if self.num_masks != 1:
+            options += f", num_masks={self.num_masks}, shuffle={self.shuffle!r}, seed={self.seed}"
+        if self.mask_conditioning:
+            options += ", mask_conditioning=True"
         return f"{self.features}, {self.hidden_features}, output={self.output.name!r}, {options}"
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the sampler out of copies and pickles; it is made again when needed."""
-        return {**self.__dict__, "_sampler": None}
+        return {**self.__dict__, "_sampler": KeptSampler()}
+
+    def _checked_mask(self, mask: int) -> None:
+        if self.ensemble is not None:
+            self.ensemble.checked(mask)
+        elif not isinstance(mask, int) or isinstance(mask, bool) or mask != 0:
+            raise ValueError(f"mask must be 0 for a model with one mask, got {mask!r}")
+
+    def _layer_masks(self, mask: int | None) -> list[Tensor | None]:
+        """What each of the masked layers is given: the degrees of a mask, or None for the mask of its own."""
+        if mask is not None:
+            self._checked_mask(mask)
+        return [None] * len(self.masked_layers) if self.ensemble is None else [*self.ensemble.of_layers(mask)]
 
     def _checked(self, value: Tensor, name: str, width: int) -> Tensor:
         """The argument in the dtype of the weights: whole numbers are converted, other floats refused."""
@@ -311,37 +396,3 @@ class MADE(nn.Module):
         if not self.context_features and context is not None:
             raise ValueError(f"context must be None for a model without context_features, got {tuple(context.shape)}")
         return None if context is None else self._checked(context, "context", self.context_features)
-
-
-def _check_widths(hidden_features: Sequence[int]) -> tuple[int, ...]:
-    widths = tuple(hidden_features) if isinstance(hidden_features, Sequence) else (None,)
-    if not all(isinstance(width, int) and width > 0 for width in widths):
-        raise ValueError(f"hidden_features must be a sequence of positive integers, got {hidden_features!r}")
-    return tuple(int(width) for width in widths if width is not None)
-
-
-def _check_sizes(state: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Refuses a configuration that asks for other sizes than the file holds, before memory is asked for."""
-    widths = _check_widths(config.get("hidden_features", ()))
-    layers = [width for index, width in enumerate(widths) for _ in range(2 if config.get("residual") and index else 1)]
-    expected = {f"hidden.{index}.bias": width for index, width in enumerate(layers)}
-    for name, size in {"order": config.get("features"), **expected}.items():
-        found = state[name].numel() if name in state else "none"
-        if found != size:
-            raise ValueError(f"{name} must have {size} values, got {found}")
-
-
-def _context_terms(layer: nn.Linear | None) -> tuple[Term, ...]:
-    return () if layer is None else (Term(CONTEXT, layer.weight.detach().clone(), None),)
-
-
-def _same(known: list[Tensor], now: list[Tensor]) -> bool:
-    return len(known) == len(now) and all(map(_equal, known, now))
-
-
-def _equal(known: Tensor, now: Tensor) -> bool:
-    if known.dtype != now.dtype or known.device != now.device:
-        return False
-    if now.device.type == "cpu" and now.dtype in (torch.float32, torch.float64, torch.bool, torch.int64):
-        return np.array_equal(known.numpy(), now.numpy())  # a third of the time of torch.equal
-    return torch.equal(known, now)

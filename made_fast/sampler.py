@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
 from types import ModuleType
 from typing import Any
 
@@ -16,10 +18,68 @@ from made_fast.outputs import Output
 from made_fast.program import Program
 from made_fast.schedule import Schedule, build_schedule
 
-__all__ = ["Sampler"]
+__all__ = ["Request", "Sampler"]
 
 # A call is cut into pieces of about this many multiply-adds, so that Ctrl-C and the progress bar wait for one piece only.
 _MACS_PER_PIECE = 4_000_000_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a draw is asked for, checked.
+
+    Attributes:
+        shape: (n,), or (B, n) with a context; the request's rows are numbered through it.
+        seed: of the noise.
+        first_row: noise row of row 0.
+        rows: (count,) int64 noise rows, or None: consecutive from ``first_row``.
+        context: (B, C) or None.
+    """
+
+    shape: tuple[int, ...]
+    seed: int
+    first_row: int
+    rows: Tensor | None
+    context: Tensor | None
+
+    @classmethod
+    def checked(
+        cls,
+        num_samples: int,
+        context: Tensor | None,
+        seed: int | None,
+        generator: torch.Generator | None,
+        first_row: int,
+        rows: Tensor | None,
+        context_features: int,
+    ) -> Request:
+        """The request that these arguments of ``Sampler.sample`` make; the seed is drawn if it was left out.
+
+        Raises:
+            ValueError: an argument does not fit; the message names it.
+        """
+        _check_numbers(num_samples, seed, first_row)
+        _check_context(context, context_features)
+        shape = (num_samples,) if context is None else (context.shape[0], num_samples)
+        if rows is not None:
+            _check_rows(rows, prod(shape), first_row)
+        if seed is None:
+            device = "cpu" if generator is None else generator.device
+            seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+        return cls(shape, seed, first_row, rows, None if context is None else context.detach())
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return prod(self.shape)
+
+    def noise_rows(self) -> Tensor:
+        """(count,) int64 on the CPU: the noise row of each row."""
+        return torch.arange(self.first_row, self.first_row + self.count) if self.rows is None else self.rows.cpu()
+
+    def context_of(self, places: Tensor) -> Tensor | None:
+        """The contexts (m, C) of some rows (m,) of the request."""
+        return None if self.context is None else self.context[places.to(self.context.device) // self.shape[-1]]
 
 
 class Sampler:
@@ -116,6 +176,7 @@ class Sampler:
         seed: int | None = None,
         generator: torch.Generator | None = None,
         first_row: int = 0,
+        rows: Tensor | None = None,
         dtype: torch.dtype | None = None,
         backend: str = "auto",
         progress: bool = False,
@@ -128,6 +189,8 @@ class Sampler:
             seed: of the noise; drawn from ``generator`` if left out.
             generator: source of the seed; torch's default generator if left out.
             first_row: number of the first noise row, for jobs that are split by rows.
+            rows: int64 (n,), the noise row of each sample, instead of consecutive ones from ``first_row``; (B * n,) with
+                a context, ``rows[b * n + i]`` for sample i of context b.
             dtype: of the result; the model's own if left out.
             backend: ``"auto"`` or the name of a backend.
             progress: whether to show a progress bar.
@@ -138,7 +201,7 @@ class Sampler:
         Raises:
             ValueError: an argument does not fit; the message names it.
         """
-        return self._draw(num_samples, context, seed, generator, first_row, dtype, backend, progress, False)[0]
+        return self._draw(num_samples, context, seed, generator, first_row, rows, dtype, backend, progress, False)[0]
 
     def sample_and_log_prob(
         self,
@@ -148,6 +211,7 @@ class Sampler:
         seed: int | None = None,
         generator: torch.Generator | None = None,
         first_row: int = 0,
+        rows: Tensor | None = None,
         dtype: torch.dtype | None = None,
         backend: str = "auto",
         progress: bool = False,
@@ -156,7 +220,7 @@ class Sampler:
 
         The arguments are those of ``sample``.
         """
-        x, log_prob = self._draw(num_samples, context, seed, generator, first_row, dtype, backend, progress, True)
+        x, log_prob = self._draw(num_samples, context, seed, generator, first_row, rows, dtype, backend, progress, True)
         assert log_prob is not None
         return x, log_prob
 
@@ -167,60 +231,40 @@ class Sampler:
         seed: int | None,
         generator: torch.Generator | None,
         first_row: int,
+        rows: Tensor | None,
         dtype: torch.dtype | None,
         backend: str,
         progress: bool,
         with_log_prob: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        shape = self._check(num_samples, context, seed, first_row)
-        if seed is None:
-            device = "cpu" if generator is None else generator.device
-            seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+        expected = self.program.context_features
+        request = Request.checked(num_samples, context, seed, generator, first_row, rows, expected)
         module, packed = self._ready(backend)
-        rows = num_samples if context is None else num_samples * context.shape[0]
-        device, own = self.program.device, self.program.dtype
-        if context is not None:
-            context = context.detach().to(device, own).contiguous()
-        x = torch.empty((rows, self.features), dtype=dtype or self.dtype, device=device)
-        log_prob = torch.empty(rows, dtype=own, device=device) if with_log_prob else None
-        for start, stop in self._pieces(rows, progress):
-            piece = x if stop - start == rows else x[start:stop]
+        count, device, own = request.count, self.program.device, self.program.dtype
+        context = None if request.context is None else request.context.to(device, own).contiguous()
+        rows = None if rows is None else rows.to(device).contiguous()
+        x = torch.empty((count, self.features), dtype=dtype or self.dtype, device=device)
+        log_prob = torch.empty(count, dtype=own, device=device) if with_log_prob else None
+        for start, stop in self._pieces(count, progress):
+            piece = x if stop - start == count else x[start:stop]
             target = piece if x.dtype == own else torch.empty(piece.shape, dtype=own, device=device)
             module.draw(
                 packed,
                 target,
                 None if log_prob is None else log_prob[start:stop],
-                seed=seed,
+                seed=request.seed,
                 first_row=first_row,
                 row_offset=start,
+                rows=None if rows is None else rows[start:stop],
                 context=context,
                 rows_per_context=num_samples,
             )
             if target is not piece:
                 piece.copy_(target)
         if context is not None:
-            x = x.reshape(*shape, self.features)
-            log_prob = None if log_prob is None else log_prob.reshape(shape)
+            x = x.reshape(*request.shape, self.features)
+            log_prob = None if log_prob is None else log_prob.reshape(request.shape)
         return x, log_prob
-
-    def _check(self, num_samples: int, context: Tensor | None, seed: int | None, first_row: int) -> tuple[int, ...]:
-        for name, value in (("num_samples", num_samples), ("first_row", first_row)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"{name} must be an integer, 0 or more, got {value!r}")
-        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-            raise ValueError(f"seed must be an integer or None, got {seed!r}")
-        if first_row >= 2**62:
-            raise ValueError(f"first_row must be below 2**62, got {first_row}")
-        expected = self.program.context_features
-        if not expected:
-            if context is not None:
-                raise ValueError(f"context must be None for a model without context_features, got {_shown(context)}")
-            return (num_samples,)
-        if context is None or context.ndim != 2 or context.shape[1] != expected:
-            raise ValueError(f"context must have shape (B, {expected}), got {_shown(context)}")
-        if not bool(torch.isfinite(context).all()):
-            raise ValueError("context must be finite, found nan or inf")
-        return (context.shape[0], num_samples)
 
     def _ready(self, requested: str) -> tuple[ModuleType, Any]:
         """The module of a backend and this program in its layout, made at first use."""
@@ -250,5 +294,34 @@ class Sampler:
                 bar.update(min(size, rows - start))
 
 
-def _shown(context: Tensor | None) -> str:
-    return "None" if context is None else f"shape {tuple(context.shape)}"
+def _check_numbers(num_samples: int, seed: int | None, first_row: int) -> None:
+    for name, value in (("num_samples", num_samples), ("first_row", first_row)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name} must be an integer, 0 or more, got {value!r}")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise ValueError(f"seed must be an integer or None, got {seed!r}")
+    if first_row >= 2**62:
+        raise ValueError(f"first_row must be below 2**62, got {first_row}")
+
+
+def _check_context(context: Tensor | None, expected: int) -> None:
+    shown = "None" if context is None else f"shape {tuple(context.shape)}"
+    if not expected:
+        if context is not None:
+            raise ValueError(f"context must be None for a model without context_features, got {shown}")
+        return
+    if context is None or context.ndim != 2 or context.shape[1] != expected:
+        raise ValueError(f"context must have shape (B, {expected}), got {shown}")
+    if not bool(torch.isfinite(context).all()):
+        raise ValueError("context must be finite, found nan or inf")
+
+
+def _check_rows(rows: Tensor, count: int, first_row: int) -> None:
+    if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.shape != (count,):
+        found = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else repr(rows)
+        raise ValueError(f"rows must be an int64 tensor of shape ({count},), one for each sample, got {found}")
+    if first_row:
+        raise ValueError(f"first_row must be 0 where rows are given, got {first_row}")
+    if count and not 0 <= int(rows.min()) <= int(rows.max()) < 2**62:
+        outside = int(rows[(rows < 0) | (rows >= 2**62)][0])
+        raise ValueError(f"rows must lie in 0 .. 2**62 - 1, got {outside}")

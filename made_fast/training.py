@@ -108,6 +108,7 @@ def fit(
 
     Args:
         model: has ``log_prob(x)`` and, for ``input_dropout``, ``distribution(x)``; its parameters' device and dtype rule.
+            An ensemble has its next mask for each minibatch, and is validated as a whole.
         train: ``(N, D)`` of any dtype, on any device; converted a minibatch at a time.
         valid: ``(N, D)`` likewise; decides on the best weights, on decay and on stopping.
         epochs: stop after so many in all, those before a resume included.
@@ -218,6 +219,13 @@ def _nll(model: nn.Module, rows: Tensor, input_dropout: float = 0.0) -> Tensor:
     return -cast(Tensor, cast(Any, model).log_prob(rows))
 
 
+def _use_mask_of(model: nn.Module, step: int) -> None:
+    """Gives an ensemble the mask that ``next_mask`` would have come to, whether or not this run began at step 0."""
+    num_masks = cast(int, getattr(model, "num_masks", 1))
+    if num_masks != 1:
+        cast(Any, model).mask_index = step % num_masks if num_masks else step
+
+
 def _reductions(improved: Iterable[bool], after: int) -> int:
     """How often ``after`` epochs in a row were no improvement, counting anew after each time."""
     waited, reductions = 0, 0
@@ -287,6 +295,8 @@ class _Run:
         bar = tqdm(batches, f"epoch {number}", leave=False, disable=None if progress else True)
         total = 0.0
         for index, batch in enumerate(bar):
+            step = (number - 1) * len(batches) + index
+            _use_mask_of(self.model, step)
             rows = _rows_for(self.model, self.train[batch.to(self.train.device)])
             loss = _nll(self.model, rows, self.settings.input_dropout).mean()
             value = loss.item()
@@ -296,7 +306,6 @@ class _Run:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            step = (number - 1) * len(batches) + index
             keep = min(self.settings.averaging, (1 + step) / (10 + step))  # else the first weights would linger
             with torch.no_grad():
                 torch._foreach_lerp_(averages, parameters, 1 - keep)
@@ -342,9 +351,10 @@ class _Run:
                 raise ValueError(f"{name} must be {state['settings'].get(name)} as in checkpoint {path}, got {value}")
         if state["data"] != self._data_sums():
             raise ValueError(f"checkpoint {path} was made with other data: resume with the same, or start anew")
-        buffers = dict(self.model.named_buffers())
-        same = state["description"] == repr(self.model) and state["model"].keys() == self.model.state_dict().keys()
-        if not same or not all(torch.equal(state["model"][name], buffer.cpu()) for name, buffer in buffers.items()):
+        own = self.model.state_dict()
+        same = state["description"] == repr(self.model) and state["model"].keys() == own.keys()
+        buffers = own.keys() - dict(self.model.named_parameters()).keys()
+        if not same or not all(torch.equal(state["model"][name], own[name].cpu()) for name in buffers):
             raise ValueError(f"checkpoint {path} was made with another model: resume with the same, or start anew")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])

@@ -76,8 +76,9 @@ class Engine:
         out = torch.full((num_rows, program.features), torch.nan, dtype=program.dtype, device=self.device)
         log_prob = torch.full((num_rows,), torch.nan, dtype=program.dtype, device=self.device)
         arguments = {"first_row": 0, **self.extra, **arguments}
-        if arguments.get("context") is not None:
-            arguments["context"] = arguments["context"].to(self.device)
+        for name in ("context", "rows"):
+            if arguments.get(name) is not None:
+                arguments[name] = arguments[name].to(self.device)
         backends.load(self.backend).draw(packed, out, log_prob, seed=seed, **arguments)
         return out.cpu(), log_prob.cpu()
 

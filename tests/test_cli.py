@@ -84,7 +84,8 @@ def test_help_of_each_command_shows_an_example_that_parses(capsys, command):
     assert status == 0
     assert examples
     for example in examples:
-        assert cli._parser().parse_args(example.split()).run is getattr(cli, f"_{command}")
+        run = cli._parser().parse_args(example.split()).run
+        assert run.__name__.lstrip("_") == command
 
 
 def test_help_shows_the_defaults_that_say_something(capsys):
@@ -110,6 +111,8 @@ def test_usage_errors_leave_with_2():
         (["train", "digits"], "required: --out"),
         (["train", "digits", "--out", "m", "--epochs", "0"], "--epochs: must be a whole number of 1 or more, got '0'"),
         (["train", "digits", "--out", "m", "--hidden", "8", "x"], "--hidden: must be a whole number"),
+        (["train", "digits", "--out", "m", "--num-masks", "-1"], "--num-masks: must be a whole number of 0 or more"),
+        (["train", "digits", "--out", "m", "--shuffle", "x"], "--shuffle: invalid choice: 'x'"),
         (["sample", "m", "--out", "x.npy", "-n", "-3"], "-n/--num-samples: must be a whole number of 0 or more"),
         (["evaluate", "m", "digits", "--split", "all"], "--split: invalid choice: 'all'"),
     ],
@@ -139,6 +142,25 @@ def test_train_writes_the_best_model_and_evaluate_agrees(tmp_path, capsys):
         assert status == 0
         assert text.startswith(f"{split} NLL ")
         assert (f"{split} NLL {test_figure} nats" in text) == (split == "test")
+
+
+def test_an_ensemble_is_trained_evaluated_and_drawn(tmp_path, capsys):
+    out, data = tmp_path / "m.safetensors", write_data(tmp_path / "rows.npz")
+    words = ("--num-masks", 3, "--shuffle", "order", "--mask-conditioning", "--seed", 4)
+    status, text, err = call(capsys, "train", data, "--out", out, *TRAIN, *words)
+    assert status == 0, err
+    model = MADE.load(out).eval()
+    assert (model.num_masks, model.shuffle, model.mask_conditioning, model.seed) == (3, "order", True, 4)
+    rows = torch.from_numpy(np.unpackbits(np.load(data)["test"], axis=1, count=12)).float()
+    figure = f"test NLL {-model.log_prob(rows, masks=range(3)).mean().item():.3f} ± "
+    assert figure in text
+    assert figure in call(capsys, "evaluate", out, data)[1]
+    rows = draw(capsys, out, tmp_path / "x.npy", "-n", 40, "--seed", 2, "--first-row", 7)
+    np.testing.assert_array_equal(rows, naive_sample(model, 40, seed=2, first_row=7).numpy())
+    assert call(capsys, "sample", out, "-n", 12, "--out", tmp_path / "x.png", "--image-shape", 3, 4)[0] == 0
+    status, _, _ = call(capsys, "train", data, "--out", tmp_path / "free.safetensors", *TRAIN, "--num-masks", 0)
+    assert status == 0
+    assert MADE.load(tmp_path / "free.safetensors").num_masks == 0
 
 
 def test_train_takes_a_npz_and_gives_the_same_model_again(tmp_path, capsys):

@@ -18,10 +18,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "made_fast"
 
 # What a module may import of the package. Everything above may also import the ground.
-GROUND = {"masks", "mask_plan", "noise", "outputs", "program", "schedule", "checkpoint"}
+GROUND = {"masks", "mask_plan", "noise", "outputs", "program", "schedule", "checkpoint", "ensemble"}
 ALLOWED = {
     **{name: set() for name in GROUND},
     "schedule": {"program"},
+    "ensemble": {"masks", "noise"},
     "backends": set(),
     "ops": {"backends", *GROUND},
     "functional": {"backends", "ops", *GROUND},
@@ -29,7 +30,10 @@ ALLOWED = {
     "capture": {"program"},
     "sharding": set(),
     "layers": {"functional", *GROUND},
-    "nn": {"layers", "functional", "sampler", *GROUND},
+    "lowering": {"layers", *GROUND},
+    "ensemble_sampler": {"sampler", "backends", *GROUND},
+    "freeze": {"sampler", "ensemble_sampler", *GROUND},
+    "nn": {"layers", "lowering", "functional", "sampler", "ensemble_sampler", "freeze", *GROUND},
     "datasets": GROUND,
     "training": {"nn", "sampler", "datasets", *GROUND},
     # the program on top: it compares samplers in `demo`, lists backends, and says the version

@@ -88,6 +88,46 @@ def test_pieces_of_a_request_make_the_whole(
         assert torch.allclose(joined, log_prob, rtol=0 if engine.compiled else 1e-13, atol=0)
 
 
+@pytest.mark.parametrize("name", ["direct_deep", "residual_direct_context"])
+def test_rows_in_any_order_are_those_of_a_consecutive_draw(
+    build: Build, make_context: Context, every_option: dict[str, Any], engine: Any, name: str
+) -> None:
+    """``rows`` says the noise row of each row; contexts go by ``row_offset`` as before; twice the same row is allowed."""
+    model = build(every_option[name], torch.float32 if engine.compiled else torch.float64)
+    program, packed = model.program(), engine.pack(model.program())
+    context, base = make_context(model, 1), 2**32 - 25
+    shared = {"seed": 9, "context": context, "packed": packed}
+    x, log_prob = engine.draw(program, 70, first_row=base, rows_per_context=10**6, **shared)
+    assert len(x.unique(dim=0)) > 20
+    shuffled = torch.randperm(70)
+    for picked in (shuffled, shuffled[:1], shuffled[:5], shuffled[3:36], shuffled[:0], torch.tensor([4, 4, 69, 4, 0])):
+        arguments = {"rows": base + picked, "first_row": 77, "row_offset": 13, "rows_per_context": 10**6}
+        found = engine.draw(program, len(picked), **shared, **arguments)
+        assert torch.equal(found[0], x[picked])
+        assert torch.allclose(found[1], log_prob[picked], rtol=0 if engine.compiled else 1e-13, atol=0)
+    far = torch.tensor([7, 3, 1_000_000, 2**61])
+    found = engine.draw(program, 4, rows=far, rows_per_context=4, **shared)
+    for index, row in enumerate(far.tolist()):
+        alone = engine.draw(program, 1, first_row=row, **shared)
+        assert torch.equal(found[0][index], alone[0][0])
+        assert torch.allclose(found[1][index], alone[1][0], rtol=0 if engine.compiled else 1e-13, atol=0)
+
+
+def test_rows_keep_the_contexts_of_their_places(
+    build: Build, make_context: Context, every_option: dict[str, Any], engine: Any
+) -> None:
+    model = build(every_option["residual_direct_context"], torch.float32 if engine.compiled else torch.float64)
+    program, context = model.program(), make_context(model, 9)
+    shared = {"seed": 2, "packed": engine.pack(program)}
+    rows = torch.randperm(1000)[:63]
+    x, _ = engine.draw(program, 63, rows=rows, context=context, rows_per_context=7, **shared)
+    for place in range(63):
+        each = context[place // 7 : place // 7 + 1]
+        assert torch.equal(x[place], engine.draw(program, 1, first_row=int(rows[place]), context=each, **shared)[0][0])
+    piece = engine.draw(program, 20, rows=rows[30:50], row_offset=30, context=context, rows_per_context=7, **shared)
+    assert torch.equal(piece[0], x[30:50])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
 def test_the_number_of_rows_at_once_changes_no_bit(
     build: Build, make_context: Context, every_option: dict[str, Any], engines: dict[str, Any], dtype: torch.dtype
@@ -126,6 +166,9 @@ def test_the_number_of_threads_changes_no_bit(
             found = engine.draw(program, 500, packed=packed, **shared)
             assert torch.equal(found[0], x), (name, threads)
             assert torch.equal(found[1], log_prob), (name, threads)
+            rows = torch.arange(500).flip(0)
+            turned = engine.draw(program, 500, packed=packed, rows=rows, **{**shared, "context": context.flip(0)})
+            assert torch.equal(turned[0].flip(0), x), (name, threads)
             piece = engine.draw(program, 321, packed=packed, row_offset=77, **shared)
             assert torch.equal(piece[0], x[77 : 77 + 321]), (name, threads)
             assert torch.equal(piece[1], log_prob[77 : 77 + 321]), (name, threads)

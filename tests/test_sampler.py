@@ -262,6 +262,41 @@ def test_a_long_job_is_cut_into_pieces(
     assert "row" in capsys.readouterr().err
 
 
+def test_rows_may_be_named(
+    build: Build, make_context: Context, every_option: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler, rows = build(PLAIN, torch.float32).sampler(), torch.tensor([7, 3, 200, 3, 0])
+    x, log_prob = sampler.sample_and_log_prob(201, seed=1)
+    monkeypatch.setattr(made_fast.sampler, "_MACS_PER_PIECE", 1)  # 64 rows at a time
+    many = torch.randperm(201)
+    for picked in (rows, many, many.repeat_interleave(2)[::2], rows[:0]):  # the third is not contiguous
+        found = sampler.sample_and_log_prob(len(picked), seed=1, rows=picked)
+        assert torch.equal(found[0], x[picked])
+        assert torch.equal(found[1], log_prob[picked])
+    assert torch.equal(sampler.sample(5, seed=1, rows=rows, dtype=torch.uint8), x[rows].byte())
+    model = build(every_option["context"], torch.float32)
+    context = make_context(model, 50)
+    expected = model.sample(3, context, seed=1, first_row=20)
+    found = model.sample(3, context, seed=1, rows=torch.arange(20, 170))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 3}, r"rows must be an int64 tensor of shape \(3,\), .*, got torch\.int64 \(2,\)"),
+        ({"rows": [1, 2]}, r"rows must be an int64 tensor of shape \(2,\), .*, got \[1, 2\]"),
+        ({"rows": torch.tensor([1.0, 2.0])}, r"rows must be an int64 .*, got torch\.float32 \(2,\)"),
+        ({"rows": torch.tensor([3, -1])}, r"rows must lie in 0 \.\. 2\*\*62 - 1, got -1"),
+        ({"rows": torch.tensor([2**62, 0])}, r"rows must lie in 0 \.\. 2\*\*62 - 1, got 4611686018427387904"),
+        ({"first_row": 5}, r"first_row must be 0 where rows are given, got 5"),
+    ],
+)
+def test_bad_rows_are_named(build: Build, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{message}\Z"):
+        build(PLAIN).sample(**{"num_samples": 2, "rows": torch.tensor([5, 6]), **arguments})
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -111,6 +111,7 @@ def draw(
     seed: int,
     first_row: int,
     row_offset: int = 0,
+    rows: Tensor | None = None,
     context: Tensor | None = None,
     rows_per_context: int = 1,
     rows_at_once: int = 0,
@@ -122,7 +123,8 @@ def draw(
         packed: from ``pack``.
         out: (B, D), contiguous, the dtype of the program; written.
         log_prob: (B,), contiguous, the same dtype, or None; written.
-        seed, first_row, row_offset, context, rows_per_context: see ``reference.draw``; context contiguous, same dtype.
+        seed, first_row, row_offset, rows, rows_per_context: see ``reference.draw``; rows on the CPU.
+        context: see ``reference.draw``; contiguous, the same dtype.
         rows_at_once: 0 lets the engine choose; 1 forces the path for few rows, more forces tiles of so many rows.
         isa: instruction set; the one in use when packed if left out.
 
@@ -131,10 +133,13 @@ def draw(
         MemoryError: there was none for the scratch.
     """
     assert out.is_contiguous() and out.shape[1] == packed.features
+    assert rows is None or (rows.dtype == torch.int64 and rows.shape == out.shape[:1] and rows.is_contiguous())
+    assert rows is None or rows.device.type == "cpu"
     status = packed.native.draw(
         isa=packed.isa if isa is None else isa,
         num_rows=out.shape[0],
         first_row=first_row + row_offset,
+        rows=0 if rows is None else rows.data_ptr(),
         seed=seed & 0xFFFFFFFFFFFFFFFF,
         context=0 if context is None else context.data_ptr(),
         row_offset=row_offset,

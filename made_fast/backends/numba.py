@@ -97,22 +97,24 @@ def draw(
     seed: int,
     first_row: int,
     row_offset: int = 0,
+    rows: Tensor | None = None,
     context: Tensor | None = None,
     rows_per_context: int = 1,
 ) -> None:
     """Draws rows; see ``reference.draw``. The interpreter lock is released meanwhile."""
-    schedule, rows = packed.schedule, out.shape[0]
+    schedule, num_rows = packed.schedule, out.shape[0]
     own = packed.bias.dtype
     values = np.zeros((1, 0), dtype=own) if context is None else context.numpy()[:, schedule.context_units]
     nats = np.empty(0, dtype=own) if log_prob is None else log_prob.numpy()
+    noise_rows = np.empty(0, dtype=np.int64) if rows is None else rows.numpy()
     arguments = (
         *(packed.bias, packed.column_start, packed.columns, packed.weights),
         *(schedule.steps, schedule.variables, schedule.noise_steps, schedule.param_slots),
         *(schedule.x_slot, schedule.context_slot),
         *(np.ascontiguousarray(values), rows_per_context, row_offset),
-        *(np.uint64(seed & 0xFFFFFFFFFFFFFFFF), np.uint64(first_row + row_offset), out.numpy(), nats),
+        *(np.uint64(seed & 0xFFFFFFFFFFFFFFFF), np.uint64(first_row + row_offset), noise_rows, out.numpy(), nats),
     )
-    bad = _in_threads(_draw_rows, arguments, rows)
+    bad = _in_threads(_draw_rows, arguments, num_rows)
     if any(bad):
         raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
 
@@ -204,6 +206,7 @@ def _draw_rows(  # type: ignore[no-untyped-def]
     row_offset,
     seed,
     first_row,
+    noise_rows,
     out,
     log_prob,
     start,
@@ -215,7 +218,7 @@ def _draw_rows(  # type: ignore[no-untyped-def]
     for row in range(start, stop):
         values = bias.copy()
         nats = 0.0
-        _limits(first_row + np.uint64(row), seed, limits)
+        _limits(np.uint64(noise_rows[row]) if len(noise_rows) else first_row + np.uint64(row), seed, limits)
         for i in range(context.shape[1]):
             values[context_slot + i] = context[(row_offset + row) // rows_per_context, i]
             _propagate(context_slot + i, values, column_start, columns, weights)

@@ -124,6 +124,7 @@ def draw(
     seed: int,
     first_row: int,
     row_offset: int = 0,
+    rows: Tensor | None = None,
     context: Tensor | None = None,
     rows_per_context: int = 1,
 ) -> None:
@@ -136,6 +137,8 @@ def draw(
         seed: of the noise.
         first_row: noise row of the request's row 0.
         row_offset: which row of the request ``out[0]`` is.
+        rows: (B,) int64, contiguous, on the device of ``out``: the noise row of each row of ``out``, instead of
+            ``first_row + row_offset + i``. Or None.
         context: (N, C) or None; row ``i`` of the request has context ``i // rows_per_context``.
         rows_per_context: rows that share a context.
 
@@ -143,7 +146,7 @@ def draw(
         FloatingPointError: the parameters of a drawn variable were nan.
     """
     with torch.autocast(out.device.type, enabled=False):
-        _draw(packed, out, log_prob, seed, first_row, row_offset, context, rows_per_context)
+        _draw(packed, out, log_prob, seed, first_row, row_offset, rows, context, rows_per_context)
 
 
 def _draw(
@@ -153,12 +156,14 @@ def _draw(
     seed: int,
     first_row: int,
     row_offset: int,
+    rows: Tensor | None,
     context: Tensor | None,
     rows_per_context: int,
 ) -> None:
     schedule, batch = packed.schedule, out.shape[0]
     table = torch.full((schedule.num_slots, batch), torch.nan, dtype=packed.program.dtype, device=out.device)
     row = torch.arange(row_offset, row_offset + batch, device=out.device)
+    noise_row = first_row + row if rows is None else rows
     if context is not None and schedule.context_features:
         read = torch.from_numpy(schedule.context_units).to(out.device)
         slot = schedule.context_slot
@@ -180,7 +185,7 @@ def _draw(
             params = table[left : left + _num_params(packed, first, count)].T  # (B, count * K)
             bad |= params.isnan().any()
             step = torch.from_numpy(schedule.noise_steps[first - schedule.x_slot :][:count]).to(out.device)
-            values = packed.output.draw(params, _uniforms(packed.output, seed, first_row + row, step))
+            values = packed.output.draw(params, _uniforms(packed.output, seed, noise_row, step))
             if log_prob is not None:
                 total += packed.output.log_prob(params, values).sum(1, dtype=torch.float64)
             table[first:last] = values.T  # perhaps over the parameters

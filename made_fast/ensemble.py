@@ -1,0 +1,291 @@
+"""The masks of an ensemble: mask k is a function of (seed, k), and one of them is the current one.
+
+Mask 0 is the one that a model without an ensemble has. The others draw a new order of the variables, new degrees of the
+hidden units, or both; weights belong to variables and units and not to positions, so every mask uses the same weights.
+What is drawn comes from Philox and integer arithmetic alone, the same on every device and with every version of torch.
+
+Source: Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015, sections
+4.2 and 4.3 (order-agnostic and connectivity-agnostic training).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from made_fast import masks, noise
+
+__all__ = ["EVALUATION_MASKS", "SHUFFLES", "MaskSet", "masks_of_rows"]
+
+SHUFFLES = ("order", "connectivity", "both")
+EVALUATION_MASKS = 32  # that stand for an ensemble without end where all of it is asked for
+
+# Counters that no sampler uses, so that masks and samples of one seed have nothing to do with each other.
+_DRAW_OF_ROWS = 2**32 - 1
+_DRAW_OF_ORDERS = 2**32 - 2
+_DRAW_OF_DEGREES = 2**32 - 3  # of the first layer; one less for each layer after it
+
+_CACHED_MASKS = 256  # of which the degrees of all layers are kept; tens of kilobytes each
+_DRAWN_AT_ONCE = 16  # Philox in torch takes as long for this many masks as for one
+
+
+def masks_of_rows(seed: int, rows: Tensor, num_masks: int) -> Tensor:
+    """Returns the mask that each noise row of a draw from the whole ensemble takes; int64, shape (B,).
+
+    Args:
+        seed: of the draw.
+        rows: (B,) int64 noise rows.
+        num_masks: n of the ensemble; each mask is equally probable.
+    """
+    if not len(rows):
+        return torch.zeros_like(rows)
+    pieces = rows.split(1 << 18)  # Philox in torch needs a dozen times the memory of its result
+    return torch.cat([_below(noise.uniform(seed, piece, 0, _DRAW_OF_ROWS), num_masks) for piece in pieces])
+
+
+def _below(uniforms: Tensor, count: int | Tensor) -> Tensor:
+    """Integers in 0 .. count - 1; the product is exact in fp64."""
+    return (uniforms.double() * count).floor().long()
+
+
+def _draw_masks(
+    order: Tensor, degrees: Sequence[Tensor], indices: Tensor, *, shuffle: str, seed: int, context: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Orders (m, D) and hidden degrees (m, H) of masks 1, 2, ..., given those of mask 0, (D,) and (H,)."""
+    features, sizes, device = len(order), [len(order), *map(len, degrees)], indices.device
+    draws = [_DRAW_OF_ORDERS, *(_DRAW_OF_DEGREES - layer for layer in range(len(degrees)))]
+    step = torch.cat([torch.arange(size, device=device) for size in sizes])
+    draw = torch.repeat_interleave(torch.tensor(draws, device=device), torch.tensor(sizes, device=device))
+    uniforms, *by_layer = noise.uniform(seed, indices[:, None], step, draw).split(sizes, dim=1)
+    orders = order.expand(len(indices), -1)
+    if shuffle != "connectivity":
+        orders = uniforms.argsort(dim=1, stable=True)
+    if shuffle == "order":
+        return orders, [own.expand(len(indices), -1) for own in degrees]
+    found: list[Tensor] = []
+    smallest = torch.ones(len(indices), 1, dtype=torch.int64, device=device)  # of the inputs
+    for own in by_layer:
+        low = smallest.clamp(max=features - 1)
+        drawn = low + _below(own, features - low)
+        if context:
+            drawn[:, 0] = 0  # one unit at least carries the context to the first variable
+        smallest = drawn.amin(1, keepdim=True)
+        found.append(drawn)
+    return orders, found
+
+
+class _Mask(NamedTuple):
+    """One mask: order (D,), and for each masked layer the degrees of rows and columns (out + in,)."""
+
+    order: Tensor
+    of_layers: list[Tensor]
+
+
+class MaskSet(nn.Module):
+    """The masks of one model, kept as orders and degrees, never as matrices.
+
+    Attributes:
+        orders: (n, D) int64, ``orders[k, s]`` is the variable that mask k draws at step s; (1, D) for masks without end.
+
+    Args:
+        order: (D,), of mask 0.
+        degrees: (H,) for each set of hidden degrees, of mask 0.
+        num_masks: n, two or more; or 0 for a fresh mask at each index 0, 1, 2, ..., made when asked for.
+        shuffle: one of ``SHUFFLES``.
+        seed: of the masks.
+        context: whether the network has a context.
+        sets: for each hidden layer, which set of degrees its units have.
+        params_per_variable: K_d for each variable.
+        direct: whether there are connections from the variables to the parameters.
+    """
+
+    orders: Tensor
+
+    def __init__(
+        self,
+        order: Tensor,
+        degrees: Sequence[Tensor],
+        *,
+        num_masks: int,
+        shuffle: str,
+        seed: int,
+        context: bool,
+        sets: Sequence[int],
+        params_per_variable: Sequence[int],
+        direct: bool,
+    ) -> None:
+        super().__init__()
+        self.num_masks, self.shuffle, self.seed, self.context = num_masks, shuffle, seed, context
+        self.sets, self.params_per_variable, self.direct = tuple(sets), tuple(params_per_variable), direct
+        orders, hidden = order[None], [own[None] for own in degrees]
+        if num_masks > 1:
+            for indices in torch.arange(1, num_masks, device=order.device).split(_DRAWN_AT_ONCE):
+                more_orders, more = self._drawn(indices, order, degrees)
+                orders = torch.cat([orders, more_orders])
+                hidden = [torch.cat(pair) for pair in zip(hidden, more, strict=True)]
+        self.register_buffer("orders", orders.clone())
+        for number, own in enumerate(hidden):
+            self.register_buffer(f"degrees_{number}", own.clone())
+        self._index = 0
+        self._cache: dict[int, _Mask] = {}
+        self._seen: list[tuple[Tensor, int]] = []  # what the cache was made from, and the version of each
+        self._copies: list[Tensor] = []
+        for number, of_layer in enumerate(self._made(0, 1)[0].of_layers):
+            self.register_buffer(f"current_{number}", of_layer, persistent=False)
+
+    @property
+    def degrees(self) -> list[Tensor]:
+        """(n, H) int64 for each set of hidden degrees; (1, H) for masks without end."""
+        return [tensor for name, tensor in self._buffers.items() if name.startswith("degrees_") and tensor is not None]
+
+    @property
+    def present(self) -> list[Tensor]:
+        """What a forward pass reads while it is compiled: the degrees of the current mask, without its number."""
+        return [tensor for name, tensor in self._buffers.items() if name.startswith("current_") and tensor is not None]
+
+    @property
+    def evaluated(self) -> range:
+        """The masks that stand for the whole ensemble."""
+        return range(self.num_masks or EVALUATION_MASKS)
+
+    @property
+    def index(self) -> int:
+        """Number of the current mask."""
+        return self._index
+
+    @index.setter
+    def index(self, value: int) -> None:
+        self._index = self.checked(value, "mask_index")
+        self._refresh()
+
+    def checked(self, mask: object, name: str = "mask") -> int:
+        """The index of a mask if it is one.
+
+        Raises:
+            ValueError: it is no integer, or out of range.
+        """
+        limit = self.num_masks or 2**62
+        if not isinstance(mask, int) or isinstance(mask, bool) or not 0 <= mask < limit:
+            most = self.num_masks - 1 if self.num_masks else "2**62 - 1"
+            raise ValueError(f"{name} must be an integer in 0 .. {most}, got {mask!r}")
+        return mask
+
+    def advance(self) -> None:
+        """Makes the next mask the current one."""
+        self.index = (self._index + 1) % self.num_masks if self.num_masks else self._index + 1
+
+    def order_of(self, mask: int) -> Tensor:
+        """(D,) int64: the order of a mask."""
+        return self._kept(mask).order
+
+    def of_layers(self, mask: int | None) -> list[Tensor]:
+        """Degrees of rows and columns, int64 (out + in,), for each masked layer: hidden, parameters, direct.
+
+        Args:
+            mask: its index; the current one if None. The tensors of one mask stay the same ones from call to call.
+        """
+        if mask is None and torch.compiler.is_compiling():  # else a number would be compiled in, and each mask anew
+            return self.present
+        return self._kept(self._index if mask is None else mask).of_layers
+
+    def _kept(self, mask: int) -> _Mask:
+        if torch.compiler.is_compiling():
+            return self._made(mask, 1)[0]
+        if self._changed():
+            self._cache = {}
+        found = self._cache.get(mask)
+        if found is None:
+            first, count = (mask, 1) if self.num_masks else (mask - mask % _DRAWN_AT_ONCE, _DRAWN_AT_ONCE)
+            with torch.inference_mode(False):  # it may serve in training later
+                made = self._made(first, count)
+            found = made[mask - first]
+            self._cache.update(enumerate(made, first))
+            for old in list(self._cache)[:-_CACHED_MASKS]:
+                self._cache.pop(old, None)
+        return found
+
+    def _changed(self) -> bool:
+        """Whether orders or degrees are others than at the last call."""
+        sources = [self.orders, *self.degrees]
+        seen = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in sources]
+        if len(seen) == len(self._seen) and all(
+            old is new and was == version for (old, was), (new, version) in zip(self._seen, seen, strict=True)
+        ):
+            return False
+        # Written to, but perhaps with the same numbers: data-parallel training copies buffers at every step.
+        known, self._seen = self._copies, seen
+        if len(known) == len(sources) and all(
+            old.device == new.device and torch.equal(old, new) for old, new in zip(known, sources, strict=True)
+        ):
+            return False
+        self._copies = [tensor.clone() for tensor in sources]
+        return True
+
+    def check(self) -> None:
+        """Makes sure that orders and degrees are such, as loaded ones may not be; then no mask can leak.
+
+        A parameter has the rank of its variable, an input its own plus one, and connected units have degrees that do not
+        grow towards the input, so whatever the hidden degrees are, a parameter sees variables before its own alone.
+
+        Raises:
+            ValueError: an order is no permutation, or a degree is not in 0 .. D - 1.
+        """
+        rows, features = self.orders.shape
+        if not torch.equal(self.orders.sort(1).values.cpu(), torch.arange(features).expand(rows, -1)):
+            raise ValueError(f"orders must be permutations of 0 .. {features - 1}, found one that is none")
+        for own in self.degrees:
+            if own.numel() and not 0 <= int(own.min()) <= int(own.max()) < features:
+                found = f"{int(own.min())} .. {int(own.max())}"
+                raise ValueError(f"degrees must lie in 0 .. {features - 1}, found {found}")
+
+    def _drawn(self, indices: Tensor, order: Tensor, degrees: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        settings: dict[str, Any] = {"shuffle": self.shuffle, "seed": self.seed, "context": self.context}
+        return _draw_masks(order, degrees, indices, **settings)
+
+    def _made(self, first: int, count: int) -> list[_Mask]:
+        """Masks first, first + 1, ..."""
+        known = [self.orders, *self.degrees]
+        if self.num_masks:
+            orders, *degrees = (own[first : first + count] for own in known)
+        else:
+            order, *base = (own[0].cpu() for own in known)
+            drawn = self._drawn(torch.arange(first, first + count, device="cpu"), order, base)
+            new = [own.to(self.orders.device) for own in (drawn[0], *drawn[1])]
+            if first == 0:  # mask 0 is known, not drawn
+                new = [torch.cat([own, later[1:]]) for own, later in zip(known, new, strict=True)]
+            orders, *degrees = new
+        hidden = [degrees[number] for number in self.sets]
+        layers = masks.layer_degrees(orders, hidden, self.params_per_variable, direct=self.direct)
+        whole = [torch.cat(pair, dim=-1) for pair in layers]  # (count, out + in)
+        return [_Mask(order, list(own)) for order, *own in zip(orders, *whole, strict=True)]
+
+    def _refresh(self) -> None:
+        # Other tensors, not other numbers in the same ones: a backward pass to come may still need the old.
+        for number, of_layer in enumerate(self.of_layers(None)):
+            self._buffers[f"current_{number}"] = of_layer
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        arguments = (state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(*arguments)
+        try:
+            self.check()
+        except ValueError as error:
+            error_msgs.append(str(error))
+        else:
+            self._refresh()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves what was built out of copies and pickles."""
+        return {**self.__dict__, "_cache": {}, "_seen": [], "_copies": []}

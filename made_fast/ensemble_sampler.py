@@ -1,0 +1,145 @@
+"""EnsembleSampler: draws from the mean of the distributions of all masks of a frozen model."""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from made_fast import backends
+from made_fast.ensemble import masks_of_rows
+from made_fast.sampler import Request, Sampler
+
+if TYPE_CHECKING:
+    from made_fast.nn import MADE
+
+__all__ = ["EnsembleSampler"]
+
+_PACKED_BYTES = 2 << 30  # of packed weights that are kept, all masks together
+_VALUES_AT_ONCE = 1 << 24  # of hidden units, where log-probabilities are computed
+
+
+class EnsembleSampler:
+    r"""Draws exact samples of an ensemble, :math:`p(x) = \frac1n \sum_k p_k(x)`.
+
+    Each noise row takes one of the masks, by a uniform of its own, and is then drawn from that mask's distribution. So a
+    sample depends on the seed and the row number alone, as with a ``Sampler``. The weights are copied: training the model
+    later changes nothing. What a mask needs is packed when a row first takes it.
+
+    Attributes:
+        features: number of variables D.
+        num_masks: n, over which the ensemble is a mean.
+        dtype: of the samples.
+
+    Args:
+        model: an ensemble that nobody changes any more.
+        num_masks: the mean is over masks 0 .. n - 1.
+    """
+
+    def __init__(self, model: MADE, num_masks: int) -> None:
+        self.model = model
+        self.num_masks = num_masks
+        self.features = model.features
+        weight = model.parameters_layer.weight
+        self.dtype, self.device = weight.dtype, weight.device
+        # Half precision would lose the sum over variables; the weights themselves are exact in fp32.
+        half = self.dtype in (torch.bfloat16, torch.float16)
+        self._exact = copy.deepcopy(model).float() if half else model
+        self._samplers: dict[int, Sampler] = {}
+        self._lock = threading.Lock()
+
+    def sample(
+        self,
+        num_samples: int,
+        context: Tensor | None = None,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+        rows: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        backend: str = "auto",
+        progress: bool = False,
+    ) -> Tensor:
+        """Draws samples: (n, D), or (B, n, D) with a context. The arguments are those of ``Sampler.sample``."""
+        request = Request.checked(num_samples, context, seed, generator, first_row, rows, self.model.context_features)
+        return self._draw(request, dtype, backend, progress).reshape(*request.shape, self.features)
+
+    def sample_and_log_prob(
+        self,
+        num_samples: int,
+        context: Tensor | None = None,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+        rows: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        backend: str = "auto",
+        progress: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Draws samples with their log-probabilities under the ensemble in nats.
+
+        The arguments are those of ``Sampler.sample``. The log-probabilities take a forward pass for each mask, and, unlike
+        the samples, their last digits depend on how many rows are drawn.
+        """
+        request = Request.checked(num_samples, context, seed, generator, first_row, rows, self.model.context_features)
+        x = self._draw(request, None, backend, progress)
+        log_prob = self._log_prob(x, request)
+        x = x if dtype is None else x.to(dtype)
+        return x.reshape(*request.shape, self.features), log_prob.reshape(request.shape)
+
+    def of_mask(self, mask: int) -> Sampler:
+        """The sampler of one mask alone, packed at its first draw."""
+        with self._lock:
+            found = self._samplers.pop(mask, None)
+            self._samplers[mask] = found = found or Sampler(self.model.program(mask=mask), self.model.output)
+            cost = 2 * found.macs * self.dtype.itemsize  # every weight is packed in two layouts
+            for old in list(self._samplers)[: -max(1, _PACKED_BYTES // max(1, cost))]:
+                del self._samplers[old]
+        return found
+
+    def _draw(self, request: Request, dtype: torch.dtype | None, backend: str, progress: bool) -> Tensor:
+        own = torch.float32 if self._exact is not self.model else self.dtype
+        backends.choose(backend, device=self.device, dtype=own, output=self.model.output.name)
+        x = torch.empty((request.count, self.features), dtype=dtype or self.dtype, device=self.device)
+        noise_rows = request.noise_rows()
+        masks = masks_of_rows(request.seed, noise_rows, self.num_masks)
+        groups = masks.argsort(stable=True).split(masks.bincount(minlength=self.num_masks).tolist())
+        with tqdm(total=request.count, unit="row", unit_scale=True, disable=not progress) as bar:
+            for mask, places in enumerate(groups):
+                if not len(places):
+                    continue
+                context = request.context_of(places)
+                # with a context: one sample for each of them
+                drawn = self.of_mask(mask).sample(
+                    len(places) if context is None else 1,
+                    context,
+                    seed=request.seed,
+                    rows=noise_rows[places],
+                    dtype=x.dtype,
+                    backend=backend,
+                )
+                x[places.to(self.device)] = drawn.reshape(-1, self.features)
+                bar.update(len(places))
+        return x
+
+    @torch.no_grad()
+    def _log_prob(self, x: Tensor, request: Request) -> Tensor:
+        weight = self._exact.parameters_layer.weight
+        found = torch.empty(len(x), dtype=weight.dtype, device=self.device)
+        widest = max(self.features, *(layer.out_features for layer in self._exact.masked_layers))
+        size = math.ceil(_VALUES_AT_ONCE / widest)
+        with torch.autocast(self.device.type, enabled=False):
+            for start in range(0, len(x), size):
+                places = torch.arange(start, min(start + size, len(x)))
+                context = request.context_of(places)
+                context = None if context is None else context.to(weight)
+                piece = x[start : start + size].to(weight.dtype)
+                found[start : start + size] = self._exact.log_prob(piece, context, masks=range(self.num_masks))
+        return found
