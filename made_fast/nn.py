@@ -189,19 +189,20 @@ class MADE(nn.Module):
         """
         own = self._layer_masks(mask)  # of the hidden layers, the parameters and the direct layer
         x, context = self._checked(x, "x", self.features), self._checked_context(context)
-        function = FUNCTIONS[self.activation]
-        hidden = x
+        function, name = FUNCTIONS[self.activation], self.activation
+        hidden = x  # of a residual network, the sums before the function
         for index, layer in enumerate(self.hidden):
-            if index == 0:
+            if self.residual and index % 2:
+                skip, hidden = hidden, layer(function(hidden), own[index], activation=name)
+            elif self.residual and index:
+                hidden = skip + layer(hidden, own[index])
+            elif index == 0 and (self.residual or self.context_layer is not None):
                 hidden = layer(x, own[0])
                 hidden = hidden if self.context_layer is None else hidden + self.context_layer(context)
-            elif self.residual and index % 2:
-                skip, hidden = hidden, layer(function(hidden), own[index])
-            elif self.residual:
-                hidden = skip + layer(function(hidden), own[index])
+                hidden = hidden if self.residual else function(hidden)
             else:
-                hidden = layer(function(hidden), own[index])
-        params = self.parameters_layer(function(hidden) if len(self.hidden) else x, own[len(self.hidden)])
+                hidden = layer(hidden, own[index], activation=name)
+        params = self.parameters_layer(function(hidden) if self.residual else hidden, own[len(self.hidden)])
         if self.direct_layer is not None:
             params = params + self.direct_layer(x, own[-1])
         if self.context_direct_layer is not None:
