@@ -141,19 +141,22 @@ class MaskedMatmul {
     }
   }
 
-  // Columns [begin, end) of a group's list: 16 weights to a column, zero where the mask says so.
+  // Columns [begin, end) of a group's list, 16 weights to a column, zero where the mask says so. Four rows of the
+  // weight at a time, which the first cache holds.
   void pack(const MaskGroup& group, int64_t begin, int64_t end, T* packed) const {
     const MaskView& view = task_.view;
     const int32_t* rows = view.rows + (&group - view.groups) * kGroupRows;
     const int32_t* positions = view.positions + group.positions;
-    if (view.contiguous && view.natural_columns && task_.column_stride == 1) {
-      pack_squares(rows, group.num_rows, positions[begin], end - begin, packed);
-    } else if (view.natural_rows && task_.row_stride == 1 && group.num_rows == kGroupRows) {
-      for (int64_t j = begin; j < end; ++j)
-        std::memcpy(packed + (j - begin) * kGroupRows,
-                    task_.weight + rows[0] + view.columns[positions[j]] * task_.column_stride, kGroupRows * sizeof(T));
-    } else {
-      pack_scattered(rows, group.num_rows, positions + begin, end - begin, packed);
+    for (int part = 0; part < kGroupRows; part += 4) {
+      const T* from[4];
+      for (int u = 0; u < 4; ++u)
+        from[u] = task_.weight + rows[part + u < group.num_rows ? part + u : 0] * task_.row_stride;
+      T* to = packed + part;
+      for (int64_t j = begin; j < end; ++j, to += kGroupRows) {
+        const int64_t column = view.columns[positions[j]] * task_.column_stride;
+        for (int u = 0; u < 4; ++u) to[u] = from[u][column];
+        keep_scalar();
+      }
     }
     const int64_t first = begin > group.partial[0] ? begin : group.partial[0];
     const int64_t last = end < group.partial[1] ? end : group.partial[1];
@@ -165,77 +168,40 @@ class MaskedMatmul {
     }
   }
 
-  // One by one; four rows of the weight at a time, which the first cache holds.
-  void pack_scattered(const int32_t* rows, int num_rows, const int32_t* positions, int64_t count, T* packed) const {
-    for (int part = 0; part < kGroupRows; part += 4) {
-      const T* from[4];
-      for (int u = 0; u < 4; ++u)
-        from[u] = task_.weight + (part + u < num_rows ? rows[part + u] : rows[0]) * task_.row_stride;
-      T* to = packed + part;
-      for (int64_t j = 0; j < count; ++j, to += kGroupRows) {
-        const int64_t column = task_.view.columns[positions[j]] * task_.column_stride;
-        for (int u = 0; u < 4; ++u) to[u] = from[u][column];
-        keep_scalar();
-      }
-    }
-  }
-
-  // The same where a row's columns lie side by side in memory: by squares.
-  void pack_squares(const int32_t* rows, int num_rows, int64_t column, int64_t count, T* packed) const {
-    constexpr int n = kLanes<T>;
-    for (int part = 0; part < kGroupRows; part += n) {
-      for (int64_t j = 0; j < count; j += n) {
-        const int64_t kept = count - j < n ? count - j : n;
-        Vec<T> square[n];
-#pragma GCC unroll 16
-        for (int r = 0; r < n; ++r) {
-          square[r] = Vec<T>{};
-          if (part + r < num_rows) {
-            const T* from = task_.weight + rows[part + r] * task_.row_stride + column + j;
-            if (kept == n) {
-              std::memcpy(&square[r], from, sizeof square[r]);
-            } else {
-              std::memcpy(&square[r], from, static_cast<size_t>(kept) * sizeof(T));
-            }
-          }
-        }
-        transpose<T, n / 2>(square);
-        T* to = packed + j * kGroupRows + part;
-#pragma GCC unroll 16
-        for (int c = 0; c < n; ++c)
-          if (c < kept) store<T>(to + c * kGroupRows, square[c]);
-      }
-    }
-  }
-
   void multiply_group(const MaskGroup& group, const Tiling<T>& tiling, int first_tile, int last_tile, T* packed) {
     const MaskView& view = task_.view;
-    const int32_t* rows = view.rows + (&group - view.groups) * kGroupRows;
+    // Weights that lie together are read where they are, and so are those that only one tile needs.
+    const bool together = task_.column_stride == 1 ? view.natural_columns && view.contiguous : view.natural_rows;
+    const bool in_place = together || last_tile - first_tile == 1;
     for (int32_t begin = 0; begin == 0 || begin < group.size; begin += kColumnBlock) {
       const int32_t end = group.size - begin < kColumnBlock ? group.size : begin + kColumnBlock;
-      pack(group, begin, end, packed);
+      const int32_t low = group.partial[0] > begin ? group.partial[0] : begin;
+      const int32_t high = group.partial[1] < end ? group.partial[1] : end;
+      const int32_t packed_range[2] = {in_place ? low : begin, in_place ? (high > low ? high : low) : end};
+      if (packed_range[1] > packed_range[0]) pack(group, packed_range[0], packed_range[1], packed);
       for (int tile = first_tile; tile < last_tile; ++tile) {
         const T* inputs = inputs_ + tiling.offset(tile, view.num_columns);
         T* sums = sums_ + tiling.offset(tile, view.num_rows);
         switch (tiling.count(tile)) {
           case 1:
-            multiply_tile<1>(group, rows, begin, end, inputs, packed, sums);
+            multiply_tile<1>(group, begin, end, packed_range, inputs, packed, sums);
             break;
           case 2:
-            multiply_tile<2>(group, rows, begin, end, inputs, packed, sums);
+            multiply_tile<2>(group, begin, end, packed_range, inputs, packed, sums);
             break;
           default:
-            multiply_tile<kTileVectors>(group, rows, begin, end, inputs, packed, sums);
+            multiply_tile<kTileVectors>(group, begin, end, packed_range, inputs, packed, sums);
         }
       }
     }
   }
 
+  // Columns [begin, end) of a group's list for one tile; those in `packed_range` are packed, the others read in place.
   template <int NV>
-  void multiply_tile(const MaskGroup& group, const int32_t* rows, int32_t begin, int32_t end, const T* inputs,
-                     const T* packed, T* sums) {
+  void multiply_tile(const MaskGroup& group, int32_t begin, int32_t end, const int32_t (&packed_range)[2],
+                     const T* inputs, const T* packed, T* sums) {
     constexpr int units = kUnits<NV>, stride = NV * kLanes<T>;
-    const int32_t* positions = task_.view.positions + group.positions;
+    const int32_t* rows = task_.view.rows + (&group - task_.view.groups) * kGroupRows;
     for (int part = 0; part < group.num_rows; part += units) {
       const int32_t* range = part < kPanelRows ? group.first_panel : group.second_panel;
       const int32_t from = range[0] > begin ? range[0] : begin, to = range[1] < end ? range[1] : end;
@@ -247,8 +213,11 @@ class MaskedMatmul {
         for (int u = 0; u < kept; ++u) start[u] = task_.bias[rows[part + u]];
         fill<T, units, NV>(sum, start);
       }
-      accumulate<T, units, NV>(sum, packed + (from - begin) * kGroupRows + part, kGroupRows, to - from,
-                               [&](int64_t c) { return inputs + int64_t{positions[from + c]} * stride; });
+      const int32_t low = clamp(packed_range[0], from, to), high = clamp(packed_range[1], from, to);
+      const T* packed_part = packed + (low - packed_range[0]) * kGroupRows + part;
+      add_in_place<NV>(sum, group, rows + part, kept, from, low, inputs);
+      add_columns<NV>(sum, PackedWeights<T>{packed_part, kGroupRows}, group, low, high, inputs);
+      add_in_place<NV>(sum, group, rows + part, kept, high, to, inputs);
 #pragma GCC unroll 8
       for (int u = 0; u < units; ++u) {
         if (u >= kept) break;
@@ -257,6 +226,26 @@ class MaskedMatmul {
         store_sums<T, NV>(sum[u], to);
       }
     }
+  }
+
+  static int32_t clamp(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
+
+  template <int NV, class Weight>
+  MADE_FAST_INLINE void add_columns(Vec<T> (&sum)[kUnits<NV>][NV], const Weight& weight, const MaskGroup& group,
+                                    int32_t from, int32_t to, const T* inputs) const {
+    const int32_t* positions = task_.view.positions + group.positions;
+    accumulate<T, kUnits<NV>, NV>(sum, weight, to - from,
+                                  [&](int64_t c) { return inputs + positions[from + c] * int64_t{NV * kLanes<T>}; });
+  }
+
+  template <int NV>
+  MADE_FAST_INLINE void add_in_place(Vec<T> (&sum)[kUnits<NV>][NV], const MaskGroup& group, const int32_t* rows,
+                                     int kept, int32_t from, int32_t to, const T* inputs) const {
+    if (from >= to) return;
+    WeightsInPlace<T, kUnits<NV>> weights{
+        {}, task_.view.positions + group.positions + from, task_.view.columns, task_.column_stride};
+    for (int u = 0; u < kUnits<NV>; ++u) weights.row[u] = task_.weight + rows[u < kept ? u : 0] * task_.row_stride;
+    add_columns<NV>(sum, weights, group, from, to, inputs);
   }
 
   const MatmulTask<T>& task_;

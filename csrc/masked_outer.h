@@ -156,7 +156,8 @@ class MaskedOuter {
       if (!add && task_.view.natural_columns) write_tile(number, part, nullptr, begin_of(tile), width, add);
       return;
     }
-    alignas(kAlign) T sums[U * kTileVectors * n] = {};
+    alignas(kAlign) T sums[U * kTileVectors * n];
+    if (last - first < tiling_.count(tile)) std::memset(sums, 0, sizeof sums);
     const T* inputs = tiles_ + tiling_.offset(tile, rows) + first * n;
     const T* grads = grads_ + number * rows * kGroupRows + part;
     if (last - first == 1) sum_vectors<1>(grads, inputs, width, rows, sums + first * n);
@@ -174,15 +175,15 @@ class MaskedOuter {
 
   template <int NV>
   static void sum_vectors(const T* grads, const T* inputs, int width, int64_t rows, T* sums) {
-    for (int64_t begin = 0; begin < rows; begin += kColumnBlock) {
+    for (int64_t begin = 0; begin == 0 || begin < rows; begin += kColumnBlock) {
       const int64_t count = rows - begin < kColumnBlock ? rows - begin : kColumnBlock;
       const T* from = inputs + begin * width;
       Vec<T> sum[U][NV] = {};
-      accumulate<T, U, NV>(sum, grads + begin * kGroupRows, kGroupRows, count,
+      accumulate<T, U, NV>(sum, PackedWeights<T>{grads + begin * kGroupRows, kGroupRows}, count,
                            [&](int64_t b) { return from + b * width; });
 #pragma GCC unroll 8
       for (int u = 0; u < U; ++u) {
-        add_sums<T, NV>(sum[u], sums + u * width);
+        if (begin > 0) add_sums<T, NV>(sum[u], sums + u * width);
         store_sums<T, NV>(sum[u], sums + u * width);
       }
     }

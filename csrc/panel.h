@@ -38,11 +38,26 @@ MADE_FAST_INLINE void store_sums(const Vec<T> (&sum)[NV], T* to) {
   for (int v = 0; v < NV; ++v) store<T>(to + v * kLanes<T>, sum[v]);
 }
 
-// sum[u][v] += weights[c][u] * input(c)[v] over all columns c.
-template <class T, int U, int NV, class Input>
-MADE_FAST_INLINE void accumulate(Vec<T> (&sum)[U][NV], const T* weights, int weights_per_column, int64_t num_columns,
-                                 const Input& input) {
-  for (int64_t c = 0; c < num_columns; ++c, weights += weights_per_column) {
+// Where the weight of unit u in column c is: packed, side by side for each column ...
+template <class T>
+struct PackedWeights {
+  const T* first;
+  int64_t column_stride;
+  MADE_FAST_INLINE T operator()(int64_t c, int u) const { return first[c * column_stride + u]; }
+};
+// ... or where they are in a matrix, in any of its rows and columns.
+template <class T, int U>
+struct WeightsInPlace {
+  const T* row[U];
+  const int32_t *places, *columns;  // column number c is columns[places[c]]
+  int64_t column_stride;
+  MADE_FAST_INLINE T operator()(int64_t c, int u) const { return row[u][columns[places[c]] * column_stride]; }
+};
+
+// sum[u][v] += weight(c, u) * input(c)[v] over all columns c.
+template <class T, int U, int NV, class Weight, class Input>
+MADE_FAST_INLINE void accumulate(Vec<T> (&sum)[U][NV], const Weight& weight, int64_t num_columns, const Input& input) {
+  for (int64_t c = 0; c < num_columns; ++c) {
     const T* values = input(c);
     Vec<T> x[NV];
 #pragma GCC unroll 3
@@ -50,6 +65,6 @@ MADE_FAST_INLINE void accumulate(Vec<T> (&sum)[U][NV], const T* weights, int wei
 #pragma GCC unroll 8
     for (int u = 0; u < U; ++u)
 #pragma GCC unroll 3
-      for (int v = 0; v < NV; ++v) sum[u][v] += weights[u] * x[v];
+      for (int v = 0; v < NV; ++v) sum[u][v] += weight(c, u) * x[v];
   }
 }

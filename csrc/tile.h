@@ -62,7 +62,8 @@ struct Tile {
       for (int u = 0; u < U; ++u)
         if (u < kept) load_sums<T, NV>(sum[u], out + u * stride);
     }
-    accumulate<T, U, NV>(sum, weights, weights_per_column, num_columns, [&](int64_t c) { return slot(columns[c]); });
+    accumulate<T, U, NV>(sum, PackedWeights<T>{weights, weights_per_column}, num_columns,
+                         [&](int64_t c) { return slot(columns[c]); });
 #pragma GCC unroll 8
     for (int u = 0; u < U; ++u)
       if (u < kept) store_sums<T, NV>(sum[u], out + u * stride);

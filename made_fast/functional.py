@@ -47,8 +47,8 @@ def masked_linear(
     if chosen.name == "reference" or plain:
         return reference.masked_linear(x, weight, reference.whole_mask(mask, weight.shape), bias, name)
     if name in ops.FROM_RESULT or not _needs_grad(x, weight, bias):
-        return ops.apply(x, weight, mask, bias, name, backend)
-    return FUNCTIONS[name](ops.apply(x, weight, mask, bias, "identity", backend))
+        return ops.apply(x, weight, mask, bias, name, backend, chosen)
+    return FUNCTIONS[name](ops.apply(x, weight, mask, bias, "identity", backend, chosen))
 
 
 def _needs_grad(*tensors: Tensor | None) -> bool:

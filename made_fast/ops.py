@@ -7,7 +7,7 @@ kernels. ``mask`` is bool (out, in) or int64 (out + in,) degrees, see ``function
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,10 +21,12 @@ __all__ = ["FROM_RESULT", "apply", "masked_linear", "masked_linear_grad_input", 
 
 MIN_BATCH = 8  # fewer rows leave the vectors empty, and torch's own product of a vector is as good
 
+_threshold_backward = torch.ops.aten.threshold_backward.default
+
 # Activations whose derivative follows from their result: grad of the sum from grad of the result, and the result.
 FROM_RESULT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "identity": lambda grad, y: grad,
-    "relu": lambda grad, y: torch.ops.aten.threshold_backward(grad, y, 0),
+    "relu": lambda grad, y: _threshold_backward(grad, y, 0),
     "tanh": lambda grad, y: grad * (1 - y * y),
     "sigmoid": lambda grad, y: grad * (y * (1 - y)),
 }
@@ -47,9 +49,11 @@ def _rows(x: Tensor) -> Tensor:
     return (x if x.ndim == 2 else x.reshape(-1, x.shape[-1])).contiguous()
 
 
-def _prepared(mask: Tensor, shape: tuple[int, int], rows: Tensor, backend: str) -> _Prepared:
+def _prepared(
+    mask: Tensor, shape: tuple[int, int], rows: Tensor, backend: str, chosen: backends.Backend | None = None
+) -> _Prepared:
     """The backend's module and the mask as it wants it: its plan, or itself where a dense product is quicker."""
-    chosen = backends.choose(backend, device=rows.device, dtype=rows.dtype)
+    chosen = chosen or backends.choose(backend, device=rows.device, dtype=rows.dtype)
     if chosen.name != "reference" and (backend != "auto" or len(rows) >= MIN_BATCH):
         plan = find_plan(mask, shape)
         if backend != "auto" or plan.pays(len(rows)):
@@ -96,32 +100,40 @@ def _direct(*tensors: Tensor | None) -> bool:
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 
-def apply(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str, backend: str) -> Tensor:
-    """``masked_linear`` by the shortest way that serves."""
+def apply(
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    backend: str,
+    chosen: backends.Backend,
+) -> Tensor:
+    """``masked_linear`` by the shortest way that serves; ``chosen`` is the backend that ``backend`` stands for."""
     arguments = (x, weight, mask, bias, activation, backend)
     if not _direct(x, weight, mask, bias):
         return masked_linear(*arguments)  # type: ignore[no-any-return]
-    if torch.is_grad_enabled() and (
-        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    ):
-        return _MaskedLinear.apply(*arguments)  # type: ignore[no-any-return,no-untyped-call]
-    return _forward(*arguments)
+    prepared = _prepared(mask, (weight.shape[0], weight.shape[1]), _rows(x), backend, chosen)
+    learns = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    if learns and torch.is_grad_enabled():
+        return _MaskedLinear.apply(prepared, *arguments)  # type: ignore[no-any-return,no-untyped-call]
+    return _forward(*arguments, prepared)
 
 
 class _MaskedLinear(torch.autograd.Function):
     """The operator without the dispatcher; the mask is read once for both directions."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
+    def forward(ctx: Any, prepared: _Prepared, *inputs: Any) -> Tensor:
+        ctx.prepared = prepared
         x, weight, mask, bias, activation, backend = inputs
-        ctx.prepared = _prepared(mask, (weight.shape[0], weight.shape[1]), _rows(x), backend)
-        y = _forward(x, weight, mask, bias, activation, backend, ctx.prepared)
+        y = _forward(x, weight, mask, bias, activation, backend, prepared)
         _setup_forward(ctx, inputs, y)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        return _backward_forward(ctx, grad)
+        return (None, *_gradients(ctx, grad, ctx.needs_input_grad[1:]))
 
 
 def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -131,11 +143,15 @@ def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward_forward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return _gradients(ctx, grad, ctx.needs_input_grad)
+
+
+def _gradients(ctx: Any, grad: Tensor, needed: Sequence[bool]) -> tuple[Any, ...]:
     x, weight, mask, y = ctx.saved_tensors
     if ctx.activation not in FROM_RESULT:
         raise RuntimeError(f"activation {ctx.activation!r} cannot be fused where a gradient is needed")
     grad = FROM_RESULT[ctx.activation](grad, y)
-    needs_x, needs_weight, _, needs_bias = ctx.needs_input_grad[:4]
+    needs_x, needs_weight, _, needs_bias = needed[:4]
     grad_input: Callable[..., Tensor] = masked_linear_grad_input
     grad_weight: Callable[..., Tensor] = masked_linear_grad_weight
     known: dict[str, Any] = {}
