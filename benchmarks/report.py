@@ -36,13 +36,13 @@ def markdown(result: dict[str, Any]) -> str:
         f"Measured on {machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, "
         f"{machine['compiler']}, {machine['date']}. FMA peak in the same run: {', '.join(peaks)} GFLOP/s. "
         "Ratios: median of paired rounds [quartiles].",
-        "## Many rows\n\n" + _table(MAIN_COLUMNS, result["main"]),
-        "## One row\n\n" + _table(MAIN_COLUMNS[:5], result["one row"]),
-        "## All threads against one\n\n" + _table(("case", "isa", "threads", "one / all"), result["threads"]),
-        "## Batch sizes at 784x512x2\n\n" + _table(("rows", "sample / dense", "sample / oneDNN"), result["batches"]),
+        "## Many rows\n\n" + table(MAIN_COLUMNS, result["main"]),
+        "## One row\n\n" + table(MAIN_COLUMNS[:5], result["one row"]),
+        "## All threads against one\n\n" + table(("case", "isa", "threads", "one / all"), result["threads"]),
+        "## Batch sizes at 784x512x2\n\n" + table(("rows", "sample / dense", "sample / oneDNN"), result["batches"]),
     ]
     if result["bf16"]:
-        parts.append("## bf16 weights\n\n" + _table(tuple(result["bf16"][0]), result["bf16"]))
+        parts.append("## bf16 weights\n\n" + table(tuple(result["bf16"][0]), result["bf16"]))
     for samplers in result["samplers"]:
         rows = [
             {"sampler": name, "ms": samplers["ms"][name], "times ours": samplers["ratios"][name]}
@@ -50,11 +50,12 @@ def markdown(result: dict[str, Any]) -> str:
         ]
         title = f"## Samplers at {samplers['case']} (Jacobi: {samplers['jacobi_passes']} passes)"
         more = [f"{key}: {value}" for key, value in samplers.items() if key.startswith(("rows that", "one row"))]
-        parts.append("\n\n".join([title, *more, _table(("sampler", "ms", "times ours"), rows)]))
+        parts.append("\n\n".join([title, *more, table(("sampler", "ms", "times ours"), rows)]))
     return "\n\n".join(parts) + "\n"
 
 
-def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+def table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+    """A markdown table of some columns of rows."""
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:
         cells = (row[column] for column in columns)
