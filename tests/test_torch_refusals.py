@@ -62,6 +62,14 @@ def test_bad_arguments_are_refused(backend: str, case: str) -> None:
     assert any(name in message for name in BAD[case]) or "dtype" in message
 
 
+@anywhere
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
+def test_bias_of_another_dtype_is_refused_where_skipping_pays(backend: str, dtype: torch.dtype) -> None:
+    x, weight, mask = torch.ones(64, 256), torch.ones(256, 256), torch.ones(256, 256).tril().bool()
+    with pytest.raises((ValueError, RuntimeError), match=r"bias|dtype"):
+        masked_linear(x, weight, mask, torch.ones(256, dtype=dtype), backend=backend)
+
+
 @pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.complex64, torch.int64])
 def test_a_named_backend_says_which_dtypes_it_takes(backend: str, dtype: torch.dtype) -> None:
