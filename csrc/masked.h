@@ -64,6 +64,7 @@ class MaskedMatmul {
   // Called by every thread of a team.
   void run() {
     const MaskView& view = task_.view;
+    if (view.num_groups == 0) return;
     T* packed = packed_ + thread_number() * packed_size;
     for (int64_t first = 0; first < task_.batch; first += kRowBlock) {
       const int64_t rows = task_.batch - first < kRowBlock ? task_.batch - first : kRowBlock;

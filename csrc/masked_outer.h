@@ -26,6 +26,7 @@ class MaskedOuter {
   // Called by every thread of a team.
   void run() {
     const MaskView& view = task_.view;
+    if (view.num_groups == 0) return;
     const int tiles = tiling_.num_tiles();
     uint16_t* readers = readers_ + thread_number() * readers_size();
     int64_t chunks = (kItemsPerThread * task_.num_threads + view.num_groups - 1) / view.num_groups;

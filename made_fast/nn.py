@@ -226,7 +226,7 @@ class MADE(nn.Module):
             ValueError: a shape does not fit, a value of ``x`` is impossible (nan included), or there is no such mask.
         """
         x = self._checked(x, "x", self.features)
-        if not torch.compiler.is_compiling():
+        if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
             self.output.check(x)
         chosen = masks
         if masks is None and self.ensemble is not None and not self.training:

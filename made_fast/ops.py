@@ -7,6 +7,7 @@ kernels. ``mask`` is bool (out, in) or int64 (out + in,) degrees, see ``function
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from made_fast import backends
 from made_fast.backends import reference
 from made_fast.mask_plan import MaskPlan, find_plan
+from made_fast.program import FUNCTIONS
 
 __all__ = ["FROM_RESULT", "apply", "masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight"]
 
@@ -45,8 +47,56 @@ masked_linear_grad_input = torch.ops.made_fast.masked_linear_grad_input.default
 masked_linear_grad_weight = torch.ops.made_fast.masked_linear_grad_weight.default
 
 
+def check(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str | None) -> None:
+    """Raises ValueError unless the arguments of ``masked_linear`` fit together; the message names the one that does not."""
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
+        width = x.shape[-1] if x.ndim else "no"
+        raise ValueError(f"weight must have shape (out, {width}) to match x, got {tuple(weight.shape)}")
+    _check_mask(mask, (weight.shape[0], weight.shape[1]))
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have shape {tuple(weight.shape[:1])} to match weight, got {tuple(bias.shape)}")
+    if activation is not None and not (isinstance(activation, str) and activation in FUNCTIONS):
+        raise ValueError(f"activation must be None or one of {', '.join(FUNCTIONS)}, got {activation!r}")
+    for name, tensor in (("weight", weight), ("mask", mask), ("bias", bias)):
+        if tensor is None:
+            continue
+        if tensor.device != x.device:
+            raise ValueError(f"{name} must be on {x.device} like x, got {tensor.device}")
+        if name != "mask" and tensor.dtype != x.dtype and not _autocast(x.device):
+            raise ValueError(f"{name} must have dtype {x.dtype} like x, got {tensor.dtype}")
+
+
+def _check_mask(mask: Tensor, shape: tuple[int, int]) -> None:
+    if mask.ndim == 1:
+        if mask.dtype != torch.int64 or mask.shape[0] != sum(shape):
+            expected = f"int64 ({sum(shape)},), out + in degrees"
+            raise ValueError(f"mask must be {expected} to match weight, got {mask.dtype} {tuple(mask.shape)}")
+    elif mask.shape != shape:
+        raise ValueError(f"mask must have the shape of weight, {shape}, got {tuple(mask.shape)}")
+    elif mask.dtype != torch.bool:
+        raise ValueError(f"mask must have dtype torch.bool, got {mask.dtype}")
+
+
+def _autocast(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def why_only_plain(device: torch.device) -> str | None:
+    """Why the operators cannot serve now and plain torch has to, or None."""
+    if torch._C._are_functorch_transforms_active():
+        return "a transform of torch.func is active"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode differentiation is active"
+    return "autocast is on" if _autocast(device) else None
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(B, n) from (..., n)."""
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 def _rows(x: Tensor) -> Tensor:
-    return (x if x.ndim == 2 else x.reshape(-1, x.shape[-1])).contiguous()
+    return _flat(x).contiguous().resolve_neg()
 
 
 def _prepared(
@@ -54,7 +104,8 @@ def _prepared(
 ) -> _Prepared:
     """The backend's module and the mask as it wants it: its plan, or itself where a dense product is quicker."""
     chosen = chosen or backends.choose(backend, device=rows.device, dtype=rows.dtype)
-    if chosen.name != "reference" and (backend != "auto" or len(rows) >= MIN_BATCH):
+    planned = chosen.name != "reference" and 0 not in shape  # an empty product is nobody's work
+    if planned and (backend != "auto" or len(rows) >= MIN_BATCH):
         plan = find_plan(mask, shape)
         if backend != "auto" or plan.pays(len(rows)):
             return backends.load(chosen), plan
@@ -72,14 +123,15 @@ def _forward(
 ) -> Tensor:
     rows, shape = _rows(x), (weight.shape[0], weight.shape[1])
     module, kept = prepared or _prepared(mask, shape, rows, backend)
-    y: Tensor = module.masked_linear(rows, weight.contiguous(), kept, bias, activation)
+    bias = None if bias is None else bias.detach().contiguous().resolve_neg()
+    y: Tensor = module.masked_linear(rows, weight.contiguous().resolve_neg(), kept, bias, activation)
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], shape[0])
 
 
 def _grad_input(grad: Tensor, weight: Tensor, mask: Tensor, backend: str, prepared: _Prepared | None = None) -> Tensor:
     rows, shape = _rows(grad), (weight.shape[0], weight.shape[1])
     module, kept = prepared or _prepared(mask, shape, rows, backend)
-    y: Tensor = module.masked_linear_grad_input(rows, weight.contiguous(), kept)
+    y: Tensor = module.masked_linear_grad_input(rows, weight.contiguous().resolve_neg(), kept)
     return y if grad.ndim == 2 else y.reshape(*grad.shape[:-1], shape[1])
 
 
@@ -97,6 +149,7 @@ def _direct(*tensors: Tensor | None) -> bool:
     return all(type(tensor) in _PLAIN for tensor in tensors)
 
 
+_BATCHED = torch._C._dispatch_key_parse("Batched")
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 
@@ -155,16 +208,27 @@ def _gradients(ctx: Any, grad: Tensor, needed: Sequence[bool]) -> tuple[Any, ...
     grad_input: Callable[..., Tensor] = masked_linear_grad_input
     grad_weight: Callable[..., Tensor] = masked_linear_grad_weight
     known: dict[str, Any] = {}
-    if hasattr(ctx, "prepared") and not torch.is_grad_enabled() and _direct(grad, x, weight, mask):
+    if torch._C._dispatch_keys(grad).has(_BATCHED):  # is_grads_batched
+        grad_input, grad_weight = _plain_grad_input, _plain_grad_weight
+    elif hasattr(ctx, "prepared") and not torch.is_grad_enabled() and _direct(grad, x, weight, mask):
         grad_input, grad_weight, known = _grad_input, _grad_weight, {"prepared": ctx.prepared}
     return (
         grad_input(grad, weight, mask, ctx.backend, **known) if needs_x else None,
         grad_weight(grad, x, mask, ctx.backend, **known) if needs_weight else None,
         None,
-        (grad if grad.ndim == 2 else grad.reshape(-1, grad.shape[-1])).sum(0) if needs_bias and ctx.has_bias else None,
+        _flat(grad).sum(0) if needs_bias and ctx.has_bias else None,
         None,
         None,
     )
+
+
+def _plain_grad_input(grad: Tensor, weight: Tensor, mask: Tensor, backend: str) -> Tensor:
+    return reference.masked_linear_grad_input(grad, weight, reference.whole_mask(mask, weight.shape))
+
+
+def _plain_grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str) -> Tensor:
+    grad, x = _flat(grad), _flat(x)
+    return reference.masked_linear_grad_weight(grad, x, reference.whole_mask(mask, (grad.shape[-1], x.shape[-1])))
 
 
 def _setup_grad_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -213,11 +277,41 @@ def _fake_grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str) -> Te
     return grad.new_empty(grad.shape[-1], x.shape[-1])
 
 
+def _checked_forward(
+    x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str, backend: str
+) -> Tensor:
+    check(x, weight, mask, bias, activation)
+    return _forward(x, weight, mask, bias, activation, backend)
+
+
+def _checked_grad_input(grad: Tensor, weight: Tensor, mask: Tensor, backend: str) -> Tensor:
+    if weight.ndim != 2 or grad.shape[-1:] != weight.shape[:1] or grad.dtype != weight.dtype:
+        raise ValueError(f"grad must have shape (..., {weight.shape[0]}) and the dtype of weight, got {_shown(grad)}")
+    _check_mask(mask, (weight.shape[0], weight.shape[1]))
+    return _grad_input(grad, weight, mask, backend)
+
+
+def _checked_grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str) -> Tensor:
+    if not grad.ndim or grad.shape[:-1] != x.shape[:-1] or grad.dtype != x.dtype:
+        raise ValueError(f"grad must have shape ({x.shape[:-1]}, out) and the dtype of x, got {_shown(grad)}")
+    _check_mask(mask, (grad.shape[-1], x.shape[-1]))
+    return _grad_weight(grad, x, mask, backend)
+
+
+def _shown(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}"
+
+
 def _register() -> None:
     rules: dict[str, tuple[Callable[..., Any], ...]] = {
-        "masked_linear": (_forward, _fake_forward, _setup_forward, _backward_forward),
-        "masked_linear_grad_input": (_grad_input, _fake_grad_input, _setup_grad_input, _backward_grad_input),
-        "masked_linear_grad_weight": (_grad_weight, _fake_grad_weight, _setup_grad_weight, _backward_grad_weight),
+        "masked_linear": (_checked_forward, _fake_forward, _setup_forward, _backward_forward),
+        "masked_linear_grad_input": (_checked_grad_input, _fake_grad_input, _setup_grad_input, _backward_grad_input),
+        "masked_linear_grad_weight": (
+            _checked_grad_weight,
+            _fake_grad_weight,
+            _setup_grad_weight,
+            _backward_grad_weight,
+        ),
     }
     for name, (run, fake, setup, backward) in rules.items():
         qualified = f"made_fast::{name}"

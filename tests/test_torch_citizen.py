@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -231,7 +232,7 @@ def test_modes_that_watch_or_redirect(backend: str, kind: str) -> None:
         assert not isinstance(mode, _Watch) or mode.seen
 
 
-@anywhere
+@pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_is_that_of_a_linear_layer(backend: str, dtype: torch.dtype) -> None:
     inputs, mask = _inputs(12, rows=20, columns=20), _mask("scattered", 20, 20)
@@ -254,7 +255,7 @@ def test_autocast_is_that_of_a_linear_layer(backend: str, dtype: torch.dtype) ->
     assert (found[1][~mask] == 0).all()
 
 
-@anywhere
+@pytest.mark.parametrize("backend", ["auto", "reference"])
 @every_mask
 def test_function_transforms(backend: str, kind: str) -> None:
     x, weight, bias = (each.detach() for each in _inputs(4, dtype=torch.float64))
@@ -277,6 +278,19 @@ def test_function_transforms(backend: str, kind: str) -> None:
         torch.testing.assert_close(one(x, weight), other(x, weight))
         torch.testing.assert_close(jacrev(one, 1 - place)(x, weight), jacrev(other, 1 - place)(x, weight))
         torch.testing.assert_close(vmap(one, (0, None))(xs, weight), vmap(other, (0, None))(xs, weight))
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in ("auto", "reference")])
+def test_a_named_backend_says_that_it_cannot_serve(backend: str) -> None:
+    """Rather than to let another one serve in its place."""
+    x, weight, _ = (each.detach() for each in _inputs(4))
+    mask = _mask("nested", 6, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match=rf"{backend}.* autocast is on"):
+        masked_linear(x, weight, mask, backend=backend)
+    with pytest.raises(ValueError, match=rf"backend '{backend}' cannot be used: .*torch\.func"):
+        vmap(lambda row: masked_linear(row, weight, mask, backend=backend))(x)
+    with forward_ad.dual_level(), pytest.raises(ValueError, match=rf"backend '{backend}' cannot be used: forward"):
+        masked_linear(forward_ad.make_dual(x, x), weight, mask, backend=backend)
 
 
 def test_ensembles_with_masks_of_their_own() -> None:

@@ -369,7 +369,8 @@ def test_forward_mode_gives_the_tangent_or_an_error(backend: str, learns: bool) 
             y = masked_linear(
                 forward_ad.make_dual(x.detach(), tangent), weight.requires_grad_(learns), mask, backend=backend
             )
-        except NotImplementedError:
+        except (NotImplementedError, ValueError):  # a named backend says that it cannot serve
+            assert backend != "auto"
             return
         found = forward_ad.unpack_dual(y).tangent
     assert found is not None

@@ -171,7 +171,6 @@ def masked_linear(
 ) -> Tensor:
     """See ``reference.masked_linear``; tensors contiguous, x (B, in)."""
     out = x.new_empty(x.shape[0], plan.shape[0])
-    shift = None if bias is None else bias.detach().contiguous()
     run = _core.masked_matmul_f64 if x.dtype == torch.float64 else _core.masked_matmul_f32
     status = run(
         instruction_set() if isa is None else isa,
@@ -181,7 +180,7 @@ def masked_linear(
         weight.data_ptr(),
         plan.shape[1],
         1,
-        0 if shift is None else shift.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
         _CODES[activation],
         out.data_ptr(),
         _threads(plan, x.shape[0]),

@@ -257,7 +257,7 @@ def masked_linear(
     x: Tensor, weight: Tensor, plan: MaskPlan, bias: Tensor | None = None, activation: str = "identity"
 ) -> Tensor:
     """See ``reference.masked_linear``; tensors contiguous, x (B, in)."""
-    shift = weight.new_zeros(plan.shape[0]) if bias is None else bias.detach()
+    shift = weight.new_zeros(plan.shape[0]) if bias is None else bias
     return FUNCTIONS[activation](_matmul(plan.forward, x, weight, shift, False))
 
 
