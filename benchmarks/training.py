@@ -67,6 +67,7 @@ def networks(model: MADE, *, compiled: bool = True) -> tuple[dict[str, Network],
     flat = {name: [t for pair in pairs for t in pair] for name, pairs in ((MASKED, of_masked), (DENSE, of_dense))}
     learned = {OURS: list(model.parameters()), **flat, ONEDNN: [t for pair in of_onednn for t in pair]}
     if compiled:
+        torch.compiler.reset()  # else it compiles once for many shapes, and then no more
         found[COMPILED], learned[COMPILED] = torch.compile(masked, dynamic=False), learned[MASKED]
     return found, learned
 

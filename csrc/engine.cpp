@@ -1,5 +1,7 @@
 // The sampling engine. Compiled once per instruction set, each time into its own namespace; no STL templates in here,
 // so that no function built for a newer processor can be merged with one built for an older.
+#include <sched.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
@@ -23,6 +25,7 @@ namespace made_fast {
 namespace MADE_FAST_ISA {
 
 #include "scratch.h"
+#include "team.h"
 #include "simd.h"
 #include "noise.h"
 #include "rows.h"

@@ -62,24 +62,25 @@ class MaskedMatmul {
   bool ok() const { return ok_; }
 
   // Called by every thread of a team.
-  void run() {
+  void run(const Team::Member& member) {
     const MaskView& view = task_.view;
     if (view.num_groups == 0) return;
-    T* packed = packed_ + thread_number() * packed_size;
+    T* packed = packed_ + member.number * packed_size;
     for (int64_t first = 0; first < task_.batch; first += kRowBlock) {
       const int64_t rows = task_.batch - first < kRowBlock ? task_.batch - first : kRowBlock;
       const Tiling<T> tiling{whole_vectors<T>(static_cast<int>(rows)) / kLanes<T>};
-      gather(tiling, first, rows);
+      gather(member, tiling, first, rows);
+      member.meet();
       const int tiles = tiling.num_tiles();
-      int chunks = static_cast<int>((kItemsPerThread * task_.num_threads + view.num_groups - 1) / view.num_groups);
+      int chunks = static_cast<int>((kItemsPerThread * member.count + view.num_groups - 1) / view.num_groups);
       chunks = chunks < tiles ? chunks : tiles;
-#pragma omp for schedule(dynamic)
-      for (int64_t item = 0; item < view.num_groups * chunks; ++item) {
+      for (int64_t item = member.take(); item < view.num_groups * chunks; item = member.take()) {
         const MaskGroup& group = view.groups[view.longest_first[item / chunks]];
         const int chunk = static_cast<int>(item % chunks);
         multiply_group(group, tiling, tiles * chunk / chunks, tiles * (chunk + 1) / chunks, packed);
       }
-      scatter(tiling, first, rows);
+      member.meet();
+      scatter(member, tiling, first, rows);
     }
   }
 
@@ -87,11 +88,11 @@ class MaskedMatmul {
   static constexpr int64_t packed_size = int64_t{kColumnBlock} * kGroupRows;
 
   // The rows of the batch, transposed into tiles, columns at their sorted places.
-  void gather(const Tiling<T>& tiling, int64_t first, int64_t rows) {
+  void gather(const Team::Member& member, const Tiling<T>& tiling, int64_t first, int64_t rows) {
     constexpr int n = kLanes<T>;
     const int64_t columns = task_.view.num_columns, blocks = (columns + n - 1) / n;
-#pragma omp for schedule(static)
-    for (int64_t item = 0; item < tiling.num_tiles() * blocks; ++item) {
+    const int64_t items = tiling.num_tiles() * blocks;
+    for (int64_t item = member.begin(items); item < member.end(items); ++item) {
       const int tile = static_cast<int>(item / blocks);
       const int64_t column = item % blocks * n;
       const int64_t stride = int64_t(tiling.count(tile)) * n;
@@ -108,11 +109,11 @@ class MaskedMatmul {
   }
 
   // The sums of a block, transposed back into rows of the batch; the function is applied on the way.
-  void scatter(const Tiling<T>& tiling, int64_t first, int64_t rows) {
+  void scatter(const Team::Member& member, const Tiling<T>& tiling, int64_t first, int64_t rows) {
     constexpr int n = kLanes<T>;
     const int64_t units = task_.view.num_rows, blocks = (units + n - 1) / n;
-#pragma omp for schedule(static)
-    for (int64_t item = 0; item < tiling.num_tiles() * blocks; ++item) {
+    const int64_t items = tiling.num_tiles() * blocks;
+    for (int64_t item = member.begin(items); item < member.end(items); ++item) {
       const int tile = static_cast<int>(item / blocks);
       const int64_t unit = item % blocks * n;
       const int64_t stride = int64_t(tiling.count(tile)) * n;
@@ -260,7 +261,8 @@ template <class T>
 Status masked_matmul(const MatmulTask<T>& task) {
   MaskedMatmul<T> matmul(task);
   if (!matmul.ok()) return Status::no_memory;
+  Team team;
 #pragma omp parallel num_threads(task.num_threads) if (task.num_threads > 1)
-  matmul.run();
+  matmul.run(team.member());
   return Status::ok;
 }

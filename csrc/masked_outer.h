@@ -24,25 +24,28 @@ class MaskedOuter {
   bool ok() const { return ok_; }
 
   // Called by every thread of a team.
-  void run() {
+  void run(const Team::Member& member) {
     const MaskView& view = task_.view;
     if (view.num_groups == 0) return;
     const int tiles = tiling_.num_tiles();
-    uint16_t* readers = readers_ + thread_number() * readers_size();
-    int64_t chunks = (kItemsPerThread * task_.num_threads + view.num_groups - 1) / view.num_groups;
+    uint16_t* readers = readers_ + member.number * readers_size();
+    int64_t chunks = (kItemsPerThread * member.count + view.num_groups - 1) / view.num_groups;
     chunks = chunks < tiles ? chunks : tiles;
     chunks = chunks < 1 ? 1 : chunks;
     for (int64_t first = 0; first == 0 || first < task_.batch; first += kReduceBlock) {
       const int64_t rows = task_.batch - first < kReduceBlock ? task_.batch - first : kReduceBlock;
-      gather_columns(first, rows);
-      gather_grads(first, rows);
-#pragma omp for schedule(dynamic)
-      for (int64_t item = 0; item < view.num_groups * chunks; ++item) {
+      for (int64_t row = member.begin(rows); row < member.end(rows); ++row) {
+        gather_columns(first, row, rows);
+        gather_grads(first, row, rows);
+      }
+      member.meet();
+      for (int64_t item = member.take(); item < view.num_groups * chunks; item = member.take()) {
         const int64_t group = view.longest_first[item / chunks];
         const int64_t chunk = item % chunks;
         sum_group(group, static_cast<int>(tiles * chunk / chunks), static_cast<int>(tiles * (chunk + 1) / chunks), rows,
                   first > 0, readers);
       }
+      member.meet();
     }
   }
 
@@ -54,47 +57,41 @@ class MaskedOuter {
   int64_t begin_of(int tile) const { return int64_t(tiling_.first(tile)) * kLanes<T>; }
   int width_of(int tile) const { return tiling_.count(tile) * kLanes<T>; }
 
-  // Columns at their sorted places, a tile of them side by side for each row of the batch.
-  void gather_columns(int64_t first, int64_t rows) {
+  // One row of the batch: columns at their sorted places, a tile of them side by side.
+  void gather_columns(int64_t first, int64_t row, int64_t rows) {
     const MaskView& view = task_.view;
-#pragma omp for schedule(static) nowait
-    for (int64_t row = 0; row < rows; ++row) {
-      const T* from = task_.x + (first + row) * view.num_columns;
-      for (int tile = 0; tile < tiling_.num_tiles(); ++tile) {
-        const int64_t begin = begin_of(tile), width = width_of(tile);
-        const int64_t kept = view.num_columns - begin < width ? view.num_columns - begin : width;
-        T* to = tiles_ + tiling_.offset(tile, rows) + row * width;
-        if (view.natural_columns) {
-          std::memcpy(to, from + begin, static_cast<size_t>(kept) * sizeof(T));
-        } else {
-          for (int64_t c = 0; c < kept; ++c) {
-            to[c] = from[view.columns[begin + c]];
-            keep_scalar();
-          }
+    const T* from = task_.x + (first + row) * view.num_columns;
+    for (int tile = 0; tile < tiling_.num_tiles(); ++tile) {
+      const int64_t begin = begin_of(tile), width = width_of(tile);
+      const int64_t kept = view.num_columns - begin < width ? view.num_columns - begin : width;
+      T* to = tiles_ + tiling_.offset(tile, rows) + row * width;
+      if (view.natural_columns) {
+        std::memcpy(to, from + begin, static_cast<size_t>(kept) * sizeof(T));
+      } else {
+        for (int64_t c = 0; c < kept; ++c) {
+          to[c] = from[view.columns[begin + c]];
+          keep_scalar();
         }
-        for (int64_t c = kept; c < width; ++c) to[c] = 0;
       }
+      for (int64_t c = kept; c < width; ++c) to[c] = 0;
     }
   }
 
-  void gather_grads(int64_t first, int64_t rows) {
+  void gather_grads(int64_t first, int64_t row, int64_t rows) {
     const MaskView& view = task_.view;
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; ++row) {
-      const T* from = task_.grad + (first + row) * view.num_rows;
-      for (int64_t group = 0; group < view.num_groups; ++group) {
-        T* to = grads_ + (group * rows + row) * kGroupRows;
-        const int32_t* units = view.rows + group * kGroupRows;
-        const int kept = view.groups[group].num_rows;
-        if (view.natural_rows && kept == kGroupRows) {
-          std::memcpy(to, from + units[0], kGroupRows * sizeof(T));
-        } else {
-          for (int u = 0; u < kept; ++u) {
-            to[u] = from[units[u]];
-            keep_scalar();
-          }
-          for (int u = kept; u < kGroupRows; ++u) to[u] = 0;
+    const T* from = task_.grad + (first + row) * view.num_rows;
+    for (int64_t group = 0; group < view.num_groups; ++group) {
+      T* to = grads_ + (group * rows + row) * kGroupRows;
+      const int32_t* units = view.rows + group * kGroupRows;
+      const int kept = view.groups[group].num_rows;
+      if (view.natural_rows && kept == kGroupRows) {
+        std::memcpy(to, from + units[0], kGroupRows * sizeof(T));
+      } else {
+        for (int u = 0; u < kept; ++u) {
+          to[u] = from[units[u]];
+          keep_scalar();
         }
+        for (int u = kept; u < kGroupRows; ++u) to[u] = 0;
       }
     }
   }
@@ -226,7 +223,8 @@ template <class T>
 Status masked_outer(const OuterTask<T>& task) {
   MaskedOuter<T> outer(task);
   if (!outer.ok()) return Status::no_memory;
+  Team team;
 #pragma omp parallel num_threads(task.num_threads) if (task.num_threads > 1)
-  outer.run();
+  outer.run(team.member());
   return Status::ok;
 }

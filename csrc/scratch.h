@@ -36,11 +36,3 @@ class Places {
  private:
   int64_t size_ = 0;
 };
-
-inline int thread_number() {
-#if defined(_OPENMP)
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
