@@ -10,6 +10,8 @@
 constexpr int kColumnBlock = 128;
 constexpr int kRowBlock = 288;      // rows of the batch in flight: bounds the scratch
 constexpr int kReduceBlock = 512;   // rows of the batch summed at a time for the gradient of the weights
+constexpr int kVectorsAlone = 4;    // of rows for each thread, from which on threads take rows rather than groups
+constexpr int kThreadsAlone = 4;    // up to which each thread gathers the batch for itself
 constexpr int kItemsPerThread = 4;  // so that threads end together
 
 // How the rows of a block fall into tiles.
@@ -43,6 +45,13 @@ MADE_FAST_INLINE void load_square(const T* from, int64_t stride, int64_t rows, i
   transpose<T, n / 2>(square);
 }
 
+// Whether a vector of rows, or each row for itself, is in the order in which it is read.
+template <class T>
+bool weights_lie_together(const MatmulTask<T>& task) {
+  const MaskView& view = task.view;
+  return task.column_stride == 1 ? view.natural_columns && view.contiguous : view.natural_rows;
+}
+
 template <class T>
 class MaskedMatmul {
  public:
@@ -72,12 +81,21 @@ class MaskedMatmul {
       gather(member, tiling, first, rows);
       member.meet();
       const int tiles = tiling.num_tiles();
-      int chunks = static_cast<int>((kItemsPerThread * member.count + view.num_groups - 1) / view.num_groups);
-      chunks = chunks < tiles ? chunks : tiles;
-      for (int64_t item = member.take(); item < view.num_groups * chunks; item = member.take()) {
-        const MaskGroup& group = view.groups[view.longest_first[item / chunks]];
-        const int chunk = static_cast<int>(item % chunks);
-        multiply_group(group, tiling, tiles * chunk / chunks, tiles * (chunk + 1) / chunks, packed);
+      if (in_place(tiles)) {
+        // One tile after the other: it stays in the second cache while the weights, a sixth of its traffic, pass by.
+        for (int64_t item = member.take(); item < view.num_groups * tiles; item = member.take()) {
+          const int tile = static_cast<int>(item / view.num_groups);
+          multiply_group(view.groups[view.longest_first[item % view.num_groups]], tiling, tile, tile + 1, packed);
+        }
+      } else {
+        // One group after the other: its weights are packed once for as many tiles as leave enough items.
+        int chunks = static_cast<int>((kItemsPerThread * member.count + view.num_groups - 1) / view.num_groups);
+        chunks = chunks < tiles ? chunks : tiles;
+        for (int64_t item = member.take(); item < view.num_groups * chunks; item = member.take()) {
+          const int chunk = static_cast<int>(item % chunks);
+          multiply_group(view.groups[view.longest_first[item / chunks]], tiling, tiles * chunk / chunks,
+                         tiles * (chunk + 1) / chunks, packed);
+        }
       }
       member.meet();
       scatter(member, tiling, first, rows);
@@ -86,6 +104,9 @@ class MaskedMatmul {
 
  private:
   static constexpr int64_t packed_size = int64_t{kColumnBlock} * kGroupRows;
+
+  // Weights that lie together are read where they are, and so are those that only one tile needs.
+  bool in_place(int tiles) const { return tiles == 1 || weights_lie_together(task_); }
 
   // The rows of the batch, transposed into tiles, columns at their sorted places.
   void gather(const Team::Member& member, const Tiling<T>& tiling, int64_t first, int64_t rows) {
@@ -172,14 +193,12 @@ class MaskedMatmul {
 
   void multiply_group(const MaskGroup& group, const Tiling<T>& tiling, int first_tile, int last_tile, T* packed) {
     const MaskView& view = task_.view;
-    // Weights that lie together are read where they are, and so are those that only one tile needs.
-    const bool together = task_.column_stride == 1 ? view.natural_columns && view.contiguous : view.natural_rows;
-    const bool in_place = together || last_tile - first_tile == 1;
+    const bool unpacked = in_place(tiling.num_tiles());
     for (int32_t begin = 0; begin == 0 || begin < group.size; begin += kColumnBlock) {
       const int32_t end = group.size - begin < kColumnBlock ? group.size : begin + kColumnBlock;
       const int32_t low = group.partial[0] > begin ? group.partial[0] : begin;
       const int32_t high = group.partial[1] < end ? group.partial[1] : end;
-      const int32_t packed_range[2] = {in_place ? low : begin, in_place ? (high > low ? high : low) : end};
+      const int32_t packed_range[2] = {unpacked ? low : begin, unpacked ? (high > low ? high : low) : end};
       if (packed_range[1] > packed_range[0]) pack(group, packed_range[0], packed_range[1], packed);
       for (int tile = first_tile; tile < last_tile; ++tile) {
         const T* inputs = inputs_ + tiling.offset(tile, view.num_columns);
@@ -257,8 +276,34 @@ class MaskedMatmul {
   T* packed_;  // (thread, column of a block, row of the group)
 };
 
+// Some rows of the batch by one thread alone.
+template <class T>
+bool multiply_rows(MatmulTask<T> task, int64_t first, int64_t last) {
+  task.x += first * task.view.num_columns;
+  task.out += first * task.view.num_rows;
+  task.batch = last - first;
+  task.num_threads = 1;
+  MaskedMatmul<T> matmul(task);
+  Team alone;
+  if (matmul.ok()) matmul.run({alone, 0, 1});
+  return matmul.ok();
+}
+
 template <class T>
 Status masked_matmul(const MatmulTask<T>& task) {
+  const int64_t vectors = (task.batch + kLanes<T> - 1) / kLanes<T>;
+  if (weights_lie_together(task) && vectors >= kVectorsAlone * task.num_threads) {
+    // Each thread has rows of its own: what it writes and reads again, nobody else reads.
+    int failed = 0;
+#pragma omp parallel num_threads(task.num_threads) if (task.num_threads > 1) reduction(| : failed)
+    {
+      Team team;
+      const Team::Member member = team.member();
+      const int64_t first = member.begin(vectors) * kLanes<T>, last = member.end(vectors) * kLanes<T>;
+      failed |= !multiply_rows<T>(task, first, last < task.batch ? last : task.batch);
+    }
+    return failed ? Status::no_memory : Status::ok;
+  }
   MaskedMatmul<T> matmul(task);
   if (!matmul.ok()) return Status::no_memory;
   Team team;
