@@ -2,17 +2,16 @@
 // inside the namespace of its instruction set.
 //
 // One vector lane is one row of the batch. The batch is transposed into tiles of up to three vectors, columns in sorted
-// order, so that what a group reads lies together; its weights are packed once for all tiles, masked on the way.
+// order, so that what a group reads lies together; weights are read where they are, those on the step masked on the way.
 #pragma once
 
 // Terms summed in registers before they are added to the sum in memory: a tile of so many columns fits the first cache,
 // and a long sum rounds less by blocks.
 constexpr int kColumnBlock = 128;
-constexpr int kRowBlock = 288;      // rows of the batch in flight: bounds the scratch
-constexpr int kReduceBlock = 512;   // rows of the batch summed at a time for the gradient of the weights
-constexpr int kVectorsAlone = 4;    // of rows for each thread, from which on threads take rows rather than groups
-constexpr int kThreadsAlone = 4;    // up to which each thread gathers the batch for itself
-constexpr int kItemsPerThread = 4;  // so that threads end together
+constexpr int kRowBlock = 288;     // rows of the batch in flight: bounds the scratch
+constexpr int kReduceBlock = 512;  // rows of the batch summed at a time for the gradient of the weights
+constexpr int kVectorsAlone = 4;   // of rows for each thread, from which on threads take rows rather than groups
+constexpr int kThreadsAlone = 4;   // up to which each thread gathers the batch for itself
 
 // How the rows of a block fall into tiles.
 template <class T>
@@ -45,13 +44,6 @@ MADE_FAST_INLINE void load_square(const T* from, int64_t stride, int64_t rows, i
   transpose<T, n / 2>(square);
 }
 
-// Whether a vector of rows, or each row for itself, is in the order in which it is read.
-template <class T>
-bool weights_lie_together(const MatmulTask<T>& task) {
-  const MaskView& view = task.view;
-  return task.column_stride == 1 ? view.natural_columns && view.contiguous : view.natural_rows;
-}
-
 template <class T>
 class MaskedMatmul {
  public:
@@ -80,22 +72,11 @@ class MaskedMatmul {
       const Tiling<T> tiling{whole_vectors<T>(static_cast<int>(rows)) / kLanes<T>};
       gather(member, tiling, first, rows);
       member.meet();
-      const int tiles = tiling.num_tiles();
-      if (in_place(tiles)) {
-        // One tile after the other: it stays in the second cache while the weights, a sixth of its traffic, pass by.
-        for (int64_t item = member.take(); item < view.num_groups * tiles; item = member.take()) {
-          const int tile = static_cast<int>(item / view.num_groups);
-          multiply_group(view.groups[view.longest_first[item % view.num_groups]], tiling, tile, tile + 1, packed);
-        }
-      } else {
-        // One group after the other: its weights are packed once for as many tiles as leave enough items.
-        int chunks = static_cast<int>((kItemsPerThread * member.count + view.num_groups - 1) / view.num_groups);
-        chunks = chunks < tiles ? chunks : tiles;
-        for (int64_t item = member.take(); item < view.num_groups * chunks; item = member.take()) {
-          const int chunk = static_cast<int>(item % chunks);
-          multiply_group(view.groups[view.longest_first[item / chunks]], tiling, tiles * chunk / chunks,
-                         tiles * (chunk + 1) / chunks, packed);
-        }
+      // One tile after the other: it stays in the second cache while the weights, a sixth of its traffic, pass by.
+      const int64_t items = view.num_groups * tiling.num_tiles();
+      for (int64_t item = member.take(); item < items; item = member.take()) {
+        const MaskGroup& group = view.groups[view.longest_first[item % view.num_groups]];
+        multiply_group(group, tiling, static_cast<int>(item / view.num_groups), packed);
       }
       member.meet();
       scatter(member, tiling, first, rows);
@@ -104,9 +85,6 @@ class MaskedMatmul {
 
  private:
   static constexpr int64_t packed_size = int64_t{kColumnBlock} * kGroupRows;
-
-  // Weights that lie together are read where they are, and so are those that only one tile needs.
-  bool in_place(int tiles) const { return tiles == 1 || weights_lie_together(task_); }
 
   // The rows of the batch, transposed into tiles, columns at their sorted places.
   void gather(const Team::Member& member, const Tiling<T>& tiling, int64_t first, int64_t rows) {
@@ -164,65 +142,44 @@ class MaskedMatmul {
     }
   }
 
-  // Columns [begin, end) of a group's list, 16 weights to a column, zero where the mask says so. Four rows of the
-  // weight at a time, which the first cache holds.
+  // Weights are read where they are, but for those of the columns that not all rows of the group read: these are
+  // packed, 16 to a column, zero where the mask says so.
   void pack(const MaskGroup& group, int64_t begin, int64_t end, T* packed) const {
     const MaskView& view = task_.view;
     const int32_t* rows = view.rows + (&group - view.groups) * kGroupRows;
     const int32_t* positions = view.positions + group.positions;
-    for (int part = 0; part < kGroupRows; part += 4) {
-      const T* from[4];
-      for (int u = 0; u < 4; ++u)
-        from[u] = task_.weight + rows[part + u < group.num_rows ? part + u : 0] * task_.row_stride;
-      T* to = packed + part;
-      for (int64_t j = begin; j < end; ++j, to += kGroupRows) {
-        const int64_t column = view.columns[positions[j]] * task_.column_stride;
-        for (int u = 0; u < 4; ++u) to[u] = from[u][column];
-        keep_scalar();
-      }
-    }
-    const int64_t first = begin > group.partial[0] ? begin : group.partial[0];
-    const int64_t last = end < group.partial[1] ? end : group.partial[1];
-    for (int64_t j = first; j < last; ++j) {
+    for (int64_t j = begin; j < end; ++j, packed += kGroupRows) {
+      const T* from = task_.weight + view.columns[positions[j]] * task_.column_stride;
       const unsigned bits = view.bits[group.bits + j - group.partial[0]];
-      T* to = packed + (j - begin) * kGroupRows;
-      for (int u = 0; u < kGroupRows; ++u)
-        if (!(bits >> u & 1)) to[u] = 0;
+      for (int u = 0; u < kGroupRows; ++u) packed[u] = bits >> u & 1 ? from[rows[u] * task_.row_stride] : T(0);
     }
   }
 
-  void multiply_group(const MaskGroup& group, const Tiling<T>& tiling, int first_tile, int last_tile, T* packed) {
-    const MaskView& view = task_.view;
-    const bool unpacked = in_place(tiling.num_tiles());
+  void multiply_group(const MaskGroup& group, const Tiling<T>& tiling, int tile, T* packed) {
+    const T* inputs = inputs_ + tiling.offset(tile, task_.view.num_columns);
+    T* sums = sums_ + tiling.offset(tile, task_.view.num_rows);
     for (int32_t begin = 0; begin == 0 || begin < group.size; begin += kColumnBlock) {
       const int32_t end = group.size - begin < kColumnBlock ? group.size : begin + kColumnBlock;
-      const int32_t low = group.partial[0] > begin ? group.partial[0] : begin;
-      const int32_t high = group.partial[1] < end ? group.partial[1] : end;
-      const int32_t packed_range[2] = {unpacked ? low : begin, unpacked ? (high > low ? high : low) : end};
-      if (packed_range[1] > packed_range[0]) pack(group, packed_range[0], packed_range[1], packed);
-      for (int tile = first_tile; tile < last_tile; ++tile) {
-        const T* inputs = inputs_ + tiling.offset(tile, view.num_columns);
-        T* sums = sums_ + tiling.offset(tile, view.num_rows);
-        switch (tiling.count(tile)) {
-          case 1:
-            multiply_tile<1>(group, begin, end, packed_range, inputs, packed, sums);
-            break;
-          case 2:
-            multiply_tile<2>(group, begin, end, packed_range, inputs, packed, sums);
-            break;
-          default:
-            multiply_tile<kTileVectors>(group, begin, end, packed_range, inputs, packed, sums);
-        }
+      pack(group, clamp(group.partial[0], begin, end), clamp(group.partial[1], begin, end), packed);
+      switch (tiling.count(tile)) {
+        case 1:
+          multiply_tile<1>(group, begin, end, inputs, packed, sums);
+          break;
+        case 2:
+          multiply_tile<2>(group, begin, end, inputs, packed, sums);
+          break;
+        default:
+          multiply_tile<kTileVectors>(group, begin, end, inputs, packed, sums);
       }
     }
   }
 
-  // Columns [begin, end) of a group's list for one tile; those in `packed_range` are packed, the others read in place.
+  // Columns [begin, end) of a group's list for one tile.
   template <int NV>
-  void multiply_tile(const MaskGroup& group, int32_t begin, int32_t end, const int32_t (&packed_range)[2],
-                     const T* inputs, const T* packed, T* sums) {
+  void multiply_tile(const MaskGroup& group, int32_t begin, int32_t end, const T* inputs, const T* packed, T* sums) {
     constexpr int units = kUnits<NV>, stride = NV * kLanes<T>;
     const int32_t* rows = task_.view.rows + (&group - task_.view.groups) * kGroupRows;
+    const int32_t packed_from = clamp(group.partial[0], begin, end);
     for (int part = 0; part < group.num_rows; part += units) {
       const int32_t* range = part < kPanelRows ? group.first_panel : group.second_panel;
       const int32_t from = range[0] > begin ? range[0] : begin, to = range[1] < end ? range[1] : end;
@@ -234,17 +191,17 @@ class MaskedMatmul {
         for (int u = 0; u < kept; ++u) start[u] = task_.bias[rows[part + u]];
         fill<T, units, NV>(sum, start);
       }
-      const int32_t low = clamp(packed_range[0], from, to), high = clamp(packed_range[1], from, to);
-      const T* packed_part = packed + (low - packed_range[0]) * kGroupRows + part;
+      const int32_t low = clamp(group.partial[0], from, to), high = clamp(group.partial[1], from, to);
+      const T* packed_part = packed + (low - packed_from) * kGroupRows + part;
       add_in_place<NV>(sum, group, rows + part, kept, from, low, inputs);
       add_columns<NV>(sum, PackedWeights<T>{packed_part, kGroupRows}, group, low, high, inputs);
       add_in_place<NV>(sum, group, rows + part, kept, high, to, inputs);
 #pragma GCC unroll 8
       for (int u = 0; u < units; ++u) {
         if (u >= kept) break;
-        T* to = sums + rows[part + u] * int64_t{stride};
-        if (begin > 0) add_sums<T, NV>(sum[u], to);
-        store_sums<T, NV>(sum[u], to);
+        T* out = sums + rows[part + u] * int64_t{stride};
+        if (begin > 0) add_sums<T, NV>(sum[u], out);
+        store_sums<T, NV>(sum[u], out);
       }
     }
   }
@@ -292,7 +249,7 @@ bool multiply_rows(MatmulTask<T> task, int64_t first, int64_t last) {
 template <class T>
 Status masked_matmul(const MatmulTask<T>& task) {
   const int64_t vectors = (task.batch + kLanes<T> - 1) / kLanes<T>;
-  if (weights_lie_together(task) && vectors >= kVectorsAlone * task.num_threads) {
+  if (vectors >= kVectorsAlone * task.num_threads) {
     // Each thread has rows of its own: what it writes and reads again, nobody else reads.
     int failed = 0;
 #pragma omp parallel num_threads(task.num_threads) if (task.num_threads > 1) reduction(| : failed)

@@ -66,10 +66,7 @@ class MaskedOuter {
       if (view.natural_columns) {
         std::memcpy(to, from + begin, static_cast<size_t>(kept) * sizeof(T));
       } else {
-        for (int64_t c = 0; c < kept; ++c) {
-          to[c] = from[view.columns[begin + c]];
-          keep_scalar();
-        }
+        gather<T>(to, from, view.columns + begin, kept);
       }
       for (int64_t c = kept; c < width; ++c) to[c] = 0;
     }
@@ -85,10 +82,7 @@ class MaskedOuter {
       std::memcpy(to, from + units[0], kGroupRows * sizeof(T));
       return;
     }
-    for (int u = 0; u < kept; ++u) {
-      to[u] = from[units[u]];
-      keep_scalar();
-    }
+    gather<T>(to, from, units, kept);
     for (int u = kept; u < kGroupRows; ++u) to[u] = 0;
   }
 
@@ -182,13 +176,11 @@ class MaskedOuter {
     for (int u = 0; u < kept; ++u) {
       T* row = task_.out + units[u] * view.num_columns;
       const T* from = sums == nullptr ? nullptr : sums + u * width;
-      if (!view.natural_columns) {
-        const int32_t* columns = view.columns + begin;
-        for (int64_t c = 0; c < count; ++c) {
-          const T value = sums == nullptr ? T(0) : from[c];
-          row[columns[c]] = add ? row[columns[c]] + value : value;
-          keep_scalar();
-        }
+      if (!view.natural_columns && sums == nullptr) {
+        for (int64_t c = 0; c < count; ++c) row[view.columns[begin + c]] = 0;
+      } else if (!view.natural_columns) {
+        add ? scatter<T, true>(row, from, view.columns + begin, count)
+            : scatter<T, false>(row, from, view.columns + begin, count);
       } else if (sums == nullptr) {
         std::memset(row + begin, 0, static_cast<size_t>(count) * sizeof(T));
       } else if (add) {

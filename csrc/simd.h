@@ -54,8 +54,33 @@ constexpr int kLanes = MADE_FAST_VECTOR_BYTES / static_cast<int>(sizeof(T));
 
 #define MADE_FAST_INLINE inline __attribute__((always_inline))
 
-// In a loop of scattered loads: the compiler would make gather instructions of them, which take twice as long on AMD.
-MADE_FAST_INLINE void keep_scalar() { asm volatile(""); }
+// to[i] = from[places[i]]. The compiler would make gather instructions of a plain loop, which take twice as long on
+// AMD; the empty assembly keeps it from that.
+template <class T>
+MADE_FAST_INLINE void gather(T* to, const T* from, const int32_t* places, int64_t count) {
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const T a = from[places[i]], b = from[places[i + 1]], c = from[places[i + 2]], d = from[places[i + 3]];
+    asm volatile("");
+    to[i] = a;
+    to[i + 1] = b;
+    to[i + 2] = c;
+    to[i + 3] = d;
+  }
+  for (; i < count; ++i) {
+    to[i] = from[places[i]];
+    asm volatile("");
+  }
+}
+
+// to[places[i]] = from[i], or += with kAdd.
+template <class T, bool kAdd>
+MADE_FAST_INLINE void scatter(T* to, const T* from, const int32_t* places, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    to[places[i]] = kAdd ? to[places[i]] + from[i] : from[i];
+    asm volatile("");
+  }
+}
 
 template <class T>
 MADE_FAST_INLINE Vec<T> load(const T* p) {
