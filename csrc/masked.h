@@ -2,7 +2,8 @@
 // inside the namespace of its instruction set.
 //
 // One vector lane is one row of the batch. The batch is transposed into tiles of up to three vectors, columns in sorted
-// order, so that what a group reads lies together; weights are read where they are, those on the step masked on the way.
+// order, so that what a group reads lies together; weights are read where they are, those on the step masked on the
+// way.
 #pragma once
 
 // Terms summed in registers before they are added to the sum in memory: a tile of so many columns fits the first cache,
@@ -73,10 +74,14 @@ class MaskedMatmul {
       gather(member, tiling, first, rows);
       member.meet();
       // One tile after the other: it stays in the second cache while the weights, a sixth of its traffic, pass by.
-      const int64_t items = view.num_groups * tiling.num_tiles();
+      // Unless they are scattered: then each brings its whole cache line with it, and one group after the other meets
+      // fewer.
+      const int tiles = tiling.num_tiles(), together = view.natural_rows && view.natural_columns ? 1 : tiles;
+      const int64_t items = view.num_groups * (tiles / together);
       for (int64_t item = member.take(); item < items; item = member.take()) {
         const MaskGroup& group = view.groups[view.longest_first[item % view.num_groups]];
-        multiply_group(group, tiling, static_cast<int>(item / view.num_groups), packed);
+        const int tile = static_cast<int>(item / view.num_groups);
+        multiply_group(group, tiling, tile, tile + together, packed);
       }
       member.meet();
       scatter(member, tiling, first, rows);
@@ -155,21 +160,23 @@ class MaskedMatmul {
     }
   }
 
-  void multiply_group(const MaskGroup& group, const Tiling<T>& tiling, int tile, T* packed) {
-    const T* inputs = inputs_ + tiling.offset(tile, task_.view.num_columns);
-    T* sums = sums_ + tiling.offset(tile, task_.view.num_rows);
+  void multiply_group(const MaskGroup& group, const Tiling<T>& tiling, int first_tile, int last_tile, T* packed) {
     for (int32_t begin = 0; begin == 0 || begin < group.size; begin += kColumnBlock) {
       const int32_t end = group.size - begin < kColumnBlock ? group.size : begin + kColumnBlock;
       pack(group, clamp(group.partial[0], begin, end), clamp(group.partial[1], begin, end), packed);
-      switch (tiling.count(tile)) {
-        case 1:
-          multiply_tile<1>(group, begin, end, inputs, packed, sums);
-          break;
-        case 2:
-          multiply_tile<2>(group, begin, end, inputs, packed, sums);
-          break;
-        default:
-          multiply_tile<kTileVectors>(group, begin, end, inputs, packed, sums);
+      for (int tile = first_tile; tile < last_tile; ++tile) {
+        const T* inputs = inputs_ + tiling.offset(tile, task_.view.num_columns);
+        T* sums = sums_ + tiling.offset(tile, task_.view.num_rows);
+        switch (tiling.count(tile)) {
+          case 1:
+            multiply_tile<1>(group, begin, end, inputs, packed, sums);
+            break;
+          case 2:
+            multiply_tile<2>(group, begin, end, inputs, packed, sums);
+            break;
+          default:
+            multiply_tile<kTileVectors>(group, begin, end, inputs, packed, sums);
+        }
       }
     }
   }
