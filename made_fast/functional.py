@@ -55,5 +55,6 @@ def masked_linear(
     return FUNCTIONS[name](ops.apply(x, weight, mask, bias, "identity", backend, chosen))
 
 
-def _needs_grad(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+def _needs_grad(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    learns = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    return learns and torch.is_grad_enabled()

@@ -57,13 +57,16 @@ def check(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activati
         raise ValueError(f"bias must have shape {tuple(weight.shape[:1])} to match weight, got {tuple(bias.shape)}")
     if activation is not None and not (isinstance(activation, str) and activation in FUNCTIONS):
         raise ValueError(f"activation must be None or one of {', '.join(FUNCTIONS)}, got {activation!r}")
-    for name, tensor in (("weight", weight), ("mask", mask), ("bias", bias)):
-        if tensor is None:
-            continue
-        if tensor.device != x.device:
-            raise ValueError(f"{name} must be on {x.device} like x, got {tensor.device}")
-        if name != "mask" and tensor.dtype != x.dtype and not _autocast(x.device):
-            raise ValueError(f"{name} must have dtype {x.dtype} like x, got {tensor.dtype}")
+    if weight.device != x.device or mask.device != x.device or (bias is not None and bias.device != x.device):
+        name, other = next((n, t) for n, t in _named(weight, mask, bias) if t.device != x.device)
+        raise ValueError(f"{name} must be on {x.device} like x, got {other.device}")
+    if (weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype)) and not _autocast(x.device):
+        name, other = next((n, t) for n, t in _named(weight, None, bias) if t.dtype != x.dtype)
+        raise ValueError(f"{name} must have dtype {x.dtype} like x, got {other.dtype}")
+
+
+def _named(weight: Tensor, mask: Tensor | None, bias: Tensor | None) -> list[tuple[str, Tensor]]:
+    return [(n, t) for n, t in (("weight", weight), ("mask", mask), ("bias", bias)) if t is not None]
 
 
 def _check_mask(mask: Tensor, shape: tuple[int, int]) -> None:
@@ -78,7 +81,9 @@ def _check_mask(mask: Tensor, shape: tuple[int, int]) -> None:
 
 
 def _autocast(device: torch.device) -> bool:
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch._C._is_any_autocast_enabled() and (
+        torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    )
 
 
 def why_only_plain(device: torch.device) -> str | None:

@@ -5,6 +5,7 @@ To add a backend: write one file with the function names of ``reference.py`` and
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import logging
@@ -117,9 +118,9 @@ def choose(
     """
     if requested == "auto":
         requested = os.environ.get("MADE_FAST_BACKEND", "auto")
-    names = [backend.name for backend in BACKENDS]
-    if requested != "auto" and requested not in names:
-        raise ValueError(f"backend must be 'auto' or one of {', '.join(names)}, got {requested!r}")
+    if requested != "auto" and all(requested != backend.name for backend in BACKENDS):
+        names = ", ".join(backend.name for backend in BACKENDS)
+        raise ValueError(f"backend must be 'auto' or one of {names}, got {requested!r}")
     for backend in BACKENDS:
         if requested not in ("auto", backend.name):
             continue
@@ -133,9 +134,14 @@ def choose(
     raise ValueError("no backend has bf16 weights here: they need an fp32 model and the processor's bf16 instruction")
 
 
+@functools.cache
+def _load(name: str) -> ModuleType:
+    return importlib.import_module(f"made_fast.backends.{name}")
+
+
 def load(backend: Backend) -> ModuleType:
     """Imports a backend's module."""
-    return importlib.import_module(f"made_fast.backends.{backend.name}")
+    return _load(backend.name)
 
 
 def config_reader() -> Callable[[], dict[str, object]] | None:
