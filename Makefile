@@ -16,6 +16,7 @@ test: $(VENV)/installed  ## all tests
 
 bench: $(VENV)/installed  ## the paired comparison of every contender
 	$(BIN)/python -m benchmarks.paired
+	$(BIN)/python -m benchmarks.training
 
 lint: $(VENV)/linters
 	$(BIN)/ruff check .

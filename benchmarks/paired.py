@@ -39,6 +39,7 @@ def measure_case(case: Case, isa: str, seconds: float) -> dict[str, Any]:
         "dense": contenders.dense(model, case.rows),
         "onednn": contenders.dense_onednn(model, case.rows),
         "masked pass": contenders.masked_pass(model, case.rows),
+        "own forward": contenders.own_forward(model, case.rows),
     }
     check(model, case, runs, ("sample",))
     with ForeignLoad() as load:
@@ -52,6 +53,7 @@ def measure_case(case: Case, isa: str, seconds: float) -> dict[str, Any]:
         "sample_ms": 1e3 * sorted(times["sample"])[len(times["sample"]) // 2],
         "sample / dense": ratio(times, "sample", "dense"),
         "sample / oneDNN": ratio(times, "sample", "onednn"),
+        "sample / own forward": ratio(times, "sample", "own forward"),
         "naive / sample, in D": ratio(times, "masked pass", "sample"),
         "share of FMA peak": useful / sorted(times["sample"])[len(times["sample"]) // 2] / peak,
         "peak_gflops": 2e-9 * peak,

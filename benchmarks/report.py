@@ -12,6 +12,7 @@ MAIN_COLUMNS = (
     "sample_ms",
     "sample / dense",
     "sample / oneDNN",
+    "sample / own forward",
     "share of FMA peak",
     "naive / sample, in D",
     "scratch_mb",
@@ -37,7 +38,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{machine['compiler']}, {machine['date']}. FMA peak in the same run: {', '.join(peaks)} GFLOP/s. "
         "Ratios: median of paired rounds [quartiles].",
         "## Many rows\n\n" + table(MAIN_COLUMNS, result["main"]),
-        "## One row\n\n" + table(MAIN_COLUMNS[:5], result["one row"]),
+        "## One row\n\n" + table(MAIN_COLUMNS[:6], result["one row"]),
         "## All threads against one\n\n" + table(("case", "isa", "threads", "one / all"), result["threads"]),
         "## Batch sizes at 784x512x2\n\n" + table(("rows", "sample / dense", "sample / oneDNN"), result["batches"]),
     ]
