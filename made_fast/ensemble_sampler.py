@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from made_fast import backends
 from made_fast.ensemble import masks_of_rows
 from made_fast.sampler import Request, Sampler
+from made_fast.schedule import Schedule
 
 if TYPE_CHECKING:
     from made_fast.nn import MADE
@@ -39,11 +40,13 @@ class EnsembleSampler:
     Args:
         model: an ensemble that nobody changes any more.
         num_masks: the mean is over masks 0 .. n - 1.
+        schedules: those of some of its masks, if they are known from the same masks with other weights.
     """
 
-    def __init__(self, model: MADE, num_masks: int) -> None:
+    def __init__(self, model: MADE, num_masks: int, schedules: dict[int, Schedule] | None = None) -> None:
         self.model = model
         self.num_masks = num_masks
+        self.schedules = dict(schedules or {})
         self.features = model.features
         weight = model.parameters_layer.weight
         self.dtype, self.device = weight.dtype, weight.device
@@ -98,7 +101,11 @@ class EnsembleSampler:
         """The sampler of one mask alone, packed at its first draw."""
         with self._lock:
             found = self._samplers.pop(mask, None)
-            self._samplers[mask] = found = found or Sampler(self.model.program(mask=mask), self.model.output)
+            if found is None:
+                known = self.schedules.get(mask)
+                found = Sampler(self.model.program(mask=mask), self.model.output, schedule=known)
+                self.schedules[mask] = found.schedule
+            self._samplers[mask] = found
             cost = 2 * found.macs * self.dtype.itemsize  # every weight is packed in two layouts
             for old in list(self._samplers)[: -max(1, _PACKED_BYTES // max(1, cost))]:
                 del self._samplers[old]

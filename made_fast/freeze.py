@@ -28,20 +28,23 @@ class KeptSampler:
         """The sampler of the model as it is now; the one from before if nothing has changed."""
         structure = _structure(model)
         weights = [parameter.detach() for parameter in model.parameters()]
-        schedule = None
+        schedule, schedules = None, None
         if self._kept is not None:
             old_structure, old_weights, kept = self._kept
             if _same(old_structure, structure):
                 if _same(old_weights, weights):
                     return kept
-                schedule = kept.schedule if isinstance(kept, Sampler) else None
+                if isinstance(kept, Sampler):
+                    schedule = kept.schedule
+                else:
+                    schedules = kept.schedules
         sampler: Sampler | EnsembleSampler
         if model.ensemble is None:
             sampler = Sampler(model.program(), model.output, schedule=schedule)
             self._kept = ([mask.clone() for mask in structure], [weight.clone() for weight in weights], sampler)
         else:
             frozen = copy.deepcopy(model).requires_grad_(False)
-            sampler = EnsembleSampler(frozen, len(model.ensemble.evaluated))
+            sampler = EnsembleSampler(frozen, len(model.ensemble.evaluated), schedules)
             self._kept = (_structure(frozen), [weight.detach() for weight in frozen.parameters()], sampler)
         return sampler
 

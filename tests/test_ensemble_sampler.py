@@ -319,3 +319,20 @@ def test_bad_requests_are_named(build: Build, arguments: dict[str, Any], message
         model.parameters_layer.bias[2] = torch.nan
     with pytest.raises(ValueError, match=r"^weights must be finite"):
         model.sample(2)
+
+
+def test_schedules_outlive_a_change_of_the_weights_but_not_of_the_masks(build: Build) -> None:
+    """Finding one takes longer than drawing a thousand rows."""
+    model = build({"hidden_features": (14,), "num_masks": 3})
+    model.sample(60, seed=1)
+    first = model.sampler()
+    with torch.no_grad():
+        model.parameters_layer.weight.mul_(2)
+    second = model.sampler()
+    model.sample(60, seed=1)
+    assert isinstance(first, EnsembleSampler) and isinstance(second, EnsembleSampler)
+    assert second is not first
+    assert all(second.schedules[mask] is first.schedules[mask] for mask in range(3))
+    model.ensemble.orders[1] = model.ensemble.orders[1].flip(0)
+    assert model.sampler().schedules == {}
+    assert torch.equal(model.sample(60, seed=1, mask=1), naive_sample(model, 60, seed=1, mask=1))
