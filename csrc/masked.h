@@ -73,15 +73,12 @@ class MaskedMatmul {
       const Tiling<T> tiling{whole_vectors<T>(static_cast<int>(rows)) / kLanes<T>};
       gather(member, tiling, first, rows);
       member.meet();
-      // One tile after the other: it stays in the second cache while the weights, a sixth of its traffic, pass by.
-      // Unless they are scattered: then each brings its whole cache line with it, and one group after the other meets
-      // fewer.
-      const int tiles = tiling.num_tiles(), together = view.natural_rows && view.natural_columns ? 1 : tiles;
-      const int64_t items = view.num_groups * (tiles / together);
-      for (int64_t item = member.take(); item < items; item = member.take()) {
-        const MaskGroup& group = view.groups[view.longest_first[item % view.num_groups]];
-        const int tile = static_cast<int>(item / view.num_groups);
-        multiply_group(group, tiling, tile, tile + together, packed);
+      // A thread alone takes all tiles of a group at once, so that it reads the weights once.
+      const int tiles = tiling.num_tiles(), parts = member.count == 1 ? 1 : tiles;
+      for (int64_t item = member.take(); item < view.num_groups * parts; item = member.take()) {
+        const int first_tile = static_cast<int>(item % parts);
+        multiply_group(view.groups[view.longest_first[item / parts]], tiling, first_tile,
+                       parts == 1 ? tiles : first_tile + 1, packed);
       }
       member.meet();
       scatter(member, tiling, first, rows);

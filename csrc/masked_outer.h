@@ -32,16 +32,11 @@ class MaskedOuter {
           if (owner(i, shares) == share) gather_grads(first, row, rows, view.longest_first[i]);
       }
       member.meet();
-      // One tile after the other: it stays in the second cache while the gradients of the groups pass by. Unless
-      // columns are scattered: then each result brings its whole cache line with it, and one group after the other
-      // meets fewer.
-      const int tiles = tiling_.num_tiles(), together = view.natural_columns ? 1 : tiles;
-      const int64_t items = tiles == 0 ? 0 : view.num_groups * (tiles / together);
-      for (int64_t item = member.take(); item < items; item = member.take()) {
-        const int tile = static_cast<int>(item / view.num_groups);
-        const int64_t i = item % view.num_groups;
-        if (owner(i, shares) != share) continue;
-        for (int t = tile; t < tile + together; ++t) sum_group(view.longest_first[i], t, rows, first > 0);
+      const int tiles = tiling_.num_tiles();
+      for (int64_t item = member.take(); item < view.num_groups * tiles; item = member.take()) {
+        const int64_t rank = item / tiles;
+        if (owner(rank, shares) == share)
+          sum_group(view.longest_first[rank], static_cast<int>(item % tiles), rows, first > 0);
       }
       member.meet();
     }

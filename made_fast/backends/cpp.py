@@ -27,7 +27,7 @@ __all__ = [
 
 _INSTRUCTION_SETS = _core.instruction_sets()
 _NO_MEMORY, _NOT_A_NUMBER = 1, 2
-_MACS_PER_THREAD = 2_000_000  # of a masked matmul: threads that meet for less lose more than they gain
+_MACS_PER_THREAD = 1_000_000  # of a masked matmul: threads that meet for less lose more than they gain
 
 
 @dataclass(frozen=True)
