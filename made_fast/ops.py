@@ -236,9 +236,9 @@ def _plain_grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str) -> T
     return reference.masked_linear_grad_weight(grad, x, reference.whole_mask(mask, (grad.shape[-1], x.shape[-1])))
 
 
-def _setup_grad_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, weight, mask, ctx.backend = inputs
-    ctx.save_for_backward(grad, weight, mask)
+def _setup_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward_grad_input(ctx: Any, outer: Tensor) -> tuple[Any, ...]:
@@ -250,11 +250,6 @@ def _backward_grad_input(ctx: Any, outer: Tensor) -> tuple[Any, ...]:
         None,
         None,
     )
-
-
-def _setup_grad_weight(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, x, mask, ctx.backend = inputs
-    ctx.save_for_backward(grad, x, mask)
 
 
 def _backward_grad_weight(ctx: Any, outer: Tensor) -> tuple[Any, ...]:
@@ -310,11 +305,11 @@ def _shown(tensor: Tensor) -> str:
 def _register() -> None:
     rules: dict[str, tuple[Callable[..., Any], ...]] = {
         "masked_linear": (_checked_forward, _fake_forward, _setup_forward, _backward_forward),
-        "masked_linear_grad_input": (_checked_grad_input, _fake_grad_input, _setup_grad_input, _backward_grad_input),
+        "masked_linear_grad_input": (_checked_grad_input, _fake_grad_input, _setup_product, _backward_grad_input),
         "masked_linear_grad_weight": (
             _checked_grad_weight,
             _fake_grad_weight,
-            _setup_grad_weight,
+            _setup_product,
             _backward_grad_weight,
         ),
     }

@@ -170,40 +170,39 @@ def masked_linear(
     isa: str | None = None,
 ) -> Tensor:
     """See ``reference.masked_linear``; tensors contiguous, x (B, in)."""
-    out = x.new_empty(x.shape[0], plan.shape[0])
-    run = _core.masked_matmul_f64 if x.dtype == torch.float64 else _core.masked_matmul_f32
-    status = run(
-        instruction_set() if isa is None else isa,
-        _native(plan, "forward"),
-        x.shape[0],
-        x.data_ptr(),
-        weight.data_ptr(),
-        plan.shape[1],
-        1,
-        0 if bias is None else bias.data_ptr(),
-        _CODES[activation],
-        out.data_ptr(),
-        _threads(plan, x.shape[0]),
-    )
-    return _done(out, status)
+    strides = (plan.shape[1], 1)
+    return _matmul(plan, "forward", x, weight, strides, bias, activation, isa)
 
 
 def masked_linear_grad_input(grad: Tensor, weight: Tensor, plan: MaskPlan, *, isa: str | None = None) -> Tensor:
     """See ``reference.masked_linear_grad_input``; tensors contiguous, grad (B, out)."""
-    out = grad.new_empty(grad.shape[0], plan.shape[1])
-    run = _core.masked_matmul_f64 if grad.dtype == torch.float64 else _core.masked_matmul_f32
+    strides = (1, plan.shape[1])  # the weight transposed
+    return _matmul(plan, "backward", grad, weight, strides, None, "identity", isa)
+
+
+def _matmul(
+    plan: MaskPlan,
+    side: str,
+    x: Tensor,
+    weight: Tensor,
+    strides: tuple[int, int],
+    bias: Tensor | None,
+    activation: str,
+    isa: str | None,
+) -> Tensor:
+    out = x.new_empty(x.shape[0], plan.shape[0] if side == "forward" else plan.shape[1])
+    run = _core.masked_matmul_f64 if x.dtype == torch.float64 else _core.masked_matmul_f32
     status = run(
         instruction_set() if isa is None else isa,
-        _native(plan, "backward"),
-        grad.shape[0],
-        grad.data_ptr(),
+        _native(plan, side),
+        x.shape[0],
+        x.data_ptr(),
         weight.data_ptr(),
-        1,
-        plan.shape[1],
-        0,
-        _CODES["identity"],
+        *strides,
+        0 if bias is None else bias.data_ptr(),
+        _CODES[activation],
         out.data_ptr(),
-        _threads(plan, grad.shape[0]),
+        _threads(plan, x.shape[0]),
     )
     return _done(out, status)
 
