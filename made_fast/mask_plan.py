@@ -80,8 +80,9 @@ class MaskPlan:
     backward: MaskSide
     made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # what backends made from it
 
-    def pays(self, batch: int) -> bool:
-        """Whether skipping blocks is quicker than a dense product for so many rows."""
+    @property
+    def pays(self) -> bool:
+        """Whether skipping blocks is quicker than a dense product."""
         return self.density < 0.8
 
     @cached_property

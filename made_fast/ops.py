@@ -105,14 +105,14 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _prepared(
-    mask: Tensor, shape: tuple[int, int], rows: Tensor, backend: str, chosen: backends.Backend | None = None
+    mask: Tensor, shape: tuple[int, int], x: Tensor, backend: str, chosen: backends.Backend | None = None
 ) -> _Prepared:
     """The backend's module and the mask as it wants it: its plan, or itself where a dense product is quicker."""
-    chosen = chosen or backends.choose(backend, device=rows.device, dtype=rows.dtype)
+    chosen = chosen or backends.choose(backend, device=x.device, dtype=x.dtype)
     planned = chosen.name != "reference" and 0 not in shape  # an empty product is nobody's work
-    if planned and (backend != "auto" or len(rows) >= MIN_BATCH):
+    if planned and (backend != "auto" or math.prod(x.shape[:-1]) >= MIN_BATCH):
         plan = find_plan(mask, shape)
-        if backend != "auto" or plan.pays(len(rows)):
+        if backend != "auto" or plan.pays:
             return backends.load(chosen), plan
     return reference, reference.whole_mask(mask, shape)
 
@@ -171,7 +171,7 @@ def apply(
     arguments = (x, weight, mask, bias, activation, backend)
     if not _direct(x, weight, mask, bias):
         return masked_linear(*arguments)  # type: ignore[no-any-return]
-    prepared = _prepared(mask, (weight.shape[0], weight.shape[1]), _rows(x), backend, chosen)
+    prepared = _prepared(mask, (weight.shape[0], weight.shape[1]), x, backend, chosen)
     learns = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     if learns and torch.is_grad_enabled():
         return _MaskedLinear.apply(prepared, *arguments)  # type: ignore[no-any-return,no-untyped-call]

@@ -220,8 +220,8 @@ def test_a_mask_that_changes_in_place_is_another_mask(backend_name: str, change:
 
 def test_auto_takes_a_dense_product_where_nothing_can_be_skipped() -> None:
     coins = MASKS["coins"](200, 200)
-    assert not plan_from_mask(coins).pays(256)
-    assert plan_from_mask(MASKS["shuffled"](200, 200)).pays(256)
+    assert not plan_from_mask(coins).pays
+    assert plan_from_mask(MASKS["shuffled"](200, 200)).pays
     x, weight, bias, _ = _tensors((200, 200, 64), torch.float32)
     found = masked_linear(x, weight, torch.from_numpy(coins), bias)
     assert torch.equal(found, reference.masked_linear(x, weight, torch.from_numpy(coins), bias))
