@@ -1,5 +1,5 @@
-// The sampling engine. Compiled once per instruction set, each time into its own namespace; no STL templates in here,
-// so that no function built for a newer processor can be merged with one built for an older.
+// The engine: sampler and masked matmuls. Compiled once per instruction set, each time into its own namespace; no STL
+// templates in here, so that no function built for a newer processor can be merged with one built for an older.
 #include <sched.h>
 
 #include <cstdlib>

@@ -8,7 +8,7 @@
 
 namespace made_fast {
 
-constexpr int kGroupRows = 2 * kPanelRows;  // rows whose weights are packed together
+constexpr int kGroupRows = 2 * kPanelRows;  // rows that share a list of columns
 
 // Up to 16 consecutive sorted rows, and a list of the columns that any of them reads.
 struct MaskGroup {

@@ -43,12 +43,10 @@ def masked_linear(
     ops.check(x, weight, mask, bias, activation)
     name = activation or "identity"
     chosen = backends.choose(backend, device=x.device, dtype=x.dtype)
-    if chosen.name == "reference":
-        return reference.masked_linear(x, weight, reference.whole_mask(mask, weight.shape), bias, name)
-    only_plain = ops.why_only_plain(x.device)
-    if only_plain is not None:
-        if backend != "auto":
-            raise ValueError(f"backend {backend!r} cannot be used: {only_plain}")
+    only_plain = None if chosen.name == "reference" else ops.why_only_plain(x.device)
+    if only_plain is not None and backend != "auto":
+        raise ValueError(f"backend {backend!r} cannot be used: {only_plain}")
+    if chosen.name == "reference" or only_plain is not None:
         return reference.masked_linear(x, weight, reference.whole_mask(mask, weight.shape), bias, name)
     if name in ops.FROM_RESULT or not _needs_grad(x, weight, bias):
         return ops.apply(x, weight, mask, bias, name, backend, chosen)
