@@ -21,6 +21,8 @@ __all__ = ["BACKENDS", "Backend", "Row", "choose", "load", "table", "why_not"]
 _log = logging.getLogger("made_fast")
 _HAS_CORE = importlib.util.find_spec("made_fast._core") is not None
 _HAS_NUMBA = importlib.util.find_spec("numba") is not None
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # then its kernels run on CPU tensors, slowly
 
 
 def _core_has_bf16() -> bool:
@@ -58,6 +60,14 @@ BACKENDS: tuple[Backend, ...] = (
         None if _HAS_NUMBA else "numba is not installed (pip install 'made_fast[numba]')",
         devices=("cpu",),
         dtypes=(torch.float32, torch.float64),
+        outputs=("bernoulli",),
+    ),
+    Backend(
+        "triton",
+        "kernels for GPUs, compiled at first use",
+        None if _HAS_TRITON else "triton is not installed (pip install 'made_fast[triton]')",
+        devices=("cpu",) if _TRITON_INTERPRETED else ("cuda",),
+        dtypes=(torch.float32, torch.bfloat16, torch.float16),
         outputs=("bernoulli",),
     ),
     Backend("reference", "plain torch, any device and dtype: the definition", None),

@@ -1,0 +1,15 @@
+"""The Triton backend: the sampler and the masked matmuls on a GPU (and, slowly, under Triton's interpreter)."""
+
+from __future__ import annotations
+
+from made_fast.backends.triton.matmul import masked_linear, masked_linear_grad_input, masked_linear_grad_weight
+from made_fast.backends.triton.sampling import Packed, draw, pack
+
+__all__ = [
+    "Packed",
+    "draw",
+    "masked_linear",
+    "masked_linear_grad_input",
+    "masked_linear_grad_weight",
+    "pack",
+]
