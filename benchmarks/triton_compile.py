@@ -29,7 +29,6 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "gfx942": 64 * 1024}  # bytes that one program may have
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ def describe(source: Source, launch: Launch) -> tuple[str, str, str]:
     names = list(source.signature)
     blocks = dict(launch.config.blocks)
     aligned = {path[0] for path, found in source.attributes.items() if ["tt.divisibility", 16] in found}
+    unspecialized = {param.num for param in launch.kernel.params if param.do_not_specialize}
     pointers = [kind[1:] for kind in source.signature.values() if kind.startswith("*")]
     parts = ["/".join(dict.fromkeys(pointers))]
     for (place,), value in source.constants.items():
@@ -91,7 +91,7 @@ def describe(source: Source, launch: Launch) -> tuple[str, str, str]:
     ragged = [
         name
         for place, (name, kind) in enumerate(source.signature.items())
-        if (kind.startswith("*") or kind in {"i32", "i64"}) and place not in aligned
+        if (kind.startswith("*") or kind in {"i32", "i64"}) and place not in aligned | unspecialized
     ]
     if ragged:
         parts.append(f"any {' '.join(ragged)}")
