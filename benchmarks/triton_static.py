@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None, calls: Iterable[Sequence[Launch
     shown = "sm_90" if "sm_90" in options.targets else options.targets[-1]
     print(f"\nInstructions on {shown}\n\n{triton_budget.account(readings, shown)}")
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         content = {
             variant.name: {target: asdict(reading) for target, reading in row.items()}
             for variant, row in readings.items()
