@@ -46,12 +46,11 @@ triton-matrix: $(TRITON_MATRIX)  ## compile every GPU kernel with each of TRITON
 $(TRITON_MATRIX): triton-matrix-%: .venv-triton-%/installed
 	env -u TRITON_INTERPRET $(<D)/bin/python -m benchmarks.triton_static --no-budget --json out/triton-$*.json
 
-# triton last and alone: builds of torch for CUDA ask for one version of it, which is not the point here.
+# The compiled module is not needed. triton comes last and alone: builds of torch for CUDA ask for one version of it.
 $(TRITON_VERSIONS:%=.venv-triton-%/installed): .venv-triton-%/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet -c constraints.txt torch numpy
-	$(@D)/bin/pip install --quiet -c constraints.txt $$($(@D)/bin/python -c \
-	  'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"])')
+	$(@D)/bin/pip install --quiet -c constraints.txt -C wheel.cmake=false -e .
 	$(@D)/bin/pip install --quiet $(if $(filter newest,$*),--upgrade triton,'triton==$*.*')
 	touch $@
 

@@ -70,6 +70,8 @@ def _sampler_calls() -> Iterator[Call]:
                 with _products(precision):
                     for mode in ("one", "many"):
                         arguments = {**arguments, "mode": mode}
-                        yield lambda p=packed, n=rows, a=arguments: draw(p, torch.empty(n, FEATURES), torch.empty(n), **a)
+                        yield lambda p=packed, n=rows, a=arguments: draw(
+                            p, torch.empty(n, FEATURES), torch.empty(n), **a
+                        )
             named = {**arguments, "mode": "one", "rows": torch.arange(rows)}
             yield lambda p=packed, n=rows, a=named: draw(p, torch.empty(n, FEATURES), None, **a)

@@ -22,7 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from made_fast.backends.triton.launch import Launch
+from made_fast.backends.triton.launch import Launch, compile_options
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -65,11 +65,7 @@ def specialize(launch: Launch, target: str) -> Source:
     backend = make_backend(TARGETS[target])
     kernel = launch.kernel
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-    options = {
-        "num_warps": launch.config.num_warps,
-        "num_stages": launch.config.num_stages,
-        "enable_fp_fusion": True,  # its default differs between versions, and with it the numbers
-    }
+    options = compile_options(launch.config, nvidia=TARGETS[target].backend == "cuda")
     bound, specialization, options = bind(**launch.arguments, **dict(launch.config.blocks), **options)
     _, signature, constants, attributes = kernel._pack_args(backend, options, bound, specialization, options)
     attributes = {path: found for path, found in attributes.items() if found}
