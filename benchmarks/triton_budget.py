@@ -106,21 +106,41 @@ def load(path: Path) -> tuple[str, Budget]:
     return content["triton"], budget
 
 
+def short_names(variants: Iterable[Variant]) -> tuple[dict[Variant, str], str]:
+    """For tables: arguments that tell variants of a kernel apart, and a line for each kernel with what they share."""
+    by_kernel: dict[str, list[Variant]] = {}
+    for variant in variants:
+        by_kernel.setdefault(variant.kernel, []).append(variant)
+    names, shared = {}, []
+    for kernel, group in sorted(by_kernel.items()):
+        parts = {variant: variant.arguments.split(", ") for variant in group}
+        common = [part for part in parts[group[0]] if all(part in each for each in parts.values())]
+        shared.append(f"- `{kernel}`: {', '.join(common)}")
+        for variant, each in parts.items():
+            names[variant] = ", ".join(part for part in each if part not in common)
+    return names, "\n".join(shared)
+
+
+def _ordered(readings: Readings) -> list[tuple[Variant, Mapping[str, Measured]]]:
+    return sorted(readings.items(), key=lambda item: item[0].name)
+
+
 def resources(readings: Readings, targets: Iterable[str]) -> str:
     """Markdown: registers / spills / shared KiB for each variant and target."""
     targets = list(targets)
+    names, shared = short_names(readings)
     lines = [
         f"| kernel | arguments | configuration | {' | '.join(targets)} |",
         "|---|---|---|" + "---:|" * len(targets),
     ]
-    for variant, by_target in sorted(readings.items(), key=lambda item: item[0].name):
+    for variant, by_target in _ordered(readings):
         cells = []
         for target in targets:
             reading = by_target[target]
             scalar = f" ({reading.scalar_spills})" if reading.scalar_spills else ""
             cells.append(f"{reading.registers} / {reading.spills}{scalar} / {reading.shared / 1024:.3g}")
-        lines.append(f"| {variant.kernel} | {variant.arguments} | {variant.config} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(f"| {variant.kernel} | {names[variant]} | {variant.config} | {' | '.join(cells)} |")
+    return "\n".join(lines) + f"\n\nArguments that all variants of a kernel share:\n\n{shared}"
 
 
 def wide_share(counts: Mapping[str, int]) -> float | None:
@@ -137,7 +157,8 @@ def account(readings: Readings, target: str) -> str:
         "| barriers: all, innermost loops | shuffles | launches |",
         "|---|---|---|---|---:|---:|---:|---:|---:|",
     ]
-    for variant, by_target in sorted(readings.items(), key=lambda item: item[0].name):
+    names, _ = short_names(readings)
+    for variant, by_target in _ordered(readings):
         reading = by_target[target]
         counts = reading.instructions
         cores = [name for name in TENSOR_CORES if counts.get(name)]
@@ -154,7 +175,7 @@ def account(readings: Readings, target: str) -> str:
         share = wide_share(counts) if share is None else share
         cells = (
             variant.kernel,
-            variant.arguments,
+            names[variant],
             variant.config,
             (" ".join(cores) or "none") + wanted,
             "no load" if share is None else f"{share:.0%}",

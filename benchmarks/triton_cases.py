@@ -1,17 +1,20 @@
 """What the Triton backend launches: its own host functions on small CPU tensors, with launches recorded instead of done.
 
 The cases are chosen so that each kernel meets each of its configurations, precisions and modes; an activation function is
-seen where it costs most registers. Sizes are multiples of 16, as those of real models are.
+seen where it costs most registers. Sizes are multiples of 16 with one exception each, since they are compiled differently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
+from itertools import chain, product
 from typing import Any
 
 import torch
 
+from benchmarks import triton_matmul_cases
+from benchmarks.triton_matmul_cases import fp32_products
 from made_fast import MADE
 from made_fast.backends.triton import draw, pack
 from made_fast.backends.triton.launch import Launch, recorded
@@ -20,19 +23,18 @@ from made_fast.outputs import make_output
 from made_fast.schedule import build_schedule
 
 Call = Callable[[], object]
-FEATURES, HIDDEN, CONTEXT = 64, 128, 16
-
-MODELS: dict[str, dict[str, Any]] = {
-    "plain": {"hidden_features": (HIDDEN, HIDDEN), "activation": "relu"},
-    "direct": {"hidden_features": (HIDDEN,), "direct": True, "activation": "tanh"},
-    "residual": {"hidden_features": (HIDDEN, HIDDEN, HIDDEN), "residual": True, "activation": "gelu"},
-    "context": {"hidden_features": (HIDDEN,), "context_features": CONTEXT, "activation": "silu"},
+# Enough units for three outer blocks: a first, one between and a last.
+MODELS: dict[str, tuple[int, dict[str, Any]]] = {
+    "plain": (64, {"hidden_features": (640, 640), "activation": "relu"}),
+    "direct": (64, {"hidden_features": (128,), "direct": True, "activation": "tanh"}),
+    "residual": (64, {"hidden_features": (128, 128), "residual": True, "activation": "gelu"}),
+    "context": (50, {"hidden_features": (70,), "context_features": 3, "activation": "softplus"}),
 }
 
 
 def recorded_calls() -> list[list[Launch]]:
     """For each case, what it launches."""
-    return [_recorded(call) for call in _sampler_calls()]
+    return [_recorded(call) for call in chain(_sampler_calls(), triton_matmul_cases.calls())]
 
 
 def _recorded(call: Call) -> list[Launch]:
@@ -41,37 +43,27 @@ def _recorded(call: Call) -> list[Launch]:
     return launches
 
 
-@contextmanager
-def _products(precision: str) -> Iterator[None]:
-    """Within the block fp32 products have this precision."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def _sampler_calls() -> Iterator[Call]:
     """The plain model in every mode, configuration and precision; the others in one mode, with and without row numbers."""
-    for name, options in MODELS.items():
-        model = MADE(FEATURES, **options)
+    for name, (features, options) in MODELS.items():
+        model = MADE(features, **options)
         program = model.program()
         packed = pack(program, build_schedule(program), make_output("bernoulli"))
+
+        def call(
+            count: int, *, packed: Any = packed, width: int = features, log_prob: bool = True, **more: Any
+        ) -> Call:
+            out = torch.empty(count, width), torch.empty(count) if log_prob else None
+            return partial(draw, packed, *out, seed=0, first_row=0, **more)
+
         for _, config in SAMPLER:
-            rows = 2 * config["R"]
-            arguments: dict[str, Any] = {"seed": 0, "first_row": 0, "config": config, "mode": "one"}
-            if model.context_features:
-                arguments["context"] = torch.zeros(rows, CONTEXT)
-            if name != "plain":
-                yield lambda p=packed, n=rows, a=arguments: draw(p, torch.empty(n, FEATURES), torch.empty(n), **a)
-                continue
-            for precision in ("highest", "high"):
-                with _products(precision):
-                    for mode in ("one", "many"):
-                        arguments = {**arguments, "mode": mode}
-                        yield lambda p=packed, n=rows, a=arguments: draw(
-                            p, torch.empty(n, FEATURES), torch.empty(n), **a
-                        )
-            named = {**arguments, "mode": "one", "rows": torch.arange(rows)}
-            yield lambda p=packed, n=rows, a=named: draw(p, torch.empty(n, FEATURES), None, **a)
+            count = 2 * config["R"]
+            if name == "context":
+                yield call(count, config=config, mode="one", context=torch.zeros(count, model.context_features))
+            elif name != "plain":
+                yield call(count, config=config, mode="one")
+            else:
+                for precision, mode in product(("highest", "high"), ("one", "many")):
+                    with fp32_products(precision):
+                        yield call(count, config=config, mode=mode)
+                yield call(count, config=config, mode="one", rows=torch.arange(count), log_prob=False)

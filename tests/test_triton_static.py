@@ -89,11 +89,19 @@ def test_a_written_budget_is_the_one_that_is_kept(tmp_path: Path) -> None:
     assert triton_budget.over_budget(readings, budget) == []
 
 
+def test_tables_show_what_tells_variants_apart() -> None:
+    first, second = Variant("f", "fp32, A=1, B=2", "R=1"), Variant("f", "fp32, A=3, B=2", "R=1")
+    other = Variant("g", "bf16, A=1", "R=1")
+    names, shared = triton_budget.short_names([first, other, second])
+    assert names == {first: "A=1", second: "A=3", other: ""}
+    assert shared == "- `f`: fp32, B=2\n- `g`: bf16, A=1"
+
+
 def test_tables() -> None:
     readings = {VARIANT: {"sm_90": _reading(scalar_spills=3)}}
-    assert "| product | fp32 | BLOCK=64 warps=4 stages=3 | 100 / 0 (3) / 4 |" in triton_budget.resources(
-        readings, ["sm_90"]
-    )
+    table = triton_budget.resources(readings, ["sm_90"])
+    assert "| product |  | BLOCK=64 warps=4 stages=3 | 100 / 0 (3) / 4 |" in table
+    assert table.endswith("\n- `product`: fp32")
     assert "| HMMA | 75% | 1 | 5, 2 | 0 | 1 |" in triton_budget.account(readings, "sm_90")
     readings = {VARIANT: {"sm_90": _reading(instructions={}, in_loops={})}}
     assert "| none (expected) | no load |" in triton_budget.account(readings, "sm_90")
