@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
 CMAKE_ARGS ?=
 
-.PHONY: demo test bench lint clean
+# The oldest Triton that is supported, the one everything else is tested with, and whatever is newest.
+TRITON_VERSIONS ?= 3.6 $(shell sed -n 's/^triton==//p' constraints.txt) newest
+TRITON_MATRIX := $(TRITON_VERSIONS:%=triton-matrix-%)
+
+.PHONY: demo test bench lint triton-matrix $(TRITON_MATRIX) clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed  ## train on real digits, draw, compare with the naive sampler, write samples.png
@@ -37,5 +41,18 @@ $(VENV)/linters: $(VENV)/installed
 	$(BIN)/pip install --quiet -c constraints.txt ruff mypy clang-format
 	touch $@
 
+triton-matrix: $(TRITON_MATRIX)  ## compile every GPU kernel with each of TRITON_VERSIONS; no GPU is needed
+
+$(TRITON_MATRIX): triton-matrix-%: .venv-triton-%/installed
+	env -u TRITON_INTERPRET $(<D)/bin/python -m benchmarks.triton_static --no-budget --json out/triton-$*.json
+
+# The compiled module is not needed. triton comes last and alone: builds of torch for CUDA ask for one version of it.
+$(TRITON_VERSIONS:%=.venv-triton-%/installed): .venv-triton-%/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet -c constraints.txt torch numpy
+	$(@D)/bin/pip install --quiet -c constraints.txt -C wheel.cmake=false -e .
+	$(@D)/bin/pip install --quiet $(if $(filter newest,$*),--upgrade triton,'triton==$*.*')
+	touch $@
+
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) .venv-triton-* build

@@ -14,28 +14,34 @@ import torch
 import triton
 from torch import Tensor
 
-__all__ = ["Config", "Launch", "launch", "next_power_of_2", "precision", "recorded", "recording"]
+__all__ = ["Config", "Launch", "compile_options", "launch", "next_power_of_2", "precision", "recorded", "recording"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """Tile sizes and what the compiler is told: ``blocks`` holds the kernel's compile-time sizes by name."""
+    """Tile sizes and what the compiler is told: ``blocks`` holds the kernel's compile-time sizes by name.
+
+    ``max_registers`` (for each thread) is for kernels whose programs are too few to share a multiprocessor: left alone, ptxas
+    gives up registers, and spills a few, so that more of them would fit.
+    """
 
     blocks: tuple[tuple[str, int], ...]
     num_warps: int
     num_stages: int
+    max_registers: int | None = None
 
     @classmethod
-    def of(cls, num_warps: int, num_stages: int, **blocks: int) -> Config:
+    def of(cls, num_warps: int, num_stages: int, max_registers: int | None = None, **blocks: int) -> Config:
         """A configuration with these compile-time sizes."""
-        return cls(tuple(blocks.items()), num_warps, num_stages)
+        return cls(tuple(blocks.items()), num_warps, num_stages, max_registers)
 
     def __getitem__(self, name: str) -> int:
         return dict(self.blocks)[name]
 
     def __str__(self) -> str:
         sizes = " ".join(f"{name}={value}" for name, value in self.blocks)
-        return f"{sizes} warps={self.num_warps} stages={self.num_stages}"
+        registers = "" if self.max_registers is None else f" registers={self.max_registers}"
+        return f"{sizes} warps={self.num_warps} stages={self.num_stages}{registers}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def launch(kernel: Any, grid: tuple[int, ...], config: Config, **arguments: Any)
     if _launches is not None:
         _launches.append(Launch(kernel, grid, config, arguments))
         return
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    options = compile_options(config, nvidia=torch.version.hip is None)
     device = next(value.device for value in arguments.values() if isinstance(value, Tensor))
     run = partial(kernel[grid], **arguments, **dict(config.blocks), **options)
     if device.type == "cpu":
@@ -93,6 +99,14 @@ def launch(kernel: Any, grid: tuple[int, ...], config: Config, **arguments: Any)
             run()
     else:
         run()
+
+
+def compile_options(config: Config, *, nvidia: bool) -> dict[str, Any]:
+    """What the compiler is told beside sizes. Whether a * b + c is rounded once is said: versions differ in the default."""
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages, "enable_fp_fusion": True}
+    if nvidia and config.max_registers is not None:
+        options["maxnreg"] = config.max_registers
+    return options
 
 
 def precision(dtype: torch.dtype) -> str:

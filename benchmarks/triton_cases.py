@@ -1,0 +1,69 @@
+"""What the Triton backend launches: its own host functions on small CPU tensors, with launches recorded instead of done.
+
+The cases are chosen so that each kernel meets each of its configurations, precisions and modes; an activation function is
+seen where it costs most registers. Sizes are multiples of 16 with one exception each, since they are compiled differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, product
+from typing import Any
+
+import torch
+
+from benchmarks import triton_matmul_cases
+from benchmarks.triton_matmul_cases import fp32_products
+from made_fast import MADE
+from made_fast.backends.triton import draw, pack
+from made_fast.backends.triton.launch import Launch, recorded
+from made_fast.backends.triton.sampler_configs import SAMPLER
+from made_fast.outputs import make_output
+from made_fast.schedule import build_schedule
+
+Call = Callable[[], object]
+# Enough units for three outer blocks: a first, one between and a last.
+MODELS: dict[str, tuple[int, dict[str, Any]]] = {
+    "plain": (64, {"hidden_features": (640, 640), "activation": "relu"}),
+    "direct": (64, {"hidden_features": (128,), "direct": True, "activation": "tanh"}),
+    "residual": (64, {"hidden_features": (128, 128), "residual": True, "activation": "gelu"}),
+    "context": (50, {"hidden_features": (70,), "context_features": 3, "activation": "softplus"}),
+}
+
+
+def recorded_calls() -> list[list[Launch]]:
+    """For each case, what it launches."""
+    return [_recorded(call) for call in chain(_sampler_calls(), triton_matmul_cases.calls())]
+
+
+def _recorded(call: Call) -> list[Launch]:
+    with recorded() as launches:
+        call()
+    return launches
+
+
+def _sampler_calls() -> Iterator[Call]:
+    """The plain model in every mode, configuration and precision; the others in one mode, with and without row numbers."""
+    for name, (features, options) in MODELS.items():
+        model = MADE(features, **options)
+        program = model.program()
+        packed = pack(program, build_schedule(program), make_output("bernoulli"))
+
+        def call(
+            count: int, *, packed: Any = packed, width: int = features, log_prob: bool = True, **more: Any
+        ) -> Call:
+            out = torch.empty(count, width), torch.empty(count) if log_prob else None
+            return partial(draw, packed, *out, seed=0, first_row=0, **more)
+
+        for _, config in SAMPLER:
+            count = 2 * config["R"]
+            if name == "context":
+                yield call(count, config=config, mode="one", context=torch.zeros(count, model.context_features))
+            elif name != "plain":
+                yield call(count, config=config, mode="one")
+            else:
+                for precision, mode in product(("highest", "high"), ("one", "many")):
+                    with fp32_products(precision):
+                        yield call(count, config=config, mode=mode)
+                yield call(count, config=config, mode="one", rows=torch.arange(count), log_prob=False)
