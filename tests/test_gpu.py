@@ -86,7 +86,7 @@ SHAPES = (
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_law_3_the_draws_of_every_engine_of_the_cpu(shape: tuple[int, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_law_3_the_draws_of_every_engine_of_the_cpu(shape: tuple[int, ...]) -> None:
     *sizes, rows = shape
     model = _network(*sizes)
     x, nats = (tensor.cpu() for tensor in _draw(_on_device(model), rows, first_row=3))
@@ -96,7 +96,7 @@ def test_law_3_the_draws_of_every_engine_of_the_cpu(shape: tuple[int, ...], caps
         expected, expected_nats = model.sample_and_log_prob(count, seed=SEED, first_row=3, backend=engine)
         differing = (x[:count] != expected).any(1)
         _explained(model, x[:count], expected, first_row=3)
-        say(capsys, f"law 3, {shape}: {int(differing.sum())} of {count} rows differ from {engine}, all explained")
+        say(f"law 3, {shape}: {int(differing.sum())} of {count} rows differ from {engine}, all explained")
         assert differing.sum() <= 2 + 2e-6 * x.numel()  # a uniform nearer than this to its threshold is that rare
         torch.testing.assert_close(nats[:count][~differing], expected_nats[~differing], rtol=2e-6, atol=2e-4)
 
@@ -110,9 +110,19 @@ def _draw_in(mode: str, sampler: Sampler, rows: int, **options: Any) -> tuple[Te
     return out, nats
 
 
-@pytest.mark.parametrize("mode", ["one", "many"])
-def test_laws_3_and_5_for_every_option(build: Build, make_context: Context, options: dict[str, Any], mode: str) -> None:
-    model, rows = build(options, torch.float32), sized(60, 20)
+def test_laws_3_and_5_for_every_option(build: Build, make_context: Context, options: dict[str, Any]) -> None:
+    _draws_and_log_prob(build(options, torch.float32), make_context, "one")
+
+
+@pytest.mark.parametrize("name", ["random", "residual_direct_context", "gelu", "context_biases"])  # each compiles four
+def test_laws_3_and_5_with_many_launches(
+    build: Build, make_context: Context, every_option: dict[str, Any], name: str
+) -> None:
+    _draws_and_log_prob(build(every_option[name], torch.float32), make_context, "many")
+
+
+def _draws_and_log_prob(model: MADE, make_context: Context, mode: str) -> None:
+    rows = sized(60, 20)
     on_device, context = _on_device(model), make_context(model, rows)
     given = None if context is None else context.to(DEVICE)
     x, nats = _draw_in(mode, on_device.sampler(), rows, first_row=3, context=given)
@@ -191,7 +201,7 @@ def test_each_context_has_its_own_rows(build: Build, make_context: Context, ever
 
 
 @needs_cuda
-def test_memory_does_not_grow_with_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_does_not_grow_with_the_rows() -> None:
     sampler = _on_device(_network(64, 512, 2)).sampler()
     sampler.sample(200_000, seed=1, backend="triton")  # scratch that is kept is made
     extra = {}
@@ -202,7 +212,7 @@ def test_memory_does_not_grow_with_the_rows(capsys: pytest.CaptureFixture[str]) 
         x = sampler.sample(rows, seed=1, backend="triton")
         extra[rows] = torch.cuda.max_memory_allocated() - before - x.untyped_storage().nbytes()
         del x
-    say(capsys, f"memory beyond the samples: {extra}")
+    say(f"memory beyond the samples: {extra}")
     assert max(extra.values()) - min(extra.values()) <= 2**20
     assert max(extra.values()) <= 256 * 2**20
 
