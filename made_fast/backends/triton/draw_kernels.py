@@ -1,0 +1,313 @@
+"""The sampling kernels: tasks by ``tl.dot``, events on a tile in registers (see draw_plan.py).
+
+One program has R rows at a time. Its share of the scratch: a table (R, slots) of finished values, the sums (R, columns) of
+the current outer block, and the thresholds (steps, R) of the noise. What one thread stores another one loads, so there is a
+barrier between.
+"""
+
+import triton
+import triton.language as tl
+
+from made_fast.backends.triton.device import apply_function, philox_words, softplus
+from made_fast.program import FUNCTIONS
+
+__all__ = ["bulk_kernel", "draw_kernel"]
+
+NUM_FUNCTIONS = tl.constexpr(len(FUNCTIONS))
+NOISE_GROUPS = tl.constexpr(16)  # of four steps each, at once
+COLUMNS = tl.constexpr(32)  # of the table, when it is filled or read out
+
+
+@triton.jit
+def _function(code, x, FUNCTIONS_USED: tl.constexpr):
+    """The function with a number that is known at run time, one of those in the mask."""
+    y = x
+    for number in tl.static_range(1, NUM_FUNCTIONS):
+        if (FUNCTIONS_USED >> number) & 1:  # noqa: SIM102 - this is decided when the kernel is compiled, the next is not
+            if code == number:
+                y = apply_function(x, number)
+    return y
+
+
+@triton.jit
+def _begin(
+    table,
+    limits,
+    seed,
+    noise_row,
+    context_row,
+    valid,
+    context,
+    context_units,
+    num_context,
+    context_slot,
+    features,
+    context_features,
+    SLOTS: tl.constexpr,
+    R: tl.constexpr,
+):
+    """Fills in the context, and for each step what a logit must exceed for a 1: logit(u), minus infinity for u = 0."""
+    r = tl.arange(0, R)
+    for first in range(0, num_context, COLUMNS):
+        i = first + tl.arange(0, COLUMNS)
+        unit = tl.load(context_units + i, mask=i < num_context, other=0)
+        inside = valid[:, None] & (i < num_context)[None, :]
+        value = tl.load(context + context_row[:, None] * context_features + unit[None, :], mask=inside, other=0.0)
+        tl.store(table + r[:, None] * SLOTS + (context_slot + i)[None, :], value, mask=(i < num_context)[None, :])
+    for first in range(0, tl.cdiv(features, 4), NOISE_GROUPS):
+        group = (first + tl.arange(0, NOISE_GROUPS))[:, None] + tl.zeros((1, R), dtype=tl.int32)
+        w0, w1, w2, w3 = philox_words(seed, group, tl.zeros_like(group), noise_row[None, :] + tl.zeros_like(group))
+        at = limits + group * (4 * R) + r[None, :]
+        tl.store(at, _limit(w0))
+        tl.store(at + R, _limit(w1))
+        tl.store(at + 2 * R, _limit(w2))
+        tl.store(at + 3 * R, _limit(w3))
+
+
+@triton.jit
+def _limit(word):
+    u = (word >> 8).to(tl.float32) * 5.9604644775390625e-08  # 2**-24
+    return tl.where(u > 0, tl.log(tl.maximum(u, 2.9802322387695312e-08) / (1.0 - u)), float("-inf"))
+
+
+@triton.jit
+def _task(
+    task,
+    tasks,
+    columns,
+    bias,
+    chunks,
+    weights,
+    table,
+    sums,
+    SLOTS: tl.constexpr,
+    SUMS: tl.constexpr,
+    R: tl.constexpr,
+    U: tl.constexpr,
+    K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """sums (R, columns of the task) = or += table (R, slots of its chunks) times weights."""
+    r, u, k = tl.arange(0, R), tl.arange(0, U), tl.arange(0, K)
+    first, last = tl.load(tasks + task * 3), tl.load(tasks + task * 3 + 1)
+    fresh = tl.load(tasks + task * 3 + 2)
+    column = tl.load(columns + task * U + u)
+    into = sums + r[:, None] * SUMS + column[None, :]
+    start = tl.load(bias + task * U + u)[None, :] + tl.zeros((R, 1), dtype=tl.float32)
+    total = start + tl.load(into, mask=(column >= 0)[None, :] & (fresh == 0), other=0.0)
+    weight_at = weights + first.to(tl.int64) * (U * K) + u[None, :] * K + k[:, None]  # (K, U)
+    for chunk in range(first, last):
+        slot = tl.multiple_of(tl.load(chunks + chunk), 4)
+        value = tl.load(table + r[:, None] * SLOTS + (slot + k)[None, :])  # (R, K); beyond what is known weights are 0
+        weight = tl.load(weight_at)
+        weight_at += U * K
+        total = tl.dot(value, weight, total, input_precision=PRECISION)
+    tl.store(into, total, mask=(column >= 0)[None, :])
+
+
+@triton.jit
+def _event_head(event, events):
+    at = events + event * 5
+    return tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4)
+
+
+@triton.jit
+def _events(
+    first,
+    last,
+    tile,
+    nats,
+    bad,
+    events,
+    vectors,
+    limits,
+    R: tl.constexpr,
+    U: tl.constexpr,
+    FUNCTIONS_USED: tl.constexpr,
+    LOG_PROB: tl.constexpr,
+):
+    """Finishes the units of a block: tile (R, U) of sums becomes values. Reads one event ahead of the one it executes."""
+    r, u = tl.arange(0, R), tl.arange(0, U)
+    kind, unit, stop, code, step = _event_head(first, events)
+    coefficients = tl.load(vectors + first * (2 * U) + u)
+    second = tl.load(vectors + first * (2 * U) + U + u)
+    for event in range(first, last):
+        next_kind, next_unit, next_stop, next_code, next_step = _event_head(event + 1, events)
+        next_coefficients = tl.load(vectors + (event + 1) * (2 * U) + u)
+        next_second = tl.load(vectors + (event + 1) * (2 * U) + U + u)
+        if kind == 0:
+            inside = ((u >= unit) & (u < stop))[None, :]
+            tile = tl.where(inside, _function(code, tile, FUNCTIONS_USED), tile)
+        else:
+            value = tl.sum(tile * coefficients[None, :], axis=1)
+            if kind == 2:
+                value *= tl.sum(tile * second[None, :], axis=1)
+            value = _function(code, value, FUNCTIONS_USED)
+            if kind == 3:
+                logit = value
+                value = tl.where(logit > tl.load(limits + step * R + r), 1.0, 0.0)
+                bad |= (logit != logit).to(tl.int32)  # noqa: PLR0124 - nan
+                if LOG_PROB:
+                    nats -= softplus(tl.where(value > 0, -logit, logit)).to(tl.float64)
+                tile += value[:, None] * second[None, :]
+            tile = tl.where((u == unit)[None, :], value[:, None], tile)
+        kind, unit, stop, code, step = next_kind, next_unit, next_stop, next_code, next_step
+        coefficients, second = next_coefficients, next_second
+    return tile, nats, bad
+
+
+@triton.jit
+def bulk_kernel(
+    first_task,
+    tasks,
+    columns,
+    bias,
+    chunks,
+    weights,
+    tables,
+    all_sums,
+    SLOTS: tl.constexpr,
+    SUMS: tl.constexpr,
+    R: tl.constexpr,
+    U: tl.constexpr,
+    K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The tasks of one outer block for all tiles at once: program (i, j) has task ``first_task + i`` of tile j."""
+    own = tl.program_id(1).to(tl.int64)
+    _task(
+        first_task + tl.program_id(0),
+        tasks,
+        columns,
+        bias,
+        chunks,
+        weights,
+        tables + own * (R * SLOTS),
+        all_sums + own * (R * SUMS),
+        SLOTS,
+        SUMS,
+        R,
+        U,
+        K,
+        PRECISION,
+    )
+
+
+@triton.jit(do_not_specialize=["first_block", "last_block", "num_context", "context_slot", "x_slot", "num_programs"])
+def draw_kernel(
+    request,
+    first_block,
+    last_block,
+    blocks,
+    slots,
+    tasks,
+    columns,
+    bias,
+    chunks,
+    weights,
+    events,
+    vectors,
+    variables,
+    noise_rows,
+    context,
+    context_units,
+    num_context,
+    context_slot,
+    x_slot,
+    features,
+    context_features,
+    tables,
+    all_sums,
+    all_limits,
+    all_nats,
+    flags,
+    out,
+    log_prob,
+    SLOTS: tl.constexpr,
+    SUMS: tl.constexpr,
+    STEPS: tl.constexpr,
+    R: tl.constexpr,
+    U: tl.constexpr,
+    K: tl.constexpr,
+    PRECISION: tl.constexpr,
+    FUNCTIONS_USED: tl.constexpr,
+    LOG_PROB: tl.constexpr,
+    NAMED_ROWS: tl.constexpr,
+    BEGIN: tl.constexpr,
+    END: tl.constexpr,
+    OUTER: tl.constexpr,
+):
+    """Runs blocks [first_block, last_block) for every tile of R rows that falls to this program.
+
+    With BEGIN, END and OUTER a launch over all blocks draws everything. Without OUTER the tasks of outer blocks were done by
+    ``bulk_kernel`` and each program has one tile; BEGIN and END mark the first and the last of such launches.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    r, u = tl.arange(0, R), tl.arange(0, U)
+    table, sums = tables + program * (R * SLOTS), all_sums + program * (R * SUMS)
+    limits, kept = all_limits + program * (STEPS * R), all_nats + program * R + r
+    seed, first_row, row_offset = tl.load(request), tl.load(request + 1), tl.load(request + 2)
+    rows_per_context, num_rows = tl.load(request + 3), tl.load(request + 4)
+    all_bad = tl.zeros((R,), dtype=tl.int32)
+    if BEGIN:  # zeros: chunks also read slots that are not known yet, with weight 0
+        for first in range(0, SLOTS, COLUMNS):
+            column = (first + tl.arange(0, COLUMNS))[None, :]
+            tl.store(table + r[:, None] * SLOTS + column, tl.zeros((R, COLUMNS), dtype=tl.float32))
+    else:
+        all_bad += tl.load(flags + program)
+    for number in range(tl.program_id(0), tl.cdiv(num_rows, R).to(tl.int32), tl.num_programs(0)):
+        row = (tl.zeros((R,), dtype=tl.int64) + number) * R + r
+        valid = row < num_rows
+        bad = tl.zeros((R,), dtype=tl.int32)
+        nats = tl.zeros((R,), dtype=tl.float64)
+        if BEGIN:
+            noise_row = tl.load(noise_rows + row, mask=valid, other=0) if NAMED_ROWS else first_row + row
+            tl.debug_barrier()
+            _begin(
+                table,
+                limits,
+                seed,
+                noise_row,
+                (row_offset + row) // rows_per_context,
+                valid,
+                context,
+                context_units,
+                num_context,
+                context_slot,
+                features,
+                context_features,
+                SLOTS,
+                R,
+            )
+        else:
+            nats = tl.load(kept)
+        for block in range(first_block, last_block):
+            at = blocks + block * 6
+            outer, own, last_task = tl.load(at), tl.load(at + 1), tl.load(at + 2)
+            first_event, last_event, base = tl.load(at + 3), tl.load(at + 4), tl.load(at + 5)
+            tl.debug_barrier()
+            for task in range(outer if OUTER else own, last_task):
+                _task(task, tasks, columns, bias, chunks, weights, table, sums, SLOTS, SUMS, R, U, K, PRECISION)
+            tl.debug_barrier()
+            slot = tl.load(slots + block * U + u)
+            tile = tl.load(sums + r[:, None] * SUMS + (tl.multiple_of(base, U) + u)[None, :])
+            tile = tl.where((slot > -2)[None, :], tile, 0.0)  # where there is no unit nothing was written
+            tile, nats, bad = _events(
+                first_event, last_event, tile, nats, bad, events, vectors, limits, R, U, FUNCTIONS_USED, LOG_PROB
+            )
+            tl.store(table + r[:, None] * SLOTS + slot[None, :], tile, mask=(slot >= 0)[None, :])
+        if END:
+            tl.debug_barrier()
+            for first in range(0, features, COLUMNS):
+                i = first + tl.arange(0, COLUMNS)
+                variable = tl.load(variables + i, mask=i < features, other=0)
+                inside = valid[:, None] & (i < features)[None, :]
+                value = tl.load(table + r[:, None] * SLOTS + (x_slot + i)[None, :], mask=inside, other=0.0)
+                tl.store(out + row[:, None] * features + variable[None, :], value, mask=inside)
+            if LOG_PROB:
+                tl.store(log_prob + row, nats.to(tl.float32), mask=valid)
+            tl.debug_barrier()
+        else:
+            tl.store(kept, nats)
+        all_bad |= tl.where(valid, bad, 0)
+    tl.store(flags + program, tl.max(all_bad, axis=0))

@@ -1,0 +1,346 @@
+"""A schedule as one kernel executes it: blocks of units in order of time, in numpy.
+
+All units that are evaluated, the variables among them, stand in one list in order of time. It is cut into *blocks* of at
+most U units, and every few blocks make an *outer block*. What a unit sums up is split by when its inputs are known:
+
+- before its outer block: *tasks*, GEMM-shaped, done for the whole outer block at once (most of the work);
+- before its block: smaller tasks, done when the block begins;
+- within its block: *events*, one after another, on a tile (rows, U) of the block's units that stays in registers.
+
+There are four kinds of events. ``ACTIVATE`` applies a function to a run of units that waited for variables only. ``UNIT``
+multiplies the tile with a vector of coefficients, which sums up what the unit's inputs within the block add to it, and puts
+the result in its place. ``PRODUCT`` does so with two vectors and multiplies the results. ``DRAW`` is a ``UNIT`` whose result
+is the parameter of a variable: it is drawn, and its value is spread over the units of the block that read it, by a second
+vector. So an event depends on the one before through registers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from made_fast.program import Affine, Program
+from made_fast.schedule import AffinePlan, Kind, Schedule
+
+__all__ = ["ALIGN", "DrawPlan", "Event", "build_plan"]
+
+ALIGN = 4  # chunks start at slots that are multiples of it: 16 bytes
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+
+class Event(IntEnum):
+    """Kinds of events; draw_kernels.py knows these numbers."""
+
+    ACTIVATE = 0
+    UNIT = 1
+    PRODUCT = 2
+    DRAW = 3
+
+
+@dataclass(frozen=True)
+class DrawPlan:
+    """What the sampling kernels read.
+
+    Attributes:
+        blocks: int32 (N, 6): first and last task of the outer block it begins (an empty range if it begins none), last task
+            of its own (they follow), first and last event, first column of its units in the sums of the outer block.
+        outer: (M + 1,) first block of each outer block, and N.
+        slots: int32 (N, U), the slot of each unit of a block; -1 for a helper, -2 where there is no unit.
+        tasks: int32 (T, 3): first and last chunk, whether sums start from the bias instead of what is there.
+        columns: int32 (T, U), the column of the outer block's sums that each row of a task adds to; -1 for none.
+        bias: fp32 (T, U), zero in tasks that add to what is there.
+        chunks: int32 (C,), the first of the K slots that a chunk multiplies.
+        weights: fp32 (C, U, K), zero where a unit does not read a slot.
+        events: int32 (E + 1, 5): kind, first unit within the block, last unit (exclusive), function, noise step. One more
+            than there are, since kernels read one ahead.
+        vectors: fp32 (E + 1, 2, U): coefficients; what is spread, or the coefficients of the second factor.
+        functions: bit mask of the functions that occur.
+    """
+
+    blocks: NDArray[np.int32]
+    outer: IntArray
+    slots: NDArray[np.int32]
+    tasks: NDArray[np.int32]
+    columns: NDArray[np.int32]
+    bias: FloatArray
+    chunks: NDArray[np.int32]
+    weights: FloatArray
+    events: NDArray[np.int32]
+    vectors: FloatArray
+    functions: int
+
+    @property
+    def bulk_macs(self) -> int:
+        """Multiply-adds of the tasks for one row, zeros within chunks included."""
+        return int(self.weights.size)
+
+    @property
+    def num_events(self) -> int:
+        """Steps of one draw, each of which waits for the one before."""
+        return len(self.events) - 1
+
+
+def build_plan(program: Program, schedule: Schedule, *, units: int, inputs: int, outer_blocks: int) -> DrawPlan:
+    """Lays out a program.
+
+    Args:
+        program, schedule: on the CPU, or the weights are copied from their device.
+        units: U, how many units a block and a task have at most; a power of 2.
+        inputs: K, how many inputs a chunk has.
+        outer_blocks: blocks in an outer block.
+    """
+    return _Builder(_Timeline.of(program, schedule), units, inputs, outer_blocks).build()
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What some units add up, each unit in one of these: rows in order of time, each a bias and some (slot, weight)."""
+
+    times: IntArray  # (n,) when each row is due
+    bias: FloatArray  # (n,)
+    sources: IntArray  # (m,) slots, by the time at which they are known; (n, s) where row i adds up sources[i]
+    known: IntArray  # that time, alike
+    weight: FloatArray | None = None  # (n, m), zero where masked
+    mask: BoolArray | None = None  # (n, m)
+
+    def part(self, rows: slice, start: int, stop: int) -> tuple[IntArray, FloatArray, BoolArray]:
+        """Slots (k,), weights (rows, k) and mask (rows, k) of what becomes known at times [start, stop) and is read."""
+        if self.weight is None or self.mask is None:
+            known = self.known[rows]
+            row, place = np.nonzero((known >= start) & (known < stop))
+            reads = row == np.arange(len(known))[:, None]
+            return self.sources[rows][row, place], reads.astype(np.float32), reads
+        columns = slice(*np.searchsorted(self.known, [start, stop]))
+        mask = self.mask[rows, columns]
+        some = mask.any(0)
+        return self.sources[columns][some], self.weight[rows, columns][:, some], mask[:, some]
+
+
+@dataclass(frozen=True)
+class _Timeline:
+    """All units in order of time. A product has a helper before it, which holds its second factor."""
+
+    slots: IntArray  # (n,) -1 for helpers
+    steps: IntArray  # (n,) number of the schedule's step
+    functions: IntArray  # (n,)
+    products: BoolArray  # (n,)
+    variables: IntArray  # (n,) place of the variable in the order of drawing, -1 for others
+    noise_steps: IntArray  # of the variables, in the order of drawing
+    time: IntArray  # (slots,) place in this list, -1 for the context
+    sums: list[_Sums]
+
+    @classmethod
+    def of(cls, program: Program, schedule: Schedule) -> _Timeline:
+        """The units of a schedule whose variables are drawn over their parameters."""
+        x = range(schedule.x_slot, schedule.x_slot + schedule.features)
+        steps = schedule.steps.tolist()
+        function = np.zeros(schedule.num_slots, dtype=np.int64)
+        found: list[tuple[int, int, bool, int]] = []  # slot, step, whether a product, variable
+        for number, (kind, first, count, *_, code) in enumerate(steps):
+            if kind == Kind.DRAW:
+                found.extend((slot, number, False, slot - x.start) for slot in range(first, first + count))
+                continue
+            function[first : first + count] = code
+            if first not in x:  # a parameter is due when its variable is drawn over it
+                helper = [(-1, number, False, -1)] if kind == Kind.MULTIPLY else []
+                for slot in range(first, first + count):
+                    found.extend([*helper, (slot, number, kind == Kind.MULTIPLY, -1)])
+        slots, step, products, variables = (np.asarray(column) for column in zip(*found, strict=True))
+        time = np.full(schedule.num_slots, -1, dtype=np.int64)  # of the context: before all
+        time[slots[slots >= 0]] = np.flatnonzero(slots >= 0)
+        sums = [_affine(op, plan, time) for op, plan in zip(program.affines, schedule.affines, strict=True)]
+        sums.extend(_unit_wise(steps, time))
+        codes = np.where(slots < 0, 0, function[slots])
+        return cls(slots, step, codes, products, variables, schedule.noise_steps, time, sums)
+
+
+def _affine(op: Affine, plan: AffinePlan, time: IntArray) -> _Sums:
+    rows, columns = torch.from_numpy(plan.rows), torch.from_numpy(plan.columns)
+    weight = torch.cat([term.weight.detach().cpu() for term in op.terms], dim=1)
+    weight = weight.index_select(0, rows).index_select(1, columns)
+    bias = torch.zeros(len(rows)) if op.bias is None else op.bias.detach().cpu().index_select(0, rows)
+    mask = np.arange(len(columns)) < plan.needed[:, None] if plan.mask is None else plan.mask
+    known = time[plan.column_slots]
+    assert (np.diff(known) >= 0).all()
+    return _Sums(
+        time[plan.first_slot : plan.first_slot + len(rows)],
+        bias.float().numpy(),
+        plan.column_slots,
+        known,
+        np.where(mask, weight.float().numpy(), np.float32(0)),
+        mask,
+    )
+
+
+def _unit_wise(steps: list[list[int]], time: IntArray) -> Iterator[_Sums]:
+    """Operations that go unit by unit, as sums of one or two inputs with weight 1."""
+    for wanted, takes_left, takes_right in (
+        (Kind.UNARY, True, False),
+        (Kind.ADD, True, True),
+        (Kind.MULTIPLY, True, False),
+        (Kind.MULTIPLY, False, True),
+    ):
+        due, sources = [], []
+        for kind, first, count, left, right, _ in steps:
+            if kind == wanted:
+                helpers = 0 if takes_left else 1  # stand before their products
+                due.append(time[first : first + count] - helpers)
+                starts = [left] * takes_left + [right] * takes_right
+                sources.append(np.asarray(starts)[None] + np.arange(count)[:, None])
+        if due:
+            slots = np.concatenate(sources)
+            yield _Sums(np.concatenate(due), np.zeros(len(slots), dtype=np.float32), slots, time[slots])
+
+
+@dataclass
+class _Builder:
+    """Cuts the timeline and lists tasks and events."""
+
+    line: _Timeline
+    units: int
+    inputs: int
+    outer_blocks: int
+    tasks: list[tuple[int, int, int]] = field(default_factory=list)
+    columns: list[NDArray[np.int32]] = field(default_factory=list)
+    bias: list[FloatArray] = field(default_factory=list)
+    chunks: list[int] = field(default_factory=list)
+    weights: list[FloatArray] = field(default_factory=list)
+    events: list[tuple[int, ...]] = field(default_factory=list)
+    vectors: list[FloatArray] = field(default_factory=list)
+
+    def build(self) -> DrawPlan:
+        bounds = self._cuts()
+        blocks, outer = [], list(range(0, len(bounds) - 1, self.outer_blocks))
+        slots = np.full((len(bounds) - 1, self.units), -2, dtype=np.int32)
+        for number, (start, stop) in enumerate(pairwise(bounds)):
+            slots[number, : stop - start] = self.line.slots[start:stop]
+            begin = number // self.outer_blocks * self.outer_blocks
+            column_of = self._column_of(bounds, begin)
+            first_task = len(self.tasks)
+            if number == begin:
+                last = bounds[min(begin + self.outer_blocks, len(bounds) - 1)]
+                self._add_tasks(start, last, -1, start, column_of, fresh=True)
+            own_task = len(self.tasks)
+            if number > begin:
+                self._add_tasks(start, stop, bounds[begin], start, column_of, fresh=False)
+            first_event = len(self.events)
+            self._add_events(start, stop)
+            base = (number - begin) * self.units
+            blocks.append((first_task, own_task, len(self.tasks), first_event, len(self.events), base))
+        self.events.append((0,) * 5)
+        self.vectors.append(np.zeros((2, self.units), dtype=np.float32))
+        return DrawPlan(
+            blocks=np.asarray(blocks, dtype=np.int32),
+            outer=np.asarray([*outer, len(blocks)]),
+            slots=slots,
+            tasks=np.asarray(self.tasks, dtype=np.int32),
+            columns=np.stack(self.columns),
+            bias=np.stack(self.bias),
+            chunks=np.asarray([*self.chunks, 0], dtype=np.int32)[: max(1, len(self.chunks))],
+            weights=np.stack(self.weights or [np.zeros((self.units, self.inputs), dtype=np.float32)]),
+            events=np.asarray(self.events, dtype=np.int32),
+            vectors=np.stack(self.vectors),
+            functions=int(np.bitwise_or.reduce(1 << self.line.functions)),
+        )
+
+    def _cuts(self) -> list[int]:
+        """Where blocks start, and the end; a helper stays with its product."""
+        count, cuts = len(self.line.slots), [0]
+        while cuts[-1] < count:
+            cut = min(cuts[-1] + self.units, count)
+            cuts.append(cut - 1 if cut < count and self.line.slots[cut - 1] < 0 else cut)
+        return cuts
+
+    def _column_of(self, bounds: list[int], begin: int) -> IntArray:
+        """(units of the outer block,) the column of the sums where each unit has its own."""
+        inside = pairwise(bounds[begin : begin + self.outer_blocks + 1])
+        return np.concatenate([i * self.units + np.arange(stop - start) for i, (start, stop) in enumerate(inside)])
+
+    def _add_tasks(self, start: int, stop: int, after: int, before: int, column_of: IntArray, *, fresh: bool) -> None:
+        """What the units due at times [start, stop) read that becomes known at times [after, before)."""
+        origin = start if fresh else after
+        for sums in self.line.sums:
+            low, high = np.searchsorted(sums.times, [start, stop])
+            for first in range(low, high, self.units):
+                rows = slice(first, min(first + self.units, high))
+                slots, weights, _ = sums.part(rows, after, before)
+                if fresh or len(slots):
+                    bias = sums.bias[rows] * np.float32(fresh)
+                    self._add_task(slots, weights, column_of[sums.times[rows] - origin], bias, fresh)
+
+    def _add_task(self, slots: IntArray, weights: FloatArray, where: IntArray, bias: FloatArray, fresh: bool) -> None:
+        first, order = len(self.chunks), np.argsort(slots, kind="stable")
+        slots, weights = slots[order], weights[:, order]
+        at = 0
+        while at < len(slots):
+            begin = int(slots[at]) // ALIGN * ALIGN
+            end = int(np.searchsorted(slots, begin + self.inputs))
+            block = np.zeros((self.units, self.inputs), dtype=np.float32)
+            np.add.at(block[: len(where)], (slice(None), slots[at:end] - begin), weights[:, at:end])
+            self.chunks.append(begin)
+            self.weights.append(block)
+            at = end
+        self.tasks.append((first, len(self.chunks), int(fresh)))
+        self.columns.append(self._padded(where, -1, np.int32))
+        self.bias.append(self._padded(bias, 0, np.float32))
+
+    def _padded(self, values: NDArray[np.generic], fill: int, dtype: type) -> NDArray[np.generic]:
+        padded = np.full(self.units, fill, dtype=dtype)
+        padded[: len(values)] = values
+        return padded
+
+    def _add_events(self, start: int, stop: int) -> None:
+        line, count = self.line, stop - start
+        coefficients = np.eye(
+            count, dtype=np.float32
+        )  # (unit, column): what each unit starts from is in its own column
+        spread = np.zeros((count, count), dtype=np.float32)  # (variable, column)
+        waits = np.zeros(count, dtype=np.bool_)  # for a unit of this block that is no variable
+        for sums in line.sums:
+            rows = slice(*np.searchsorted(sums.times, [start, stop]))
+            slots, weights, mask = sums.part(rows, start, stop)
+            unit, source = sums.times[rows] - start, line.time[slots] - start
+            drawn = line.variables[start:stop][source] >= 0
+            np.add.at(spread, (source[drawn][:, None], unit[None]), weights[:, drawn].T)
+            np.add.at(coefficients, (unit[:, None], source[~drawn][None]), weights[:, ~drawn])
+            waits[unit] |= mask[:, ~drawn].any(1)
+        at = 0
+        while at < count:
+            at = self._add_event(start, at, count, coefficients, spread, waits)
+
+    def _add_event(
+        self, start: int, at: int, count: int, coefficients: FloatArray, spread: FloatArray, waits: BoolArray
+    ) -> int:
+        """Adds the event of the unit at this place, or of the run that begins there; returns the place after it."""
+        line, unit, vectors = self.line, start + at, np.zeros((2, self.units), dtype=np.float32)
+        code, end, noise_step = int(line.functions[unit]), at + 1, 0
+        if line.slots[unit] < 0:
+            return end  # a helper is read by the product that follows
+        vectors[0, :count] = coefficients[at]
+        if line.variables[unit] >= 0:
+            kind, noise_step = Event.DRAW, int(line.noise_steps[line.variables[unit]])
+            vectors[1, :count] = spread[at]
+        elif line.products[unit]:
+            kind = Event.PRODUCT
+            vectors[1, :count] = coefficients[at - 1]
+        elif waits[at]:
+            kind = Event.UNIT
+        else:
+            kind = Event.ACTIVATE
+            step = line.steps[unit]
+            while end < count and line.steps[start + end] == step and not waits[end]:
+                end += 1
+            if code == 0:
+                return end  # the identity
+        self.events.append((kind, at, end, code, noise_step))
+        self.vectors.append(vectors)
+        return end

@@ -1,0 +1,24 @@
+"""Sizes of the sampling kernels: one layout for a packed program, and the rows of a tile by how many rows are drawn."""
+
+from __future__ import annotations
+
+from made_fast.backends.triton.launch import Config
+
+__all__ = ["SAMPLER", "SAMPLER_LAYOUT", "choose_rows"]
+
+# Units of a block, inputs of a chunk, blocks of an outer block.
+SAMPLER_LAYOUT = {"U": 32, "K": 32, "OUTER": 16}
+
+# By the most rows for which each is taken, as tiles for each multiprocessor.
+SAMPLER: tuple[tuple[float, Config], ...] = (
+    (1.0, Config.of(4, 3, R=16)),
+    (float("inf"), Config.of(4, 3, R=64)),
+)
+
+
+def choose_rows(rows: int, processors: int) -> Config:
+    """The configuration for a number of rows: small tiles as long as they leave multiprocessors idle."""
+    for most, config in SAMPLER:
+        if rows <= most * config["R"] * processors:
+            return config
+    return SAMPLER[-1][1]
