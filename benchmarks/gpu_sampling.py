@@ -200,4 +200,3 @@ def _contest(bench: Bench, table: str, model: MADE, frozen: Sampler, rows: int, 
 
 def _counted(bench: Bench, draw: contenders.Draw) -> Row:
     return {"ms": "–", "times ours": "–", "note": f"{_kernels(bench, draw)}, as CUPTI counts"}
-

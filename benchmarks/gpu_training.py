@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from benchmarks import gpu_model
 from benchmarks.gpu_bench import Bench, Row
-from benchmarks.gpu_contenders import plain_torch
 from benchmarks.gpu_timing import Rotation, buffers_for, median, precision
 from benchmarks.timing import ratio
 from made_fast import MADE, masked_linear, masks
@@ -30,9 +29,9 @@ def measure_forwards(bench: Bench) -> None:
     for width in widths:
         for name in DTYPES:
             bench.add("Masked forward", f"{width} {name}", lambda w=width, n=name: _forward(bench, w, n, "nested"))
+    middle = widths[len(widths) // 2]
     for name in DTYPES:  # the same mask with its units in any order
-        width = widths[len(widths) // 2]
-        bench.add("Masked forward", f"{width} {name}, permuted", lambda n=name: _forward(bench, width, n, "permuted"))
+        bench.add("Masked forward", f"{middle} {name}, permuted", lambda n=name: _forward(bench, middle, n, "permuted"))
 
 
 def _degrees(width: int, kind: str, device: torch.device) -> Tensor:
@@ -174,10 +173,11 @@ def _check_gradients(networks: dict[str, nn.Module], x: Tensor, allowed: float) 
     _run(networks["ours"], networks["ours"], Rotation([x]))()
     _run(networks["W*mask"], networks["W*mask"], Rotation([x]))()
     layers = [*networks["ours"].hidden, networks["ours"].parameters_layer]
-    with plain_torch():
-        for number, (layer, weight) in enumerate(zip(layers, networks["W*mask"].weights, strict=True)):
-            if bool(layer.weight.grad[~layer.mask].any()):
-                raise ValueError(f"the gradient of layer {number} is not zero under the mask")
-            error = float((layer.weight.grad.float() - weight.grad.float()).norm() / weight.grad.float().norm())
-            if not error <= allowed:
-                raise ValueError(f"the gradient of layer {number} is off by {error:.1e} of its size, allowed: {allowed:.0e}")
+    for number, (layer, weight) in enumerate(zip(layers, networks["W*mask"].weights, strict=True)):
+        if bool(layer.weight.grad[~layer.mask].any()):
+            raise ValueError(f"the gradient of layer {number} is not zero under the mask")
+        error = float((layer.weight.grad.float() - weight.grad.float()).norm() / weight.grad.float().norm())
+        if not error <= allowed:
+            raise ValueError(
+                f"the gradient of layer {number} is off by {error:.1e} of its size, allowed: {allowed:.0e}"
+            )
