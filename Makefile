@@ -4,8 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
 CMAKE_ARGS ?=
+# The Python that has torch with CUDA, and Triton.
+GPU_PYTHON ?= python3
+GPU_MINUTES ?= 5
+OUT ?= out
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench gpu lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed  ## train on real digits, draw, compare with the naive sampler, write samples.png
@@ -17,6 +21,9 @@ test: $(VENV)/installed  ## all tests
 bench: $(VENV)/installed  ## the paired comparison of every contender
 	$(BIN)/python -m benchmarks.paired
 	$(BIN)/python -m benchmarks.training
+
+gpu:  ## tests and benchmarks that need a GPU, with the machine's own packages; fetches nothing
+	$(GPU_PYTHON) -m benchmarks.gpu_checks --out $(OUT) --minutes $(GPU_MINUTES)
 
 lint: $(VENV)/linters
 	$(BIN)/ruff check .

@@ -91,6 +91,7 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--backend", default="triton", help="the one that is measured as ours (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that it works")
     parser.add_argument("--only", action="append", choices=tuple(SECTIONS), help="a section, may be repeated")
+    parser.add_argument("--quiet", action="store_true", help="write the tables and do not print them")
     parser.add_argument("--trained", type=Path, help="a trained model to compare the samplers on as well")
     parser.add_argument("--model", action="store_true", help="print what is expected of an H100 and an H200 instead")
     return parser.parse_args(argv)
@@ -118,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     bench = Bench(clock, arguments.backend, arguments.quick, seconds, progress)
     facts = about(device)
     run(bench, arguments, facts)
-    gpu_report.write(bench, facts, arguments.out, tell=True)
+    gpu_report.write(bench, facts, arguments.out, tell=not arguments.quiet)
     return 1 if bench.failures else 0
 
 

@@ -173,7 +173,7 @@ def markdown(bench: Bench, about: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def asas_table(rows: list[Row]) -> str:
+def as_table(rows: list[Row]) -> str:
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in HIDDEN]
     return table(tuple(columns), [{column: row.get(column, "–") for column in columns} for row in rows])
 
