@@ -1,9 +1,9 @@
 """Everything there is to check on a machine with a GPU: ``make gpu``. Needs nothing but Python to start.
 
-Installs this source tree for the machine's own Python (into ``build/gpu-site``; nothing of the machine is changed, nothing is
-fetched), runs the tests marked gpu, then ``benchmarks.gpu``. Where it cannot be installed it runs from the source tree, without
-the C++ engine. Tables are printed last; the exit code is 1 if a test or a benchmark failed. ``--try`` does the same on a CPU,
-with small sizes and Triton's interpreter.
+Installs this source tree for the machine's own Python (into ``build/gpu-site``; nothing of the machine is changed, nothing
+fetched), runs the tests marked gpu, then ``benchmarks.gpu``. Where it cannot be installed it runs from the source tree and
+without the C++ engine. Tables are printed last; the exit code is 1 if a test or a benchmark failed. ``--try`` does the same
+on a CPU, with small sizes and Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def install(known: dict[str, str]) -> str:
 
 def tests(known: dict[str, str], out: Path, *, tried: bool) -> int:
     """The tests marked gpu, in several processes if that is possible: most of their time goes into compiling kernels."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "--continue-on-collection-errors", "--durations=5"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "--continue-on-collection-errors", "--tb=short"]
+    command.append("--durations=5")
     command.append(f"--junitxml={out / 'gpu-tests.xml'}")
     if importlib.util.find_spec("xdist") and not tried:
         command += ["-n", str(min(8, os.cpu_count() or 1))]
