@@ -65,6 +65,8 @@ class Engine:
         return self.backend.name != "reference"
 
     def pack(self, program: Program, output: Output | str = "bernoulli") -> object:
+        if self.backend.dtypes and program.dtype not in self.backend.dtypes:
+            pytest.skip(f"{self.backend.name} has no {program.dtype}")
         program = _moved(program, self.device)
         return backends.load(self.backend).pack(program, build_schedule(program), make_output(output))
 
@@ -105,6 +107,15 @@ def _engines() -> dict[str, Engine]:
             continue
         for device in backend.devices or present:
             if device not in present:
+                continue
+            if backend.name == "triton":
+                for mode, rows in (("one", 64), ("many", 256)) if device == "cpu" else (("one", 32), ("many", 16)):
+                    tile = backends.load(backend).Config.of(
+                        4, 3, R=rows
+                    )  # the interpreter takes as long for a small tile
+                    found[f"triton-{device}-{mode}"] = Engine(
+                        backend, device, {"mode": mode, "config": tile, "programs": 2}
+                    )
                 continue
             if backend.name != "cpp":
                 found[f"{backend.name}-{device}"] = Engine(backend, device)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from made_fast.backends.triton.launch import Config
 from made_fast.backends.triton.matmul import masked_linear, masked_linear_grad_input, masked_linear_grad_weight
 from made_fast.backends.triton.sampling import Packed, draw, pack
 
 __all__ = [
+    "Config",
     "Packed",
     "draw",
     "masked_linear",

@@ -106,12 +106,6 @@ def _task(
 
 
 @triton.jit
-def _event_head(event, events):
-    at = events + event * 5
-    return tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4)
-
-
-@triton.jit
 def _events(
     first,
     last,
@@ -126,15 +120,22 @@ def _events(
     FUNCTIONS_USED: tl.constexpr,
     LOG_PROB: tl.constexpr,
 ):
-    """Finishes the units of a block: tile (R, U) of sums becomes values. Reads one event ahead of the one it executes."""
+    """Finishes the units of a block: tile (R, U) of sums becomes values.
+
+    What an event reads from memory is asked for while the one before is executed, the words that say what it is two before.
+    """
     r, u = tl.arange(0, R), tl.arange(0, U)
-    kind, unit, stop, code, step = _event_head(first, events)
+    word, step = tl.load(events + 2 * first), tl.load(events + 2 * first + 1)
+    next_word, next_step = tl.load(events + 2 * first + 2), tl.load(events + 2 * first + 3)
     coefficients = tl.load(vectors + first * (2 * U) + u)
     second = tl.load(vectors + first * (2 * U) + U + u)
+    limit = tl.load(limits + step * R + r)
     for event in range(first, last):
-        next_kind, next_unit, next_stop, next_code, next_step = _event_head(event + 1, events)
         next_coefficients = tl.load(vectors + (event + 1) * (2 * U) + u)
         next_second = tl.load(vectors + (event + 1) * (2 * U) + U + u)
+        next_limit = tl.load(limits + next_step * R + r)
+        later_word, later_step = tl.load(events + 2 * event + 4), tl.load(events + 2 * event + 5)
+        kind, code, unit, stop = word & 15, (word >> 4) & 15, (word >> 8) & 1023, word >> 18
         if kind == 0:
             inside = ((u >= unit) & (u < stop))[None, :]
             tile = tl.where(inside, _function(code, tile, FUNCTIONS_USED), tile)
@@ -145,14 +146,14 @@ def _events(
             value = _function(code, value, FUNCTIONS_USED)
             if kind == 3:
                 logit = value
-                value = tl.where(logit > tl.load(limits + step * R + r), 1.0, 0.0)
+                value = tl.where(logit > limit, 1.0, 0.0)
                 bad |= (logit != logit).to(tl.int32)  # noqa: PLR0124 - nan
                 if LOG_PROB:
                     nats -= softplus(tl.where(value > 0, -logit, logit)).to(tl.float64)
                 tile += value[:, None] * second[None, :]
             tile = tl.where((u == unit)[None, :], value[:, None], tile)
-        kind, unit, stop, code, step = next_kind, next_unit, next_stop, next_code, next_step
-        coefficients, second = next_coefficients, next_second
+        word, next_word, next_step = next_word, later_word, later_step
+        coefficients, second, limit = next_coefficients, next_second, next_limit
     return tile, nats, bad
 
 

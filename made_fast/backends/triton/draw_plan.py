@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from made_fast.program import Affine, Program
 from made_fast.schedule import AffinePlan, Kind, Schedule
 
-__all__ = ["ALIGN", "DrawPlan", "Event", "build_plan"]
+__all__ = ["ALIGN", "DrawPlan", "Event", "build_plan", "word"]
 
 ALIGN = 4  # chunks start at slots that are multiples of it: 16 bytes
 
@@ -46,6 +46,11 @@ class Event(IntEnum):
     DRAW = 3
 
 
+def word(kind: int, function: int, unit: int, stop: int) -> int:
+    """An event in one word: 4 bits of kind, 4 of function, 10 of its first unit in the block; then the last (exclusive)."""
+    return kind | function << 4 | unit << 8 | stop << 18
+
+
 @dataclass(frozen=True)
 class DrawPlan:
     """What the sampling kernels read.
@@ -60,9 +65,9 @@ class DrawPlan:
         bias: fp32 (T, U), zero in tasks that add to what is there.
         chunks: int32 (C,), the first of the K slots that a chunk multiplies.
         weights: fp32 (C, U, K), zero where a unit does not read a slot.
-        events: int32 (E + 1, 5): kind, first unit within the block, last unit (exclusive), function, noise step. One more
-            than there are, since kernels read one ahead.
-        vectors: fp32 (E + 1, 2, U): coefficients; what is spread, or the coefficients of the second factor.
+        events: int32 (E + 2, 2): ``word`` of kind, function, first and last unit within the block; noise step. Two more than
+            there are, since kernels read ahead.
+        vectors: fp32 (E + 2, 2, U): coefficients; what is spread, or the coefficients of the second factor.
         functions: bit mask of the functions that occur.
     """
 
@@ -86,7 +91,7 @@ class DrawPlan:
     @property
     def num_events(self) -> int:
         """Steps of one draw, each of which waits for the one before."""
-        return len(self.events) - 1
+        return len(self.events) - 2
 
 
 def build_plan(program: Program, schedule: Schedule, *, units: int, inputs: int, outer_blocks: int) -> DrawPlan:
@@ -236,8 +241,8 @@ class _Builder:
             self._add_events(start, stop)
             base = (number - begin) * self.units
             blocks.append((first_task, own_task, len(self.tasks), first_event, len(self.events), base))
-        self.events.append((0,) * 5)
-        self.vectors.append(np.zeros((2, self.units), dtype=np.float32))
+        self.events.extend([(0, 0)] * 2)
+        self.vectors.extend([np.zeros((2, self.units), dtype=np.float32)] * 2)
         return DrawPlan(
             blocks=np.asarray(blocks, dtype=np.int32),
             outer=np.asarray([*outer, len(blocks)]),
@@ -285,18 +290,18 @@ class _Builder:
             begin = int(slots[at]) // ALIGN * ALIGN
             end = int(np.searchsorted(slots, begin + self.inputs))
             block = np.zeros((self.units, self.inputs), dtype=np.float32)
-            np.add.at(block[: len(where)], (slice(None), slots[at:end] - begin), weights[:, at:end])
+            np.add.at(block.T, slots[at:end] - begin, self._padded_rows(weights[:, at:end]))
             self.chunks.append(begin)
             self.weights.append(block)
             at = end
         self.tasks.append((first, len(self.chunks), int(fresh)))
-        self.columns.append(self._padded(where, -1, np.int32))
-        self.bias.append(self._padded(bias, 0, np.float32))
+        empty = (0, self.units - len(where))
+        self.columns.append(np.pad(where, empty, constant_values=-1).astype(np.int32))
+        self.bias.append(np.pad(bias, empty))
 
-    def _padded(self, values: NDArray[np.generic], fill: int, dtype: type) -> NDArray[np.generic]:
-        padded = np.full(self.units, fill, dtype=dtype)
-        padded[: len(values)] = values
-        return padded
+    def _padded_rows(self, weights: FloatArray) -> FloatArray:
+        """(k, U) from weights (rows, k)."""
+        return np.pad(weights.T, ((0, 0), (0, self.units - len(weights))))
 
     def _add_events(self, start: int, stop: int) -> None:
         line, count = self.line, stop - start
@@ -341,6 +346,6 @@ class _Builder:
                 end += 1
             if code == 0:
                 return end  # the identity
-        self.events.append((kind, at, end, code, noise_step))
+        self.events.append((word(kind, code, at, end), noise_step))
         self.vectors.append(vectors)
         return end

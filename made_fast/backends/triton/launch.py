@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from torch import Tensor
@@ -46,6 +49,7 @@ class Launch:
 
 
 _launches: list[Launch] | None = None
+_interpreter = Lock()  # it has one state for all threads
 
 
 @contextmanager
@@ -79,13 +83,16 @@ def launch(kernel: Any, grid: tuple[int, ...], config: Config, **arguments: Any)
         _launches.append(Launch(kernel, grid, config, arguments))
         return
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    run: Callable[..., object] = kernel[grid]
     device = next(value.device for value in arguments.values() if isinstance(value, Tensor))
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
+    run = partial(kernel[grid], **arguments, **dict(config.blocks), **options)
+    if device.type == "cpu":
+        with _interpreter, np.errstate(all="ignore"):
+            run()
+    elif device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            run(**arguments, **dict(config.blocks), **options)
+            run()
     else:
-        run(**arguments, **dict(config.blocks), **options)
+        run()
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from made_fast.backends.triton.launch import Config
+from made_fast.backends.triton.launch import Config, next_power_of_2
 
 __all__ = ["SAMPLER", "SAMPLER_LAYOUT", "choose_rows"]
 
@@ -17,7 +17,12 @@ SAMPLER: tuple[tuple[float, Config], ...] = (
 
 
 def choose_rows(rows: int, processors: int) -> Config:
-    """The configuration for a number of rows: small tiles as long as they leave multiprocessors idle."""
+    """The configuration for a number of rows: small tiles as long as they leave multiprocessors idle.
+
+    Without any (processors is 0) it is for the interpreter, which takes as long for a small tile as for a large one.
+    """
+    if not processors:
+        return Config.of(4, 3, R=min(1024, max(16, next_power_of_2(rows))))
     for most, config in SAMPLER:
         if rows <= most * config["R"] * processors:
             return config

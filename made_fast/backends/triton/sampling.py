@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from math import ceil
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from made_fast.backends.triton import launch as launches
 from made_fast.backends.triton.draw_kernels import bulk_kernel, draw_kernel
 from made_fast.backends.triton.draw_plan import DrawPlan, build_plan
+from made_fast.backends.triton.graph import CapturedDraws
 from made_fast.backends.triton.launch import Config, launch
 from made_fast.backends.triton.sampler_configs import SAMPLER_LAYOUT, choose_rows
 from made_fast.outputs import Output
@@ -35,7 +37,7 @@ class Packed:
     arrays: dict[str, Tensor]  # by the names of the kernels' arguments
     variables: Tensor  # int32 (D,) in the order of drawing
     context_units: Tensor  # int32
-    graphs: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    captured: CapturedDraws = field(default_factory=CapturedDraws, compare=False, repr=False)
 
     @property
     def columns(self) -> int:
@@ -105,10 +107,20 @@ def draw(
     tiles = ceil(len(out) / config["R"])
     if mode == "auto":
         mode = "many" if _many_pays(packed, tiles, processors) else "one"
-    programs = min(tiles, programs or 2 * processors)
-    flags = run.one(programs) if mode == "one" else run.many(tiles)
-    if launches.recording() or (packed.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+    programs = min(tiles, programs or max(1, 2 * processors))
+    if mode == "many" and tiles > programs:
+        run.in_parts(programs * config["R"], seed, first_row, row_offset, rows_per_context)
         return
+    capturing = packed.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if mode == "one":
+        flags = run.one(programs)
+    elif packed.device.type == "cuda" and rows is None and context is None and not (capturing or launches.recording()):
+        key = (tuple(out.shape), log_prob is None, config, launches.precision(torch.float32))
+        flags = packed.captured.run(key, partial(run.replayed, tiles), request, out, log_prob)
+    else:
+        flags = run.many(tiles)
+    if capturing or launches.recording():
+        return  # there is nothing to look at yet
     if bool(flags.cpu().any()):
         raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
 
@@ -150,6 +162,29 @@ class _Run:
             end = number == len(bounds) - 2
             self._launch(tiles, scratch, (first, last), begin=False, end=end, outer=False)
         return scratch["flags"]
+
+    def in_parts(self, size: int, seed: int, first_row: int, row_offset: int, rows_per_context: int) -> None:
+        """Draws so many rows at a time, so that the scratch does not grow with their number."""
+        for start in range(0, len(self.out), size):
+            part = slice(start, start + size)
+            draw(
+                self.packed,
+                self.out[part],
+                None if self.log_prob is None else self.log_prob[part],
+                seed=seed,
+                first_row=first_row,
+                row_offset=row_offset + start,
+                rows=None if self.rows is None else self.rows[part],
+                context=self.context,
+                rows_per_context=rows_per_context,
+                mode="many",
+                config=self.config,
+                programs=size // self.config["R"],
+            )
+
+    def replayed(self, tiles: int, request: Tensor, out: Tensor, log_prob: Tensor | None) -> Tensor:
+        """``many`` for a request and into buffers of someone else."""
+        return replace(self, request=request, out=out, log_prob=log_prob).many(tiles)
 
     def _sizes(self) -> dict[str, Any]:
         layout = SAMPLER_LAYOUT
@@ -216,7 +251,7 @@ def _many_pays(packed: Packed, tiles: int, processors: int) -> bool:
 
 
 def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
 
 
 def _signed(seed: int) -> int:
