@@ -252,10 +252,10 @@ def against(
     if plan is None:
         return {}
     properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
-    processors = properties.multi_processor_count if properties else 4
+    processors = properties.multi_processor_count if properties else 0  # as the backend counts for the interpreter
     counts = count(plan, frozen.features, layout_of(rows, processors))
     tiles = ceil(rows / counts.rows)
-    waves = ceil(tiles / (ASSUMED.resident * processors))
+    waves = ceil(tiles / max(1, ASSUMED.resident * processors))
     bounds = {
         "products": tiles * counts.flops / ceilings.get(precision, float("inf")),
         "memory": (counts.weight_bytes + rows * counts.row_bytes) / ceilings.get("copy", float("inf")),
