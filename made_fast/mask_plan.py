@@ -13,12 +13,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = ["GROUP_ROWS", "MaskPlan", "MaskSide", "digest_with", "find_plan", "plan_from_degrees", "plan_from_mask"]
 
@@ -42,6 +43,8 @@ class MaskSide:
         positions: the lists, sorted places of columns.
         bits: for each partial column, which rows of the group read it.
         contiguous: whether each list is a run of successive places.
+        bounds: of a nested mask, ``(starts, ends)``: the sorted row ``i`` reads the places ``[starts[i], ends[i])``, and
+            neither falls from one row to the next. None for any other mask.
     """
 
     rows: IntArray
@@ -50,6 +53,7 @@ class MaskSide:
     positions: IntArray
     bits: NDArray[np.uint16]
     contiguous: bool
+    bounds: tuple[IntArray, IntArray] | None = None
 
     @cached_property
     def longest_first(self) -> IntArray:
@@ -166,7 +170,7 @@ def _staircase(rows: IntArray, columns: IntArray, starts: IntArray, ends: IntArr
     groups = np.stack(
         [begin, offsets[:-1], end - begin, low - begin, high - begin, *panels, last - first + 1], axis=1
     ).astype(np.int64)
-    return MaskSide(rows, columns, groups, np.arange(len(columns)), words, True)
+    return MaskSide(rows, columns, groups, np.arange(len(columns)), words, True, (starts, ends))
 
 
 def _listed(mask: BoolArray) -> MaskSide:
@@ -230,12 +234,17 @@ def find_plan(mask: Tensor, shape: tuple[int, int]) -> MaskPlan:
     """Returns the plan of a mask, made at its first use.
 
     Plans are found by the content of the mask, not by its identity: a mask that was changed in place, by whatever means, is
-    another mask.
+    another mask. On a GPU looking at the content would make the processor wait for it, so there the tensor and its version
+    counter are looked at first: a change that goes round the counter (through ``mask.data``) is not seen.
 
     Args:
-        mask: bool (out, in), or int64 (out + in,) degrees; on the CPU.
+        mask: bool (out, in), or int64 (out + in,) degrees.
         shape: (out, in).
     """
+    return _find_by_content(mask, shape) if mask.device.type == "cpu" else _find_by_identity(mask, shape)
+
+
+def _find_by_content(mask: Tensor, shape: tuple[int, int]) -> MaskPlan:
     mask = mask.detach().contiguous()
     key = (shape, mask.dtype, _digest(mask))
     plan = _plans.get(key)
@@ -248,4 +257,32 @@ def find_plan(mask: Tensor, shape: tuple[int, int]) -> MaskPlan:
         _plans[key] = plan
         while len(_plans) > _PLANS_KEPT:
             _plans.popitem(last=False)
+    return plan
+
+
+class _State(NamedTuple):
+    """What a tensor was when its content was read: all that changes when its content does, or may."""
+
+    shape: tuple[int, int]
+    version: int
+    data_ptr: int
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+# An entry goes when its tensor does, so a tensor that gets the freed one's id finds nothing.
+_by_identity: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def _find_by_identity(mask: Tensor, shape: tuple[int, int]) -> MaskPlan:
+    """The plan of a mask whose content is far away: the one found before, if the tensor was not written to since."""
+    if mask.is_inference():  # has no version counter
+        return _find_by_content(mask.cpu(), shape)
+    state = _State(shape, mask._version, mask.data_ptr(), mask.shape, mask.stride(), mask.dtype)
+    known: tuple[_State, MaskPlan] | None = _by_identity.get(mask)
+    if known is not None and known[0] == state:
+        return known[1]
+    plan = _find_by_content(mask.detach().cpu(), shape)
+    _by_identity[mask] = (state, plan)
     return plan
