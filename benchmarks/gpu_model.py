@@ -6,6 +6,7 @@ from the plan; what one step takes is assumed (``Assumptions``) until somebody m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from math import ceil
 from typing import Any
@@ -285,6 +286,25 @@ def product_floor(
     moved = itemsize * (rows * (out + width) + kept)
     rate, copy = ceilings.get(precision, float("inf")), ceilings.get("copy", float("inf"))
     return max(2 * rows * kept / rate, moved / copy)
+
+
+def product_counts(product: Callable[[], object], batch: int, itemsize: int) -> Row:
+    """What a masked product is made to do, read off the launches that it would make: flops and bytes through the cache."""
+    from made_fast.backends.triton.launch import recorded
+
+    with recorded() as launches:
+        product()
+    row: Row = {"launches": len(launches)}
+    for each in launches:
+        sizes = dict(each.config.blocks)
+        if each.kernel.__name__ != "matmul" or not {"BB", "BN", "BK"} <= set(sizes):
+            continue
+        tiles = each.arguments["tiles"].cpu()
+        chunks = int((tiles[:, 4] - tiles[:, 1]).sum()) * ceil(batch / sizes["BB"])
+        row["tile"] = str(each.config)
+        row["plan GFLOP"] = 2e-9 * chunks * sizes["BB"] * sizes["BN"] * sizes["BK"]
+        row["cache GB"] = 1e-9 * chunks * itemsize * sizes["BK"] * (sizes["BB"] + sizes["BN"])
+    return row
 
 
 BATCHES = (1, 100, 1024, 16_384, 131_072)

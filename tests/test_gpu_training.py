@@ -20,6 +20,9 @@ ARITHMETIC = {
     "bf16": (torch.bfloat16, "highest", 2.0**-7),
     "fp16": (torch.float16, "highest", 2.0**-10),
 }
+HALF = [torch.bfloat16, torch.float16]
+if DEVICE == "cpu":  # Triton's interpreter multiplies the bits of bf16 as if they were integers
+    del ARITHMETIC["bf16"], HALF[0]
 SHAPES = [(1, 1), (33, 65), (300, 784), (256, 256)] if DEVICE == "cuda" else [(1, 1), (33, 65)]  # out, in
 BATCHES = [0, 1, 7, 64, 1000, 5000] if DEVICE == "cuda" else [0, 1, 7, 40]
 
@@ -204,7 +207,7 @@ def test_a_model_can_be_compiled() -> None:
 
 
 @needs_cuda
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_autocast(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = MADE(50, (100, 70)).to(DEVICE)
@@ -216,7 +219,7 @@ def test_autocast(dtype: torch.dtype) -> None:
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_half_precision_models(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = MADE(20, (40, 30)).to(DEVICE, dtype)
