@@ -71,6 +71,32 @@ def _limit(word):
 
 
 @triton.jit
+def _multiply(
+    total,
+    first,
+    last,
+    chunks,
+    weights,
+    table,
+    SLOTS: tl.constexpr,
+    R: tl.constexpr,
+    U: tl.constexpr,
+    K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """total (R, U) plus table (R, slots of the chunks) times weights."""
+    r, u, k = tl.arange(0, R), tl.arange(0, U), tl.arange(0, K)
+    weight_at = weights + first.to(tl.int64) * (U * K) + u[None, :] * K + k[:, None]  # (K, U)
+    for chunk in range(first, last):
+        slot = tl.multiple_of(tl.load(chunks + chunk), 4)
+        value = tl.load(table + r[:, None] * SLOTS + (slot + k)[None, :])  # (R, K); beyond what is known weights are 0
+        weight = tl.load(weight_at)
+        weight_at += U * K
+        total = tl.dot(value, weight, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
 def _task(
     task,
     tasks,
@@ -87,22 +113,13 @@ def _task(
     K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """sums (R, columns of the task) = or += table (R, slots of its chunks) times weights."""
-    r, u, k = tl.arange(0, R), tl.arange(0, U), tl.arange(0, K)
-    first, last = tl.load(tasks + task * 3), tl.load(tasks + task * 3 + 1)
-    fresh = tl.load(tasks + task * 3 + 2)
+    """sums (R, columns of the task) = bias + table (R, slots of its chunks) times weights."""
+    r, u = tl.arange(0, R), tl.arange(0, U)
+    first, last = tl.load(tasks + task * 2), tl.load(tasks + task * 2 + 1)
     column = tl.load(columns + task * U + u)
-    into = sums + r[:, None] * SUMS + column[None, :]
-    start = tl.load(bias + task * U + u)[None, :] + tl.zeros((R, 1), dtype=tl.float32)
-    total = start + tl.load(into, mask=(column >= 0)[None, :] & (fresh == 0), other=0.0)
-    weight_at = weights + first.to(tl.int64) * (U * K) + u[None, :] * K + k[:, None]  # (K, U)
-    for chunk in range(first, last):
-        slot = tl.multiple_of(tl.load(chunks + chunk), 4)
-        value = tl.load(table + r[:, None] * SLOTS + (slot + k)[None, :])  # (R, K); beyond what is known weights are 0
-        weight = tl.load(weight_at)
-        weight_at += U * K
-        total = tl.dot(value, weight, total, input_precision=PRECISION)
-    tl.store(into, total, mask=(column >= 0)[None, :])
+    total = tl.load(bias + task * U + u)[None, :] + tl.zeros((R, 1), dtype=tl.float32)
+    total = _multiply(total, first, last, chunks, weights, table, SLOTS, R, U, K, PRECISION)
+    tl.store(sums + r[:, None] * SUMS + column[None, :], total, mask=(column >= 0)[None, :])
 
 
 @triton.jit
@@ -158,6 +175,18 @@ def _events(
 
 
 @triton.jit
+def _end(table, x_slot, variables, row, valid, out, features, SLOTS: tl.constexpr, R: tl.constexpr):
+    """Writes the variables to their places in the samples."""
+    r = tl.arange(0, R)
+    for first in range(0, features, COLUMNS):
+        i = first + tl.arange(0, COLUMNS)
+        variable = tl.load(variables + i, mask=i < features, other=0)
+        inside = valid[:, None] & (i < features)[None, :]
+        value = tl.load(table + r[:, None] * SLOTS + (x_slot + i)[None, :], mask=inside, other=0.0)
+        tl.store(out + row[:, None] * features + variable[None, :], value, mask=inside)
+
+
+@triton.jit
 def bulk_kernel(
     first_task,
     tasks,
@@ -194,7 +223,7 @@ def bulk_kernel(
     )
 
 
-@triton.jit(do_not_specialize=["first_block", "last_block", "num_context", "context_slot", "x_slot", "num_programs"])
+@triton.jit(do_not_specialize=["first_block", "last_block", "num_context", "context_slot", "x_slot"])
 def draw_kernel(
     request,
     first_block,
@@ -283,28 +312,31 @@ def draw_kernel(
         else:
             nats = tl.load(kept)
         for block in range(first_block, last_block):
-            at = blocks + block * 6
-            outer, own, last_task = tl.load(at), tl.load(at + 1), tl.load(at + 2)
-            first_event, last_event, base = tl.load(at + 3), tl.load(at + 4), tl.load(at + 5)
+            at = blocks + block * 7
+            first_chunk, last_chunk = tl.load(at + 2), tl.load(at + 3)
+            first_event, last_event, base = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6)
             tl.debug_barrier()
-            for task in range(outer if OUTER else own, last_task):
-                _task(task, tasks, columns, bias, chunks, weights, table, sums, SLOTS, SUMS, R, U, K, PRECISION)
-            tl.debug_barrier()
+            if OUTER:
+                for task in range(tl.load(at), tl.load(at + 1)):
+                    _task(task, tasks, columns, bias, chunks, weights, table, sums, SLOTS, SUMS, R, U, K, PRECISION)
+                tl.debug_barrier()
             slot = tl.load(slots + block * U + u)
-            tile = tl.load(sums + r[:, None] * SUMS + (tl.multiple_of(base, U) + u)[None, :])
-            tile = tl.where((slot > -2)[None, :], tile, 0.0)  # where there is no unit nothing was written
+            own = sums + r[:, None] * SUMS + (tl.multiple_of(base, U) + u)[None, :]
+            if first_chunk < last_chunk:
+                # Through memory, since the layout of a product would make the events exchange values between warps.
+                total = _multiply(
+                    tl.load(own), first_chunk, last_chunk, chunks, weights, table, SLOTS, R, U, K, PRECISION
+                )
+                tl.store(own, total)
+                tl.debug_barrier()
+            tile = tl.where((slot > -2)[None, :], tl.load(own), 0.0)  # where there is no unit nothing was written
             tile, nats, bad = _events(
                 first_event, last_event, tile, nats, bad, events, vectors, limits, R, U, FUNCTIONS_USED, LOG_PROB
             )
             tl.store(table + r[:, None] * SLOTS + slot[None, :], tile, mask=(slot >= 0)[None, :])
         if END:
             tl.debug_barrier()
-            for first in range(0, features, COLUMNS):
-                i = first + tl.arange(0, COLUMNS)
-                variable = tl.load(variables + i, mask=i < features, other=0)
-                inside = valid[:, None] & (i < features)[None, :]
-                value = tl.load(table + r[:, None] * SLOTS + (x_slot + i)[None, :], mask=inside, other=0.0)
-                tl.store(out + row[:, None] * features + variable[None, :], value, mask=inside)
+            _end(table, x_slot, variables, row, valid, out, features, SLOTS, R)
             if LOG_PROB:
                 tl.store(log_prob + row, nats.to(tl.float32), mask=valid)
             tl.debug_barrier()

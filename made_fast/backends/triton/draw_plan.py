@@ -4,7 +4,7 @@ All units that are evaluated, the variables among them, stand in one list in ord
 most U units, and every few blocks make an *outer block*. What a unit sums up is split by when its inputs are known:
 
 - before its outer block: *tasks*, GEMM-shaped, done for the whole outer block at once (most of the work);
-- before its block: smaller tasks, done when the block begins;
+- before its block: a smaller product, done when the block begins;
 - within its block: *events*, one after another, on a tile (rows, U) of the block's units that stays in registers.
 
 There are four kinds of events. ``ACTIVATE`` applies a function to a run of units that waited for variables only. ``UNIT``
@@ -56,13 +56,13 @@ class DrawPlan:
     """What the sampling kernels read.
 
     Attributes:
-        blocks: int32 (N, 6): first and last task of the outer block it begins (an empty range if it begins none), last task
-            of its own (they follow), first and last event, first column of its units in the sums of the outer block.
+        blocks: int32 (N, 7): first and last task of the outer block that it begins (an empty range if it begins none), first
+            and last chunk of its own, first and last event, first column of its units in the sums of the outer block.
         outer: (M + 1,) first block of each outer block, and N.
         slots: int32 (N, U), the slot of each unit of a block; -1 for a helper, -2 where there is no unit.
-        tasks: int32 (T, 3): first and last chunk, whether sums start from the bias instead of what is there.
-        columns: int32 (T, U), the column of the outer block's sums that each row of a task adds to; -1 for none.
-        bias: fp32 (T, U), zero in tasks that add to what is there.
+        tasks: int32 (T, 2): first and last chunk.
+        columns: int32 (T, U), the column of the outer block's sums that each row of a task makes; -1 for none.
+        bias: fp32 (T, U), what its sums start from.
         chunks: int32 (C,), the first of the K slots that a chunk multiplies.
         weights: fp32 (C, U, K), zero where a unit does not read a slot.
         events: int32 (E + 2, 2): ``word`` of kind, function, first and last unit within the block; noise step. Two more than
@@ -214,7 +214,7 @@ class _Builder:
     units: int
     inputs: int
     outer_blocks: int
-    tasks: list[tuple[int, int, int]] = field(default_factory=list)
+    tasks: list[tuple[int, int]] = field(default_factory=list)
     columns: list[NDArray[np.int32]] = field(default_factory=list)
     bias: list[FloatArray] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
@@ -229,18 +229,17 @@ class _Builder:
         for number, (start, stop) in enumerate(pairwise(bounds)):
             slots[number, : stop - start] = self.line.slots[start:stop]
             begin = number // self.outer_blocks * self.outer_blocks
-            column_of = self._column_of(bounds, begin)
-            first_task = len(self.tasks)
+            first_task, ends = len(self.tasks), bounds[number : begin + self.outer_blocks + 1]
             if number == begin:
-                last = bounds[min(begin + self.outer_blocks, len(bounds) - 1)]
-                self._add_tasks(start, last, -1, start, column_of, fresh=True)
-            own_task = len(self.tasks)
+                self._add_tasks(start, ends[-1], self._columns_of(ends))
+            first_chunk = len(self.chunks)
             if number > begin:
-                self._add_tasks(start, stop, bounds[begin], start, column_of, fresh=False)
+                self._add_own_chunks(start, stop, bounds[begin])
+            chunks = (first_chunk, len(self.chunks))
             first_event = len(self.events)
             self._add_events(start, stop)
             base = (number - begin) * self.units
-            blocks.append((first_task, own_task, len(self.tasks), first_event, len(self.events), base))
+            blocks.append((first_task, len(self.tasks), *chunks, first_event, len(self.events), base))
         self.events.extend([(0, 0)] * 2)
         self.vectors.extend([np.zeros((2, self.units), dtype=np.float32)] * 2)
         return DrawPlan(
@@ -265,43 +264,47 @@ class _Builder:
             cuts.append(cut - 1 if cut < count and self.line.slots[cut - 1] < 0 else cut)
         return cuts
 
-    def _column_of(self, bounds: list[int], begin: int) -> IntArray:
-        """(units of the outer block,) the column of the sums where each unit has its own."""
-        inside = pairwise(bounds[begin : begin + self.outer_blocks + 1])
-        return np.concatenate([i * self.units + np.arange(stop - start) for i, (start, stop) in enumerate(inside)])
+    def _columns_of(self, bounds: list[int]) -> IntArray:
+        """(units of an outer block,) the column of its sums where each unit has its own."""
+        counts = [stop - start for start, stop in pairwise(bounds)]
+        return np.concatenate([number * self.units + np.arange(count) for number, count in enumerate(counts)])
 
-    def _add_tasks(self, start: int, stop: int, after: int, before: int, column_of: IntArray, *, fresh: bool) -> None:
-        """What the units due at times [start, stop) read that becomes known at times [after, before)."""
-        origin = start if fresh else after
+    def _add_tasks(self, start: int, stop: int, columns: IntArray) -> None:
+        """What the units due at times [start, stop) read that is known before."""
         for sums in self.line.sums:
             low, high = np.searchsorted(sums.times, [start, stop])
             for first in range(low, high, self.units):
                 rows = slice(first, min(first + self.units, high))
-                slots, weights, _ = sums.part(rows, after, before)
-                if fresh or len(slots):
-                    bias = sums.bias[rows] * np.float32(fresh)
-                    self._add_task(slots, weights, column_of[sums.times[rows] - origin], bias, fresh)
+                places, first_chunk = columns[sums.times[rows] - start], len(self.chunks)
+                slots, weights, _ = sums.part(rows, -1, start)
+                self._add_chunks(slots, weights, np.arange(len(places)))
+                self.tasks.append((first_chunk, len(self.chunks)))
+                empty = (0, self.units - len(places))
+                self.columns.append(np.pad(places, empty, constant_values=-1).astype(np.int32))
+                self.bias.append(np.pad(sums.bias[rows], empty))
 
-    def _add_task(self, slots: IntArray, weights: FloatArray, where: IntArray, bias: FloatArray, fresh: bool) -> None:
-        first, order = len(self.chunks), np.argsort(slots, kind="stable")
+    def _add_own_chunks(self, start: int, stop: int, after: int) -> None:
+        """What the units due at times [start, stop) read that became known at times [after, start)."""
+        for sums in self.line.sums:
+            rows = slice(*np.searchsorted(sums.times, [start, stop]))
+            slots, weights, _ = sums.part(rows, after, start)
+            self._add_chunks(slots, weights, sums.times[rows] - start)
+
+    def _add_chunks(self, slots: IntArray, weights: FloatArray, units: IntArray) -> None:
+        """Cuts slots (m,) into runs of K, with weights (n, m) in the rows ``units`` (n,)."""
+        order = np.argsort(slots, kind="stable")
         slots, weights = slots[order], weights[:, order]
         at = 0
         while at < len(slots):
             begin = int(slots[at]) // ALIGN * ALIGN
             end = int(np.searchsorted(slots, begin + self.inputs))
+            whole = np.zeros((end - at, self.units), dtype=np.float32)
+            whole[:, units] = weights[:, at:end].T
             block = np.zeros((self.units, self.inputs), dtype=np.float32)
-            np.add.at(block.T, slots[at:end] - begin, self._padded_rows(weights[:, at:end]))
+            np.add.at(block.T, slots[at:end] - begin, whole)  # a slot may be there twice
             self.chunks.append(begin)
             self.weights.append(block)
             at = end
-        self.tasks.append((first, len(self.chunks), int(fresh)))
-        empty = (0, self.units - len(where))
-        self.columns.append(np.pad(where, empty, constant_values=-1).astype(np.int32))
-        self.bias.append(np.pad(bias, empty))
-
-    def _padded_rows(self, weights: FloatArray) -> FloatArray:
-        """(k, U) from weights (rows, k)."""
-        return np.pad(weights.T, ((0, 0), (0, self.units - len(weights))))
 
     def _add_events(self, start: int, stop: int) -> None:
         line, count = self.line, stop - start
