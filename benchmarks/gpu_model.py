@@ -26,13 +26,14 @@ class Card:
 
     Attributes:
         processors: multiprocessors, of ``lanes`` fp32 lanes each.
-        memory, cache: bytes a second from device memory and from the L2 cache.
+        memory, cache: bytes a second from device memory and from the L2 cache, which holds ``cache_bytes``.
         rates: flops a second of products, by precision.
         launch, node: seconds from one kernel to the next, launched one by one and within a CUDA graph.
     """
 
     name: str
     memory: float
+    cache_bytes: float
     processors: int = 132
     lanes: int = 128
     clock: float = 1.7e9
@@ -46,7 +47,7 @@ class Card:
         return dict(self.rates)[precision]
 
 
-H100, H200 = Card("H100", 3.35e12), Card("H200", 4.8e12)
+H100, H200 = Card("H100", 3.35e12, 50e6), Card("H200", 4.8e12, 60e6)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Counts:
         chunk_flops, chunk_bytes: of one chunk, weights and values.
         other_bytes: sums, values, thresholds and vectors.
         elements: of the tile in registers.
+        value_bytes: of the values that all chunks read; table_bytes: of the table that they are read from.
         weight_bytes: of all weights and vectors; row_bytes: of a result.
     """
 
@@ -108,6 +110,8 @@ class Counts:
     chunk_bytes: int
     other_bytes: int
     elements: int
+    value_bytes: int
+    table_bytes: int
     weight_bytes: int
     row_bytes: int
 
@@ -148,6 +152,8 @@ def count(plan: Any, features: int, rows: int) -> Counts:
         chunk_bytes=4 * inputs * (units + rows),
         other_bytes=other,
         elements=rows * units,
+        value_bytes=4 * inputs * rows * int(sizes.sum() + own.sum()),
+        table_bytes=4 * rows * (int(plan.slots.max()) + 1),
         weight_bytes=int(plan.weights.nbytes + plan.vectors.nbytes),
         row_bytes=4 * features,
     )
@@ -176,7 +182,7 @@ def expected(counts: Counts, card: Card, rows: int, precision: str, assumed: Ass
     """Seconds of one draw of ``rows`` rows, from counts for tiles of ``counts.rows``."""
     tiles = ceil(rows / counts.rows)
     resident = min(assumed.resident, max(1, ceil(tiles / card.processors)))
-    each = parts(counts, card, precision, assumed)
+    each = parts(counts, card, tiles, precision, assumed)
     alone = {name: time for name, time in each.items() if "busy" not in name}  # every step waits for the one before
     busy = {name: time for name, time in each.items() if "busy" in name}  # tiles on one multiprocessor share its rates
     waves = ceil(tiles / (resident * card.processors))
@@ -193,7 +199,7 @@ def _many(counts: Counts, card: Card, tiles: int, each: dict[str, float], assume
     chunk = each["chunks"] / max(1, counts.chunks)
     rounds = ceil(counts.tasks / counts.outer * tiles / (card.processors * assumed.resident))
     task = assumed.task + counts.longest_task / 2 * chunk  # the lists grow from outer block to outer block
-    rates = max(each["busy: products"], each["busy: cache"])
+    rates = max(each["busy: products"], each["busy: cache"], each["busy: memory"])
     bulk = max(counts.outer * rounds * task, rates * tiles / card.processors)
     inner = counts.own_chunks * chunk + counts.products * assumed.product
     resident = min(assumed.resident, ceil(tiles / card.processors))
@@ -202,8 +208,13 @@ def _many(counts: Counts, card: Card, tiles: int, each: dict[str, float], assume
     return assumed.call + card.launch + 2 * counts.outer * card.node + bulk + rest
 
 
-def parts(counts: Counts, card: Card, precision: str, assumed: Assumptions = ASSUMED) -> dict[str, float]:
-    """Seconds of one tile: what waits for one another if it is alone, and what it takes of a multiprocessor's rates."""
+def parts(counts: Counts, card: Card, tiles: int, precision: str, assumed: Assumptions = ASSUMED) -> dict[str, float]:
+    """Seconds of one tile: what waits for one another if it is alone, and what it takes of a multiprocessor's rates.
+
+    Values come from memory as far as the tables of all tiles that are worked on at a time do not fit into the cache.
+    """
+    tables = counts.table_bytes * min(tiles, assumed.resident * card.processors)
+    outside = counts.value_bytes * max(0.0, 1 - card.cache_bytes / tables)
     rate, stream = card.rate(precision) * assumed.dot / card.processors, card.cache / card.processors
     chunk = max(assumed.chunk, counts.chunk_flops / rate, counts.chunk_bytes / stream)
     return {
@@ -213,6 +224,7 @@ def parts(counts: Counts, card: Card, precision: str, assumed: Assumptions = ASS
         "chunks": counts.chunks * chunk,
         "busy: products": counts.flops / rate,
         "busy: cache": counts.bytes / stream,
+        "busy: memory": outside / (card.memory / card.processors),
         "busy: lanes": counts.events * counts.elements * assumed.lane_operations / (card.lanes * card.clock),
     }
 
@@ -346,7 +358,7 @@ def tables(shapes: tuple[tuple[int, int, int], ...]) -> dict[str, list[Row]]:
                 found["Expected"].append(row)
         counts = count(plan, frozen.features, layout_of(BATCHES[-1], H200.processors))
         for precision in ("ieee", "tf32"):
-            each = {f"{key}, us": value / MICRO for key, value in parts(counts, H200, precision).items()}
+            each = {f"{key}, us": value / MICRO for key, value in parts(counts, H200, 10**6, precision).items()}
             sizes = {
                 "rows": counts.rows,
                 "steps": counts.events,
