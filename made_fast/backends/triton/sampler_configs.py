@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from made_fast.backends.triton.launch import Config, next_power_of_2
 
-__all__ = ["SAMPLER", "SAMPLER_LAYOUT", "choose_rows"]
+__all__ = ["LAYOUT", "SAMPLER", "Layout", "choose_rows"]
 
-# Units of a block, inputs of a chunk, blocks of an outer block.
-SAMPLER_LAYOUT = {"U": 32, "K": 32, "OUTER": 16}
+
+class Layout(NamedTuple):
+    """Sizes that a program is packed for: units U of a block, inputs K of a chunk, blocks of an outer block."""
+
+    units: int
+    inputs: int
+    outer_blocks: int
+
+
+LAYOUT = Layout(32, 32, 16)
 
 # By the most rows for which each is taken, as tiles for each multiprocessor.
 SAMPLER: tuple[tuple[float, Config], ...] = (

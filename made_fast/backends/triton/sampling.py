@@ -16,7 +16,7 @@ from made_fast.backends.triton.draw_kernels import bulk_kernel, draw_kernel
 from made_fast.backends.triton.draw_plan import DrawPlan, build_plan
 from made_fast.backends.triton.graph import CapturedDraws
 from made_fast.backends.triton.launch import Config, launch
-from made_fast.backends.triton.sampler_configs import SAMPLER_LAYOUT, choose_rows
+from made_fast.backends.triton.sampler_configs import LAYOUT, Layout, choose_rows
 from made_fast.outputs import Output
 from made_fast.program import Program
 from made_fast.schedule import Schedule
@@ -32,6 +32,7 @@ class Packed:
     """A program made ready for ``draw``: the plan, and its arrays on the device."""
 
     schedule: Schedule
+    layout: Layout
     plan: DrawPlan
     device: torch.device
     arrays: dict[str, Tensor]  # by the names of the kernels' arguments
@@ -42,13 +43,12 @@ class Packed:
     @property
     def columns(self) -> int:
         """Columns of the table of finished values: a chunk may begin at the last slot."""
-        return _up(self.schedule.num_slots + SAMPLER_LAYOUT["K"], 32)
+        return _up(self.schedule.num_slots + self.layout.inputs, 32)
 
 
-def pack(program: Program, schedule: Schedule, output: Output) -> Packed:
-    """Copies the weights into blocks; see ``draw_plan.DrawPlan``."""
-    layout = SAMPLER_LAYOUT
-    plan = build_plan(program, schedule, units=layout["U"], inputs=layout["K"], outer_blocks=layout["OUTER"])
+def pack(program: Program, schedule: Schedule, output: Output, *, layout: Layout = LAYOUT) -> Packed:
+    """Copies the weights into blocks; see ``draw_plan.DrawPlan``. ``output`` is the Bernoulli distribution."""
+    plan = build_plan(program, schedule, **layout._asdict())
     names = ("blocks", "slots", "tasks", "columns", "bias", "chunks", "weights", "events", "vectors")
     device = program.device
 
@@ -57,6 +57,7 @@ def pack(program: Program, schedule: Schedule, output: Output) -> Packed:
 
     return Packed(
         schedule,
+        layout,
         plan,
         device,
         {name: moved(getattr(plan, name)) for name in names},
@@ -187,12 +188,12 @@ class _Run:
         return replace(self, request=request, out=out, log_prob=log_prob).many(tiles)
 
     def _sizes(self) -> dict[str, Any]:
-        layout = SAMPLER_LAYOUT
+        layout = self.packed.layout
         return {
             "SLOTS": self.packed.columns,
-            "SUMS": layout["OUTER"] * layout["U"],
-            "U": layout["U"],
-            "K": layout["K"],
+            "SUMS": layout.outer_blocks * layout.units,
+            "U": layout.units,
+            "K": layout.inputs,
             "PRECISION": launches.precision(torch.float32),
         }
 
