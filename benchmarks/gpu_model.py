@@ -6,6 +6,7 @@ from the plan; what one step takes is assumed (``Assumptions``) until somebody m
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from math import ceil
@@ -246,16 +247,13 @@ def layout_of(rows: int, processors: int) -> int:
 
 def plan_of(frozen: Sampler) -> Any:
     """The plan of a sampler, as the Triton backend packs it; or None without Triton."""
-    try:
-        from made_fast.backends.triton.draw_plan import build_plan
-        from made_fast.backends.triton.sampler_configs import SAMPLER_LAYOUT
-    except ImportError:
+    if importlib.util.find_spec("triton") is None:
         return None
+    from made_fast.backends.triton.draw_plan import build_plan
+    from made_fast.backends.triton.sampler_configs import LAYOUT
+
     ready = frozen._packed.get("triton")
-    if ready is not None:
-        return ready[1].plan
-    sizes = {"units": SAMPLER_LAYOUT["U"], "inputs": SAMPLER_LAYOUT["K"], "outer_blocks": SAMPLER_LAYOUT["OUTER"]}
-    return build_plan(frozen.program, frozen.schedule, **sizes)
+    return build_plan(frozen.program, frozen.schedule, **LAYOUT._asdict()) if ready is None else ready[1].plan
 
 
 def events(frozen: Sampler) -> int:

@@ -198,7 +198,7 @@ def test_draws_into_memory_that_is_not_aligned(build: Build, every_option: dict[
     module, packed = sampler._ready("triton")
     expected = sampler.sample(40, seed=SEED, backend="triton")
     for mode in ("one", "many"):
-        for start in (0, 1, 1, 1, 2, 0, 0, 3):
+        for start in (1, 1, 1, 0, 2, 3):
             out = torch.full((50, 9), torch.nan, device=DEVICE)
             module.draw(packed, out[start : start + 40], None, seed=SEED, first_row=0, mode=mode)
             assert torch.equal(out[start : start + 40], expected), (mode, start)
