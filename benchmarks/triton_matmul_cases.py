@@ -18,7 +18,7 @@ __all__ = ["calls", "fp32_products"]
 
 SIZE = 512
 KINDS = {"ieee": (torch.float32, "highest"), "tf32": (torch.float32, "high"), "half": (torch.bfloat16, "highest")}
-SPLIT, WHOLE = 2048, 64  # batches that are split for the gradient of a weight, and that are not
+SPLIT, WHOLE = 2048, 256  # batches that are split for the gradient of a weight, and that are not
 
 
 @contextmanager
