@@ -4,12 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
 CMAKE_ARGS ?=
+# The Python that has torch with CUDA, and Triton.
+GPU_PYTHON ?= python3
+GPU_MINUTES ?= 5
+OUT ?= out
 
 # The oldest Triton that is supported, the one everything else is tested with, and whatever is newest.
 TRITON_VERSIONS ?= 3.6 $(shell sed -n 's/^triton==//p' constraints.txt) newest
 TRITON_MATRIX := $(TRITON_VERSIONS:%=triton-matrix-%)
 
-.PHONY: demo test bench lint triton-matrix $(TRITON_MATRIX) clean
+.PHONY: demo test bench gpu lint triton-matrix $(TRITON_MATRIX) clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed  ## train on real digits, draw, compare with the naive sampler, write samples.png
@@ -17,10 +21,14 @@ demo: $(VENV)/installed  ## train on real digits, draw, compare with the naive s
 
 test: $(VENV)/installed  ## all tests
 	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k triton  # the GPU kernels, under Triton's interpreter
 
 bench: $(VENV)/installed  ## the paired comparison of every contender
 	$(BIN)/python -m benchmarks.paired
 	$(BIN)/python -m benchmarks.training
+
+gpu:  ## tests and benchmarks that need a GPU, with the machine's own packages; fetches nothing
+	$(GPU_PYTHON) -m benchmarks.gpu_checks --out $(OUT) --minutes $(GPU_MINUTES)
 
 lint: $(VENV)/linters
 	$(BIN)/ruff check .

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils import mkldnn
 
 from made_fast import MADE, masks, noise
-from made_fast.backends import cpp
 
 SEED = 20
 Run = Callable[[], Tensor]
@@ -28,6 +27,8 @@ def sampler(model: MADE, rows: int, backend: str) -> Run:
 
 def engine(model: MADE, rows: int, *, isa: str, rows_at_once: int = 0) -> Run:
     """The compiled engine on one instruction set."""
+    from made_fast.backends import cpp  # here, so that the other contenders need no compiled module
+
     _, packed = model.sampler()._ready("cpp")
     out = torch.empty(rows, model.features)
 
@@ -59,10 +60,10 @@ def naive_folded(model: MADE, rows: int) -> Run:
 def jacobi(model: MADE, rows: int) -> Run:
     """Song et al. 2021: guess all variables, run the network, draw all again, until nothing changes. Masks folded."""
     forward = dense_network(model)
-    uniforms = _uniforms(model, rows)
+    uniforms = uniforms_of(model, rows)
 
     def run() -> Tensor:
-        x = torch.zeros(rows, model.features)
+        x = _nothing_drawn(model, rows)
         with torch.no_grad():
             for _ in range(model.features):
                 drawn = (uniforms < torch.sigmoid(forward(x))).float()
@@ -76,8 +77,8 @@ def jacobi(model: MADE, rows: int) -> Run:
 
 def jacobi_passes(model: MADE, rows: int) -> int:
     """How many passes ``jacobi`` takes until nothing changes."""
-    forward, uniforms = dense_network(model), _uniforms(model, rows)
-    x = torch.zeros(rows, model.features)
+    forward, uniforms = dense_network(model), uniforms_of(model, rows)
+    x = _nothing_drawn(model, rows)
     with torch.no_grad():
         for count in range(1, model.features + 2):
             drawn = (uniforms < torch.sigmoid(forward(x))).float()
@@ -149,8 +150,14 @@ def _some_rows(model: MADE, rows: int) -> Tensor:
     return model.sample(rows, seed=SEED + 1)
 
 
-def _uniforms(model: MADE, rows: int) -> Tensor:
-    return noise.uniform(SEED, torch.arange(rows)[:, None], masks.rank_of(model.order))
+def _nothing_drawn(model: MADE, rows: int) -> Tensor:
+    return torch.zeros(rows, model.features, device=model.parameters_layer.weight.device)
+
+
+def uniforms_of(model: MADE, rows: int, first_row: int = 0) -> Tensor:
+    """The uniforms (rows, D) that draw these noise rows, on the device of the model."""
+    row = torch.arange(first_row, first_row + rows, device=model.parameters_layer.weight.device)
+    return noise.uniform(SEED, row[:, None], masks.rank_of(model.order))
 
 
 def without_grad(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -160,7 +167,7 @@ def without_grad(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def _step_by_step(forward: Callable[[Tensor], Tensor], model: MADE, rows: int) -> Tensor:
-    x, uniforms = torch.zeros(rows, model.features), _uniforms(model, rows)
+    x, uniforms = _nothing_drawn(model, rows), uniforms_of(model, rows)
     with torch.no_grad():
         for variable in model.order.tolist():
             x[:, variable] = (uniforms[:, variable] < torch.sigmoid(forward(x)[:, variable])).float()

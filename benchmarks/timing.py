@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from made_fast import _core, build_config
+from made_fast import build_config
 
 MIN_SAMPLE_SECONDS = 2e-3  # shorter calls are repeated within one measurement
 
@@ -69,6 +69,8 @@ def ratio(times: dict[str, list[float]], numerator: str, denominator: str, scale
 
 def fma_peak(isa: str, threads: int) -> float:
     """Multiply-adds a second from registers on this machine, now: the best of three tries of a few milliseconds."""
+    from made_fast import _core  # here, so that what needs no compiled module runs without one
+
     return max(_core.fma_rate(isa, False, threads, 2_000_000) for _ in range(3))
 
 

@@ -1,5 +1,6 @@
 """made_fast: MADE whose sampler evaluates each hidden unit once."""
 
+from importlib.metadata import PackageNotFoundError as _NotInstalled
 from importlib.metadata import version as _version
 
 from made_fast import backends, masks
@@ -11,7 +12,10 @@ from made_fast.sharding import sample_rows
 
 __all__ = ["MADE", "MaskedLinear", "Sampler", "backends", "build_config", "masked_linear", "masks", "sample_rows"]
 
-__version__ = _version("made_fast")
+try:
+    __version__ = _version("made_fast")
+except _NotInstalled:  # run from a source tree, where nothing could be installed
+    __version__ = "0.0.0"
 
 
 def build_config() -> dict[str, object]:

@@ -132,7 +132,13 @@ ENGINES = _engines()
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, table in (("options", OPTIONS), ("engine", ENGINES)):
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, list(table.values()), ids=list(table))
+            metafunc.parametrize(name, [_marked(value) for value in table.values()], ids=list(table))
+
+
+def _marked(value: Any) -> Any:
+    """What runs on a GPU is found by ``-m gpu`` as well."""
+    on_gpu = isinstance(value, Engine) and value.device == "cuda"
+    return pytest.param(value, marks=pytest.mark.gpu) if on_gpu else value
 
 
 @pytest.fixture(scope="session")

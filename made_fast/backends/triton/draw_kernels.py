@@ -30,34 +30,36 @@ def _function(code, x, FUNCTIONS_USED: tl.constexpr):
 
 
 @triton.jit
-def _begin(
-    table,
-    limits,
-    seed,
-    noise_row,
-    context_row,
-    valid,
-    context,
-    context_units,
-    num_context,
-    context_slot,
-    features,
-    context_features,
-    SLOTS: tl.constexpr,
-    R: tl.constexpr,
-):
-    """Fills in the context, and for each step what a logit must exceed for a 1: logit(u), minus infinity for u = 0."""
-    r = tl.arange(0, R)
-    for first in range(0, num_context, COLUMNS):
+def _clear(table, SIZES: tl.constexpr):
+    """Zeros: chunks also read slots that are not known yet, with weight 0."""
+    SLOTS: tl.constexpr = SIZES[0]
+    R: tl.constexpr = SIZES[2]
+    for first in range(0, SLOTS, COLUMNS):
+        column = (first + tl.arange(0, COLUMNS))[None, :]
+        tl.store(table + tl.arange(0, R)[:, None] * SLOTS + column, tl.zeros((R, COLUMNS), dtype=tl.float32))
+
+
+@triton.jit
+def _fill_context(table, row, valid, context, units, count, first_slot, width, SIZES: tl.constexpr):
+    """Copies the context features that are read; ``row`` is that of the context, which has ``width`` features."""
+    SLOTS: tl.constexpr = SIZES[0]
+    r = tl.arange(0, SIZES[2])
+    for first in range(0, count, COLUMNS):
         i = first + tl.arange(0, COLUMNS)
-        unit = tl.load(context_units + i, mask=i < num_context, other=0)
-        inside = valid[:, None] & (i < num_context)[None, :]
-        value = tl.load(context + context_row[:, None] * context_features + unit[None, :], mask=inside, other=0.0)
-        tl.store(table + r[:, None] * SLOTS + (context_slot + i)[None, :], value, mask=(i < num_context)[None, :])
+        unit = tl.load(units + i, mask=i < count, other=0)
+        inside = valid[:, None] & (i < count)[None, :]
+        value = tl.load(context + row[:, None] * width + unit[None, :], mask=inside, other=0.0)
+        tl.store(table + r[:, None] * SLOTS + (first_slot + i)[None, :], value, mask=(i < count)[None, :])
+
+
+@triton.jit
+def _fill_limits(limits, seed, noise_row, features, SIZES: tl.constexpr):
+    """For each step what a logit must exceed for a 1: logit(u), which is minus infinity for u = 0."""
+    R: tl.constexpr = SIZES[2]
     for first in range(0, tl.cdiv(features, 4), NOISE_GROUPS):
         group = (first + tl.arange(0, NOISE_GROUPS))[:, None] + tl.zeros((1, R), dtype=tl.int32)
         w0, w1, w2, w3 = philox_words(seed, group, tl.zeros_like(group), noise_row[None, :] + tl.zeros_like(group))
-        at = limits + group * (4 * R) + r[None, :]
+        at = limits + group * (4 * R) + tl.arange(0, R)[None, :]
         tl.store(at, _limit(w0))
         tl.store(at + R, _limit(w1))
         tl.store(at + 2 * R, _limit(w2))
@@ -71,54 +73,35 @@ def _limit(word):
 
 
 @triton.jit
-def _multiply(
-    total,
-    first,
-    last,
-    chunks,
-    weights,
-    table,
-    SLOTS: tl.constexpr,
-    R: tl.constexpr,
-    U: tl.constexpr,
-    K: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+def _multiply(total, first, last, net, table, SIZES: tl.constexpr):
     """total (R, U) plus table (R, slots of the chunks) times weights."""
-    r, u, k = tl.arange(0, R), tl.arange(0, U), tl.arange(0, K)
+    SLOTS: tl.constexpr = SIZES[0]
+    U: tl.constexpr = SIZES[3]
+    K: tl.constexpr = SIZES[4]
+    _, _, _, chunks, weights = net
+    r, u, k = tl.arange(0, SIZES[2]), tl.arange(0, U), tl.arange(0, K)
     weight_at = weights + first.to(tl.int64) * (U * K) + u[None, :] * K + k[:, None]  # (K, U)
     for chunk in range(first, last):
         slot = tl.multiple_of(tl.load(chunks + chunk), 4)
         value = tl.load(table + r[:, None] * SLOTS + (slot + k)[None, :])  # (R, K); beyond what is known weights are 0
         weight = tl.load(weight_at)
         weight_at += U * K
-        total = tl.dot(value, weight, total, input_precision=PRECISION)
+        total = tl.dot(value, weight, total, input_precision=SIZES[5])
     return total
 
 
 @triton.jit
-def _task(
-    task,
-    tasks,
-    columns,
-    bias,
-    chunks,
-    weights,
-    table,
-    sums,
-    SLOTS: tl.constexpr,
-    SUMS: tl.constexpr,
-    R: tl.constexpr,
-    U: tl.constexpr,
-    K: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+def _task(task, net, table, sums, SIZES: tl.constexpr):
     """sums (R, columns of the task) = bias + table (R, slots of its chunks) times weights."""
+    SUMS: tl.constexpr = SIZES[1]
+    R: tl.constexpr = SIZES[2]
+    U: tl.constexpr = SIZES[3]
+    tasks, columns, bias, _, _ = net
     r, u = tl.arange(0, R), tl.arange(0, U)
     first, last = tl.load(tasks + task * 2), tl.load(tasks + task * 2 + 1)
     column = tl.load(columns + task * U + u)
     total = tl.load(bias + task * U + u)[None, :] + tl.zeros((R, 1), dtype=tl.float32)
-    total = _multiply(total, first, last, chunks, weights, table, SLOTS, R, U, K, PRECISION)
+    total = _multiply(total, first, last, net, table, SIZES)
     tl.store(sums + r[:, None] * SUMS + column[None, :], total, mask=(column >= 0)[None, :])
 
 
@@ -129,11 +112,9 @@ def _events(
     tile,
     nats,
     bad,
-    events,
-    vectors,
+    steps,
     limits,
-    R: tl.constexpr,
-    U: tl.constexpr,
+    SIZES: tl.constexpr,
     FUNCTIONS_USED: tl.constexpr,
     LOG_PROB: tl.constexpr,
 ):
@@ -141,6 +122,9 @@ def _events(
 
     What an event reads from memory is asked for while the one before is executed, the words that say what it is two before.
     """
+    R: tl.constexpr = SIZES[2]
+    U: tl.constexpr = SIZES[3]
+    events, vectors = steps
     r, u = tl.arange(0, R), tl.arange(0, U)
     word, step = tl.load(events + 2 * first), tl.load(events + 2 * first + 1)
     next_word, next_step = tl.load(events + 2 * first + 2), tl.load(events + 2 * first + 3)
@@ -175,9 +159,50 @@ def _events(
 
 
 @triton.jit
-def _end(table, x_slot, variables, row, valid, out, features, SLOTS: tl.constexpr, R: tl.constexpr):
+def _block(
+    at,
+    slots,
+    tile_state,
+    net,
+    steps,
+    place,
+    SIZES: tl.constexpr,
+    FUNCTIONS_USED: tl.constexpr,
+    LOG_PROB: tl.constexpr,
+    OUTER: tl.constexpr,
+):
+    """Runs one block, described at ``at``: its outer block's tasks if it begins one, its own product, its events."""
+    SLOTS: tl.constexpr = SIZES[0]
+    SUMS: tl.constexpr = SIZES[1]
+    U: tl.constexpr = SIZES[3]
+    table, sums, limits = place
+    nats, bad = tile_state
+    r, u = tl.arange(0, SIZES[2]), tl.arange(0, U)
+    first_chunk, last_chunk = tl.load(at + 2), tl.load(at + 3)
+    first_event, last_event, base = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6)
+    tl.debug_barrier()
+    if OUTER:
+        for task in range(tl.load(at), tl.load(at + 1)):
+            _task(task, net, table, sums, SIZES)
+        tl.debug_barrier()
+    slot = tl.load(slots + u)
+    own = sums + r[:, None] * SUMS + (tl.multiple_of(base, U) + u)[None, :]
+    if first_chunk < last_chunk:
+        # Through memory, since the layout of a product would make the events exchange values between warps.
+        total = _multiply(tl.load(own), first_chunk, last_chunk, net, table, SIZES)
+        tl.store(own, total)
+        tl.debug_barrier()
+    tile = tl.where((slot > -2)[None, :], tl.load(own), 0.0)  # where there is no unit nothing was written
+    tile, nats, bad = _events(first_event, last_event, tile, nats, bad, steps, limits, SIZES, FUNCTIONS_USED, LOG_PROB)
+    tl.store(table + r[:, None] * SLOTS + slot[None, :], tile, mask=(slot >= 0)[None, :])
+    return nats, bad
+
+
+@triton.jit
+def _end(table, x_slot, variables, row, valid, out, features, SIZES: tl.constexpr):
     """Writes the variables to their places in the samples."""
-    r = tl.arange(0, R)
+    SLOTS: tl.constexpr = SIZES[0]
+    r = tl.arange(0, SIZES[2])
     for first in range(0, features, COLUMNS):
         i = first + tl.arange(0, COLUMNS)
         variable = tl.load(variables + i, mask=i < features, other=0)
@@ -204,23 +229,10 @@ def bulk_kernel(
     PRECISION: tl.constexpr,
 ):
     """The tasks of one outer block for all tiles at once: program (i, j) has task ``first_task + i`` of tile j."""
+    SIZES: tl.constexpr = (SLOTS, SUMS, R, U, K, PRECISION)
+    net = (tasks, columns, bias, chunks, weights)
     own = tl.program_id(1).to(tl.int64)
-    _task(
-        first_task + tl.program_id(0),
-        tasks,
-        columns,
-        bias,
-        chunks,
-        weights,
-        tables + own * (R * SLOTS),
-        all_sums + own * (R * SUMS),
-        SLOTS,
-        SUMS,
-        R,
-        U,
-        K,
-        PRECISION,
-    )
+    _task(first_task + tl.program_id(0), net, tables + own * (R * SLOTS), all_sums + own * (R * SUMS), SIZES)
 
 
 @triton.jit(do_not_specialize=["first_block", "last_block", "num_context", "context_slot", "x_slot"])
@@ -272,17 +284,17 @@ def draw_kernel(
     With BEGIN, END and OUTER a launch over all blocks draws everything. Without OUTER the tasks of outer blocks were done by
     ``bulk_kernel`` and each program has one tile; BEGIN and END mark the first and the last of such launches.
     """
-    program = tl.program_id(0).to(tl.int64)
-    r, u = tl.arange(0, R), tl.arange(0, U)
-    table, sums = tables + program * (R * SLOTS), all_sums + program * (R * SUMS)
-    limits, kept = all_limits + program * (STEPS * R), all_nats + program * R + r
+    SIZES: tl.constexpr = (SLOTS, SUMS, R, U, K, PRECISION)
+    net, steps = (tasks, columns, bias, chunks, weights), (events, vectors)
+    program, r = tl.program_id(0).to(tl.int64), tl.arange(0, R)
+    table, limits = tables + program * (R * SLOTS), all_limits + program * (STEPS * R)
+    place = (table, all_sums + program * (R * SUMS), limits)
+    kept = all_nats + program * R + r
     seed, first_row, row_offset = tl.load(request), tl.load(request + 1), tl.load(request + 2)
     rows_per_context, num_rows = tl.load(request + 3), tl.load(request + 4)
     all_bad = tl.zeros((R,), dtype=tl.int32)
-    if BEGIN:  # zeros: chunks also read slots that are not known yet, with weight 0
-        for first in range(0, SLOTS, COLUMNS):
-            column = (first + tl.arange(0, COLUMNS))[None, :]
-            tl.store(table + r[:, None] * SLOTS + column, tl.zeros((R, COLUMNS), dtype=tl.float32))
+    if BEGIN:
+        _clear(table, SIZES)
     else:
         all_bad += tl.load(flags + program)
     for number in range(tl.program_id(0), tl.cdiv(num_rows, R).to(tl.int32), tl.num_programs(0)):
@@ -292,51 +304,30 @@ def draw_kernel(
         nats = tl.zeros((R,), dtype=tl.float64)
         if BEGIN:
             noise_row = tl.load(noise_rows + row, mask=valid, other=0) if NAMED_ROWS else first_row + row
+            of_context = (row_offset + row) // rows_per_context
             tl.debug_barrier()
-            _begin(
-                table,
-                limits,
-                seed,
-                noise_row,
-                (row_offset + row) // rows_per_context,
-                valid,
-                context,
-                context_units,
-                num_context,
-                context_slot,
-                features,
-                context_features,
-                SLOTS,
-                R,
+            _fill_context(
+                table, of_context, valid, context, context_units, num_context, context_slot, context_features, SIZES
             )
+            _fill_limits(limits, seed, noise_row, features, SIZES)
         else:
             nats = tl.load(kept)
         for block in range(first_block, last_block):
-            at = blocks + block * 7
-            first_chunk, last_chunk = tl.load(at + 2), tl.load(at + 3)
-            first_event, last_event, base = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6)
-            tl.debug_barrier()
-            if OUTER:
-                for task in range(tl.load(at), tl.load(at + 1)):
-                    _task(task, tasks, columns, bias, chunks, weights, table, sums, SLOTS, SUMS, R, U, K, PRECISION)
-                tl.debug_barrier()
-            slot = tl.load(slots + block * U + u)
-            own = sums + r[:, None] * SUMS + (tl.multiple_of(base, U) + u)[None, :]
-            if first_chunk < last_chunk:
-                # Through memory, since the layout of a product would make the events exchange values between warps.
-                total = _multiply(
-                    tl.load(own), first_chunk, last_chunk, chunks, weights, table, SLOTS, R, U, K, PRECISION
-                )
-                tl.store(own, total)
-                tl.debug_barrier()
-            tile = tl.where((slot > -2)[None, :], tl.load(own), 0.0)  # where there is no unit nothing was written
-            tile, nats, bad = _events(
-                first_event, last_event, tile, nats, bad, events, vectors, limits, R, U, FUNCTIONS_USED, LOG_PROB
+            nats, bad = _block(
+                blocks + block * 7,
+                slots + block * U,
+                (nats, bad),
+                net,
+                steps,
+                place,
+                SIZES,
+                FUNCTIONS_USED,
+                LOG_PROB,
+                OUTER,
             )
-            tl.store(table + r[:, None] * SLOTS + slot[None, :], tile, mask=(slot >= 0)[None, :])
         if END:
             tl.debug_barrier()
-            _end(table, x_slot, variables, row, valid, out, features, SLOTS, R)
+            _end(table, x_slot, variables, row, valid, out, features, SIZES)
             if LOG_PROB:
                 tl.store(log_prob + row, nats.to(tl.float32), mask=valid)
             tl.debug_barrier()

@@ -5,7 +5,6 @@ Results are the same bit for bit whenever shapes, dtype and mask are: nothing is
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 

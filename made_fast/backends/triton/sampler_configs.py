@@ -21,7 +21,7 @@ LAYOUT = Layout(32, 32, 16)
 
 # By the most rows for which each is taken, as tiles for each multiprocessor.
 SAMPLER: tuple[tuple[float, Config], ...] = (
-    (1.0, Config.of(4, 3, R=16)),
+    (1.0, Config.of(4, 3, max_registers=128, R=16)),
     (float("inf"), Config.of(4, 3, R=64)),
 )
 
