@@ -60,6 +60,16 @@ class MaskSide:
         """(G,) groups by the length of their lists."""
         return np.argsort(-self.groups[:, 2], kind="stable")
 
+    @cached_property
+    def rows_in_order(self) -> bool:
+        """Whether the sorted order of the rows is that of memory."""
+        return bool((self.rows == np.arange(len(self.rows))).all())
+
+    @cached_property
+    def columns_in_order(self) -> bool:
+        """Whether the sorted columns are those of memory and each row reads a run of them."""
+        return self.bounds is not None and bool((self.columns == np.arange(len(self.columns))).all())
+
     @property
     def macs(self) -> int:
         """Multiply-adds for one row of the batch, the fill of panels included."""

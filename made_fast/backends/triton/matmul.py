@@ -55,8 +55,10 @@ def masked_linear_grad_weight(grad: Tensor, x: Tensor, plan: MaskPlan, *, config
         return _outer(plan, grad, x, config)
 
     if config is None:
-        kind, default = configs.unit(x.dtype), configs.outer_config(x.dtype, batch, plan.shape)
-        config = tuned(("outer", kind, batch, *_look(plan)), configs.OUTER[kind], default, run, x.device)
+        gathered = not (plan.forward.rows_in_order and plan.forward.columns_in_order)
+        candidates = configs.outer_candidates(x.dtype, gathered=gathered)
+        default = configs.outer_config(candidates, batch, plan.shape)
+        config = tuned(("outer", x.dtype, batch, gathered, *_look(plan)), candidates, default, run, x.device)
     return run(config)
 
 
@@ -104,8 +106,10 @@ def _matmul(
         return out
 
     if config is None:
-        kind, default = configs.unit(x.dtype), configs.matmul_config(x.dtype, batch, height)
-        config = tuned((name, kind, batch, *_look(plan)), configs.MATMUL[kind], default, run, x.device)
+        gathered = not side.columns_in_order
+        candidates = configs.matmul_candidates(x.dtype, gathered=gathered)
+        default = configs.matmul_config(candidates, batch, height)
+        config = tuned((name, x.dtype, batch, gathered, *_look(plan)), candidates, default, run, x.device)
     return run(config)
 
 
@@ -192,8 +196,8 @@ def _make_tables(plan: MaskPlan, name: str, rows: int, columns: int, device: tor
         "ends": sent(ends),
         "mask": _mask_bytes(plan, device) if side.bounds is None else sent(starts),
         "NESTED": side.bounds is not None,
-        "GATHER_ROWS": not _in_order(side.rows),
-        "GATHER_COLUMNS": side.bounds is None or not _in_order(side.columns),
+        "GATHER_ROWS": not side.rows_in_order,
+        "GATHER_COLUMNS": not side.columns_in_order,
     }
     return _Tables(sent(np.column_stack([order, spans[order]])), sent(pairs), arguments)
 
@@ -232,10 +236,6 @@ def _runs(first: IntArray, counts: IntArray) -> IntArray:
     """``first[i], first[i] + 1, ...``, ``counts[i]`` of them, for each i in turn."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1]) + np.repeat(first - ends + counts, counts)
-
-
-def _in_order(places: IntArray) -> bool:
-    return bool((places == np.arange(len(places))).all())
 
 
 def _mask_bytes(plan: MaskPlan, device: torch.device) -> Tensor:
