@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from made_fast.backends.triton import masked_linear, masked_linear_grad_input, masked_linear_grad_weight
-from made_fast.backends.triton.configs import MATMUL, OUTER
+from made_fast.backends.triton.configs import matmul_candidates, outer_candidates
 from made_fast.mask_plan import MaskPlan, plan_from_degrees, plan_from_mask
 
 __all__ = ["calls", "fp32_products"]
 
 SIZE = 512
-KINDS = {"ieee": (torch.float32, "highest"), "tf32": (torch.float32, "high"), "half": (torch.bfloat16, "highest")}
-SPLIT, WHOLE = 2048, 64  # batches that are split for the gradient of a weight, and that are not
+KINDS = ((torch.float32, "highest"), (torch.float32, "high"), (torch.bfloat16, "highest"))
+SPLIT, WHOLE = 2048, 256  # batches that are split for the gradient of a weight, and that are not
 
 
 @contextmanager
@@ -44,22 +44,26 @@ def _plans() -> dict[str, MaskPlan]:
 def calls() -> Iterator[Any]:
     """Functions without arguments, each a call of the backend."""
     plans = _plans()
-    for kind, (dtype, precision) in KINDS.items():
+    for dtype, precision in KINDS:
         with fp32_products(precision):
-            for config in MATMUL[kind]:
-                yield _forward(plans["in order"], dtype, "gelu", config=config)
-                yield _grad_input(plans["in order"], dtype, config=config)
-            for config in OUTER[kind]:
-                for batch in (SPLIT, WHOLE):
-                    yield _grad_weight(plans["in order"], dtype, batch, config=config)
-            for name in ("permuted", "not nested"):
-                yield _forward(plans[name], dtype, "identity", config=MATMUL[kind][0])
-                yield _grad_weight(plans[name], dtype, SPLIT, config=OUTER[kind][0])
-            yield _grad_input(plans["permuted"], dtype, config=MATMUL[kind][0])
-    yield _forward(plans["in order"], torch.float32, "relu", config=MATMUL["ieee"][0])
-    yield _forward(plans["in order"], torch.float16, "gelu", config=MATMUL["half"][0])
+            for name, plan in plans.items():
+                gathered = name != "in order"
+                tiles = matmul_candidates(dtype, gathered=gathered)
+                if name == "not nested":
+                    tiles = tiles[:1]
+                for config in tiles:
+                    yield _forward(plan, dtype, "identity" if gathered else "gelu", config=config)
+                    if name != "not nested":
+                        yield _grad_input(plan, dtype, config=config)
+                for number, config in enumerate(outer_candidates(dtype, gathered=gathered)):
+                    if name != "not nested" or number == 0:
+                        yield _grad_weight(plan, dtype, SPLIT, config=config)
+                yield _grad_weight(plan, dtype, WHOLE, config=outer_candidates(dtype, gathered=gathered)[0])
+    in_order, ieee, half = plans["in order"], torch.float32, torch.float16
+    yield _forward(in_order, ieee, "relu", config=matmul_candidates(ieee, gathered=False)[0])
+    yield _forward(in_order, half, "gelu", config=matmul_candidates(half, gathered=False)[0])
     ragged = plan_from_degrees(np.arange(300), np.arange(98))
-    yield _forward(ragged, torch.float32, "tanh", config=MATMUL["ieee"][0])
+    yield _forward(ragged, ieee, "tanh", config=matmul_candidates(ieee, gathered=False)[0])
 
 
 def _forward(plan: MaskPlan, dtype: torch.dtype, activation: str, **more: Any) -> Any:

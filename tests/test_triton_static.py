@@ -13,6 +13,7 @@ from benchmarks import triton_budget
 from benchmarks.triton_budget import Variant
 
 ROOT = Path(__file__).parents[1]
+compiles = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="compiles, interprets nothing")
 VARIANT = Variant("product", "fp32", "BLOCK=64 warps=4 stages=3")
 
 
@@ -174,6 +175,7 @@ def _run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@compiles
 @pytest.mark.slow
 def test_no_kernel_spills_and_all_keep_their_budget(tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
@@ -204,6 +206,7 @@ if __name__ == "__main__":
 '''
 
 
+@compiles
 def test_a_kernel_that_spills_is_found(tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     (tmp_path / "greedy.py").write_text(SPILLING)
