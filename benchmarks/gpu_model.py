@@ -63,6 +63,7 @@ class Assumptions:
         product: begin of a block's own product: the first loads.
         block: a tile of sums read, a tile of values written, a barrier.
         lane_operations: instructions for each element of the tile in an event.
+        fetched: share of the values read by a block's own product that the nearest cache does not hold.
         resident: programs on one multiprocessor at a time.
         call: a call from Python, with its request copied and its flags read back.
     """
@@ -75,6 +76,7 @@ class Assumptions:
     event: float = 0.25 * MICRO
     block: float = 1.0 * MICRO
     lane_operations: float = 6
+    fetched: float = 0.3
     resident: int = 2
     call: float = 40 * MICRO
 
@@ -91,10 +93,9 @@ class Counts:
         tasks, task_chunks, longest_task: of the outer blocks; the last counts chunks.
         products, own_chunks: blocks that begin with a product of their own, and its chunks.
         blocks, outer, events: how many there are.
-        chunk_flops, chunk_bytes: of one chunk, weights and values.
+        units, task_units, inputs: sizes of a chunk: of a block's own product, of a task, and what both read.
         other_bytes: sums, values, thresholds and vectors.
-        elements: of the tile in registers.
-        value_bytes: of the values that all chunks read; table_bytes: of the table that they are read from.
+        table_bytes: of the table that values are read from.
         weight_bytes: of all weights and vectors; row_bytes: of a result.
     """
 
@@ -107,11 +108,10 @@ class Counts:
     blocks: int
     outer: int
     events: int
-    chunk_flops: int
-    chunk_bytes: int
+    units: int
+    task_units: int
+    inputs: int
     other_bytes: int
-    elements: int
-    value_bytes: int
     table_bytes: int
     weight_bytes: int
     row_bytes: int
@@ -123,13 +123,26 @@ class Counts:
 
     @property
     def flops(self) -> int:
-        """Of the tasks, zeros within chunks included."""
-        return self.chunks * self.chunk_flops
+        """Of all chunks, zeros within them included."""
+        return 2 * self.rows * self.inputs * (self.task_chunks * self.task_units + self.own_chunks * self.units)
 
     @property
-    def bytes(self) -> int:
+    def elements(self) -> int:
+        """Of the tile in registers."""
+        return self.rows * self.units
+
+    @property
+    def weight_reads(self) -> int:
+        """Bytes of the weights of all chunks."""
+        return 4 * self.inputs * (self.task_chunks * self.task_units + self.own_chunks * self.units)
+
+    def value_reads(self, fetched: float) -> float:
+        """Bytes of values through the L2 cache, where own products fetch this share of theirs."""
+        return 4 * self.inputs * self.rows * (self.task_chunks + fetched * self.own_chunks)
+
+    def bytes(self, fetched: float = 1.0) -> float:
         """Through the L2 cache: weights, values, sums, thresholds, vectors."""
-        return self.chunks * self.chunk_bytes + self.other_bytes
+        return self.weight_reads + self.value_reads(fetched) + self.other_bytes
 
 
 def count(plan: Any, features: int, rows: int) -> Counts:
@@ -138,7 +151,12 @@ def count(plan: Any, features: int, rows: int) -> Counts:
     sizes = plan.tasks[:, 1] - plan.tasks[:, 0]
     own = plan.blocks[:, 3] - plan.blocks[:, 2]
     events, blocks, tile = plan.num_events, len(plan.blocks), 4 * rows * units
-    other = tile * (len(sizes) + 2 * blocks) + 8 * rows * features + 8 * events * units
+    other = (
+        4 * rows * plan.task_weights.shape[1] * len(sizes)
+        + 2 * tile * blocks
+        + 8 * rows * features
+        + 8 * events * units
+    )
     return Counts(
         rows=rows,
         tasks=len(sizes),
@@ -149,13 +167,12 @@ def count(plan: Any, features: int, rows: int) -> Counts:
         blocks=blocks,
         outer=len(plan.outer) - 1,
         events=events,
-        chunk_flops=2 * rows * units * inputs,
-        chunk_bytes=4 * inputs * (units + rows),
+        units=units,
+        task_units=plan.task_weights.shape[1],
+        inputs=inputs,
         other_bytes=other,
-        elements=rows * units,
-        value_bytes=4 * inputs * rows * int(sizes.sum() + own.sum()),
         table_bytes=4 * rows * (int(plan.slots.max()) + 1),
-        weight_bytes=int(plan.weights.nbytes + plan.vectors.nbytes),
+        weight_bytes=int(plan.task_weights.nbytes + plan.weights.nbytes + plan.vectors.nbytes),
         row_bytes=4 * features,
     )
 
@@ -197,12 +214,13 @@ def expected(counts: Counts, card: Card, rows: int, precision: str, assumed: Ass
 
 def _many(counts: Counts, card: Card, tiles: int, each: dict[str, float], assumed: Assumptions) -> float:
     """Outer tasks on all multiprocessors, the rest tile by tile; all tiles are there at once."""
-    chunk = each["chunks"] / max(1, counts.chunks)
     rounds = ceil(counts.tasks / counts.outer * tiles / (card.processors * assumed.resident))
-    task = assumed.task + counts.longest_task / 2 * chunk  # the lists grow from outer block to outer block
+    task = assumed.task + counts.longest_task / 2 * each["task chunks"] / max(
+        1, counts.task_chunks
+    )  # the lists grow from outer block to outer block
     rates = max(each["busy: products"], each["busy: cache"], each["busy: memory"])
     bulk = max(counts.outer * rounds * task, rates * tiles / card.processors)
-    inner = counts.own_chunks * chunk + counts.products * assumed.product
+    inner = each["own chunks"] + counts.products * assumed.product
     resident = min(assumed.resident, ceil(tiles / card.processors))
     waves = ceil(tiles / (resident * card.processors))
     rest = waves * max(inner + each["events"] + each["blocks"], resident * each["busy: lanes"])
@@ -215,16 +233,21 @@ def parts(counts: Counts, card: Card, tiles: int, precision: str, assumed: Assum
     Values come from memory as far as the tables of all tiles that are worked on at a time do not fit into the cache.
     """
     tables = counts.table_bytes * min(tiles, assumed.resident * card.processors)
-    outside = counts.value_bytes * max(0.0, 1 - card.cache_bytes / tables)
+    outside = counts.value_reads(assumed.fetched) * max(0.0, 1 - card.cache_bytes / tables)
     rate, stream = card.rate(precision) * assumed.dot / card.processors, card.cache / card.processors
-    chunk = max(assumed.chunk, counts.chunk_flops / rate, counts.chunk_bytes / stream)
+
+    def chunk(units: int, fetched: float) -> float:
+        moved = 4 * counts.inputs * (units + fetched * counts.rows)
+        return max(assumed.chunk, 2 * counts.rows * units * counts.inputs / rate, moved / stream)
+
     return {
         "events": counts.events * assumed.event,
         "blocks": counts.blocks * assumed.block,
         "tasks": counts.tasks * assumed.task + counts.products * assumed.product,
-        "chunks": counts.chunks * chunk,
+        "task chunks": counts.task_chunks * chunk(counts.task_units, 1.0),
+        "own chunks": counts.own_chunks * chunk(counts.units, assumed.fetched),
         "busy: products": counts.flops / rate,
-        "busy: cache": counts.bytes / stream,
+        "busy: cache": counts.bytes(assumed.fetched) / stream,
         "busy: memory": outside / (card.memory / card.processors),
         "busy: lanes": counts.events * counts.elements * assumed.lane_operations / (card.lanes * card.clock),
     }
@@ -287,7 +310,7 @@ def against(
     row: Row = {
         "plan GFLOP": 1e-9 * tiles * counts.flops,
         "plan / useful flops": tiles * counts.flops / (2 * rows * frozen.macs),
-        "cache GB": 1e-9 * tiles * counts.bytes,
+        "cache GB": 1e-9 * tiles * counts.bytes(ASSUMED.fetched),
         "steps": counts.events,
         "floor ms": 1e3 * bounds[bound],
         "floor": bound,
@@ -357,13 +380,8 @@ def tables(shapes: tuple[tuple[int, int, int], ...]) -> dict[str, list[Row]]:
         counts = count(plan, frozen.features, layout_of(BATCHES[-1], H200.processors))
         for precision in ("ieee", "tf32"):
             each = {f"{key}, us": value / MICRO for key, value in parts(counts, H200, 10**6, precision).items()}
-            sizes = {
-                "rows": counts.rows,
-                "steps": counts.events,
-                "chunk count": counts.chunks,
-                "task count": counts.tasks,
-            }
-            row = {"case": f"{name} {precision}", **sizes, **each}
+            row = {"case": f"{name} {precision}", "rows": counts.rows, "steps": counts.events}
+            row |= {"chunk count": counts.chunks, "task count": counts.tasks, **each}
             found["Expected: what a tile takes"].append(row)
     return found
 

@@ -19,7 +19,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 
 from made_fast.backends import reference  # noqa: E402
 from made_fast.backends.triton import launch, sampling  # noqa: E402
-from made_fast.backends.triton.draw_plan import DrawPlan, Event, build_plan  # noqa: E402
+from made_fast.backends.triton.draw_plan import DrawPlan, Event, Head, build_plan  # noqa: E402
 from made_fast.backends.triton.launch import Config  # noqa: E402
 from made_fast.backends.triton.sampler_configs import LAYOUT, SAMPLER, Layout, choose_rows  # noqa: E402
 
@@ -34,17 +34,17 @@ TILE = Config.of(4, 3, R=16)
 Build = Callable[..., MADE]
 
 
-def _operations(plan: DrawPlan) -> Iterator[tuple[int, int, int, int]]:
-    """Kind, function, first and last unit within its block of each event."""
-    for word in plan.events[:-2, 0].tolist():
-        yield word & 15, word >> 4 & 15, word >> 8 & 1023, word >> 18
+def _heads(plan: DrawPlan) -> Iterator[Head]:
+    """The events, from the words that kernels read."""
+    for what, run, step in plan.events[:-2].tolist():
+        yield Head(what & 15, what >> 12, what >> 4 & 15, run & 0xFFFF, run >> 16, what >> 8 & 15, step)
 
 
 def _weights_by_slot(plan: DrawPlan, num_slots: int) -> np.ndarray:
     """(slots, slots): by how much each slot enters the sum of each other, wherever the plan keeps it."""
     size, tasks, own_chunks = plan.weights.shape[2], (plan.task_chunks, plan.task_weights), (plan.chunks, plan.weights)
     total = np.zeros((num_slots + size, num_slots + size))
-    events = list(_operations(plan))
+    events = list(_heads(plan))
 
     def add(targets: np.ndarray, chunks: range, starts: np.ndarray, weights: np.ndarray) -> None:
         for chunk in chunks:
@@ -62,9 +62,9 @@ def _weights_by_slot(plan: DrawPlan, num_slots: int) -> np.ndarray:
             own = plan.slots[block]
             add(own, range(*plan.blocks[block, 2:4]), *own_chunks)
             for event in range(*plan.blocks[block, 4:6]):
-                kind, _, unit, _ = events[event]
+                kind, unit, *_ = events[event]
                 for other, slot in enumerate(own):
-                    if slot >= 0 and kind != Event.ACTIVATE:
+                    if slot >= 0 and kind != Event.NOTHING:
                         total[own[unit], slot] += plan.vectors[event, 0, other] * (other != unit)
                     if slot >= 0 and kind == Event.DRAW:
                         total[slot, own[unit]] += plan.vectors[event, 1, other]
@@ -88,18 +88,22 @@ def test_every_weight_is_in_the_plan_once(build: Build, options: dict[str, Any],
         if kind == 2:
             expected[first + own, right + own] += 1
     assert np.array_equal(_weights_by_slot(plan, schedule.num_slots), expected.astype(np.float32))
-    assert sum(kind == Event.DRAW for kind, *_ in _operations(plan)) == 9
+    assert sorted(head.step for head in _heads(plan) if head.kind == Event.DRAW) == list(range(9))
 
 
-def test_units_of_a_layer_that_waits_for_variables_alone_take_one_event(build: Build) -> None:
-    """What makes a level cheap: layer 1 by one event for all its units, layer 2 by one for each, and the draw."""
+def test_units_of_a_layer_that_waits_for_variables_alone_take_no_event_of_their_own(build: Build) -> None:
+    """What makes a level cheap: layer 1 at the begin of the next event, all at once; then layer 2 unit by unit, and the draw."""
     program = build({"hidden_features": (64, 64)}, torch.float32, features=9).program()
     plan = build_plan(program, build_schedule(program), **Layout(64, 32, 64, 4)._asdict())
-    kinds = [kind for kind, *_ in _operations(plan)]
-    assert kinds.count(Event.DRAW) == 9
-    assert kinds.count(Event.ACTIVATE) <= 2 * 9
-    assert kinds.count(Event.UNIT) <= 64
+    heads = list(_heads(plan))
+    kinds = [head.kind for head in heads]
     assert plan.num_events == len(kinds)
+    assert kinds.count(Event.DRAW) == 9
+    assert kinds.count(Event.UNIT) <= 64
+    assert kinds.count(Event.NOTHING) <= len(plan.blocks)
+    activated = sum(head.stop - head.first for head in heads)
+    assert activated >= 64  # all of layer 1, and what of layer 2 needs nothing of its own block
+    assert len(heads) < activated + 9
 
 
 def _packed(program: Program, layout: Layout) -> sampling.Packed:
@@ -207,7 +211,7 @@ def _recorded(packed: sampling.Packed, rows: int, **arguments: Any) -> list[laun
 
 
 def _bytes(launches: list[launch.Launch]) -> int:
-    scratch = ("tables", "all_sums", "all_limits", "all_nats", "flags")
+    scratch = ("tables", "all_sums", "all_limits", "all_nats", "all_touched", "flags")
     return sum(launches[0].arguments[name].nbytes for name in scratch)
 
 

@@ -125,8 +125,8 @@ def _events(
     U: tl.constexpr = SIZES[3]
     events, vectors = steps
     r, u = tl.arange(0, R), tl.arange(0, U)
-    word, step = tl.load(events + 2 * first), tl.load(events + 2 * first + 1)
-    next_word, next_step = tl.load(events + 2 * first + 2), tl.load(events + 2 * first + 3)
+    what, run, step = _head(events, first)
+    next_what, next_run, next_step = _head(events, first + 1)
     coefficients = tl.load(vectors + first * (2 * U) + u)
     second = tl.load(vectors + first * (2 * U) + U + u)
     limit = tl.load(limits + step * R + r)
@@ -134,12 +134,12 @@ def _events(
         next_coefficients = tl.load(vectors + (event + 1) * (2 * U) + u)
         next_second = tl.load(vectors + (event + 1) * (2 * U) + U + u)
         next_limit = tl.load(limits + next_step * R + r)
-        later_word, later_step = tl.load(events + 2 * event + 4), tl.load(events + 2 * event + 5)
-        kind, code, unit, stop = word & 15, (word >> 4) & 15, (word >> 8) & 1023, word >> 18
-        if kind == 0:
-            inside = ((u >= unit) & (u < stop))[None, :]
-            tile = tl.where(inside, _function(code, tile, FUNCTIONS_USED), tile)
-        else:
+        later_what, later_run, later_step = _head(events, event + 2)
+        kind, code, unit = what & 15, (what >> 4) & 15, what >> 12
+        if run != 0:
+            inside = ((u >= (run & 0xFFFF)) & (u < (run >> 16)))[None, :]
+            tile = tl.where(inside, _function((what >> 8) & 15, tile, FUNCTIONS_USED), tile)
+        if kind != 0:
             value = tl.sum(tile * coefficients[None, :], axis=1)
             if kind == 2:
                 value *= tl.sum(tile * second[None, :], axis=1)
@@ -152,9 +152,30 @@ def _events(
                     nats -= softplus(tl.where(value > 0, -logit, logit)).to(tl.float64)
                 tile += value[:, None] * second[None, :]
             tile = tl.where((u == unit)[None, :], value[:, None], tile)
-        word, next_word, next_step = next_word, later_word, later_step
+        what, run = next_what, next_run
+        next_what, next_run, next_step = later_what, later_run, later_step
         coefficients, second, limit = next_coefficients, next_second, next_limit
     return tile, nats, bad
+
+
+@triton.jit
+def _head(events, event):
+    at = events + event * 3
+    return tl.load(at), tl.load(at + 1), tl.load(at + 2)
+
+
+@triton.jit
+def _touched(first, last, steps, limits, SIZES: tl.constexpr):
+    """One number of each line of memory that a block's events will read, which brings them into the nearest cache."""
+    R: tl.constexpr = SIZES[2]
+    U: tl.constexpr = SIZES[3]
+    LINES: tl.constexpr = 2 if R > 32 else 1  # of 32 numbers, in the thresholds of one step
+    events, vectors = steps
+    line = tl.arange(0, 2 * U)
+    of_vectors = tl.load(vectors + (2 * first + line) * U, mask=line < 2 * (last - first), other=0.0)
+    event = first + line // 2
+    step = tl.load(events + event * 3 + 2, mask=event < last, other=0)
+    return of_vectors, tl.load(limits + step * R + (line % LINES) * 32)
 
 
 @triton.jit
@@ -175,13 +196,14 @@ def _block(
     SLOTS: tl.constexpr = SIZES[0]
     SUMS: tl.constexpr = SIZES[1]
     U: tl.constexpr = SIZES[3]
-    table, sums, limits = place
+    table, sums, limits, touched = place
     nats, bad = tile_state
     chunks, weights = own_net
     r, u = tl.arange(0, SIZES[2]), tl.arange(0, U)
     first_chunk, last_chunk = tl.load(at + 2), tl.load(at + 3)
     first_event, last_event, base = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6)
     tl.debug_barrier()
+    of_vectors, of_limits = _touched(first_event, last_event, steps, limits, SIZES)
     if OUTER:
         for task in range(tl.load(at), tl.load(at + 1)):
             _task(task, net, table, sums, SIZES)
@@ -197,6 +219,8 @@ def _block(
     tile = tl.where((slot > -2)[None, :], tl.load(own), 0.0)  # where there is no unit nothing was written
     tile, nats, bad = _events(first_event, last_event, tile, nats, bad, steps, limits, SIZES, FUNCTIONS_USED, LOG_PROB)
     tl.store(table + r[:, None] * SLOTS + slot[None, :], tile, mask=(slot >= 0)[None, :])
+    # Stored so that the compiler keeps the loads; nobody reads it.
+    tl.store(touched + tl.arange(0, 2 * U), of_vectors + of_limits)
     return nats, bad
 
 
@@ -267,6 +291,7 @@ def draw_kernel(
     all_sums,
     all_limits,
     all_nats,
+    all_touched,
     flags,
     out,
     log_prob,
@@ -295,7 +320,7 @@ def draw_kernel(
     steps = (events, vectors)
     program, r = tl.program_id(0).to(tl.int64), tl.arange(0, R)
     table, limits = tables + program * (R * SLOTS), all_limits + program * (STEPS * R)
-    place = (table, all_sums + program * (R * SUMS), limits)
+    place = (table, all_sums + program * (R * SUMS), limits, all_touched + program * (2 * U))
     kept = all_nats + program * R + r
     seed, first_row, row_offset = tl.load(request), tl.load(request + 1), tl.load(request + 2)
     rows_per_context, num_rows = tl.load(request + 3), tl.load(request + 4)

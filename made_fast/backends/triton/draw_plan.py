@@ -7,11 +7,11 @@ most U units, and every few blocks make an *outer block*. What a unit sums up is
 - before its block: a smaller product, done when the block begins;
 - within its block: *events*, one after another, on a tile (rows, U) of the block's units that stays in registers.
 
-There are four kinds of events. ``ACTIVATE`` applies a function to a run of units that waited for variables only. ``UNIT``
-multiplies the tile with a vector of coefficients, which sums up what the unit's inputs within the block add to it, and puts
-the result in its place. ``PRODUCT`` does so with two vectors and multiplies the results. ``DRAW`` is a ``UNIT`` whose result
-is the parameter of a variable: it is drawn, and its value is spread over the units of the block that read it, by a second
-vector. So an event depends on the one before through registers alone.
+An event may begin by applying a function to a run of units that waited for variables only. Then ``UNIT`` multiplies the tile
+with a vector of coefficients, which sums up what the unit's inputs within the block add to it, and puts the result in its
+place. ``PRODUCT`` does so with two vectors and multiplies the results. ``DRAW`` is a ``UNIT`` whose result is the parameter of
+a variable: it is drawn, and its value is spread over the units of the block that read it, by a second vector. So an event
+depends on the one before through registers alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from made_fast.program import Affine, Program
 from made_fast.schedule import AffinePlan, Kind, Schedule
 
-__all__ = ["ALIGN", "DrawPlan", "Event", "build_plan", "word"]
+__all__ = ["ALIGN", "DrawPlan", "Event", "Head", "build_plan"]
 
 ALIGN = 4  # chunks start at slots that are multiples of it: 16 bytes
 
@@ -38,17 +39,32 @@ BoolArray = NDArray[np.bool_]
 
 
 class Event(IntEnum):
-    """Kinds of events; draw_kernels.py knows these numbers."""
+    """Kinds of events by what comes after the activation; draw_kernels.py knows these numbers."""
 
-    ACTIVATE = 0
+    NOTHING = 0
     UNIT = 1
     PRODUCT = 2
     DRAW = 3
 
 
-def word(kind: int, function: int, unit: int, stop: int) -> int:
-    """An event in one word: 4 bits of kind, 4 of function, 10 of its first unit in the block; then the last (exclusive)."""
-    return kind | function << 4 | unit << 8 | stop << 18
+class Head(NamedTuple):
+    """What an event is: its kind, the unit within the block and its function, the run [first, stop) to activate and its own.
+
+    ``step`` is the noise step of a draw.
+    """
+
+    kind: int
+    unit: int = 0
+    function: int = 0
+    first: int = 0
+    stop: int = 0
+    run_function: int = 0
+    step: int = 0
+
+    def words(self) -> tuple[int, int, int]:
+        """As kernels read it: kind, function, the run's function (4 bits each) and the unit; the run; the noise step."""
+        what = self.kind | self.function << 4 | self.run_function << 8 | self.unit << 12
+        return what, self.first | self.stop << 16, self.step
 
 
 @dataclass(frozen=True)
@@ -66,8 +82,7 @@ class DrawPlan:
         task_chunks: int32 (C,), the first of the K slots that a chunk of a task multiplies.
         task_weights: fp32 (C, T, K), zero where a row does not read a slot.
         chunks, weights: the same for the products of blocks, int32 (C,) and fp32 (C, U, K).
-        events: int32 (E + 2, 2): ``word`` of kind, function, first and last unit within the block; noise step. Two more than
-            there are, since kernels read ahead.
+        events: int32 (E + 2, 3), see ``Head``. Two more than there are, since kernels read ahead.
         vectors: fp32 (E + 2, 2, U): coefficients; what is spread, or the coefficients of the second factor.
         functions: bit mask of the functions that occur.
     """
@@ -258,7 +273,7 @@ class _Builder:
     tasks: list[tuple[int, int]] = field(default_factory=list)
     columns: list[NDArray[np.int32]] = field(default_factory=list)
     bias: list[FloatArray] = field(default_factory=list)
-    events: list[tuple[int, ...]] = field(default_factory=list)
+    events: list[Head] = field(default_factory=list)
     vectors: list[FloatArray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -283,7 +298,7 @@ class _Builder:
             self._add_events(start, stop)
             base = (number - begin) * self.units
             blocks.append((first_task, len(self.tasks), *chunks, first_event, len(self.events), base))
-        self.events.extend([(0, 0)] * 2)
+        self.events.extend([Head(Event.NOTHING)] * 2)
         self.vectors.extend([np.zeros((2, self.units), dtype=np.float32)] * 2)
         (task_chunks, task_weights), (own_chunks, own_weights) = self.task_chunks.arrays(), self.chunks.arrays()
         return DrawPlan(
@@ -297,7 +312,7 @@ class _Builder:
             task_weights=task_weights,
             chunks=own_chunks,
             weights=own_weights,
-            events=np.asarray(self.events, dtype=np.int32),
+            events=np.asarray([head.words() for head in self.events], dtype=np.int32),
             vectors=np.stack(self.vectors),
             functions=int(np.bitwise_or.reduce(1 << self.line.functions)),
         )
@@ -351,34 +366,45 @@ class _Builder:
             np.add.at(spread, (source[drawn][:, None], unit[None]), weights[:, drawn].T)
             np.add.at(coefficients, (unit[:, None], source[~drawn][None]), weights[:, ~drawn])
             waits[unit] |= mask[:, ~drawn].any(1)
-        at = 0
+        at, begin = 0, len(self.events)
         while at < count:
-            at = self._add_event(start, at, count, coefficients, spread, waits)
+            at = self._add_event(start, at, count, coefficients, spread, waits, begin)
 
     def _add_event(
-        self, start: int, at: int, count: int, coefficients: FloatArray, spread: FloatArray, waits: BoolArray
+        self,
+        start: int,
+        at: int,
+        count: int,
+        coefficients: FloatArray,
+        spread: FloatArray,
+        waits: BoolArray,
+        begin: int,
     ) -> int:
         """Adds the event of the unit at this place, or of the run that begins there; returns the place after it."""
         line, unit, vectors = self.line, start + at, np.zeros((2, self.units), dtype=np.float32)
-        code, end, noise_step = int(line.functions[unit]), at + 1, 0
+        code, end = int(line.functions[unit]), at + 1
         if line.slots[unit] < 0:
             return end  # a helper is read by the product that follows
         vectors[0, :count] = coefficients[at]
         if line.variables[unit] >= 0:
-            kind, noise_step = Event.DRAW, int(line.noise_steps[line.variables[unit]])
+            head = Head(Event.DRAW, at, code, step=int(line.noise_steps[line.variables[unit]]))
             vectors[1, :count] = spread[at]
         elif line.products[unit]:
-            kind = Event.PRODUCT
+            head = Head(Event.PRODUCT, at, code)
             vectors[1, :count] = coefficients[at - 1]
         elif waits[at]:
-            kind = Event.UNIT
+            head = Head(Event.UNIT, at, code)
         else:
-            kind = Event.ACTIVATE
             step = line.steps[unit]
             while end < count and line.steps[start + end] == step and not waits[end]:
                 end += 1
             if code == 0:
                 return end  # the identity
-        self.events.append((word(kind, code, at, end), noise_step))
+            head = Head(Event.NOTHING, first=at, stop=end, run_function=code)
+        before = self.events[-1] if len(self.events) > begin else None
+        if head.kind and before is not None and before.kind == Event.NOTHING:  # one event for both
+            head = head._replace(first=before.first, stop=before.stop, run_function=before.run_function)
+            self.events.pop(), self.vectors.pop()
+        self.events.append(head)
         self.vectors.append(vectors)
         return end

@@ -215,6 +215,7 @@ class _Run:
             "all_sums": empty(size, sizes["SUMS"]),
             "all_limits": empty(size, _up(self.packed.schedule.features, _NOISE_STEPS)),
             "all_nats": empty(size, dtype=torch.float64),
+            "all_touched": empty(tiles, 2 * sizes["U"]),
             "flags": empty(tiles, dtype=torch.int32),
         }
 
