@@ -92,7 +92,7 @@ def test_every_weight_is_in_the_plan_once(build: Build, options: dict[str, Any],
 
 
 def test_units_of_a_layer_that_waits_for_variables_alone_take_no_event_of_their_own(build: Build) -> None:
-    """What makes a level cheap: layer 1 at the begin of the next event, all at once; then layer 2 unit by unit, and the draw."""
+    """What makes a level cheap: layer 1 at the begin of the next event, all at once; then layer 2 unit by unit."""
     program = build({"hidden_features": (64, 64)}, torch.float32, features=9).program()
     plan = build_plan(program, build_schedule(program), **Layout(64, 32, 64, 4)._asdict())
     heads = list(_heads(plan))
