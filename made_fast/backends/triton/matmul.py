@@ -5,7 +5,6 @@ Results are the same bit for bit whenever shapes, dtype and mask are: nothing is
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,9 +143,7 @@ def _outer(plan: MaskPlan, grad: Tensor, x: Tensor, config: Config) -> Tensor:
     if split:
         rows = min(configs.OUTER_SUM_ROWS, config["BN"])
         summing = Config.of(4, 1, BN=config["BN"], BK=config["BK"], BR=rows)
-        launch(
-            matmul_kernels.outer_sum, (tile_count, config["BN"] // rows), summing, part_count=part_count, **shared
-        )
+        launch(matmul_kernels.outer_sum, (tile_count, config["BN"] // rows), summing, part_count=part_count, **shared)
     return out
 
 
