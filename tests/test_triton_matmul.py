@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.library import opcheck
 
-from made_fast import masked_linear
+from made_fast import masked_linear, ops
 from made_fast.backends import reference
 from made_fast.mask_plan import MaskPlan, plan_from_mask
 from made_fast.program import FUNCTIONS
@@ -191,6 +192,38 @@ def test_batches_of_no_row_and_of_one(rows: int) -> None:
 def test_panels_of_the_batch_cover_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matmul, "_PANEL_BYTES", 2 * 16 * 30 * 4)  # two tiles of the batch, the last panel is short
     _check(MASKS["permuted"](40, 30), 70, torch.float32, CONFIGS[0], CONFIGS[0])
+
+
+@runs
+@pytest.mark.parametrize("name", ["staircase", "columns", "permuted", "coins"])
+def test_a_long_batch_may_read_the_weight_transposed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(matmul, "_LONG_BATCH", 20)
+    _check(MASKS[name](40, 30), 20, torch.float32, CONFIGS[0], CONFIGS[0])
+
+
+@runs
+@pytest.mark.parametrize("name", ["permuted", "coins"])
+def test_the_operators_are_as_torch_wants_them(name: str) -> None:
+    mask = torch.from_numpy(MASKS[name](12, 10)).to(DEVICE)
+    x, weight, bias, grad = (each.requires_grad_() for each in _tensors((12, 10, 9), torch.float32))
+    opcheck(ops.masked_linear, (x, weight, mask, bias, "relu", "triton"))
+    opcheck(ops.masked_linear_grad_input, (grad, weight, mask, "triton"))
+    opcheck(ops.masked_linear_grad_weight, (grad, x, mask, "triton"))
+
+
+@runs
+def test_compiled_by_torch() -> None:
+    mask = torch.from_numpy(MASKS["permuted"](12, 10)).to(DEVICE)
+    x, weight, bias, _ = (each.requires_grad_() for each in _tensors((12, 10, 9), torch.float32))
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return masked_linear(x, weight, mask, bias, activation="tanh", backend="triton").square().sum()
+
+    y = torch.compile(function, backend="aot_eager", fullgraph=True)(x, weight, bias)
+    expected = function(x, weight, bias)
+    torch.testing.assert_close(y, expected)
+    both = (torch.autograd.grad(each, (x, weight, bias)) for each in (y, expected))
+    torch.testing.assert_close(*both)
 
 
 @runs
