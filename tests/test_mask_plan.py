@@ -35,6 +35,20 @@ def _check(plan: MaskPlan, mask: np.ndarray) -> None:
     for side in (plan.forward, plan.backward):
         assert sorted(side.rows) == list(range(len(side.rows)))
         assert sorted(side.longest_first) == list(range(len(side.groups)))
+    _check_bounds(plan, mask)
+
+
+def _check_bounds(plan: MaskPlan, mask: np.ndarray) -> None:
+    """Of a nested mask: each sorted row reads one run of places, and the runs go up."""
+    for side, kept in ((plan.forward, mask), (plan.backward, mask.T)):
+        assert (side.bounds is not None) == plan.nested
+        if side.bounds is not None:
+            starts, ends = side.bounds
+            places = np.arange(len(side.columns))
+            read = (starts[:, None] <= places) & (places < ends[:, None])
+            assert np.array_equal(read, kept[side.rows][:, side.columns])
+            assert (np.diff(starts) >= 0).all()
+            assert (np.diff(ends) >= 0).all()
 
 
 @given(st_numpy.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
@@ -101,3 +115,79 @@ def test_masks_are_told_apart_by_every_byte() -> None:
     for width in (1, 7, 64, 65):
         digests.add(mask_plan._digest(torch.zeros(width, dtype=torch.bool)))
     assert len(digests) == mask.numel() + 4
+
+
+@pytest.fixture
+def digests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each mask whose content is read. Masks of the CPU stand for those of a GPU, which are far away."""
+    read, digest = [], mask_plan._digest
+    monkeypatch.setattr(mask_plan, "_digest", lambda mask: read.append(1) or digest(mask))
+    return read
+
+
+def test_a_mask_far_away_is_read_once(digests: list[int]) -> None:
+    mask = torch.rand(30, 20) < 0.5
+    plan = mask_plan._find_by_identity(mask, (30, 20))
+    assert all(mask_plan._find_by_identity(mask, (30, 20)) is plan for _ in range(5))
+    assert len(digests) == 1
+    assert mask_plan._find_by_identity(mask.clone(), (30, 20)) is plan  # another tensor, the same content
+    assert len(digests) == 2
+    degrees = torch.arange(50) % 7
+    with torch.no_grad():
+        assert mask_plan._find_by_identity(degrees, (30, 20)).shape == (30, 20)
+    assert mask_plan._find_by_identity(degrees, (20, 30)).shape == (20, 30)
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize("change", ["index", "copy", "swapped", "grown", "viewed"])
+def test_a_mask_far_away_that_changed_is_another(change: str) -> None:
+    mask = torch.ones(6, 6, dtype=torch.bool)
+    assert mask_plan._find_by_identity(mask, (6, 6)).kept == 36
+    if change == "index":
+        mask[2, 3] = False
+    elif change == "copy":
+        mask.copy_(torch.ones(6, 6).tril())
+    elif change == "swapped":
+        mask.data = torch.ones(6, 6).tril().bool()
+    elif change == "grown":
+        mask.resize_(7, 6).fill_(False)
+    else:
+        mask.view(-1)[5] = False  # a view counts for its base
+    shape = (7, 6) if change == "grown" else (6, 6)
+    plan = mask_plan._find_by_identity(mask, shape)
+    assert np.array_equal(plan.mask, mask)
+    assert plan.kept < 36
+
+
+def test_a_mask_that_got_the_name_of_a_freed_one_is_read() -> None:
+    """An id, an address and a version come again; the weak reference does not."""
+    reused = 0
+    for turn in range(50):
+        mask = torch.full((5, 4), turn % 2 == 0)
+        known = id(mask)
+        assert mask_plan._find_by_identity(mask, (5, 4)).kept == 20 * (turn % 2 == 0)
+        del mask
+        other = torch.full((5, 4), turn % 2 == 1)
+        reused += id(other) == known
+        assert mask_plan._find_by_identity(other, (5, 4)).kept == 20 * (turn % 2 == 1)
+        del other
+    assert reused
+    assert len(mask_plan._by_identity) == 0
+
+
+def test_a_mask_without_a_version_is_read_each_time(digests: list[int]) -> None:
+    with torch.inference_mode():
+        mask = torch.ones(4, 4, dtype=torch.bool)
+        assert mask_plan._find_by_identity(mask, (4, 4)).kept == 16
+        mask[0] = False
+        assert mask_plan._find_by_identity(mask, (4, 4)).kept == 12
+    assert len(digests) == 2
+
+
+def test_masks_are_looked_for_by_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(mask_plan, "_find_by_identity", lambda mask, shape: asked.append(mask.device.type))
+    find_plan(torch.ones(2, 2, dtype=torch.bool), (2, 2))
+    assert asked == []
+    find_plan(torch.ones(2, 2, dtype=torch.bool, device="meta"), (2, 2))
+    assert asked == ["meta"]

@@ -23,6 +23,9 @@ __all__ = ["masked_linear", "masked_linear_grad_input", "masked_linear_grad_weig
 
 _CODES = {name: code for code, name in enumerate(FUNCTIONS)}
 _PANEL_BYTES = 16 * 2**20  # of x, that stay in the cache while all tiles of rows go over them
+# Ordinary units read factors from shared memory four at a time. Where a thread's are apart by rows of the weight, most of
+# a warp's lie in the same banks; a long batch pays for a transposed copy, in which they lie side by side.
+_LONG_BATCH = 512
 
 IntArray = NDArray[np.int64]
 
@@ -37,7 +40,11 @@ def masked_linear(
     config: Config | None = None,
 ) -> Tensor:
     """See ``reference.masked_linear``; tensors contiguous, x (B, in)."""
-    return _matmul(plan, "forward", x, weight, (plan.shape[1], 1), bias, activation, config)
+    steps = (plan.shape[1], 1)
+    side_by_side = plan.nested and plan.forward.rows_in_order
+    if side_by_side and x.shape[0] >= _LONG_BATCH and configs.unit(x.dtype) == "ieee":
+        weight, steps = weight.t().contiguous(), (1, plan.shape[0])
+    return _matmul(plan, "forward", x, weight, steps, bias, activation, config)
 
 
 def masked_linear_grad_input(grad: Tensor, weight: Tensor, plan: MaskPlan, *, config: Config | None = None) -> Tensor:
