@@ -1,6 +1,6 @@
 """What the compilers make of the Triton kernels, without a GPU: registers, spills, shared memory, instructions.
 
-    python -m benchmarks.ahead_of_time [target ...]
+python -m benchmarks.ahead_of_time [target ...]
 """
 
 from __future__ import annotations
