@@ -29,7 +29,7 @@ runs = pytest.mark.skipif(
     DEVICE == "cuda" and not torch.cuda.is_available(),
     reason="needs a GPU, or TRITON_INTERPRET=1 in the environment (make test does that)",
 )
-SMALL = Layout(16, 16, 2)
+SMALL = Layout(16, 16, 16, 2)
 TILE = Config.of(4, 3, R=16)
 Build = Callable[..., MADE]
 
@@ -42,25 +42,25 @@ def _operations(plan: DrawPlan) -> Iterator[tuple[int, int, int, int]]:
 
 def _weights_by_slot(plan: DrawPlan, num_slots: int) -> np.ndarray:
     """(slots, slots): by how much each slot enters the sum of each other, wherever the plan keeps it."""
-    size = plan.weights.shape[2]
+    size, tasks, own_chunks = plan.weights.shape[2], (plan.task_chunks, plan.task_weights), (plan.chunks, plan.weights)
     total = np.zeros((num_slots + size, num_slots + size))
     events = list(_operations(plan))
 
-    def add(targets: np.ndarray, chunks: range) -> None:
+    def add(targets: np.ndarray, chunks: range, starts: np.ndarray, weights: np.ndarray) -> None:
         for chunk in chunks:
-            at = int(plan.chunks[chunk])
+            at = int(starts[chunk])
             for unit, slot in enumerate(targets):
                 if slot >= 0:
-                    total[slot, at : at + size] += plan.weights[chunk, unit]
+                    total[slot, at : at + size] += weights[chunk, unit]
 
     for begin, end in pairwise(plan.outer.tolist()):
         slots = plan.slots[begin:end].reshape(-1)
         for task in range(*plan.blocks[begin, :2]):
             columns = plan.columns[task]
-            add(np.where(columns >= 0, slots[columns], -1), range(*plan.tasks[task]))
+            add(np.where(columns >= 0, slots[columns], -1), range(*plan.tasks[task]), *tasks)
         for block in range(begin, end):
             own = plan.slots[block]
-            add(own, range(*plan.blocks[block, 2:4]))
+            add(own, range(*plan.blocks[block, 2:4]), *own_chunks)
             for event in range(*plan.blocks[block, 4:6]):
                 kind, _, unit, _ = events[event]
                 for other, slot in enumerate(own):
@@ -71,7 +71,7 @@ def _weights_by_slot(plan: DrawPlan, num_slots: int) -> np.ndarray:
     return total[:num_slots, :num_slots]
 
 
-@pytest.mark.parametrize("layout", [LAYOUT, SMALL, Layout(16, 32, 3), Layout(64, 16, 1)], ids=str)
+@pytest.mark.parametrize("layout", [LAYOUT, SMALL, Layout(16, 32, 64, 3), Layout(64, 16, 32, 1)], ids=str)
 def test_every_weight_is_in_the_plan_once(build: Build, options: dict[str, Any], layout: Layout) -> None:
     program = build(options, torch.float32, features=9).program()
     schedule = build_schedule(program)
@@ -94,7 +94,7 @@ def test_every_weight_is_in_the_plan_once(build: Build, options: dict[str, Any],
 def test_units_of_a_layer_that_waits_for_variables_alone_take_one_event(build: Build) -> None:
     """What makes a level cheap: layer 1 by one event for all its units, layer 2 by one for each, and the draw."""
     program = build({"hidden_features": (64, 64)}, torch.float32, features=9).program()
-    plan = build_plan(program, build_schedule(program), **Layout(64, 32, 4)._asdict())
+    plan = build_plan(program, build_schedule(program), **Layout(64, 32, 64, 4)._asdict())
     kinds = [kind for kind, *_ in _operations(plan)]
     assert kinds.count(Event.DRAW) == 9
     assert kinds.count(Event.ACTIVATE) <= 2 * 9
@@ -160,7 +160,7 @@ def _gated() -> Program:
 
 @runs
 @pytest.mark.parametrize("mode", ["one", "many"])
-@pytest.mark.parametrize("layout", [SMALL, LAYOUT, Layout(16, 16, 1)], ids=str)
+@pytest.mark.parametrize("layout", [SMALL, LAYOUT, Layout(16, 16, 32, 1)], ids=str)
 def test_products_and_sums_of_units_of_any_age(layout: Layout, mode: str) -> None:
     program = _gated()
     schedule, output = build_schedule(program), make_output("bernoulli")

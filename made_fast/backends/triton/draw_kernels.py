@@ -73,20 +73,19 @@ def _limit(word):
 
 
 @triton.jit
-def _multiply(total, first, last, net, table, SIZES: tl.constexpr):
-    """total (R, U) plus table (R, slots of the chunks) times weights."""
+def _multiply(total, first, last, chunks, weights, table, ROWS: tl.constexpr, CACHE: tl.constexpr, SIZES: tl.constexpr):
+    """total (R, ROWS) plus table (R, slots of the chunks) times weights, which have ROWS rows."""
     SLOTS: tl.constexpr = SIZES[0]
-    U: tl.constexpr = SIZES[3]
     K: tl.constexpr = SIZES[4]
-    _, _, _, chunks, weights = net
-    r, u, k = tl.arange(0, SIZES[2]), tl.arange(0, U), tl.arange(0, K)
-    weight_at = weights + first.to(tl.int64) * (U * K) + u[None, :] * K + k[:, None]  # (K, U)
+    r, n, k = tl.arange(0, SIZES[2]), tl.arange(0, ROWS), tl.arange(0, K)
+    weight_at = weights + first.to(tl.int64) * (ROWS * K) + n[None, :] * K + k[:, None]  # (K, ROWS)
     for chunk in range(first, last):
         slot = tl.multiple_of(tl.load(chunks + chunk), 4)
-        value = tl.load(table + r[:, None] * SLOTS + (slot + k)[None, :])  # (R, K); beyond what is known weights are 0
+        # (R, K); slots beyond what is known have weight 0
+        value = tl.load(table + r[:, None] * SLOTS + (slot + k)[None, :], cache_modifier=CACHE)
         weight = tl.load(weight_at)
-        weight_at += U * K
-        total = tl.dot(value, weight, total, input_precision=SIZES[5])
+        weight_at += ROWS * K
+        total = tl.dot(value, weight, total, input_precision=SIZES[6])
     return total
 
 
@@ -95,13 +94,13 @@ def _task(task, net, table, sums, SIZES: tl.constexpr):
     """sums (R, columns of the task) = bias + table (R, slots of its chunks) times weights."""
     SUMS: tl.constexpr = SIZES[1]
     R: tl.constexpr = SIZES[2]
-    U: tl.constexpr = SIZES[3]
-    tasks, columns, bias, _, _ = net
-    r, u = tl.arange(0, R), tl.arange(0, U)
+    T: tl.constexpr = SIZES[5]
+    tasks, columns, bias, chunks, weights = net
+    r, t = tl.arange(0, R), tl.arange(0, T)
     first, last = tl.load(tasks + task * 2), tl.load(tasks + task * 2 + 1)
-    column = tl.load(columns + task * U + u)
-    total = tl.load(bias + task * U + u)[None, :] + tl.zeros((R, 1), dtype=tl.float32)
-    total = _multiply(total, first, last, net, table, SIZES)
+    column = tl.load(columns + task * T + t)
+    total = tl.load(bias + task * T + t)[None, :] + tl.zeros((R, 1), dtype=tl.float32)
+    total = _multiply(total, first, last, chunks, weights, table, T, "", SIZES)
     tl.store(sums + r[:, None] * SUMS + column[None, :], total, mask=(column >= 0)[None, :])
 
 
@@ -164,6 +163,7 @@ def _block(
     slots,
     tile_state,
     net,
+    own_net,
     steps,
     place,
     SIZES: tl.constexpr,
@@ -177,6 +177,7 @@ def _block(
     U: tl.constexpr = SIZES[3]
     table, sums, limits = place
     nats, bad = tile_state
+    chunks, weights = own_net
     r, u = tl.arange(0, SIZES[2]), tl.arange(0, U)
     first_chunk, last_chunk = tl.load(at + 2), tl.load(at + 3)
     first_event, last_event, base = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6)
@@ -188,8 +189,9 @@ def _block(
     slot = tl.load(slots + u)
     own = sums + r[:, None] * SUMS + (tl.multiple_of(base, U) + u)[None, :]
     if first_chunk < last_chunk:
-        # Through memory, since the layout of a product would make the events exchange values between warps.
-        total = _multiply(tl.load(own), first_chunk, last_chunk, net, table, SIZES)
+        # Through memory, since the layout of a product would make the events exchange values between warps. What it reads
+        # is read by the other blocks of the outer block too: it may stay in the nearest cache.
+        total = _multiply(tl.load(own), first_chunk, last_chunk, chunks, weights, table, U, ".ca", SIZES)
         tl.store(own, total)
         tl.debug_barrier()
     tile = tl.where((slot > -2)[None, :], tl.load(own), 0.0)  # where there is no unit nothing was written
@@ -217,8 +219,8 @@ def bulk_kernel(
     tasks,
     columns,
     bias,
-    chunks,
-    weights,
+    task_chunks,
+    task_weights,
     tables,
     all_sums,
     SLOTS: tl.constexpr,
@@ -226,11 +228,12 @@ def bulk_kernel(
     R: tl.constexpr,
     U: tl.constexpr,
     K: tl.constexpr,
+    T: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """The tasks of one outer block for all tiles at once: program (i, j) has task ``first_task + i`` of tile j."""
-    SIZES: tl.constexpr = (SLOTS, SUMS, R, U, K, PRECISION)
-    net = (tasks, columns, bias, chunks, weights)
+    SIZES: tl.constexpr = (SLOTS, SUMS, R, U, K, T, PRECISION)
+    net = (tasks, columns, bias, task_chunks, task_weights)
     own = tl.program_id(1).to(tl.int64)
     _task(first_task + tl.program_id(0), net, tables + own * (R * SLOTS), all_sums + own * (R * SUMS), SIZES)
 
@@ -245,6 +248,8 @@ def draw_kernel(
     tasks,
     columns,
     bias,
+    task_chunks,
+    task_weights,
     chunks,
     weights,
     events,
@@ -271,6 +276,7 @@ def draw_kernel(
     R: tl.constexpr,
     U: tl.constexpr,
     K: tl.constexpr,
+    T: tl.constexpr,
     PRECISION: tl.constexpr,
     FUNCTIONS_USED: tl.constexpr,
     LOG_PROB: tl.constexpr,
@@ -284,8 +290,9 @@ def draw_kernel(
     With BEGIN, END and OUTER a launch over all blocks draws everything. Without OUTER the tasks of outer blocks were done by
     ``bulk_kernel`` and each program has one tile; BEGIN and END mark the first and the last of such launches.
     """
-    SIZES: tl.constexpr = (SLOTS, SUMS, R, U, K, PRECISION)
-    net, steps = (tasks, columns, bias, chunks, weights), (events, vectors)
+    SIZES: tl.constexpr = (SLOTS, SUMS, R, U, K, T, PRECISION)
+    net, own_net = (tasks, columns, bias, task_chunks, task_weights), (chunks, weights)
+    steps = (events, vectors)
     program, r = tl.program_id(0).to(tl.int64), tl.arange(0, R)
     table, limits = tables + program * (R * SLOTS), all_limits + program * (STEPS * R)
     place = (table, all_sums + program * (R * SUMS), limits)
@@ -318,6 +325,7 @@ def draw_kernel(
                 slots + block * U,
                 (nats, bad),
                 net,
+                own_net,
                 steps,
                 place,
                 SIZES,

@@ -60,11 +60,12 @@ class DrawPlan:
             and last chunk of its own, first and last event, first column of its units in the sums of the outer block.
         outer: (M + 1,) first block of each outer block, and N.
         slots: int32 (N, U), the slot of each unit of a block; -1 for a helper, -2 where there is no unit.
-        tasks: int32 (T, 2): first and last chunk.
-        columns: int32 (T, U), the column of the outer block's sums that each row of a task makes; -1 for none.
-        bias: fp32 (T, U), what its sums start from.
-        chunks: int32 (C,), the first of the K slots that a chunk multiplies.
-        weights: fp32 (C, U, K), zero where a unit does not read a slot.
+        tasks: int32 (N, 2): first and last of its chunks.
+        columns: int32 (N, T), the column of the outer block's sums that each row of a task makes; -1 for none.
+        bias: fp32 (N, T), what its sums start from.
+        task_chunks: int32 (C,), the first of the K slots that a chunk of a task multiplies.
+        task_weights: fp32 (C, T, K), zero where a row does not read a slot.
+        chunks, weights: the same for the products of blocks, int32 (C,) and fp32 (C, U, K).
         events: int32 (E + 2, 2): ``word`` of kind, function, first and last unit within the block; noise step. Two more than
             there are, since kernels read ahead.
         vectors: fp32 (E + 2, 2, U): coefficients; what is spread, or the coefficients of the second factor.
@@ -77,6 +78,8 @@ class DrawPlan:
     tasks: NDArray[np.int32]
     columns: NDArray[np.int32]
     bias: FloatArray
+    task_chunks: NDArray[np.int32]
+    task_weights: FloatArray
     chunks: NDArray[np.int32]
     weights: FloatArray
     events: NDArray[np.int32]
@@ -85,8 +88,8 @@ class DrawPlan:
 
     @property
     def bulk_macs(self) -> int:
-        """Multiply-adds of the tasks for one row, zeros within chunks included."""
-        return int(self.weights.size)
+        """Multiply-adds of all chunks for one row, zeros within them included."""
+        return int(self.task_weights.size + self.weights.size)
 
     @property
     def num_events(self) -> int:
@@ -94,16 +97,19 @@ class DrawPlan:
         return len(self.events) - 2
 
 
-def build_plan(program: Program, schedule: Schedule, *, units: int, inputs: int, outer_blocks: int) -> DrawPlan:
+def build_plan(
+    program: Program, schedule: Schedule, *, units: int, inputs: int, task_units: int, outer_blocks: int
+) -> DrawPlan:
     """Lays out a program.
 
     Args:
         program, schedule: on the CPU, or the weights are copied from their device.
-        units: U, how many units a block and a task have at most; a power of 2.
-        inputs: K, how many inputs a chunk has.
+        units: U, how many units a block has at most; a power of 2.
+        inputs: K, how many inputs a chunk has; a power of 2.
+        task_units: T, how many units a task has at most; a power of 2.
         outer_blocks: blocks in an outer block.
     """
-    return _Builder(_Timeline.of(program, schedule), units, inputs, outer_blocks).build()
+    return _Builder(_Timeline.of(program, schedule), units, inputs, task_units, outer_blocks).build()
 
 
 @dataclass(frozen=True)
@@ -206,6 +212,40 @@ def _unit_wise(steps: list[list[int]], time: IntArray) -> Iterator[_Sums]:
             yield _Sums(np.concatenate(due), np.zeros(len(slots), dtype=np.float32), slots, time[slots])
 
 
+class _Chunks:
+    """Runs of K slots and the weights with which rows read them."""
+
+    def __init__(self, rows: int, inputs: int) -> None:
+        self.rows, self.inputs = rows, inputs
+        self.starts: list[int] = []
+        self.weights: list[FloatArray] = []
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def add(self, slots: IntArray, weights: FloatArray, rows: IntArray) -> None:
+        """Cuts slots (m,) into runs, with weights (n, m) in these rows (n,)."""
+        order = np.argsort(slots, kind="stable")
+        slots, weights = slots[order], weights[:, order]
+        at = 0
+        while at < len(slots):
+            begin = int(slots[at]) // ALIGN * ALIGN
+            end = int(np.searchsorted(slots, begin + self.inputs))
+            whole = np.zeros((end - at, self.rows), dtype=np.float32)
+            whole[:, rows] = weights[:, at:end].T
+            block = np.zeros((self.rows, self.inputs), dtype=np.float32)
+            np.add.at(block.T, slots[at:end] - begin, whole)  # a slot may be there twice
+            self.starts.append(begin)
+            self.weights.append(block)
+            at = end
+
+    def arrays(self) -> tuple[NDArray[np.int32], FloatArray]:
+        """Starts (C,) and weights (C, rows, K); one that nobody reads where there is none."""
+        if not self.starts:
+            return np.zeros(1, dtype=np.int32), np.zeros((1, self.rows, self.inputs), dtype=np.float32)
+        return np.asarray(self.starts, dtype=np.int32), np.stack(self.weights)
+
+
 @dataclass
 class _Builder:
     """Cuts the timeline and lists tasks and events."""
@@ -213,14 +253,17 @@ class _Builder:
     line: _Timeline
     units: int
     inputs: int
+    task_units: int
     outer_blocks: int
     tasks: list[tuple[int, int]] = field(default_factory=list)
     columns: list[NDArray[np.int32]] = field(default_factory=list)
     bias: list[FloatArray] = field(default_factory=list)
-    chunks: list[int] = field(default_factory=list)
-    weights: list[FloatArray] = field(default_factory=list)
     events: list[tuple[int, ...]] = field(default_factory=list)
     vectors: list[FloatArray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.task_chunks = _Chunks(self.task_units, self.inputs)
+        self.chunks = _Chunks(self.units, self.inputs)
 
     def build(self) -> DrawPlan:
         bounds = self._cuts()
@@ -242,6 +285,7 @@ class _Builder:
             blocks.append((first_task, len(self.tasks), *chunks, first_event, len(self.events), base))
         self.events.extend([(0, 0)] * 2)
         self.vectors.extend([np.zeros((2, self.units), dtype=np.float32)] * 2)
+        (task_chunks, task_weights), (own_chunks, own_weights) = self.task_chunks.arrays(), self.chunks.arrays()
         return DrawPlan(
             blocks=np.asarray(blocks, dtype=np.int32),
             outer=np.asarray([*outer, len(blocks)]),
@@ -249,8 +293,10 @@ class _Builder:
             tasks=np.asarray(self.tasks, dtype=np.int32),
             columns=np.stack(self.columns),
             bias=np.stack(self.bias),
-            chunks=np.asarray([*self.chunks, 0], dtype=np.int32)[: max(1, len(self.chunks))],
-            weights=np.stack(self.weights or [np.zeros((self.units, self.inputs), dtype=np.float32)]),
+            task_chunks=task_chunks,
+            task_weights=task_weights,
+            chunks=own_chunks,
+            weights=own_weights,
             events=np.asarray(self.events, dtype=np.int32),
             vectors=np.stack(self.vectors),
             functions=int(np.bitwise_or.reduce(1 << self.line.functions)),
@@ -273,13 +319,13 @@ class _Builder:
         """What the units due at times [start, stop) read that is known before."""
         for sums in self.line.sums:
             low, high = np.searchsorted(sums.times, [start, stop])
-            for first in range(low, high, self.units):
-                rows = slice(first, min(first + self.units, high))
-                places, first_chunk = columns[sums.times[rows] - start], len(self.chunks)
+            for first in range(low, high, self.task_units):
+                rows = slice(first, min(first + self.task_units, high))
+                places, first_chunk = columns[sums.times[rows] - start], len(self.task_chunks)
                 slots, weights, _ = sums.part(rows, -1, start)
-                self._add_chunks(slots, weights, np.arange(len(places)))
-                self.tasks.append((first_chunk, len(self.chunks)))
-                empty = (0, self.units - len(places))
+                self.task_chunks.add(slots, weights, np.arange(len(places)))
+                self.tasks.append((first_chunk, len(self.task_chunks)))
+                empty = (0, self.task_units - len(places))
                 self.columns.append(np.pad(places, empty, constant_values=-1).astype(np.int32))
                 self.bias.append(np.pad(sums.bias[rows], empty))
 
@@ -288,23 +334,7 @@ class _Builder:
         for sums in self.line.sums:
             rows = slice(*np.searchsorted(sums.times, [start, stop]))
             slots, weights, _ = sums.part(rows, after, start)
-            self._add_chunks(slots, weights, sums.times[rows] - start)
-
-    def _add_chunks(self, slots: IntArray, weights: FloatArray, units: IntArray) -> None:
-        """Cuts slots (m,) into runs of K, with weights (n, m) in the rows ``units`` (n,)."""
-        order = np.argsort(slots, kind="stable")
-        slots, weights = slots[order], weights[:, order]
-        at = 0
-        while at < len(slots):
-            begin = int(slots[at]) // ALIGN * ALIGN
-            end = int(np.searchsorted(slots, begin + self.inputs))
-            whole = np.zeros((end - at, self.units), dtype=np.float32)
-            whole[:, units] = weights[:, at:end].T
-            block = np.zeros((self.units, self.inputs), dtype=np.float32)
-            np.add.at(block.T, slots[at:end] - begin, whole)  # a slot may be there twice
-            self.chunks.append(begin)
-            self.weights.append(block)
-            at = end
+            self.chunks.add(slots, weights, sums.times[rows] - start)
 
     def _add_events(self, start: int, stop: int) -> None:
         line, count = self.line, stop - start

@@ -33,8 +33,10 @@ class CapturedDraw:
     ) -> None:
         self.request, self.out = request.clone(), torch.empty_like(out)
         self.log_prob = None if log_prob is None else torch.empty_like(log_prob)
+        # Into the same buffers first: kernels are compiled for the alignment of what they are given, and not while capturing.
+        self.flags = run(self.request, self.out, self.log_prob)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with torch.cuda.device(out.device), torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.flags = run(self.request, self.out, self.log_prob)
 
     def replay(self, request: Tensor, out: Tensor, log_prob: Tensor | None) -> Tensor:
@@ -48,7 +50,7 @@ class CapturedDraw:
 
 
 class CapturedDraws:
-    """The graphs of one packed program. What a key stands for is run plainly the first time, which compiles its kernels."""
+    """The graphs of one packed program. What a key stands for is run plainly the first time."""
 
     def __init__(self) -> None:
         self._found: OrderedDict[Hashable, CapturedDraw | None] = OrderedDict()

@@ -6,23 +6,27 @@ from typing import NamedTuple
 
 from made_fast.backends.triton.launch import Config, next_power_of_2
 
-__all__ = ["LAYOUT", "SAMPLER", "Layout", "choose_rows"]
+__all__ = ["LAYOUT", "PROGRAMS", "SAMPLER", "SCRATCH_BYTES", "Layout", "choose_rows"]
 
 
 class Layout(NamedTuple):
-    """Sizes that a program is packed for: units U of a block, inputs K of a chunk, blocks of an outer block."""
+    """Sizes a program is packed for: U units of a block, K inputs of a chunk, T units of a task, blocks of an outer one."""
 
     units: int
     inputs: int
+    task_units: int
     outer_blocks: int
 
 
-LAYOUT = Layout(32, 32, 16)
+LAYOUT = Layout(32, 32, 64, 16)
+
+PROGRAMS = 2  # for each multiprocessor: one multiplies while the other goes through its events
+SCRATCH_BYTES = 384 << 20  # of all programs together; wide networks get fewer programs
 
 # By the most rows for which each is taken, as tiles for each multiprocessor.
 SAMPLER: tuple[tuple[float, Config], ...] = (
     (1.0, Config.of(4, 3, max_registers=128, R=16)),
-    (float("inf"), Config.of(4, 3, R=64)),
+    (float("inf"), Config.of(4, 3, max_registers=255, R=64)),
 )
 
 

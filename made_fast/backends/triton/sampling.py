@@ -16,13 +16,17 @@ from made_fast.backends.triton.draw_kernels import bulk_kernel, draw_kernel
 from made_fast.backends.triton.draw_plan import DrawPlan, build_plan
 from made_fast.backends.triton.graph import CapturedDraws
 from made_fast.backends.triton.launch import Config, launch
-from made_fast.backends.triton.sampler_configs import LAYOUT, Layout, choose_rows
+from made_fast.backends.triton.sampler_configs import LAYOUT, PROGRAMS, SCRATCH_BYTES, Layout, choose_rows
 from made_fast.outputs import Output
 from made_fast.program import Program
 from made_fast.schedule import Schedule
 
 __all__ = ["Packed", "draw", "pack"]
 
+_ARRAYS = (
+    *("blocks", "slots", "tasks", "columns", "bias", "task_chunks", "task_weights"),
+    *("chunks", "weights", "events", "vectors"),
+)
 MODES = ("auto", "one", "many")
 _NOISE_STEPS = 64  # thresholds are made for so many steps at a time
 
@@ -49,7 +53,6 @@ class Packed:
 def pack(program: Program, schedule: Schedule, output: Output, *, layout: Layout = LAYOUT) -> Packed:
     """Copies the weights into blocks; see ``draw_plan.DrawPlan``. ``output`` is the Bernoulli distribution."""
     plan = build_plan(program, schedule, **layout._asdict())
-    names = ("blocks", "slots", "tasks", "columns", "bias", "chunks", "weights", "events", "vectors")
     device = program.device
 
     def moved(array: Any) -> Tensor:
@@ -60,7 +63,7 @@ def pack(program: Program, schedule: Schedule, output: Output, *, layout: Layout
         layout,
         plan,
         device,
-        {name: moved(getattr(plan, name)) for name in names},
+        {name: moved(getattr(plan, name)) for name in _ARRAYS},
         moved(schedule.variables.astype("int32")),
         moved(schedule.context_units.astype("int32")),
     )
@@ -108,7 +111,7 @@ def draw(
     tiles = ceil(len(out) / config["R"])
     if mode == "auto":
         mode = "many" if _many_pays(packed, tiles, processors) else "one"
-    programs = min(tiles, programs or max(1, 2 * processors))
+    programs = min(tiles, programs or _programs(packed, config["R"], processors))
     if mode == "many" and tiles > programs:
         run.in_parts(programs * config["R"], seed, first_row, row_offset, rows_per_context)
         return
@@ -156,7 +159,10 @@ class _Run:
                 (end_task - first_task, tiles),
                 self.config,
                 first_task=first_task,
-                **{name: self.packed.arrays[name] for name in ("tasks", "columns", "bias", "chunks", "weights")},
+                **{
+                    name: self.packed.arrays[name]
+                    for name in ("tasks", "columns", "bias", "task_chunks", "task_weights")
+                },
                 **{name: scratch[name] for name in ("tables", "all_sums")},
                 **self._sizes(),
             )
@@ -194,6 +200,7 @@ class _Run:
             "SUMS": layout.outer_blocks * layout.units,
             "U": layout.units,
             "K": layout.inputs,
+            "T": layout.task_units,
             "PRECISION": launches.precision(torch.float32),
         }
 
@@ -249,6 +256,13 @@ class _Run:
 def _many_pays(packed: Packed, tiles: int, processors: int) -> bool:
     """Whether spreading the tasks is worth more launches: few tiles leave most multiprocessors idle."""
     return 4 * tiles <= processors and packed.schedule.macs >= 1_000_000
+
+
+def _programs(packed: Packed, rows: int, processors: int) -> int:
+    """How many tiles are worked on at a time: what the multiprocessors hold, if their scratch is not too much."""
+    layout, features = packed.layout, packed.schedule.features
+    width = packed.columns + layout.outer_blocks * layout.units + _up(features, _NOISE_STEPS)
+    return max(1, min(PROGRAMS * processors, SCRATCH_BYTES // (4 * rows * width)))
 
 
 def _multiprocessors(device: torch.device) -> int:
