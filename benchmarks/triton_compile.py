@@ -94,8 +94,14 @@ def describe(source: Source, launch: Launch) -> tuple[str, str, str]:
     return source.kernel, ", ".join(parts), str(launch.config)
 
 
-def read(source: Source) -> Reading:
-    """Compiles for the target and reads the binary."""
+def read(source: Source, instructions: bool = True) -> Reading:
+    """Compiles for the target and reads the binary.
+
+    Args:
+        source: what is compiled.
+        instructions: whether those of NVIDIA binaries are counted, which takes as long as a small kernel takes to compile.
+            Without, only products of matrices are, in the PTX.
+    """
     start = time.perf_counter()
     kernel = getattr(importlib.import_module(source.module), source.kernel)
     compiled = triton.compile(
@@ -103,7 +109,12 @@ def read(source: Source) -> Reading:
         target=TARGETS[source.target],
         options=dict(source.options),
     )
-    reading = _read_amd(compiled.asm["amdgcn"]) if "amdgcn" in compiled.asm else _read_nvidia(compiled.asm["cubin"])
+    if "amdgcn" in compiled.asm:
+        reading = parse_amd(compiled.asm["amdgcn"])
+    else:
+        reading = parse_nvidia(_cuobjdump(compiled.asm["cubin"], "-res-usage", *["-sass"] * instructions))
+        if not instructions:
+            reading.instructions = products_in_ptx(compiled.asm["ptx"])
     reading.shared = compiled.metadata.shared
     reading.conversions_in_loops = conversions_in_loops(compiled.asm["ttgir"])
     reading.wants_tensor_cores = wants_tensor_cores(compiled.asm["ttir"])
@@ -111,23 +122,28 @@ def read(source: Source) -> Reading:
     return reading
 
 
-def _read_nvidia(cubin: bytes) -> Reading:
+def _cuobjdump(cubin: bytes, *options: str) -> str:
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     file, name = tempfile.mkstemp(suffix=".cubin")
     try:
         with os.fdopen(file, "wb") as out:
             out.write(cubin)
-        done = subprocess.run([tool, "-res-usage", "-sass", name], capture_output=True, text=True, check=True)
+        return subprocess.run([tool, *options, name], capture_output=True, text=True, check=True).stdout
     finally:
         os.unlink(name)
-    return parse_nvidia(done.stdout)
+
+
+def products_in_ptx(ptx: str) -> dict[str, int]:
+    """Products of matrices in PTX, under the names that they have in binaries."""
+    counts = {"HGMMA": ptx.count("wgmma.mma_async"), "HMMA": ptx.count("mma.sync.aligned")}
+    return {name: count for name, count in counts.items() if count}
 
 
 _SASS = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);", re.MULTILINE)
 
 
 def parse_nvidia(text: str) -> Reading:
-    """Reads what ``cuobjdump -res-usage -sass`` prints."""
+    """Reads what ``cuobjdump -res-usage``, and ``-sass`` if wanted, prints."""
     usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", text))
     if usage.keys() != {"REG", "STACK", "LOCAL"}:
         raise ValueError(f"cuobjdump must print REG, STACK and LOCAL, got {text[:300]!r}")
@@ -193,9 +209,6 @@ def parse_amd(text: str) -> Reading:
     reading.spills = max(values["vgpr_spill_count"], values["private_segment_fixed_size"])
     reading.scalar_spills = values["sgpr_spill_count"]
     return reading
-
-
-_read_amd = parse_amd
 
 
 def _amd_kind(code: str) -> str | None:

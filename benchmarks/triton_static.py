@@ -53,13 +53,16 @@ def distinct(calls: Iterable[Sequence[Launch]]) -> dict[Variant, Launch]:
     return {Variant(*key, launches[key[0]]): launch for key, launch in found.items()}
 
 
-def compile_all(variants: dict[Variant, Launch], targets: Sequence[str]) -> dict[Variant, dict[str, Reading]]:
-    """Compiles every variant for every target in worker processes."""
+def compile_all(
+    variants: dict[Variant, Launch], targets: Sequence[str], counted: str
+) -> dict[Variant, dict[str, Reading]]:
+    """Compiles every variant for every target in worker processes; instructions are counted for one target."""
     jobs = [(variant, target) for variant in variants for target in targets]
     sources = [specialize(variants[variant], target) for variant, target in jobs]
+    counting = [target == counted for _, target in jobs]
     readings: dict[Variant, dict[str, Reading]] = {variant: {} for variant in variants}
     with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for (variant, target), reading in zip(jobs, pool.map(read, sources), strict=True):
+        for (variant, target), reading in zip(jobs, pool.map(read, sources, counting), strict=True):
             readings[variant][target] = reading
     return readings
 
@@ -93,10 +96,10 @@ def main(arguments: Sequence[str] | None = None, calls: Iterable[Sequence[Launch
         from benchmarks.triton_cases import recorded_calls
 
         calls = recorded_calls()
-    readings = compile_all(distinct(calls), options.targets)
+    shown = "sm_90" if "sm_90" in options.targets else options.targets[-1]
+    readings = compile_all(distinct(calls), options.targets, shown)
     print(f"Registers / spills (AMD: scalar spills) / shared KiB, triton {triton.__version__}\n")
     print(triton_budget.resources(readings, options.targets))
-    shown = "sm_90" if "sm_90" in options.targets else options.targets[-1]
     print(f"\nInstructions on {shown}\n\n{triton_budget.account(readings, shown)}")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
