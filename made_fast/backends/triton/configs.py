@@ -74,7 +74,7 @@ OUTER: dict[str, tuple[Config, ...]] = {
 }
 # Where rows or columns are read by a list.
 OUTER_GATHERED: dict[str, tuple[Config, ...]] = {
-    "ieee": OUTER["ieee"],
+    "ieee": (Config.of(8, 3, BB=16, BN=128, BK=64), Config.of(4, 3, BB=32, BN=64, BK=64)),
     "tf32": OUTER["tf32"],
     "half": (Config.of(8, 2, BB=32, BN=128, BK=128), Config.of(4, 2, BB=32, BN=64, BK=64)),
 }
