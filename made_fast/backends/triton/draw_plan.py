@@ -99,7 +99,10 @@ class DrawPlan:
     @property
     def bulk_macs(self) -> int:
         """Multiply-adds of all chunks for one row, zeros within them included."""
-        of_tasks, own = int(self.tasks[:, 1].max()), int(self.blocks[:, 3].max())  # arrays are never empty, if only by a dummy
+        of_tasks, own = (
+            int(self.tasks[:, 1].max()),
+            int(self.blocks[:, 3].max()),
+        )  # arrays are never empty, if only by a dummy
         return of_tasks * self.task_weights[0].size + own * self.weights[0].size
 
     @property
