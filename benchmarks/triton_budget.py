@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 SHARED_LIMITS = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "gfx942": 64 * 1024}  # bytes that one program may have
 TENSOR_CORES = ("HGMMA", "HMMA", "MFMA")
@@ -150,39 +150,52 @@ def wide_share(counts: Mapping[str, int]) -> float | None:
     return sum(size for name, size in loads.items() if name.endswith(" 16")) / total if total else None
 
 
-def account(readings: Readings, target: str) -> str:
-    """Markdown: for each variant what its instructions say, loads by the loops they are in (all, where there is none)."""
-    lines = [
-        "| kernel | arguments | configuration | tensor cores | 16-byte loads | layout changes in loops "
-        "| barriers: all, innermost loops | shuffles | launches |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|",
-    ]
-    names, _ = short_names(readings)
+def product_of(variant: Variant) -> str:
+    """How a variant multiplies: ``bf16`` or ``fp16`` as its data are, else its precision for fp32; empty without products."""
+    half = next((kind for kind in ("bf16", "fp16") if kind in variant.arguments.split(", ")[0].split("/")), None)
+    precision = next((part[10:] for part in variant.arguments.split(", ") if part.startswith("PRECISION=")), "")
+    return half or precision
+
+
+def account(readings: Readings, targets: Iterable[str], counted: str) -> str:
+    """Markdown: a row for each kernel and precision. Loads are those in loops (all, where a kernel has none of them)."""
+    targets, groups = list(targets), {}
     for variant, by_target in _ordered(readings):
-        reading = by_target[target]
-        counts = reading.instructions
-        cores = [name for name in TENSOR_CORES if counts.get(name)]
-        wanted = (
-            ""
-            if bool(cores) == reading.wants_tensor_cores
-            else " (expected)"
-            if not cores
-            else ""
-            if cores == ["MFMA"]
-            else " (not expected)"
-        )
-        share = wide_share(reading.in_loops)
-        share = wide_share(counts) if share is None else share
+        groups.setdefault((variant.kernel, product_of(variant)), []).append((variant, by_target))
+    lines = [
+        f"| kernel | products | variants | most registers, {', '.join(targets)} | spills | most shared KiB | tensor cores "
+        "| 16-byte loads | layout changes in loops | barriers in innermost loops | launches |",
+        "|---|---|---:|---:|---:|---:|---|---:|---:|---:|---:|",
+    ]
+    for (kernel, product), group in groups.items():
+        rows = [by_target[counted] for _, by_target in group]
+        cores = dict.fromkeys(name for row in rows for name in TENSOR_CORES if row.instructions.get(name))
+        wanted = any(row.wants_tensor_cores for row in rows)
+        shares = [_share(row) for row in rows]
+        shares = [share for share in shares if share is not None]
         cells = (
-            variant.kernel,
-            names[variant],
-            variant.config,
-            (" ".join(cores) or "none") + wanted,
-            "no load" if share is None else f"{share:.0%}",
-            str(reading.conversions_in_loops),
-            f"{counts.get('BAR', 0)}, {reading.in_innermost_loops.get('BAR', 0)}",
-            str(counts.get("SHFL", 0)),
-            str(variant.launches),
+            kernel,
+            product,
+            str(len(group)),
+            ", ".join(str(max(by_target[target].registers for _, by_target in group)) for target in targets),
+            str(max(reading.spills for _, by_target in group for reading in by_target.values())),
+            ", ".join(f"{max(by_target[target].shared for _, by_target in group) / 1024:.3g}" for target in targets),
+            " ".join(cores) or ("none (expected)" if wanted else "none"),
+            _range([f"{min(shares):.0%}", f"{max(shares):.0%}"]) if shares else "no load",
+            _range([row.conversions_in_loops for row in rows]),
+            _range([row.in_innermost_loops.get("BAR", 0) for row in rows]),
+            str(max(variant.launches for variant, _ in group)),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _share(reading: Measured) -> float | None:
+    share = wide_share(reading.in_loops)
+    return wide_share(reading.instructions) if share is None else share
+
+
+def _range(values: list[Any]) -> str:
+    if all(isinstance(value, int) for value in values):
+        values = sorted(values)
+    return str(values[0]) if values[0] == values[-1] else f"{values[0]}-{values[-1]}"

@@ -19,6 +19,7 @@ __all__ = ["calls", "fp32_products"]
 SIZE = 512
 KINDS = ((torch.float32, "highest"), (torch.float32, "high"), (torch.bfloat16, "highest"))
 SPLIT, WHOLE = 2048, 256  # batches that are split for the gradient of a weight, and that are not
+MANY = 32768  # enough for the largest tiles
 
 
 @contextmanager
@@ -59,21 +60,30 @@ def calls() -> Iterator[Any]:
                     if name != "not nested" or number == 0:
                         yield _grad_weight(plan, dtype, SPLIT, config=config)
                 yield _grad_weight(plan, dtype, WHOLE, config=outer_candidates(dtype, gathered=gathered)[0])
+    yield from _ragged_calls()
     in_order, ieee, half = plans["in order"], torch.float32, torch.float16
     yield _forward(in_order, ieee, "relu", config=matmul_candidates(ieee, gathered=False)[0])
     yield _forward(in_order, half, "gelu", config=matmul_candidates(half, gathered=False)[0])
-    ragged = plan_from_degrees(np.arange(300), np.arange(98))
-    yield _forward(ragged, ieee, "tanh", config=matmul_candidates(ieee, gathered=False)[0])
 
 
-def _forward(plan: MaskPlan, dtype: torch.dtype, activation: str, **more: Any) -> Any:
+def _ragged_calls() -> Iterator[Any]:
+    """Sizes that are no multiples of 16, in the configurations that the backend takes for large batches."""
+    plan = plan_from_degrees(np.arange(300), np.arange(98))
+    for dtype, precision in KINDS:
+        with fp32_products(precision):
+            yield _forward(plan, dtype, "tanh", batch=MANY)
+            yield _grad_input(plan, dtype, batch=MANY)
+            yield _grad_weight(plan, dtype, MANY)
+
+
+def _forward(plan: MaskPlan, dtype: torch.dtype, activation: str, batch: int = WHOLE, **more: Any) -> Any:
     weight = torch.zeros(plan.shape, dtype=dtype)
-    x = torch.zeros(WHOLE, plan.shape[1], dtype=dtype)
+    x = torch.zeros(batch, plan.shape[1], dtype=dtype)
     return partial(masked_linear, x, weight, plan, weight[:, 0].contiguous(), activation, **more)
 
 
-def _grad_input(plan: MaskPlan, dtype: torch.dtype, **more: Any) -> Any:
-    grad = torch.zeros(WHOLE, plan.shape[0], dtype=dtype)
+def _grad_input(plan: MaskPlan, dtype: torch.dtype, batch: int = WHOLE, **more: Any) -> Any:
+    grad = torch.zeros(batch, plan.shape[0], dtype=dtype)
     return partial(masked_linear_grad_input, grad, torch.zeros(plan.shape, dtype=dtype), plan, **more)
 
 

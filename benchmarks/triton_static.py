@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None, calls: Iterable[Sequence[Launch
     readings = compile_all(distinct(calls), options.targets, shown)
     print(f"Registers / spills (AMD: scalar spills) / shared KiB, triton {triton.__version__}\n")
     print(triton_budget.resources(readings, options.targets))
-    print(f"\nInstructions on {shown}\n\n{triton_budget.account(readings, shown)}")
+    print(f"\nBy kernel, instructions on {shown}\n\n{triton_budget.account(readings, options.targets, shown)}")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         content = {

@@ -103,9 +103,24 @@ def test_tables() -> None:
     table = triton_budget.resources(readings, ["sm_90"])
     assert "| product |  | BLOCK=64 warps=4 stages=3 | 100 / 0 (3) / 4 |" in table
     assert table.endswith("\n- `product`: fp32")
-    assert "| HMMA | 75% | 1 | 5, 2 | 0 | 1 |" in triton_budget.account(readings, "sm_90")
-    readings = {VARIANT: {"sm_90": _reading(instructions={}, in_loops={})}}
-    assert "| none (expected) | no load |" in triton_budget.account(readings, "sm_90")
+    account = triton_budget.account(readings, ["sm_90"], "sm_90")
+    assert account.endswith("| product |  | 1 | 100 | 0 | 4 | HMMA | 75% | 1 | 2 | 1 |")
+
+
+def test_the_account_has_a_row_for_each_kernel_and_precision() -> None:
+    readings = {
+        Variant("f", "bf16/fp32, PRECISION=ieee", "R=1"): {"sm_90": _reading(registers=7)},
+        Variant("f", "bf16, PRECISION=ieee, A=1", "R=1", 3): {"sm_90": _reading(instructions={}, in_loops={})},
+        Variant("f", "fp32, PRECISION=tf32", "R=1"): {"sm_90": _reading(in_loops={"LDG 16": 1})},
+        Variant("f", "fp32, PRECISION=tf32", "R=2"): {"sm_90": _reading(in_innermost_loops={})},
+        Variant("g", "fp32, A=1", "R=2"): {"sm_90": _reading(instructions={}, in_loops={})},
+    }
+    rows = triton_budget.account(readings, ["sm_90"], "sm_90").splitlines()[2:]
+    assert rows == [
+        "| f | bf16 | 2 | 100 | 0 | 4 | HMMA | 75% | 1 | 2 | 3 |",
+        "| f | tf32 | 2 | 100 | 0 | 4 | HMMA | 75%-100% | 1 | 0-2 | 1 |",
+        "| g |  | 1 | 100 | 0 | 4 | none (expected) | no load | 1 | 2 | 1 |",
+    ]
 
 
 SASS = """
