@@ -64,7 +64,6 @@ class Assumptions:
         block: a tile of sums read, a tile of values written, a barrier.
         lane_operations: instructions for each element of the tile in an event.
         fetched: share of the values read by a block's own product that the nearest cache does not hold.
-        resident: programs on one multiprocessor at a time.
         call: a call from Python, with its request copied and its flags read back.
     """
 
@@ -77,7 +76,6 @@ class Assumptions:
     block: float = 1.0 * MICRO
     lane_operations: float = 6
     fetched: float = 0.3
-    resident: int = 2
     call: float = 40 * MICRO
 
 
@@ -89,7 +87,7 @@ class Counts:
     """What a plan makes the kernels do with one tile of R rows.
 
     Attributes:
-        rows: R.
+        rows: R; resident: programs that share a multiprocessor.
         tasks, task_chunks, longest_task: of the outer blocks; the last counts chunks.
         products, own_chunks: blocks that begin with a product of their own, and its chunks.
         blocks, outer, events: how many there are.
@@ -100,6 +98,7 @@ class Counts:
     """
 
     rows: int
+    resident: int
     tasks: int
     task_chunks: int
     longest_task: int
@@ -145,8 +144,8 @@ class Counts:
         return self.weight_reads + self.value_reads(fetched) + self.other_bytes
 
 
-def count(plan: Any, features: int, rows: int) -> Counts:
-    """Counts a ``DrawPlan`` for tiles of ``rows`` rows."""
+def count(plan: Any, features: int, rows: int, resident: int = 2) -> Counts:
+    """Counts a ``DrawPlan`` for tiles of ``rows`` rows, so many of them on a multiprocessor."""
     _, units, inputs = plan.weights.shape
     sizes = plan.tasks[:, 1] - plan.tasks[:, 0]
     own = plan.blocks[:, 3] - plan.blocks[:, 2]
@@ -159,6 +158,7 @@ def count(plan: Any, features: int, rows: int) -> Counts:
     )
     return Counts(
         rows=rows,
+        resident=resident,
         tasks=len(sizes),
         task_chunks=int(sizes.sum()),
         longest_task=int(sizes.max(initial=0)),
@@ -199,7 +199,7 @@ class Expected:
 def expected(counts: Counts, card: Card, rows: int, precision: str, assumed: Assumptions = ASSUMED) -> Expected:
     """Seconds of one draw of ``rows`` rows, from counts for tiles of ``counts.rows``."""
     tiles = ceil(rows / counts.rows)
-    resident = min(assumed.resident, max(1, ceil(tiles / card.processors)))
+    resident = min(counts.resident, max(1, ceil(tiles / card.processors)))
     each = parts(counts, card, tiles, precision, assumed)
     alone = {name: time for name, time in each.items() if "busy" not in name}  # every step waits for the one before
     busy = {name: time for name, time in each.items() if "busy" in name}  # tiles on one multiprocessor share its rates
@@ -214,14 +214,14 @@ def expected(counts: Counts, card: Card, rows: int, precision: str, assumed: Ass
 
 def _many(counts: Counts, card: Card, tiles: int, each: dict[str, float], assumed: Assumptions) -> float:
     """Outer tasks on all multiprocessors, the rest tile by tile; all tiles are there at once."""
-    rounds = ceil(counts.tasks / counts.outer * tiles / (card.processors * assumed.resident))
+    rounds = ceil(counts.tasks / counts.outer * tiles / (card.processors * counts.resident))
     task = assumed.task + counts.longest_task / 2 * each["task chunks"] / max(
         1, counts.task_chunks
     )  # the lists grow from outer block to outer block
     rates = max(each["busy: products"], each["busy: cache"], each["busy: memory"])
     bulk = max(counts.outer * rounds * task, rates * tiles / card.processors)
     inner = each["own chunks"] + counts.products * assumed.product
-    resident = min(assumed.resident, ceil(tiles / card.processors))
+    resident = min(counts.resident, ceil(tiles / card.processors))
     waves = ceil(tiles / (resident * card.processors))
     rest = waves * max(inner + each["events"] + each["blocks"], resident * each["busy: lanes"])
     return assumed.call + card.launch + 2 * counts.outer * card.node + bulk + rest
@@ -232,7 +232,7 @@ def parts(counts: Counts, card: Card, tiles: int, precision: str, assumed: Assum
 
     Values come from memory as far as the tables of all tiles that are worked on at a time do not fit into the cache.
     """
-    tables = counts.table_bytes * min(tiles, assumed.resident * card.processors)
+    tables = counts.table_bytes * min(tiles, counts.resident * card.processors)
     outside = counts.value_reads(assumed.fetched) * max(0.0, 1 - card.cache_bytes / tables)
     rate, stream = card.rate(precision) * assumed.dot / card.processors, card.cache / card.processors
 
@@ -261,11 +261,12 @@ def dense_seconds(frozen: Sampler, card: Card, rows: int, precision: str, assume
     return max(flops, moved, 2 * len(shapes) * card.launch)
 
 
-def layout_of(rows: int, processors: int) -> int:
-    """Rows of a tile, as the backend chooses them."""
-    from made_fast.backends.triton.sampler_configs import choose_rows
+def counted(plan: Any, features: int, rows: int, processors: int, precision: str) -> Counts:
+    """Counts for a draw of ``rows`` rows, in tiles as the backend chooses them."""
+    from made_fast.backends.triton.sampler_configs import choose_tile
 
-    return int(choose_rows(rows, processors)["R"])
+    tile = choose_tile(rows, processors, precision)
+    return count(plan, features, tile.config["R"], tile.programs)
 
 
 def plan_of(frozen: Sampler) -> Any:
@@ -298,9 +299,9 @@ def against(
         return {}
     properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     processors = properties.multi_processor_count if properties else 0  # as the backend counts for the interpreter
-    counts = count(plan, frozen.features, layout_of(rows, processors))
+    counts = counted(plan, frozen.features, rows, processors, precision)
     tiles = ceil(rows / counts.rows)
-    waves = ceil(tiles / max(1, ASSUMED.resident * processors))
+    waves = ceil(tiles / max(1, counts.resident * processors))
     bounds = {
         "products": tiles * counts.flops / ceilings.get(precision, float("inf")),
         "memory": (counts.weight_bytes + rows * counts.row_bytes) / ceilings.get("copy", float("inf")),
@@ -363,7 +364,7 @@ def tables(shapes: tuple[tuple[int, int, int], ...]) -> dict[str, list[Row]]:
         plan, name = plan_of(frozen), "x".join(map(str, shape))
         for rows in BATCHES:
             for precision in ("ieee", "tf32"):
-                counts = count(plan, frozen.features, layout_of(rows, H200.processors))
+                counts = counted(plan, frozen.features, rows, H200.processors, precision)
                 guess = expected(counts, H200, rows, precision)
                 row: Row = {
                     "case": f"{name}-B{rows} {precision}",
@@ -377,8 +378,8 @@ def tables(shapes: tuple[tuple[int, int, int], ...]) -> dict[str, list[Row]]:
                     seconds = expected(counts, card, rows, precision).seconds
                     row |= {f"{card.name}: dense, ms": 1e3 * dense, f"{card.name}: sample / dense": seconds / dense}
                 found["Expected"].append(row)
-        counts = count(plan, frozen.features, layout_of(BATCHES[-1], H200.processors))
         for precision in ("ieee", "tf32"):
+            counts = counted(plan, frozen.features, BATCHES[-1], H200.processors, precision)
             each = {f"{key}, us": value / MICRO for key, value in parts(counts, H200, 10**6, precision).items()}
             row = {"case": f"{name} {precision}", "rows": counts.rows, "steps": counts.events}
             row |= {"chunk count": counts.chunks, "task count": counts.tasks, **each}

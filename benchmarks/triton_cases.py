@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain, product
+from itertools import chain
 from typing import Any
 
 import torch
@@ -56,14 +56,14 @@ def _sampler_calls() -> Iterator[Call]:
             out = torch.empty(count, width), torch.empty(count) if log_prob else None
             return partial(draw, packed, *out, seed=0, first_row=0, **more)
 
-        for _, config in SAMPLER:
-            count = 2 * config["R"]
-            if name == "context":
-                yield call(count, config=config, mode="one", context=torch.zeros(count, model.context_features))
-            elif name != "plain":
-                yield call(count, config=config, mode="one")
-            else:
-                for precision, mode in product(("highest", "high"), ("one", "many")):
-                    with fp32_products(precision):
+        for multiplies, tile in ((unit, tile) for unit, tiles in SAMPLER.items() for tile in tiles):
+            config, count = tile.config, 2 * tile.config["R"]
+            with fp32_products({"ieee": "highest", "tf32": "high"}[multiplies]):
+                if name == "context":
+                    yield call(count, config=config, mode="one", context=torch.zeros(count, model.context_features))
+                elif name != "plain":
+                    yield call(count, config=config, mode="one")
+                else:
+                    for mode in ("one", "many"):
                         yield call(count, config=config, mode=mode)
-                yield call(count, config=config, mode="one", rows=torch.arange(count), log_prob=False)
+                    yield call(count, config=config, mode="one", rows=torch.arange(count), log_prob=False)

@@ -21,7 +21,7 @@ from made_fast.backends import reference  # noqa: E402
 from made_fast.backends.triton import launch, sampling  # noqa: E402
 from made_fast.backends.triton.draw_plan import DrawPlan, Event, Head, build_plan  # noqa: E402
 from made_fast.backends.triton.launch import Config  # noqa: E402
-from made_fast.backends.triton.sampler_configs import LAYOUT, SAMPLER, Layout, choose_rows  # noqa: E402
+from made_fast.backends.triton.sampler_configs import LAYOUT, SAMPLER, Layout, choose_tile  # noqa: E402
 
 ROW = next(row for row in backends.BACKENDS if row.name == "triton")
 DEVICE = ROW.devices[0]
@@ -227,10 +227,11 @@ def test_one_launch_draws_everything_and_its_scratch_does_not_grow(build: Build,
 
 
 def test_small_batches_get_small_tiles() -> None:
-    assert choose_rows(100, 132) == SAMPLER[0][1]
-    assert choose_rows(100_000, 132) == SAMPLER[-1][1]
-    sizes = [choose_rows(rows, 132)["R"] for rows in range(1, 20_000, 500)]
-    assert sizes == sorted(sizes)
+    for precision, tiles in SAMPLER.items():
+        assert choose_tile(100, 132, precision) == tiles[0]
+        assert choose_tile(100_000, 132, precision) == tiles[-1]
+        sizes = [choose_tile(rows, 132, precision).config["R"] for rows in range(1, 20_000, 500)]
+        assert sizes == sorted(sizes)
 
 
 @runs

@@ -99,11 +99,8 @@ class DrawPlan:
     @property
     def bulk_macs(self) -> int:
         """Multiply-adds of all chunks for one row, zeros within them included."""
-        of_tasks, own = (
-            int(self.tasks[:, 1].max()),
-            int(self.blocks[:, 3].max()),
-        )  # arrays are never empty, if only by a dummy
-        return of_tasks * self.task_weights[0].size + own * self.weights[0].size
+        of_tasks, own = int(self.tasks[:, 1].max()), int(self.blocks[:, 3].max())  # arrays may hold a dummy beside
+        return of_tasks * int(self.task_weights[0].size) + own * int(self.weights[0].size)
 
     @property
     def num_events(self) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from made_fast.backends.triton.launch import Config, next_power_of_2
 
-__all__ = ["LAYOUT", "PROGRAMS", "SAMPLER", "SCRATCH_BYTES", "Layout", "choose_rows"]
+__all__ = ["LAYOUT", "SAMPLER", "SCRATCH_BYTES", "Layout", "Tile", "choose_tile"]
 
 
 class Layout(NamedTuple):
@@ -20,24 +20,34 @@ class Layout(NamedTuple):
 
 LAYOUT = Layout(32, 32, 64, 16)
 
-PROGRAMS = 2  # for each multiprocessor: one multiplies while the other goes through its events
 SCRATCH_BYTES = 384 << 20  # of all programs together; wide networks get fewer programs
 
-# By the most rows for which each is taken, as tiles for each multiprocessor.
-SAMPLER: tuple[tuple[float, Config], ...] = (
-    (1.0, Config.of(4, 3, max_registers=128, R=16)),
-    (float("inf"), Config.of(4, 3, max_registers=255, R=64)),
-)
+
+class Tile(NamedTuple):
+    """R rows that one program draws at a time, for batches of up to ``most`` such tiles for each multiprocessor.
+
+    ``programs`` share a multiprocessor: one multiplies while another goes through its events. More do not fit its registers.
+    """
+
+    config: Config
+    programs: int
+    most: float = float("inf")
 
 
-def choose_rows(rows: int, processors: int) -> Config:
-    """The configuration for a number of rows: small tiles as long as they leave multiprocessors idle.
+_SMALL = Tile(Config.of(4, 3, max_registers=128, R=16), 4, most=1)
+# Small tiles as long as they leave multiprocessors idle. By what multiplies, as in configs.py: ordinary units keep the
+# factors of many products in registers, and tensor cores want 64 rows.
+SAMPLER: dict[str, tuple[Tile, ...]] = {
+    "ieee": (_SMALL, Tile(Config.of(4, 3, max_registers=168, R=32), 4)),
+    "tf32": (_SMALL, Tile(Config.of(4, 3, max_registers=255, R=64), 2)),
+}
 
-    Without any (processors is 0) it is for the interpreter, which takes as long for a small tile as for a large one.
+
+def choose_tile(rows: int, processors: int, precision: str) -> Tile:
+    """The tile for a number of rows.
+
+    Without any multiprocessors it is for the interpreter, which takes as long for a small tile as for a large one.
     """
     if not processors:
-        return Config.of(4, 3, R=min(1024, max(16, next_power_of_2(rows))))
-    for most, config in SAMPLER:
-        if rows <= most * config["R"] * processors:
-            return config
-    return SAMPLER[-1][1]
+        return Tile(Config.of(4, 3, R=min(1024, max(16, next_power_of_2(rows)))), 1)
+    return next(tile for tile in SAMPLER[precision] if rows <= tile.most * tile.config["R"] * processors)

@@ -16,7 +16,7 @@ from made_fast.backends.triton.draw_kernels import bulk_kernel, draw_kernel
 from made_fast.backends.triton.draw_plan import DrawPlan, build_plan
 from made_fast.backends.triton.graph import CapturedDraws
 from made_fast.backends.triton.launch import Config, launch
-from made_fast.backends.triton.sampler_configs import LAYOUT, PROGRAMS, SCRATCH_BYTES, Layout, choose_rows
+from made_fast.backends.triton.sampler_configs import LAYOUT, SCRATCH_BYTES, Layout, Tile, choose_tile
 from made_fast.outputs import Output
 from made_fast.program import Program
 from made_fast.schedule import Schedule
@@ -106,12 +106,15 @@ def draw(
     numbers = [_signed(seed), first_row + row_offset, row_offset, rows_per_context, len(out)]
     request = torch.tensor(numbers, dtype=torch.int64, device=packed.device)
     processors = _multiprocessors(packed.device)
-    config = choose_rows(len(out), processors) if config is None else config
+    tile = choose_tile(len(out), processors, launches.precision(torch.float32))
+    if config is not None:
+        tile = tile._replace(config=config)
+    config = tile.config
     run = _Run(packed, config, request, out, log_prob, rows, context)
     tiles = ceil(len(out) / config["R"])
     if mode == "auto":
         mode = "many" if _many_pays(packed, tiles, processors) else "one"
-    programs = min(tiles, programs or _programs(packed, config["R"], processors))
+    programs = min(tiles, programs or _programs(packed, tile, processors))
     if mode == "many" and tiles > programs:
         run.in_parts(programs * config["R"], seed, first_row, row_offset, rows_per_context)
         return
@@ -259,11 +262,11 @@ def _many_pays(packed: Packed, tiles: int, processors: int) -> bool:
     return 4 * tiles <= processors and packed.schedule.macs >= 1_000_000
 
 
-def _programs(packed: Packed, rows: int, processors: int) -> int:
+def _programs(packed: Packed, tile: Tile, processors: int) -> int:
     """How many tiles are worked on at a time: what the multiprocessors hold, if their scratch is not too much."""
     layout, features = packed.layout, packed.schedule.features
     width = packed.columns + layout.outer_blocks * layout.units + _up(features, _NOISE_STEPS)
-    return max(1, min(PROGRAMS * processors, SCRATCH_BYTES // (4 * rows * width)))
+    return max(1, min(tile.programs * processors, SCRATCH_BYTES // (4 * tile.config["R"] * width)))
 
 
 def _multiprocessors(device: torch.device) -> int:
