@@ -94,7 +94,7 @@ def test_the_model_counts_what_the_plan_holds() -> None:
     counts = gpu_model.count(plan, 16, 32)
     assert counts.flops == 2 * 32 * plan.bulk_macs
     assert counts.events == plan.num_events >= 16
-    assert counts.chunks <= len(plan.weights)
+    assert counts.chunks <= len(plan.task_weights) + len(plan.weights)
     assert counts.tasks == len(plan.tasks)
     few, many = (gpu_model.expected(counts, gpu_model.H200, rows, "ieee").one for rows in (1, 10**6))
     assert 0 < few < many

@@ -5,10 +5,7 @@ tested everywhere, and so is what the compilers make of the kernels, for GPUs th
 """
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -326,35 +323,3 @@ def test_more_elements_than_an_int_counts() -> None:
     found = matmul.masked_linear_grad_weight(grad, x, plan)
     exact = reference.masked_linear_grad_weight(grad[-3:].double(), x[-3:].double(), whole)
     _close(found, exact, torch.float16, 3)
-
-
-LONG_STRIDES = """
-import torch
-from benchmarks.triton_compile import read, specialize
-from made_fast.backends.triton import matmul
-from made_fast.backends.triton.launch import recorded
-from made_fast.mask_plan import plan_from_mask
-
-plan = plan_from_mask(torch.ones(8, 8).tril().bool().numpy())
-with recorded() as launches:
-    matmul.masked_linear(torch.ones(1, 8), torch.ones(8, 8), plan)
-for launch in launches:
-    for batch in (1000, 2**33):
-        launch.arguments.update(batch=batch, width=2**20, height=2**20)
-        assert read(specialize(launch, "sm_90"), instructions=False).spills == 0
-        print(launch.kernel.fn.__name__, batch)
-"""
-
-
-def _in_a_process(code: str) -> str:
-    """A process whose kernels are compiled: in an interpreting one they cannot be."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", code]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def test_more_rows_than_an_int_counts() -> None:
-    assert _in_a_process(LONG_STRIDES).count("matmul") == 2

@@ -26,7 +26,7 @@ MIN_PART = 256  # rows of a batch below which a part of it costs more than it br
 
 # By what multiplies: "ieee" is fp32 on ordinary units, where a thread holds a patch of sums and all BK factors of each;
 # "tf32" and "half" are tensor cores, which want 64 rows on one side and 4 warps for them. Largest first. No thread needs
-# more registers than there are (benchmarks/ahead_of_time.py).
+# more registers than there are (benchmarks/triton_static.py).
 # BB rows of the batch, BN rows of the mask, BK columns of the mask.
 MATMUL: dict[str, tuple[Config, ...]] = {
     "ieee": (
@@ -74,7 +74,7 @@ OUTER: dict[str, tuple[Config, ...]] = {
 }
 # Where rows or columns are read by a list.
 OUTER_GATHERED: dict[str, tuple[Config, ...]] = {
-    "ieee": OUTER["ieee"],
+    "ieee": (Config.of(8, 3, BB=16, BN=128, BK=64), Config.of(4, 3, BB=32, BN=64, BK=64)),
     "tf32": OUTER["tf32"],
     "half": (Config.of(8, 2, BB=32, BN=128, BK=128), Config.of(4, 2, BB=32, BN=64, BK=64)),
 }

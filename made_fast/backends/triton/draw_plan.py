@@ -99,7 +99,11 @@ class DrawPlan:
     @property
     def bulk_macs(self) -> int:
         """Multiply-adds of all chunks for one row, zeros within them included."""
-        return int(self.task_weights.size + self.weights.size)
+        of_tasks, own = (
+            int(self.tasks[:, 1].max()),
+            int(self.blocks[:, 3].max()),
+        )  # arrays are never empty, if only by a dummy
+        return of_tasks * self.task_weights[0].size + own * self.weights[0].size
 
     @property
     def num_events(self) -> int:
