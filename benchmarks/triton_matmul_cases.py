@@ -67,7 +67,7 @@ def calls() -> Iterator[Any]:
 
 
 def _ragged_calls() -> Iterator[Any]:
-    """Sizes that are no multiples of 16, in the configurations that the backend takes for large batches."""
+    """Rows that do not begin at multiples of 16 bytes, in the configurations that the backend takes for large batches."""
     plan = plan_from_degrees(np.arange(300), np.arange(98))
     for dtype, precision in KINDS:
         with fp32_products(precision):

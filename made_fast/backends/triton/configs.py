@@ -47,7 +47,8 @@ MATMUL: dict[str, tuple[Config, ...]] = {
         Config.of(4, 4, BB=16, BN=64, BK=64),
     ),
 }
-# Where columns are read by a list each number has an address of its own, and a thread cannot hold as many.
+# Where columns are read by a list, or rows of memory do not begin at multiples of 16 bytes, each number has an address of its
+# own, and a thread cannot hold as many.
 MATMUL_GATHERED: dict[str, tuple[Config, ...]] = {
     "ieee": (
         Config.of(8, 3, BB=64, BN=64, BK=16),
@@ -72,14 +73,14 @@ OUTER: dict[str, tuple[Config, ...]] = {
     "tf32": (Config.of(8, 3, BB=32, BN=128, BK=128), Config.of(4, 3, BB=32, BN=64, BK=64)),
     "half": (Config.of(8, 3, BB=64, BN=128, BK=128), Config.of(4, 3, BB=64, BN=64, BK=64)),
 }
-# Where rows or columns are read by a list.
+# Where rows or columns are read by a list, or one by one.
 OUTER_GATHERED: dict[str, tuple[Config, ...]] = {
     "ieee": (Config.of(8, 3, BB=16, BN=128, BK=64), Config.of(4, 3, BB=32, BN=64, BK=64)),
-    "tf32": OUTER["tf32"],
-    "half": (Config.of(8, 2, BB=32, BN=128, BK=128), Config.of(4, 2, BB=32, BN=64, BK=64)),
+    "tf32": (Config.of(8, 3, BB=32, BN=128, BK=64), Config.of(4, 3, BB=32, BN=64, BK=64)),
+    "half": (Config.of(8, 2, BB=32, BN=128, BK=64), Config.of(4, 2, BB=32, BN=64, BK=64)),
 }
 
-OUTER_SUM_ROWS = 16  # of a tile, by one program; 4 warps
+OUTER_SUM_ROWS = 8  # of a tile, by one program; 4 warps
 
 
 def unit(dtype: torch.dtype) -> str:

@@ -6,6 +6,7 @@ Results are the same bit for bit whenever shapes, dtype and mask are: nothing is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -40,16 +41,15 @@ def masked_linear(
     config: Config | None = None,
 ) -> Tensor:
     """See ``reference.masked_linear``; tensors contiguous, x (B, in)."""
-    steps = (plan.shape[1], 1)
     side_by_side = plan.nested and plan.forward.rows_in_order
-    if side_by_side and x.shape[0] >= _LONG_BATCH and configs.unit(x.dtype) == "ieee":
-        weight, steps = weight.t().contiguous(), (1, plan.shape[0])
-    return _matmul(plan, "forward", x, weight, steps, bias, activation, config)
+    turned = side_by_side and x.shape[0] >= _LONG_BATCH and configs.unit(x.dtype) == "ieee"
+    weight = weight.t().contiguous() if turned else weight
+    return _matmul(plan, "forward", x, weight, turned, bias, activation, config)
 
 
 def masked_linear_grad_input(grad: Tensor, weight: Tensor, plan: MaskPlan, *, config: Config | None = None) -> Tensor:
     """See ``reference.masked_linear_grad_input``; tensors contiguous, grad (B, out)."""
-    return _matmul(plan, "backward", grad, weight, (1, plan.shape[1]), None, "identity", config)  # weight transposed
+    return _matmul(plan, "backward", grad, weight, True, None, "identity", config)
 
 
 def masked_linear_grad_weight(grad: Tensor, x: Tensor, plan: MaskPlan, *, config: Config | None = None) -> Tensor:
@@ -62,7 +62,8 @@ def masked_linear_grad_weight(grad: Tensor, x: Tensor, plan: MaskPlan, *, config
         return _outer(plan, grad, x, config)
 
     if config is None:
-        gathered = not (plan.forward.rows_in_order and plan.forward.columns_in_order)
+        in_order = plan.forward.rows_in_order and plan.forward.columns_in_order
+        gathered = not in_order or _one_by_one(*plan.shape, x)
         candidates = configs.outer_candidates(x.dtype, gathered=gathered)
         default = configs.outer_config(candidates, batch, plan.shape)
         config = tuned(("outer", x.dtype, batch, gathered, *_look(plan)), candidates, default, run, x.device)
@@ -74,7 +75,7 @@ def _matmul(
     name: str,
     x: Tensor,
     weight: Tensor,
-    steps: tuple[int, int],
+    columns_first: bool,
     bias: Tensor | None,
     activation: str,
     config: Config | None,
@@ -101,19 +102,19 @@ def _matmul(
             batch=batch,
             height=height,
             width=width,
-            row_step=steps[0],
-            column_step=steps[1],
             tile_count=len(tables.tiles),
             batch_tiles=batch_tiles,
             panel=panel,
             FUNCTION=_CODES[activation],
             PRECISION=precision(x.dtype),
             HAS_BIAS=bias is not None,
+            COLUMNS_FIRST=columns_first,
+            ALIGN=_common(height, width),
         )
         return out
 
     if config is None:
-        gathered = not side.columns_in_order
+        gathered = not side.columns_in_order or _one_by_one(height, width, x)
         candidates = configs.matmul_candidates(x.dtype, gathered=gathered)
         default = configs.matmul_config(candidates, batch, height)
         config = tuned((name, x.dtype, batch, gathered, *_look(plan)), candidates, default, run, x.device)
@@ -133,6 +134,7 @@ def _outer(plan: MaskPlan, grad: Tensor, x: Tensor, config: Config) -> Tensor:
         "height": plan.shape[0],
         "width": plan.shape[1],
         "tile_count": tile_count,
+        "ALIGN": _common(*plan.shape),
         **tables.arguments,
     }
     launch(
@@ -152,6 +154,16 @@ def _outer(plan: MaskPlan, grad: Tensor, x: Tensor, config: Config) -> Tensor:
         summing = Config.of(4, 1, BN=config["BN"], BK=config["BK"], BR=rows)
         launch(matmul_kernels.outer_sum, (tile_count, config["BN"] // rows), summing, part_count=part_count, **shared)
     return out
+
+
+def _common(height: int, width: int) -> int:
+    """The largest power of 2, 16 at most, that divides both: rows of memory begin at multiples of it."""
+    return gcd(height, width, 16)
+
+
+def _one_by_one(height: int, width: int, x: Tensor) -> bool:
+    """Whether rows of memory begin where no 16 bytes can be read at once."""
+    return _common(height, width) * x.element_size() < 16
 
 
 def _look(plan: MaskPlan) -> tuple[object, ...]:

@@ -100,14 +100,14 @@ def matmul(
     batch,
     height,
     width,
-    row_step,
-    column_step,
     tile_count,
     batch_tiles,
     panel,
     FUNCTION: tl.constexpr,
     PRECISION: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    COLUMNS_FIRST: tl.constexpr,
+    ALIGN: tl.constexpr,
     NESTED: tl.constexpr,
     GATHER_ROWS: tl.constexpr,
     GATHER_COLUMNS: tl.constexpr,
@@ -118,9 +118,11 @@ def matmul(
     """out (B, rows) = function(x (B, columns) times the kept weights + bias), one tile of BB x BN.
 
     ``tiles``: (tile_count, 5) tile of rows, its first chunk, its full chunks [from, to), its last chunk + 1. The longest
-    comes first for each panel of the batch, and x does not leave the cache within a panel.
+    comes first for each panel of the batch, and x does not leave the cache within a panel. COLUMNS_FIRST: the weight is
+    (columns, rows). ALIGN divides height and width.
     """
     ROWS_FIRST: tl.constexpr = BB < 64 and BN >= 64  # tensor cores want 64 on the left
+    height, width = tl.multiple_of(height, ALIGN), tl.multiple_of(width, ALIGN)
     of_panel = panel * tile_count
     first_batch_tile = tl.program_id(0) // of_panel * panel
     here = tl.minimum(batch_tiles - first_batch_tile, panel)
@@ -134,8 +136,8 @@ def matmul(
     start = tl.load(starts + row_place, mask=row_exists, other=0) if NESTED else 0
     end = tl.load(ends + row_place, mask=row_exists, other=0) if NESTED else 0
     x_offset = b * width
-    column_step = tl.cast(column_step, tl.int64)
-    w_offset = row.to(tl.int64) * row_step
+    column_step = tl.cast(height, tl.int64) if COLUMNS_FIRST else 1
+    w_offset = row.to(tl.int64) * (1 if COLUMNS_FIRST else width)
     total = tl.zeros((BN, BB) if ROWS_FIRST else (BB, BN), dtype=tl.float32)
     for chunk in range(full_from, full_to):
         value, w = _factors(
@@ -203,6 +205,7 @@ def outer(
     tile_count,
     PRECISION: tl.constexpr,
     SPLIT: tl.constexpr,
+    ALIGN: tl.constexpr,
     NESTED: tl.constexpr,
     GATHER_ROWS: tl.constexpr,
     GATHER_COLUMNS: tl.constexpr,
@@ -215,6 +218,7 @@ def outer(
     ``tiles``: (tile_count, 2) tile of rows, chunk. If SPLIT, the second axis of the grid goes over parts of the batch, each
     ``part_batch`` long, and their sums are left in ``parts`` (parts, tile_count, BN, BK).
     """
+    height, width = tl.multiple_of(height, ALIGN), tl.multiple_of(width, ALIGN)
     number, part = tl.program_id(0), tl.program_id(1)
     row_place, row, row_exists = _rows_of(tl.load(tiles + 2 * number), rows, height, GATHER_ROWS, BN)
     chunk = tl.load(tiles + 2 * number + 1)
@@ -255,6 +259,7 @@ def outer_sum(
     height,
     width,
     tile_count,
+    ALIGN: tl.constexpr,
     NESTED: tl.constexpr,
     GATHER_ROWS: tl.constexpr,
     GATHER_COLUMNS: tl.constexpr,
@@ -263,6 +268,7 @@ def outer_sum(
     BR: tl.constexpr,
 ):
     """What ``outer`` left in parts, added in the order of the batch: BR of the BN rows of one tile."""
+    height, width = tl.multiple_of(height, ALIGN), tl.multiple_of(width, ALIGN)
     number, piece = tl.program_id(0), tl.program_id(1)
     tile = tl.load(tiles + 2 * number) * (BN // BR) + piece
     row_place, row, row_exists = _rows_of(tile, rows, height, GATHER_ROWS, BR)
