@@ -26,6 +26,7 @@ import triton
 from benchmarks import triton_budget
 from benchmarks.triton_budget import Variant
 from benchmarks.triton_compile import TARGETS, Reading, describe, read, specialize
+from benchmarks.triton_summary import summary
 from made_fast.backends.triton.launch import Launch
 
 BUDGET = Path(__file__).with_name("triton_budget.json")
@@ -101,6 +102,7 @@ def main(arguments: Sequence[str] | None = None, calls: Iterable[Sequence[Launch
     print(f"Registers / spills (AMD: scalar spills) / shared KiB, triton {triton.__version__}\n")
     print(triton_budget.resources(readings, options.targets))
     print(f"\nBy kernel, instructions on {shown}\n\n{triton_budget.account(readings, options.targets, shown)}")
+    print(f"\nIn short\n\n{summary(readings, options.targets, shown)}")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         content = {

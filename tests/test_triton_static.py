@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import triton_budget
+from benchmarks import triton_budget, triton_summary
 from benchmarks.triton_budget import Variant
 
 ROOT = Path(__file__).parents[1]
@@ -120,6 +120,21 @@ def test_the_account_has_a_row_for_each_kernel_and_precision() -> None:
         "| f | bf16 | 2 | 100 | 0 | 4 | HMMA | 75% | 1 | 2 | 3 |",
         "| f | tf32 | 2 | 100 | 0 | 4 | HMMA | 75%-100% | 1 | 0-2 | 1 |",
         "| g |  | 1 | 100 | 0 | 4 | none (expected) | no load | 1 | 2 | 1 |",
+    ]
+
+
+def test_a_summary_has_a_line_for_each_configuration() -> None:
+    small, large = (Variant("f", f"fp32, PRECISION=tf32, A={a}", "R=1", a) for a in (1, 2))
+    other = Variant("f", "bf16/i32, PRECISION=ieee", "R=1")
+    readings = {
+        small: {"sm_90": _reading()},
+        large: {"sm_90": _reading(registers=120, spills=8, shared=8192)},
+        other: {"sm_90": _reading(instructions={}, in_loops={})},
+    }
+    lines = triton_summary.summary(readings, ["sm_90"], "sm_90").split("\n")
+    assert lines[2:] == [
+        "| f | half | R=1 | 1 | 100 / 0 / 4 | none | 0 % | 1 |",
+        "| f | tf32 | R=1 | 2 | 100-120 / 8 / 4-8 | HMMA | 75 % | 2 |",
     ]
 
 
