@@ -67,7 +67,11 @@ BACKENDS: tuple[Backend, ...] = (
         "kernels for GPUs, compiled at first use",
         None if _HAS_TRITON else "triton is not installed (pip install 'made_fast[triton]')",
         devices=("cpu",) if _TRITON_INTERPRETED else ("cuda",),
-        dtypes=(torch.float32, torch.bfloat16, torch.float16),
+        dtypes=(
+            torch.float32,
+            torch.float16,
+            *([] if _TRITON_INTERPRETED else [torch.bfloat16]),
+        ),  # it multiplies bf16 wrongly
         outputs=("bernoulli",),
     ),
     Backend("reference", "plain torch, any device and dtype: the definition", None),

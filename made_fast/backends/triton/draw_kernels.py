@@ -214,6 +214,7 @@ def _block(
         # Through memory, since the layout of a product would make the events exchange values between warps. What it reads
         # is read by the other blocks of the outer block too: it may stay in the nearest cache.
         total = _multiply(tl.load(own), first_chunk, last_chunk, chunks, weights, table, U, ".ca", SIZES)
+        tl.debug_barrier()  # nobody still reads what is overwritten
         tl.store(own, total)
         tl.debug_barrier()
     tile = tl.where((slot > -2)[None, :], tl.load(own), 0.0)  # where there is no unit nothing was written
