@@ -90,7 +90,14 @@ class Row:
 
 def table() -> list[Row]:
     """Returns the backends, best first, with what keeps each from being used on this machine."""
-    return [Row(backend.name, backend.missing is None, backend.missing, backend.summary) for backend in BACKENDS]
+    return [Row(each.name, _absent(each) is None, _absent(each), each.summary) for each in BACKENDS]
+
+
+def _absent(backend: Backend) -> str | None:
+    """What this machine lacks for a backend."""
+    if backend.missing is None and backend.devices == ("cuda",) and not torch.cuda.is_available():
+        return "there is no CUDA device here"
+    return backend.missing
 
 
 def why_not(
