@@ -56,8 +56,8 @@ MATMUL_GATHERED: dict[str, tuple[Config, ...]] = {
         Config.of(4, 3, BB=16, BN=32, BK=32),
     ),
     "tf32": (
-        Config.of(8, 3, BB=64, BN=64, BK=32),
-        Config.of(4, 3, BB=32, BN=64, BK=32),
+        Config.of(8, 3, max_registers=255, BB=64, BN=64, BK=32),
+        Config.of(4, 3, max_registers=255, BB=32, BN=64, BK=32),
         Config.of(4, 3, BB=16, BN=64, BK=32),
     ),
     "half": (
@@ -75,7 +75,7 @@ OUTER: dict[str, tuple[Config, ...]] = {
 }
 # Where rows or columns are read by a list, or one by one.
 OUTER_GATHERED: dict[str, tuple[Config, ...]] = {
-    "ieee": (Config.of(8, 3, BB=16, BN=128, BK=64), Config.of(4, 3, BB=32, BN=64, BK=64)),
+    "ieee": (Config.of(8, 2, BB=16, BN=128, BK=64), Config.of(8, 2, BB=16, BN=64, BK=64)),
     "tf32": (Config.of(8, 3, BB=32, BN=128, BK=64), Config.of(4, 3, BB=32, BN=64, BK=64)),
     "half": (Config.of(8, 2, BB=32, BN=128, BK=64), Config.of(4, 2, BB=32, BN=64, BK=64)),
 }

@@ -238,7 +238,7 @@ def _end(table, x_slot, variables, row, valid, out, features, SIZES: tl.constexp
         tl.store(out + row[:, None] * features + variable[None, :], value, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_task"])
 def bulk_kernel(
     first_task,
     tasks,
@@ -325,11 +325,11 @@ def draw_kernel(
     kept = all_nats + program * R + r
     seed, first_row, row_offset = tl.load(request), tl.load(request + 1), tl.load(request + 2)
     rows_per_context, num_rows = tl.load(request + 3), tl.load(request + 4)
-    all_bad = tl.zeros((R,), dtype=tl.int32)
+    any_bad = program.to(tl.int32) * 0
     if BEGIN:
         _clear(table, SIZES)
     else:
-        all_bad += tl.load(flags + program)
+        any_bad = tl.load(flags + program)
     for number in range(tl.program_id(0), tl.cdiv(num_rows, R).to(tl.int32), tl.num_programs(0)):
         row = (tl.zeros((R,), dtype=tl.int64) + number) * R + r
         valid = row < num_rows
@@ -367,5 +367,5 @@ def draw_kernel(
             tl.debug_barrier()
         else:
             tl.store(kept, nats)
-        all_bad |= tl.where(valid, bad, 0)
-    tl.store(flags + program, tl.max(all_bad, axis=0))
+        any_bad = tl.maximum(any_bad, tl.max(tl.where(valid, bad, 0), axis=0))
+    tl.store(flags + program, any_bad)

@@ -85,7 +85,7 @@ def _add_product(total, value, w, PRECISION: tl.constexpr, ROWS_FIRST: tl.conste
         return tl.dot(value, tl.trans(w), total, input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "tile_count", "batch_tiles", "panel"])
 def matmul(
     x,
     weight,
@@ -186,7 +186,7 @@ def _store_kept(
     tl.store(out + offsets, total.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "part_batch", "tile_count"])
 def outer(
     grad,
     x,
@@ -245,7 +245,7 @@ def outer(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["part_count", "tile_count"])
 def outer_sum(
     parts,
     out,

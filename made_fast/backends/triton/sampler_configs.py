@@ -34,11 +34,11 @@ class Tile(NamedTuple):
     most: float = float("inf")
 
 
-_SMALL = Tile(Config.of(4, 3, max_registers=128, R=16), 4, most=1)
+_SMALL = Tile(Config.of(4, 3, max_registers=255, R=16), 2, most=1)
 # Small tiles as long as they leave multiprocessors idle. By what multiplies, as in configs.py: ordinary units keep the
 # factors of many products in registers, and tensor cores want 64 rows.
 SAMPLER: dict[str, tuple[Tile, ...]] = {
-    "ieee": (_SMALL, Tile(Config.of(4, 3, max_registers=168, R=32), 4)),
+    "ieee": (_SMALL, Tile(Config.of(4, 3, max_registers=255, R=32), 4)),
     "tf32": (_SMALL, Tile(Config.of(4, 3, max_registers=255, R=64), 2)),
 }
 
