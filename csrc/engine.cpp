@@ -6,6 +6,7 @@
 #include <cstring>
 #include <ctime>
 
+#include "conditional.h"
 #include "mask_plan.h"
 #include "plan.h"
 #if defined(__SSE__)
@@ -28,6 +29,10 @@ namespace MADE_FAST_ISA {
 #include "team.h"
 #include "simd.h"
 #include "noise.h"
+#include "special.h"
+#include "mixtures.h"
+#include "truncation.h"
+#include "conditionals.h"
 #include "rows.h"
 #if defined(__AVX512BF16__)
 #include "pairs.h"
