@@ -24,6 +24,15 @@ struct Conditional {
   void (*own)(const T* params, const float* uniforms, T* x, int64_t rows, int64_t stride);
 };
 
+// Vectors of T that a draw needs beside the parameters: running sums or log-probabilities of values, four numbers for each
+// component, and for an own one its uniforms at the stride of a tile.
+template <class T>
+int64_t rooms_of(const Conditional<T>& conditional) {
+  constexpr int64_t most_vectors = 3;
+  const int64_t own = conditional.code == Code::own ? most_vectors * conditional.num_draws + 1 : 0;
+  return conditional.size + 4 * conditional.components + own;
+}
+
 // How conditionals are changed while drawing.
 template <class T>
 struct Decoding {
@@ -41,8 +50,9 @@ struct Conditions {
   const uint8_t* observed;     // (N, D)
   const uint8_t* support;      // (N, support_size): for each variable a flag for each of its values
   const T* bounds;             // (N, D, 2)
-  const uint8_t* constrained;  // (D,)
+  const uint8_t* constrained;  // (D,), null if no variable is
   int64_t support_size;
+  bool any() const { return observed != nullptr || constrained != nullptr; }
 };
 
 }  // namespace made_fast

@@ -22,16 +22,9 @@ struct DrawTask {
   int64_t words_stride;
   const Decoding<T>* decoding;
   const Lanes<T>* lanes;       // null without conditions
-  T* room;                     // `rooms` vectors
+  T* room;                     // rooms_of(conditional) vectors
   T *x, *log_prob, *log_mass;  // by lane, written; log_prob, which log_mass of given values needs, and log_mass or null
 };
-
-template <class T>
-int64_t rooms(const Conditional<T>& conditional) {
-  constexpr int64_t most_vectors = 3;  // of a tile
-  const int64_t uniforms = conditional.code == Code::own ? most_vectors * conditional.num_draws + 1 : 0;
-  return conditional.size + Mixture<T>::rooms(conditional.components) + uniforms;
-}
 
 // One vector of a task.
 template <class T>

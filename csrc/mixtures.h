@@ -92,7 +92,6 @@ struct Mixture {
   MADE_FAST_INLINE T* scales() const { return room + count() * kLanes<T>; }
   MADE_FAST_INLINE T* insides() const { return room + 2 * count() * kLanes<T>; }
   MADE_FAST_INLINE T* terms() const { return room + 3 * count() * kLanes<T>; }
-  static int64_t rooms(int64_t components) { return 4 * components; }
 
   // Log-weights and scales of the components; for logistics also the log of 1 - exp(-(width of a level) / scale).
   MADE_FAST_INLINE void prepare() const {
