@@ -42,10 +42,8 @@ class _Weights(NamedTuple):
 
 
 def _apply(model: MADE, x: Tensor, hidden: Tensor | None, context: Tensor | None, weights: _Weights) -> Tensor:
-    if hidden is None:
-        params = read(model.encoder, x, *weights.params)
-    else:
-        params = masked_linear(hidden, *weights.params)
+    own = weights.params
+    params = read(model.encoder, x, *own) if hidden is None else masked_linear(hidden, *own)
     if weights.direct is not None:
         params = params + read(model.encoder, x, *weights.direct)
     if weights.context is not None and context is not None:

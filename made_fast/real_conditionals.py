@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,9 @@ def _truncated_normal(loc: Tensor, scale: Tensor, uniform: Tensor, bounds: Tenso
     low, high = ((bounds[..., i].double() - loc.double()) / scale.double() for i in (0, 1))
     reflected = low > 0
     low, high = torch.where(reflected, -high, low), torch.where(reflected, -low, high)
-    below, mass = torch.special.ndtr(low), torch.special.ndtr(high) - torch.special.ndtr(low)
+    # torch.special.ndtr has no digits far down the lower tail.
+    below, above = (0.5 * torch.special.erfc(end * -math.sqrt(0.5)) for end in (low, high))
+    mass = above - below
     z = torch.special.ndtri(below + (uniform.double() + HALF_STEP) * mass)
     z = torch.where(reflected, -z, z)
     nearest = torch.minimum(torch.maximum(loc, bounds[..., 0]), bounds[..., 1])
@@ -62,7 +65,7 @@ class NormalConditional(Conditional):
         if decoding.greedy:
             return loc
         z = torch.special.ndtri(uniforms[..., 0].double() + HALF_STEP).to(params.dtype)
-        return loc + scale * decoding.temperature**0.5 * z
+        return loc + scale * math.sqrt(decoding.temperature) * z
 
     def draw_within(self, params: Tensor, uniforms: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         return _truncated_normal(*self.parts(params), uniforms[..., 0], allowed)
@@ -75,7 +78,8 @@ class NormalConditional(Conditional):
 
     def cdf(self, params: Tensor, x: Tensor) -> Tensor:
         loc, scale = self.parts(params)
-        return torch.special.ndtr((x - loc) / scale)
+        found: Tensor = torch.special.ndtr((x - loc) / scale)
+        return found
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class MixtureOfNormalsConditional(_Mixture):
             return self.mode(params)
         loc, scale = self._chosen(params, uniforms[..., 0], decoding)
         z = torch.special.ndtri(uniforms[..., 1].double() + HALF_STEP).to(params.dtype)
-        return loc + scale * decoding.temperature**0.5 * z
+        return loc + scale * math.sqrt(decoding.temperature) * z
 
     def draw_within(self, params: Tensor, uniforms: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         logits, locs, scales = self.parts(params)
@@ -130,7 +134,8 @@ class MixtureOfNormalsConditional(_Mixture):
         nothing = torch.isinf(log_mass)
         weights = torch.exp(joint - torch.where(nothing, 0, log_mass)[..., None])
         component = choose_category(torch.where(nothing[..., None], logits.softmax(-1), weights), uniforms[..., 0])
-        x, _ = _truncated_normal(*self._part_of((locs, scales), component), uniforms[..., 1], allowed)
+        loc, scale = self._part_of((locs, scales), component)
+        x, _ = _truncated_normal(loc, scale, uniforms[..., 1], allowed)
         return x, log_mass
 
     def mean(self, params: Tensor) -> Tensor:
@@ -145,7 +150,8 @@ class MixtureOfNormalsConditional(_Mixture):
 
     def cdf(self, params: Tensor, x: Tensor) -> Tensor:
         logits, locs, scales = self.parts(params)
-        return (logits.softmax(-1) * torch.special.ndtr((x[..., None] - locs) / scales)).sum(-1)
+        found: Tensor = (logits.softmax(-1) * torch.special.ndtr((x[..., None] - locs) / scales)).sum(-1)
+        return found
 
 
 @dataclass(frozen=True)

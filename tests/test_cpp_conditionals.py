@@ -1,4 +1,4 @@
-"""The compiled engine draws every conditional as the reference does: both paths, every instruction set, conditions, decoding."""
+"""The compiled engine draws every conditional as the reference does: paths, instruction sets, conditions, decoding."""
 
 import importlib
 from collections.abc import Iterator

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from made_fast.mask_plan import GROUP_ROWS, MaskPlan, MaskSide
 from made_fast.conditionals import Decoding
 from made_fast.conditioning import Conditions
+from made_fast.mask_plan import GROUP_ROWS, MaskPlan, MaskSide
 from made_fast.outputs import Output
 from made_fast.program import FUNCTIONS, Program
 from made_fast.schedule import AffinePlan, Kind, Schedule
