@@ -39,7 +39,9 @@ def _truncated_normal(loc: Tensor, scale: Tensor, uniform: Tensor, bounds: Tenso
     low, high = ((bounds[..., i].double() - loc.double()) / scale.double() for i in (0, 1))
     reflected = low > 0
     low, high = torch.where(reflected, -high, low), torch.where(reflected, -low, high)
-    below, mass = torch.special.ndtr(low), torch.special.ndtr(high) - torch.special.ndtr(low)
+    # torch.special.ndtr has no digits far down the lower tail.
+    below, above = (0.5 * torch.special.erfc(end * -math.sqrt(0.5)) for end in (low, high))
+    mass = above - below
     z = torch.special.ndtri(below + (uniform.double() + HALF_STEP) * mass)
     z = torch.where(reflected, -z, z)
     nearest = torch.minimum(torch.maximum(loc, bounds[..., 0]), bounds[..., 1])
