@@ -34,6 +34,7 @@ ALLOWED = {
     "ensemble_sampler": {"sampler", "backends", *GROUND},
     "freeze": {"sampler", "ensemble_sampler", *GROUND},
     "nn": {"layers", "lowering", "functional", "sampler", "ensemble_sampler", "freeze", *GROUND},
+    "estimation": {"nn", "sampler", "ensemble_sampler", *GROUND},
     "datasets": GROUND,
     "training": {"nn", "sampler", "datasets", *GROUND},
     # the program on top: it compares samplers in `demo`, lists backends, and says the version
