@@ -51,6 +51,7 @@ ALLOWED = {
         *("layers", "lowering", "functional", "sampler", "drawing", "ensemble_sampler", "freeze"),
         *("encoder", "parameters", "inspection", "model_files", *GROUND),
     },
+    "estimation": {"nn", "sampler", "ensemble_sampler", *GROUND},
     "datasets": GROUND,
     "training": {"nn", "sampler", "datasets", *GROUND},
     # the program on top: it compares samplers in `demo`, lists backends, and says the version
