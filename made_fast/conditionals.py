@@ -167,6 +167,11 @@ class Conditional(ABC):
         return (x * self.scale + self.shift if (self.scale, self.shift) != (1.0, 0.0) else x)[..., None]
 
 
+def is_whole(x: Tensor) -> Tensor | bool:
+    """Which values have no fraction; of whole numbers and flags all."""
+    return x == x.floor() if x.is_floating_point() else True
+
+
 def logit_of(uniform: Tensor) -> Tensor:
     """log(u / (1 - u)) of uniforms, fp64."""
     return torch.logit(uniform.double())
@@ -302,7 +307,7 @@ class CategoricalConditional(Conditional):
         return torch.arange(self.size, dtype=torch.float64)
 
     def valid(self, x: Tensor) -> Tensor:
-        return (x >= 0) & (x < self.size) & (x == x.floor())
+        return (x >= 0) & (x < self.size) & is_whole(x)
 
     @property
     def expected(self) -> str:

@@ -18,6 +18,7 @@ from made_fast.conditionals import (
     Decoding,
     choose_allowed,
     choose_category,
+    is_whole,
     logit_of,
 )
 
@@ -63,7 +64,8 @@ class NormalConditional(Conditional):
         if decoding.greedy:
             return loc
         z = torch.special.ndtri(uniforms[..., 0].double() + HALF_STEP).to(params.dtype)
-        return loc + scale * math.sqrt(decoding.temperature) * z
+        drawn: Tensor = loc + scale * math.sqrt(decoding.temperature) * z
+        return drawn
 
     def draw_within(self, params: Tensor, uniforms: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         return _truncated_normal(*self.parts(params), uniforms[..., 0], allowed)
@@ -122,7 +124,8 @@ class MixtureOfNormalsConditional(_Mixture):
             return self.mode(params)
         loc, scale = self._chosen(params, uniforms[..., 0], decoding)
         z = torch.special.ndtri(uniforms[..., 1].double() + HALF_STEP).to(params.dtype)
-        return loc + scale * math.sqrt(decoding.temperature) * z
+        drawn: Tensor = loc + scale * math.sqrt(decoding.temperature) * z
+        return drawn
 
     def draw_within(self, params: Tensor, uniforms: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         logits, locs, scales = self.parts(params)
@@ -175,7 +178,7 @@ class MixtureOfLogisticsConditional(_Mixture):
         return torch.arange(self.size, dtype=torch.float64)
 
     def valid(self, x: Tensor) -> Tensor:
-        return (x >= 0) & (x < self.size) & (x == x.floor())
+        return (x >= 0) & (x < self.size) & is_whole(x)
 
     @property
     def expected(self) -> str:
