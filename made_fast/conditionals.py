@@ -314,8 +314,9 @@ class CategoricalConditional(Conditional):
         return f"a category 0 .. {self.size - 1}"
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """The logit of x less the log of the sum of all exponentials."""
-        return params.gather(-1, x.long()[..., None])[..., 0] - params.logsumexp(-1)
+        """Less the greatest logit before the log of the sum: large logits would swallow it."""
+        chosen: Tensor = torch.take_along_dim(params.log_softmax(-1), x.long()[..., None], -1)[..., 0]
+        return chosen
 
     def draw(self, params: Tensor, uniforms: Tensor, decoding: Decoding = PLAIN) -> Tensor:
         if decoding.greedy:

@@ -29,12 +29,18 @@ def _normal_log_prob(loc: Tensor, scale: Tensor, x: Tensor) -> Tensor:
     return -0.5 * ((x - loc) / scale) ** 2 - torch.log(scale) - LOG_SQRT_2_PI
 
 
+def _normal_cdf(z: Tensor) -> Tensor:
+    """By erfc, which keeps the digits of the lower tail; torch.special.ndtr is 0 below -8.3."""
+    return 0.5 * torch.erfc(-math.sqrt(0.5) * z)
+
+
 def _truncated_normal(loc: Tensor, scale: Tensor, uniform: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
     """A normal draw between bounds (..., 2), and the log of the mass between them; by the lower tail, which keeps digits."""
     low, high = ((bounds[..., i].double() - loc.double()) / scale.double() for i in (0, 1))
     reflected = low > 0
     low, high = torch.where(reflected, -high, low), torch.where(reflected, -low, high)
-    below, mass = torch.special.ndtr(low), torch.special.ndtr(high) - torch.special.ndtr(low)
+    below = _normal_cdf(low)
+    mass = _normal_cdf(high) - below
     z = torch.special.ndtri(below + (uniform.double() + HALF_STEP) * mass)
     z = torch.where(reflected, -z, z)
     nearest = torch.minimum(torch.maximum(loc, bounds[..., 0]), bounds[..., 1])
@@ -78,8 +84,7 @@ class NormalConditional(Conditional):
 
     def cdf(self, params: Tensor, x: Tensor) -> Tensor:
         loc, scale = self.parts(params)
-        found: Tensor = torch.special.ndtr((x - loc) / scale)
-        return found
+        return _normal_cdf((x - loc) / scale)
 
 
 @dataclass(frozen=True)
@@ -151,8 +156,7 @@ class MixtureOfNormalsConditional(_Mixture):
 
     def cdf(self, params: Tensor, x: Tensor) -> Tensor:
         logits, locs, scales = self.parts(params)
-        found: Tensor = (logits.softmax(-1) * torch.special.ndtr((x[..., None] - locs) / scales)).sum(-1)
-        return found
+        return (logits.softmax(-1) * _normal_cdf((x[..., None] - locs) / scales)).sum(-1)
 
 
 @dataclass(frozen=True)
