@@ -1,43 +1,28 @@
-"""The numba backend: the path for few rows, compiled at first use, for machines where nothing was compiled at install.
-
-Right-looking substitution, one row at a time: as soon as a value is known, its column of weights is added to all later
-units, and a value of zero is skipped. Threads split the rows. The same schedule and noise as everywhere else.
+"""Drawing: right-looking substitution, one row at a time: as soon as a value is known, its column of weights is added to
+all later units, and a value of zero is skipped. Threads split the rows. The same schedule and noise as everywhere else.
 """
 
+# mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from made_fast.mask_plan import GROUP_ROWS, MaskPlan, MaskSide
+from made_fast.backends.numba.jit import in_threads, jit
 from made_fast.outputs import Output
 from made_fast.program import FUNCTIONS, Program
 from made_fast.schedule import AffinePlan, Kind, Schedule
 
-__all__ = [
-    "Packed",
-    "draw",
-    "masked_linear",
-    "masked_linear_grad_input",
-    "masked_linear_grad_weight",
-    "pack",
-]
+__all__ = ["Packed", "draw", "pack"]
 
-BLOCK = 128  # terms summed before they are added to the sum: a long sum rounds less by blocks
 AFFINE, UNARY, ADD, MULTIPLY, DRAW = map(int, Kind)
 CODES = {name: code for code, name in enumerate(FUNCTIONS)}
 RELU, LEAKY_RELU, ELU, GELU, SILU, SOFTPLUS, TANH, SIGMOID = (CODES[name] for name in list(FUNCTIONS)[1:])
-
-# Contraction is the only freedom given to the compiler: sums keep their order, so rows do not depend on their neighbours.
-_jit = numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 
 
 @dataclass(frozen=True)
@@ -114,24 +99,13 @@ def draw(
         *(np.ascontiguousarray(values), rows_per_context, row_offset),
         *(np.uint64(seed & 0xFFFFFFFFFFFFFFFF), np.uint64(first_row + row_offset), noise_rows, out.numpy(), nats),
     )
-    bad = _in_threads(_draw_rows, arguments, num_rows)
+    bad = in_threads(_draw_rows, arguments, num_rows)
     if any(bad):
         raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
 
 
-def _in_threads(function: Callable[..., object], arguments: tuple[object, ...], count: int) -> list[object]:
-    """Calls ``function(*arguments, start, stop)`` for as many parts of ``range(count)`` as there are threads."""
-    threads = max(1, min(torch.get_num_threads(), count))
-    if threads == 1:
-        return [function(*arguments, 0, count)]
-    bounds = [count * thread // threads for thread in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(function, *arguments, bounds[i], bounds[i + 1]) for i in range(threads)]
-        return [future.result() for future in futures]
-
-
-@_jit
-def _function(code, x):  # type: ignore[no-untyped-def]
+@jit
+def _function(code, x):
     one = x * 0 + 1
     if code == RELU:
         return max(x, x * 0)
@@ -152,8 +126,8 @@ def _function(code, x):  # type: ignore[no-untyped-def]
     return x
 
 
-@_jit
-def _philox(c0, c2, c3, seed, words):  # type: ignore[no-untyped-def]
+@jit
+def _philox(c0, c2, c3, seed, words):
     """Philox4x32-10 of the counter (c0, 0, c2, c3), all uint64 below 2**32; writes four words."""
     low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
     c1 = np.uint64(0)
@@ -166,8 +140,8 @@ def _philox(c0, c2, c3, seed, words):  # type: ignore[no-untyped-def]
     words[0], words[1], words[2], words[3] = c0, c1, c2, c3
 
 
-@_jit
-def _limits(row, seed, limits):  # type: ignore[no-untyped-def]
+@jit
+def _limits(row, seed, limits):
     """logit(u) of each noise step of a row: u < sigmoid(l) iff l > logit(u)."""
     words = np.empty(4, dtype=np.uint64)
     for block in range((len(limits) + 3) // 4):
@@ -177,8 +151,8 @@ def _limits(row, seed, limits):  # type: ignore[no-untyped-def]
             limits[4 * block + word] = math.log(u / (1.0 - u)) if u > 0 else -np.inf
 
 
-@_jit
-def _propagate(slot, values, column_start, columns, weights):  # type: ignore[no-untyped-def]
+@jit
+def _propagate(slot, values, column_start, columns, weights):
     value = values[slot]
     if value == 0:
         return
@@ -189,8 +163,8 @@ def _propagate(slot, values, column_start, columns, weights):  # type: ignore[no
             sums[i] += column[i] * value
 
 
-@_jit
-def _draw_rows(  # type: ignore[no-untyped-def]
+@jit
+def _draw_rows(
     bias,
     column_start,
     columns,
@@ -251,86 +225,3 @@ def _draw_rows(  # type: ignore[no-untyped-def]
         if len(log_prob):
             log_prob[row] = nats
     return bad
-
-
-def masked_linear(
-    x: Tensor, weight: Tensor, plan: MaskPlan, bias: Tensor | None = None, activation: str = "identity"
-) -> Tensor:
-    """See ``reference.masked_linear``; tensors contiguous, x (B, in)."""
-    shift = weight.new_zeros(plan.shape[0]) if bias is None else bias
-    return FUNCTIONS[activation](_matmul(plan.forward, x, weight, shift, False))
-
-
-def masked_linear_grad_input(grad: Tensor, weight: Tensor, plan: MaskPlan) -> Tensor:
-    """See ``reference.masked_linear_grad_input``; tensors contiguous, grad (B, out)."""
-    return _matmul(plan.backward, grad, weight, weight.new_zeros(plan.shape[1]), True)
-
-
-def masked_linear_grad_weight(grad: Tensor, x: Tensor, plan: MaskPlan) -> Tensor:
-    """See ``reference.masked_linear_grad_weight``; tensors contiguous, grad (B, out), x (B, in)."""
-    side, out = plan.forward, grad.new_zeros(plan.shape)
-    arguments = (grad.numpy(), x.numpy(), *_arrays(side), out.numpy())
-    _in_threads(_outer_groups, arguments, len(side.groups))
-    return out
-
-
-def _matmul(side: MaskSide, x: Tensor, weight: Tensor, bias: Tensor, transposed: bool) -> Tensor:
-    sums = x.new_empty(len(side.rows), x.shape[0])
-    inputs = np.ascontiguousarray(x.numpy().T)
-    arguments = (inputs, weight.detach().numpy(), bias.numpy(), transposed, *_arrays(side), sums.numpy())
-    _in_threads(_matmul_groups, arguments, len(side.groups))
-    return sums.T.contiguous()
-
-
-def _arrays(side: MaskSide) -> tuple[NDArray[np.generic], ...]:
-    return side.rows, side.columns, side.groups, side.positions, side.bits
-
-
-@_jit
-def _matmul_groups(  # type: ignore[no-untyped-def]
-    inputs, weight, bias, transposed, rows, columns, groups, positions, bits, sums, start, stop
-):
-    """sums (rows, B) = bias + kept weights times inputs (columns, B), for the groups [start, stop)."""
-    for number in range(start, stop):
-        at, bits_at, size, low, high = groups[number, :5]
-        for unit in range(groups[number, 9]):
-            row = rows[number * GROUP_ROWS + unit]
-            total = sums[row]
-            total[:] = bias[row]
-            for begin in range(0, size, BLOCK):
-                part = np.zeros_like(total)
-                for j in range(begin, min(begin + BLOCK, size)):
-                    if low <= j < high and not (bits[bits_at + j - low] >> unit) & 1:
-                        continue
-                    column = columns[positions[at + j]]
-                    value = weight[column, row] if transposed else weight[row, column]
-                    column_inputs = inputs[column]
-                    for i in range(len(part)):
-                        part[i] += value * column_inputs[i]
-                total += part
-
-
-@_jit
-def _outer_groups(  # type: ignore[no-untyped-def]
-    grad, x, rows, columns, groups, positions, bits, out, start, stop
-):
-    """out (rows, columns) = grad (B, rows) transposed times x (B, columns) where kept, for the groups [start, stop)."""
-    for number in range(start, stop):
-        at, bits_at, size, low, high = groups[number, :5]
-        count = groups[number, 9]
-        sums = np.zeros((count, size), dtype=out.dtype)
-        values = np.empty(size, dtype=out.dtype)
-        for begin in range(0, len(x), BLOCK):
-            part = np.zeros_like(sums)
-            for i in range(begin, min(begin + BLOCK, len(x))):
-                for j in range(size):
-                    values[j] = x[i, columns[positions[at + j]]]
-                for unit in range(count):
-                    factor, total = grad[i, rows[number * GROUP_ROWS + unit]], part[unit]
-                    for j in range(size):
-                        total[j] += factor * values[j]
-            sums += part
-        for unit in range(count):
-            for j in range(size):
-                if not low <= j < high or (bits[bits_at + j - low] >> unit) & 1:
-                    out[rows[number * GROUP_ROWS + unit], columns[positions[at + j]]] = sums[unit, j]
