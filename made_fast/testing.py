@@ -58,12 +58,11 @@ def naive_sample(
             x[places] = reference.naive_draw(
                 lambda x, each=each, given=given: module(x, given, mask=each),  # type: ignore[misc]
                 module.order_of(each),
-                module.params_per_variable,
-                module.output,
+                module.conditionals,
                 rows[places],
                 seed=seed,
                 dtype=parameter.dtype,
-            )
+            )[0]
     return x if context is None else x.reshape(contexts, num_samples, -1)
 
 

@@ -1,11 +1,7 @@
-"""Drawing: right-looking substitution, one row at a time: as soon as a value is known, its column of weights is added to
-all later units, and a value of zero is skipped. Threads split the rows. The same schedule and noise as everywhere else.
-"""
+"""Programs in the layout of the kernels, and the call that draws; threads split the rows."""
 
-# mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,33 +9,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from made_fast.backends.numba.jit import in_threads, jit
+from made_fast.backends.numba.jit import in_threads
+from made_fast.backends.numba.kernels import Column, General, Network, Rows, draw_rows
+from made_fast.backends.numba.own import address_of
+from made_fast.conditionals import Code, Decoding, Encoding
+from made_fast.conditioning import Conditions
 from made_fast.outputs import Output
-from made_fast.program import FUNCTIONS, Program
-from made_fast.schedule import AffinePlan, Kind, Schedule
+from made_fast.program import Program
+from made_fast.schedule import AffinePlan, Schedule
 
 __all__ = ["Packed", "draw", "pack"]
-
-AFFINE, UNARY, ADD, MULTIPLY, DRAW = map(int, Kind)
-CODES = {name: code for code, name in enumerate(FUNCTIONS)}
-RELU, LEAKY_RELU, ELU, GELU, SILU, SOFTPLUS, TANH, SIGMOID = (CODES[name] for name in list(FUNCTIONS)[1:])
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A program made ready for ``draw``. ``columns`` holds (first slot, count, offset into ``weights``) by source slot."""
+    """A program made ready for ``draw``."""
 
     schedule: Schedule
-    bias: NDArray[np.floating]  # (num_slots,): what each slot starts from
-    column_start: NDArray[np.int64]  # (num_slots + 1,)
-    columns: NDArray[np.int64]  # (columns, 3)
-    weights: NDArray[np.floating]
+    network: Network
+    general: General  # of a draw without conditions
+    plain: bool  # whether every variable is Bernoulli
 
 
 def pack(program: Program, schedule: Schedule, output: Output) -> Packed:
     """Stores the weights column by column, each from the first row that reads it to the last."""
     dtype = np.float64 if program.dtype == torch.float64 else np.float32
     bias: NDArray[np.floating] = np.full(schedule.num_slots, np.nan).astype(dtype)
+    if not schedule.in_place:
+        bias[schedule.x_slot : schedule.x_slot + program.widths[0]] = 0  # categories that are not drawn
     found: list[tuple[int, int, int]] = []  # source slot, first slot, count
     parts: list[NDArray[np.floating]] = []
     for op, plan in zip(program.affines, schedule.affines, strict=True):
@@ -60,7 +57,14 @@ def pack(program: Program, schedule: Schedule, output: Output) -> Packed:
     slots = np.asarray([found[index][0] for index in by_slot], dtype=np.int64)
     column_start = np.searchsorted(slots, np.arange(schedule.num_slots + 1))
     weights = np.concatenate([np.zeros(0, dtype=dtype), *(parts[index] for index in by_slot)])
-    return Packed(schedule, bias, column_start, columns, weights)
+    network = Network(
+        *(bias, column_start, columns, weights, schedule.steps, _variables(program, schedule)),
+        draws=max(each.num_draws for each in program.conditionals),
+        context_slot=schedule.context_slot,
+        drawn_over=(schedule.x_slot, schedule.x_slot + schedule.features if schedule.in_place else 0),
+    )
+    plain = all(each.code == Code.BERNOULLI for each in program.conditionals)
+    return Packed(schedule, network, _general(program, schedule), plain)
 
 
 def _row_ranges(plan: AffinePlan) -> list[tuple[int, int]]:
@@ -74,6 +78,60 @@ def _row_ranges(plan: AffinePlan) -> list[tuple[int, int]]:
     return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
+def _variables(program: Program, schedule: Schedule) -> NDArray[np.int64]:
+    found = np.zeros((schedule.features, len(Column)), dtype=np.int64)
+    tables = [each.size * each.units if each.encoding == Encoding.EMBEDDING else 0 for each in program.conditionals]
+    first_table = np.cumsum([0, *tables])
+    first_flag = np.cumsum([0, *(each.size for each in program.conditionals)])
+    name = "float64" if program.dtype == torch.float64 else "float32"
+    for place, variable in enumerate(schedule.variables.tolist()):
+        each = program.conditionals[variable]
+        slots = schedule.param_slots[place], schedule.x_slots[place]
+        sizes = each.num_params, each.code, each.size, each.components, each.encoding, each.units
+        address = address_of(each.native_draw[name]) if each.code == Code.OWN and each.native_draw else 0
+        places = first_table[variable], first_flag[variable], address
+        found[place] = (variable, schedule.noise_steps[place], *slots, *sizes, *places)
+    return found
+
+
+def _general(program: Program, schedule: Schedule) -> General:
+    """The conditionals as they are drawn without conditions."""
+    conditionals = program.conditionals
+    numbers = [(conditionals[v].floor, conditionals[v].scale, conditionals[v].shift) for v in schedule.variables]
+    dtype = np.float64 if program.dtype == torch.float64 else np.float32
+    return General(
+        numbers=np.asarray(numbers, dtype=np.float64),
+        tables=np.zeros(0, dtype=dtype) if program.tables is None else program.tables.numpy(),
+        scratch=max(max(each.size, each.components, 1) for each in conditionals),
+        given=np.zeros((0, 0), dtype=dtype),
+        observed=np.zeros((0, 0), dtype=np.uint8),
+        support=np.zeros((0, 0), dtype=np.uint8),
+        bounds=np.zeros((0, 0, 2), dtype=dtype),
+        constrained=np.zeros(len(conditionals), dtype=np.uint8),
+        **_options(Decoding()),
+    )
+
+
+def _options(decoding: Decoding) -> dict[str, float | bool | int]:
+    return {
+        "temperature": float(decoding.temperature),
+        "greedy": bool(decoding.greedy),
+        "top_k": int(decoding.top_k),
+        "top_p": float(decoding.top_p),
+    }
+
+
+def _under(general: General, conditions: Conditions | None, decoding: Decoding | None) -> General:
+    """The conditionals as they are drawn under conditions."""
+    if decoding is not None:
+        general = general._replace(**_options(decoding))
+    if conditions is not None:
+        names = ("given", "observed", "support", "bounds", "constrained")
+        held = {name: getattr(conditions, name) for name in names}
+        general = general._replace(**{name: each.numpy() for name, each in held.items() if each is not None})
+    return general
+
+
 def draw(
     packed: Packed,
     out: Tensor,
@@ -85,143 +143,30 @@ def draw(
     rows: Tensor | None = None,
     context: Tensor | None = None,
     rows_per_context: int = 1,
+    conditions: Conditions | None = None,
+    decoding: Decoding | None = None,
+    log_weight: Tensor | None = None,
 ) -> None:
-    """Draws rows; see ``reference.draw``. The interpreter lock is released meanwhile."""
-    schedule, num_rows = packed.schedule, out.shape[0]
-    own = packed.bias.dtype
-    values = np.zeros((1, 0), dtype=own) if context is None else context.numpy()[:, schedule.context_units]
-    nats = np.empty(0, dtype=own) if log_prob is None else log_prob.numpy()
-    noise_rows = np.empty(0, dtype=np.int64) if rows is None else rows.numpy()
-    arguments = (
-        *(packed.bias, packed.column_start, packed.columns, packed.weights),
-        *(schedule.steps, schedule.variables, schedule.noise_steps, schedule.param_slots),
-        *(schedule.x_slot, schedule.context_slot),
-        *(np.ascontiguousarray(values), rows_per_context, row_offset),
-        *(np.uint64(seed & 0xFFFFFFFFFFFFFFFF), np.uint64(first_row + row_offset), noise_rows, out.numpy(), nats),
+    """Draws rows; see ``reference.draw``. The interpreter lock is released meanwhile.
+
+    The log-probability of a variable with an own distribution, which is torch code, is nan.
+    """
+    schedule, dtype = packed.schedule, packed.network.bias.dtype
+    plain = packed.plain and conditions is None and log_weight is None and not (decoding and decoding.features)
+    read = np.zeros((1, 0), dtype=dtype) if context is None else context.numpy()[:, schedule.context_units]
+    alike = context is None and conditions is None  # all rows share what comes before the first draw
+    sums = [np.empty(0, dtype=dtype) if each is None else each.numpy() for each in (log_prob, log_weight)]
+    asked = Rows(
+        seed=np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
+        first_row=np.uint64(first_row + row_offset),
+        noise_rows=np.empty(0, dtype=np.int64) if rows is None else rows.numpy(),
+        offset=row_offset,
+        rows_per_condition=2**62 if alike else rows_per_context,
+        context=np.ascontiguousarray(read),
+        out=out.numpy(),
+        log_prob=sums[0],
+        log_weight=sums[1],
     )
-    bad = in_threads(_draw_rows, arguments, num_rows)
-    if any(bad):
+    general = None if plain else _under(packed.general, conditions, decoding)
+    if any(in_threads(draw_rows, (packed.network, general, asked), out.shape[0])):
         raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
-
-
-@jit
-def _function(code, x):
-    one = x * 0 + 1
-    if code == RELU:
-        return max(x, x * 0)
-    if code == LEAKY_RELU:
-        return x if x > 0 else x * 0.01
-    if code == ELU:
-        return x if x > 0 else math.expm1(x)
-    if code == GELU:
-        return x * 0.5 * (1 + math.erf(x * 0.7071067811865476))
-    if code == SILU:
-        return x / (one + math.exp(-x))
-    if code == SOFTPLUS:
-        return max(x, x * 0) + math.log1p(math.exp(-abs(x)))
-    if code == TANH:
-        return math.tanh(x)
-    if code == SIGMOID:
-        return one / (one + math.exp(-x))
-    return x
-
-
-@jit
-def _philox(c0, c2, c3, seed, words):
-    """Philox4x32-10 of the counter (c0, 0, c2, c3), all uint64 below 2**32; writes four words."""
-    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
-    c1 = np.uint64(0)
-    k0, k1 = seed & low, seed >> shift
-    for _ in range(10):
-        p0 = np.uint64(0xD2511F53) * c0
-        p1 = np.uint64(0xCD9E8D57) * c2
-        c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ k0, p1 & low, (p0 >> shift) ^ c3 ^ k1, p0 & low
-        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
-    words[0], words[1], words[2], words[3] = c0, c1, c2, c3
-
-
-@jit
-def _limits(row, seed, limits):
-    """logit(u) of each noise step of a row: u < sigmoid(l) iff l > logit(u)."""
-    words = np.empty(4, dtype=np.uint64)
-    for block in range((len(limits) + 3) // 4):
-        _philox(np.uint64(block), row & np.uint64(0xFFFFFFFF), row >> np.uint64(32), seed, words)
-        for word in range(min(4, len(limits) - 4 * block)):
-            u = float(words[word] >> np.uint64(8)) * 2.0**-24
-            limits[4 * block + word] = math.log(u / (1.0 - u)) if u > 0 else -np.inf
-
-
-@jit
-def _propagate(slot, values, column_start, columns, weights):
-    value = values[slot]
-    if value == 0:
-        return
-    for index in range(column_start[slot], column_start[slot + 1]):
-        first, count, offset = columns[index, 0], columns[index, 1], columns[index, 2]
-        sums, column = values[first : first + count], weights[offset : offset + count]
-        for i in range(count):
-            sums[i] += column[i] * value
-
-
-@jit
-def _draw_rows(
-    bias,
-    column_start,
-    columns,
-    weights,
-    steps,
-    variables,
-    noise_steps,
-    param_slots,
-    x_slot,
-    context_slot,
-    context,
-    rows_per_context,
-    row_offset,
-    seed,
-    first_row,
-    noise_rows,
-    out,
-    log_prob,
-    start,
-    stop,
-):
-    """Draws rows [start, stop); returns whether a parameter was nan."""
-    limits = np.empty(len(variables), dtype=np.float64)
-    bad = False
-    for row in range(start, stop):
-        values = bias.copy()
-        nats = 0.0
-        _limits(np.uint64(noise_rows[row]) if len(noise_rows) else first_row + np.uint64(row), seed, limits)
-        for i in range(context.shape[1]):
-            values[context_slot + i] = context[(row_offset + row) // rows_per_context, i]
-            _propagate(context_slot + i, values, column_start, columns, weights)
-        for number in range(len(steps)):
-            kind, first, count = steps[number, 0], steps[number, 1], steps[number, 2]
-            left, right, function = steps[number, 3], steps[number, 4], steps[number, 5]
-            for i in range(count):
-                if kind == AFFINE:
-                    values[first + i] = _function(function, values[first + i])
-                elif kind == UNARY:
-                    values[first + i] = _function(function, values[left + i])
-                elif kind == ADD:
-                    values[first + i] = values[left + i] + values[right + i]
-                elif kind == MULTIPLY:
-                    values[first + i] = values[left + i] * values[right + i]
-                else:
-                    index = first + i - x_slot
-                    logit = values[param_slots[index]]
-                    bad |= math.isnan(logit)
-                    x = 1.0 if logit > limits[noise_steps[index]] else 0.0
-                    values[first + i] = x
-                    out[row, variables[index]] = x
-                    if len(log_prob):
-                        z = -logit if x > 0 else logit
-                        nats -= max(z, 0.0) + math.log1p(math.exp(-abs(z)))
-            # A parameter over which its variable will be drawn is read by that draw alone.
-            drawn_over = kind != DRAW and x_slot <= first < x_slot + len(variables)
-            for i in range(0 if drawn_over else count):
-                _propagate(first + i, values, column_start, columns, weights)
-        if len(log_prob):
-            log_prob[row] = nats
-    return bad
