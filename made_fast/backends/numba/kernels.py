@@ -145,26 +145,15 @@ def _write_uniforms(row, seed, uniforms):
 
 
 @jit
-def _propagate(slot, values, network):
+def _propagate(slot, values, column_start, columns, weights):
     value = values[slot]
     if value == 0:
         return
-    for index in range(network.column_start[slot], network.column_start[slot + 1]):
-        first, count, offset = network.columns[index, 0], network.columns[index, 1], network.columns[index, 2]
-        sums, column = values[first : first + count], network.weights[offset : offset + count]
+    for index in range(column_start[slot], column_start[slot + 1]):
+        first, count, offset = columns[index, 0], columns[index, 1], columns[index, 2]
+        sums, column = values[first : first + count], weights[offset : offset + count]
         for i in range(count):
             sums[i] += column[i] * value
-
-
-@jit
-def _draw_bernoulli(values, one, uniform, x, network):
-    """Draws one variable over its parameter; returns log p(x)."""
-    parameter = values[one[PARAMS]]
-    value = 1.0 if parameter > logit(uniform) else 0.0
-    x[one[VARIABLE]] = value
-    values[one[X_SLOT]] = value
-    _propagate(one[X_SLOT], values, network)
-    return -softplus(np.float64(-parameter if value > 0 else parameter))
 
 
 @jit
@@ -185,9 +174,8 @@ def _chosen(one, numbers, params, uniforms, condition, general, scratch):
 
 
 @jit
-def _draw_variable(values, place, uniforms, x, network, general, condition, scratch, with_log_prob):
-    """Draws one variable of any kind; returns log p(x) and the log of the mass of what was allowed."""
-    one, numbers = network.variables[place], general.numbers[place]
+def _draw_variable(values, one, numbers, uniforms, x, general, condition, scratch, with_log_prob):
+    """Draws one variable of any kind; returns log p(x), the log of the mass of what was allowed, and the slots now known."""
     variable, params = one[VARIABLE], values[one[PARAMS] : one[PARAMS] + one[NUM_PARAMS]]
     observed = len(general.observed) > 0 and general.observed[condition, variable] != 0
     if observed:
@@ -197,30 +185,28 @@ def _draw_variable(values, place, uniforms, x, network, general, condition, scra
     value, nats = np.float64(x[variable]), 0.0  # as the dtype of the program holds it
     if with_log_prob or observed:
         nats = log_prob(one[CODE], one[SIZE], one[COMPONENTS], numbers[0], params, value, scratch)
+        log_mass = nats if observed else log_mass
     slot = one[X_SLOT]
     if one[ENCODING] == NUMBER:
         values[slot] = value * numbers[1] + numbers[2]
-        _propagate(slot, values, network)
-    elif one[ENCODING] == ONE_HOT:
+        return nats, log_mass, slot, slot + 1
+    if one[ENCODING] == ONE_HOT:
         values[slot + int(value)] = 1.0
-        _propagate(slot + int(value), values, network)
-    else:
-        first = one[TABLE] + int(value) * one[UNITS]
-        for unit in range(one[UNITS]):
-            values[slot + unit] = general.tables[first + unit]
-            _propagate(slot + unit, values, network)
-    return nats, nats if observed else log_mass
+        return nats, log_mass, slot + int(value), slot + int(value) + 1
+    first = one[TABLE] + int(value) * one[UNITS]
+    values[slot : slot + one[UNITS]] = general.tables[first : first + one[UNITS]]
+    return nats, log_mass, slot, slot + one[UNITS]
 
 
 @jit
-def _all_given(first, count, network, general, condition):
+def _all_given(first, count, variables, general, condition):
     """Whether all variables of a step are the same in all rows of a condition."""
     if general is None:
         return False
     if not len(general.observed):
         return False
     for place in range(first, first + count):
-        if not general.observed[condition, network.variables[place, VARIABLE]]:
+        if not general.observed[condition, variables[place, VARIABLE]]:
             return False
     return True
 
@@ -229,29 +215,15 @@ def _all_given(first, count, network, general, condition):
 def _advance(number, whole, nats, log_weight, values, uniforms, x, network, general, condition, scratch, with_log_prob):
     """Takes the steps from ``number`` on: all of them, or those before the first draw in which rows may differ.
 
-    Returns the next step, both sums, and whether a parameter was nan.
+    Returns the next step, the sums of log-probabilities and log-weights, and whether a parameter was nan.
     """
-    bad, steps = False, network.steps
+    bad, steps, variables = False, network.steps, network.variables
+    column_start, columns, weights, drawn_over = network.column_start, network.columns, network.weights, network.drawn_over
     while number < len(steps):
         kind, first, count = steps[number, 0], steps[number, 1], steps[number, 2]
-        left, right, function = steps[number, 3], steps[number, 4], steps[number, 5]
-        if kind == DRAW:
-            if not whole and not _all_given(first, count, network, general, condition):
-                return number, nats, log_weight, bad
-            for place in range(first, first + count):
-                one = network.variables[place]
-                for i in range(one[NUM_PARAMS]):
-                    bad |= math.isnan(values[one[PARAMS] + i])
-                own = uniforms[one[STEP]]
-                if general is None:
-                    nats += _draw_bernoulli(values, one, own[0], x, network)
-                else:
-                    log_p, log_mass = _draw_variable(
-                        values, place, own, x, network, general, condition, scratch, with_log_prob
-                    )
-                    nats += log_p
-                    log_weight += log_mass
-        else:
+        begin, end = first, first + count  # of the slots now known
+        if kind != DRAW:
+            left, right, function = steps[number, 3], steps[number, 4], steps[number, 5]
             for i in range(count):
                 if kind == AFFINE:
                     values[first + i] = _function(function, values[first + i])
@@ -262,9 +234,33 @@ def _advance(number, whole, nats, log_weight, values, uniforms, x, network, gene
                 else:
                     values[first + i] = values[left + i] * values[right + i]
             # A parameter over which its variable will be drawn is read by that draw alone.
-            if not network.drawn_over[0] <= first < network.drawn_over[1]:
-                for i in range(count):
-                    _propagate(first + i, values, network)
+            end = begin if drawn_over[0] <= first < drawn_over[1] else end
+        elif not whole and not _all_given(first, count, variables, general, condition):
+            break
+        else:
+            for place in range(first, first + count):
+                if general is None:
+                    parameter = values[variables[place, PARAMS]]
+                    bad |= math.isnan(parameter)
+                    value = 1.0 if parameter > logit(uniforms[variables[place, STEP], 0]) else 0.0
+                    values[variables[place, X_SLOT]] = value
+                    x[variables[place, VARIABLE]] = value
+                    if with_log_prob:
+                        nats -= softplus(-parameter if value > 0 else parameter)  # in their own dtype, which is quicker
+                else:
+                    one = variables[place]
+                    for i in range(one[NUM_PARAMS]):
+                        bad |= math.isnan(values[one[PARAMS] + i])
+                    numbers, own = general.numbers[place], uniforms[one[STEP]]
+                    log_p, log_mass, begin, end = _draw_variable(
+                        values, one, numbers, own, x, general, condition, scratch, with_log_prob
+                    )
+                    nats += log_p
+                    log_weight += log_mass
+            begin = variables[first, X_SLOT] if drawn_over[1] else begin
+            end = begin + count if drawn_over[1] else end
+        for slot in range(begin, end):
+            _propagate(slot, values, column_start, columns, weights)
         number += 1
     return number, nats, log_weight, bad
 
@@ -274,31 +270,37 @@ def draw_rows(network, general, rows, start, stop):
     """Draws rows [start, stop); returns whether a parameter was nan. ``general`` is None for plain Bernoulli variables."""
     scratch = np.empty((2, 1 if general is None else general.scratch), dtype=np.float64)
     uniforms = np.empty((len(network.variables), network.draws), dtype=np.float64)
-    shared, x = np.empty_like(network.bias), np.empty(rows.out.shape[1], dtype=rows.out.dtype)
-    values = np.empty_like(shared)
+    x = np.empty(rows.out.shape[1], dtype=rows.out.dtype)
+    values, shared = np.empty_like(network.bias), np.empty_like(network.bias)
     known, bad, with_log_prob = -1, False, len(rows.log_prob) > 0
-    number, shared_nats, shared_weight = 0, 0.0, 0.0  # of what the rows of a condition share
-    for row in range(start, stop):
+    shared_number, shared_nats, shared_weight, row = np.int64(0), 0.0, 0.0, start
+    while row < stop:
         condition = (rows.offset + row) // rows.rows_per_condition
-        if condition != known:
-            shared[:] = network.bias
-            for i in range(rows.context.shape[1]):
-                shared[network.context_slot + i] = rows.context[condition, i]
-                _propagate(network.context_slot + i, shared, network)
-            number, shared_nats, shared_weight, nan = _advance(
-                0, False, 0.0, 0.0, shared, uniforms, x, network, general, condition, scratch, with_log_prob
-            )
-            bad, known = bad | nan, condition
-        noise_row = np.uint64(rows.noise_rows[row]) if len(rows.noise_rows) else rows.first_row + np.uint64(row)
-        _write_uniforms(noise_row, rows.seed, uniforms)
-        values[:] = shared
-        _, nats, log_weight, nan = _advance(
-            number, True, shared_nats, shared_weight, values, uniforms, x, network, general, condition, scratch, with_log_prob
+        whole = condition == known
+        number, nats, log_weight = np.int64(0), 0.0, 0.0
+        if whole:
+            noise_row = np.uint64(rows.noise_rows[row]) if len(rows.noise_rows) else rows.first_row + np.uint64(row)
+            _write_uniforms(noise_row, rows.seed, uniforms)
+            number, nats, log_weight = shared_number, shared_nats, shared_weight
+        source = shared if whole else network.bias
+        for i in range(len(values)):
+            values[i] = source[i]
+        for i in range(0 if whole else rows.context.shape[1]):
+            values[network.context_slot + i] = rows.context[condition, i]
+            _propagate(network.context_slot + i, values, network.column_start, network.columns, network.weights)
+        number, nats, log_weight, nan = _advance(
+            number, whole, nats, log_weight, values, uniforms, x, network, general, condition, scratch, with_log_prob
         )
         bad |= nan
-        rows.out[row, :] = x
+        if not whole:
+            known, shared_number, shared_nats, shared_weight = condition, number, nats, log_weight
+            values, shared = shared, values
+            continue
+        for i in range(len(x)):
+            rows.out[row, i] = x[i]
         if with_log_prob:
             rows.log_prob[row] = nats
         if len(rows.log_weight):
             rows.log_weight[row] = log_weight
+        row += 1
     return bad
