@@ -110,7 +110,7 @@ def total_weight(at, count, greatest, sharpness, WIDTH: tl.constexpr):
 
 @triton.jit
 def choose(at, count, greatest, sharpness, threshold, WIDTH: tl.constexpr):
-    """int32 (R,): the first category with a weight whose running sum exceeds the threshold (R,), or the last with a weight."""
+    """int32 (R,): the first category with a weight whose running sum exceeds the threshold (R,), or the last weighted one."""
     before = tl.zeros_like(greatest)
     chosen = before.to(tl.int32) + 2147483647
     last = tl.zeros_like(chosen)
