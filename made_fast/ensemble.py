@@ -100,6 +100,7 @@ class MaskSet(nn.Module):
         sets: for each hidden layer, which set of degrees its units have.
         params_per_variable: K_d for each variable.
         direct: whether there are connections from the variables to the parameters.
+        input_units: E_d for each variable.
     """
 
     orders: Tensor
@@ -116,10 +117,12 @@ class MaskSet(nn.Module):
         sets: Sequence[int],
         params_per_variable: Sequence[int],
         direct: bool,
+        input_units: Sequence[int],
     ) -> None:
         super().__init__()
         self.num_masks, self.shuffle, self.seed, self.context = num_masks, shuffle, seed, context
         self.sets, self.params_per_variable, self.direct = tuple(sets), tuple(params_per_variable), direct
+        self.input_units = tuple(input_units)
         orders, hidden = order[None], [own[None] for own in degrees]
         if num_masks > 1:
             for indices in torch.arange(1, num_masks, device=order.device).split(_DRAWN_AT_ONCE):
@@ -258,7 +261,8 @@ class MaskSet(nn.Module):
                 new = [torch.cat([own, later[1:]]) for own, later in zip(known, new, strict=True)]
             orders, *degrees = new
         hidden = [degrees[number] for number in self.sets]
-        layers = masks.layer_degrees(orders, hidden, self.params_per_variable, direct=self.direct)
+        sizes: dict[str, Any] = {"direct": self.direct, "input_units": self.input_units}
+        layers = masks.layer_degrees(orders, hidden, self.params_per_variable, **sizes)
         whole = [torch.cat(pair, dim=-1) for pair in layers]  # (count, out + in)
         return [_Mask(order, list(own)) for order, *own in zip(orders, *whole, strict=True)]
 

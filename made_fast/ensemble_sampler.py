@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from made_fast import backends
+from made_fast.drawing import Draws
 from made_fast.ensemble import masks_of_rows
-from made_fast.sampler import Request, Sampler
+from made_fast.request import Request
+from made_fast.sampler import Sampler
 from made_fast.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ _PACKED_BYTES = 2 << 30  # of packed weights that are kept, all masks together
 _VALUES_AT_ONCE = 1 << 24  # of hidden units, where log-probabilities are computed
 
 
-class EnsembleSampler:
+class EnsembleSampler(Draws):
     r"""Draws exact samples of an ensemble, :math:`p(x) = \frac1n \sum_k p_k(x)`.
 
     Each noise row takes one of the masks, by a uniform of its own, and is then drawn from that mask's distribution. So a
@@ -47,7 +50,8 @@ class EnsembleSampler:
         self.model = model
         self.num_masks = num_masks
         self.schedules = dict(schedules or {})
-        self.features = model.features
+        self.features, self.context_features = model.features, model.context_features
+        self.conditionals = model.conditionals
         weight = model.parameters_layer.weight
         self.dtype, self.device = weight.dtype, weight.device
         # Half precision would lose the sum over variables; the weights themselves are exact in fp32.
@@ -56,46 +60,13 @@ class EnsembleSampler:
         self._samplers: dict[int, Sampler] = {}
         self._lock = threading.Lock()
 
-    def sample(
-        self,
-        num_samples: int,
-        context: Tensor | None = None,
-        *,
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
-        first_row: int = 0,
-        rows: Tensor | None = None,
-        dtype: torch.dtype | None = None,
-        backend: str = "auto",
-        progress: bool = False,
-    ) -> Tensor:
-        """Draws samples: (n, D), or (B, n, D) with a context. The arguments are those of ``Sampler.sample``."""
-        request = Request.checked(num_samples, context, seed, generator, first_row, rows, self.model.context_features)
-        return self._draw(request, dtype, backend, progress).reshape(*request.shape, self.features)
-
-    def sample_and_log_prob(
-        self,
-        num_samples: int,
-        context: Tensor | None = None,
-        *,
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
-        first_row: int = 0,
-        rows: Tensor | None = None,
-        dtype: torch.dtype | None = None,
-        backend: str = "auto",
-        progress: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """Draws samples with their log-probabilities under the ensemble in nats.
-
-        The arguments are those of ``Sampler.sample``. The log-probabilities take a forward pass for each mask, and, unlike
-        the samples, their last digits depend on how many rows are drawn.
-        """
-        request = Request.checked(num_samples, context, seed, generator, first_row, rows, self.model.context_features)
-        x = self._draw(request, None, backend, progress)
-        log_prob = self._log_prob(x, request)
-        x = x if dtype is None else x.to(dtype)
-        return x.reshape(*request.shape, self.features), log_prob.reshape(request.shape)
+    def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        # Log-probabilities take a forward pass for each mask, and, unlike the samples, their last digits depend on how many
+        # rows are drawn.
+        exact = replace(request, dtype=None) if with_log_prob else request
+        x, log_weight = self._draw(exact)
+        log_prob = self._log_prob(x, request) if with_log_prob else None
+        return x if request.dtype is None else x.to(request.dtype), log_prob, log_weight
 
     def of_mask(self, mask: int) -> Sampler:
         """The sampler of one mask alone, packed at its first draw."""
@@ -111,30 +82,37 @@ class EnsembleSampler:
                 del self._samplers[old]
         return found
 
-    def _draw(self, request: Request, dtype: torch.dtype | None, backend: str, progress: bool) -> Tensor:
+    def _draw(self, request: Request) -> tuple[Tensor, Tensor | None]:
         own = torch.float32 if self._exact is not self.model else self.dtype
-        backends.choose(backend, device=self.device, dtype=own, output=self.model.output.name)
-        x = torch.empty((request.count, self.features), dtype=dtype or self.dtype, device=self.device)
+        outputs = {each.name for each in self.conditionals}
+        backends.choose(request.backend, device=self.device, dtype=own, outputs=outputs, own=backends.OWN_DRAWS)
+        x = torch.empty((request.count, self.features), dtype=request.dtype or self.dtype, device=self.device)
+        log_weight = None if request.conditions is None else x.new_empty(request.count, dtype=own)
         noise_rows = request.noise_rows()
         masks = masks_of_rows(request.seed, noise_rows, self.num_masks)
         groups = masks.argsort(stable=True).split(masks.bincount(minlength=self.num_masks).tolist())
-        with tqdm(total=request.count, unit="row", unit_scale=True, disable=not progress) as bar:
+        with tqdm(total=request.count, unit="row", unit_scale=True, disable=not request.progress) as bar:
             for mask, places in enumerate(groups):
                 if not len(places):
                     continue
-                context = request.context_of(places)
-                # with a context: one sample for each of them
-                drawn = self.of_mask(mask).sample(
-                    len(places) if context is None else 1,
-                    context,
-                    seed=request.seed,
+                context, conditions = request.context_of(places), request.conditions_of(places)
+                single = context is not None or conditions is not None  # one sample for each of them
+                part = replace(
+                    request,
+                    shape=(len(places), 1) if single else (len(places),),
+                    first_row=0,
                     rows=noise_rows[places],
+                    context=context,
+                    conditions=conditions,
                     dtype=x.dtype,
-                    backend=backend,
+                    progress=False,
                 )
-                x[places.to(self.device)] = drawn.reshape(-1, self.features)
+                drawn, _, weights = self.of_mask(mask)._drawn(part, False)
+                x[places.to(self.device)] = drawn
+                if log_weight is not None and weights is not None:
+                    log_weight[places.to(self.device)] = weights
                 bar.update(len(places))
-        return x
+        return x, log_weight
 
     @torch.no_grad()
     def _log_prob(self, x: Tensor, request: Request) -> Tensor:

@@ -60,7 +60,7 @@ class MaskedLinear(nn.Linear):
         Raises:
             ValueError: the layer has no mask of its own and none was given.
         """
-        mask = self._chosen(mask)
+        mask = self.chosen_mask(mask)
         return masked_linear(input, self.weight, mask, self.bias_under(mask), activation=activation)
 
     def bias_under(self, mask: Tensor | None = None) -> Tensor | None:
@@ -68,17 +68,19 @@ class MaskedLinear(nn.Linear):
         if self.mask_weight is None:
             return self.bias
         ones = self.mask_weight.new_ones(1, self.in_features)
-        return masked_linear(ones, self.mask_weight, self._chosen(mask), self.bias)[0].to(self.weight.dtype)
+        return masked_linear(ones, self.mask_weight, self.chosen_mask(mask), self.bias)[0].to(self.weight.dtype)
 
     def term(self, source: int, mask: Tensor | None = None) -> Term:
         """This layer's weights as a term of a program, detached and masked."""
-        weight, mask = self.weight.detach(), self._chosen(mask)
-        whole = (
-            mask.clone() if mask.ndim == 2 else masks.connectivity(*mask.split([self.out_features, self.in_features]))
-        )
-        return Term(source, torch.where(whole, weight, weight.new_zeros(())), whole)
+        weight, whole = self.weight.detach(), masks.whole_mask(self.chosen_mask(mask), self.weight.shape)
+        return Term(source, torch.where(whole, weight, weight.new_zeros(())), whole.clone())
 
-    def _chosen(self, mask: Tensor | None) -> Tensor:
+    def chosen_mask(self, mask: Tensor | None) -> Tensor:
+        """Another mask, or its degrees, if given; else its own.
+
+        Raises:
+            ValueError: it has none of its own and none was given.
+        """
         if mask is None:
             mask = self.mask
         if mask is None:

@@ -51,7 +51,9 @@ def program_of(model: MADE, of_layers: list[Tensor | None], order: Tensor) -> Pr
     layer = model.direct_layer
     direct = () if layer is None else (layer.term(X, own[id(layer)]),)
     affine(value, model.parameters_layer, *direct, *_context_terms(model.context_direct_layer))
-    return Program(model.features, model.context_features, tuple(ops), order.clone(), model.params_per_variable)
+    sizes = (model.features, model.context_features)
+    tables = None if model.encoder is None else model.encoder.flat_tables()
+    return Program(*sizes, tuple(ops), order.clone(), model.params_per_variable, model.conditionals, tables)
 
 
 def _context_terms(layer: nn.Linear | None) -> tuple[Term, ...]:

@@ -144,7 +144,12 @@ def hidden_degrees(
 
 
 def layer_degrees(
-    order: Tensor, hidden: Sequence[Tensor], params_per_variable: Sequence[int], *, direct: bool
+    order: Tensor,
+    hidden: Sequence[Tensor],
+    params_per_variable: Sequence[int],
+    *,
+    direct: bool,
+    input_units: Sequence[int] | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Returns the degrees of rows and columns of every masked layer: the hidden ones, the parameters, the direct one.
 
@@ -154,8 +159,12 @@ def layer_degrees(
             themselves if ``direct`` is set, and nothing if not.
         params_per_variable: K_d for each variable.
         direct: whether there are connections from the variables to the parameters.
+        input_units: E_d for each variable, one for each if left out.
     """
     inputs, outputs = input_degrees(order), output_degrees(order, params_per_variable)
+    if input_units is not None:
+        counts = torch.as_tensor(list(input_units), device=order.device)
+        inputs = torch.repeat_interleave(inputs, counts, dim=-1, output_size=sum(input_units))
     below = [inputs, *hidden]
     found = list(zip(hidden, below, strict=False))
     if not hidden:
@@ -167,3 +176,8 @@ def layer_degrees(
 def connectivity(row_degrees: Tensor, column_degrees: Tensor) -> Tensor:
     """Returns the mask of a layer: connected iff ``row_degree >= column_degree``; bool, shape (out, in)."""
     return row_degrees[:, None] >= column_degrees[None, :]
+
+
+def whole_mask(mask: Tensor, shape: Sequence[int]) -> Tensor:
+    """The mask as bool (out, in), from itself or from the degrees of rows and columns, int64 (out + in,)."""
+    return mask if mask.ndim == 2 else connectivity(*mask.split(list(shape)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +12,18 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from made_fast import checkpoint, masks
+from made_fast.encoder import Encoder, read
 from made_fast.ensemble import SHUFFLES, MaskSet
 from made_fast.ensemble_sampler import EnsembleSampler
 from made_fast.freeze import KeptSampler
+from made_fast.inspection import Report, check_model
 from made_fast.layers import MaskedLinear
 from made_fast.lowering import program_of
+from made_fast.model_files import config_of, load_model
 from made_fast.outputs import Output, make_output
+from made_fast.parameters import log_prob_of, parameters_of
 from made_fast.program import FUNCTIONS, Program
 from made_fast.sampler import Sampler
-from made_fast.schedule import dependencies
 
 __all__ = ["MADE", "MaskedLinear"]
 
@@ -75,7 +77,7 @@ class MADE(nn.Module):
         features: int,
         hidden_features: Sequence[int] = (512, 512),
         *,
-        output: str | Output = "bernoulli",
+        output: str | Output | dict[str, Any] = "bernoulli",
         order: str | Sequence[int] | Tensor = "natural",
         context_features: int = 0,
         activation: str = "relu",
@@ -104,7 +106,9 @@ class MADE(nn.Module):
         self.seed, self.degrees = seed, degrees
         self.num_masks, self.shuffle, self.mask_conditioning = num_masks, shuffle, mask_conditioning
         self.register_buffer("order", masks.make_order(order, features, seed=seed))
-        self.params_per_variable = tuple(self.output.params_per_variable(features))
+        self.conditionals = self.output.conditionals(features)
+        self.params_per_variable = tuple(each.num_params for each in self.conditionals)
+        self.encoder = Encoder(self.conditionals) if Encoder.needed(self.conditionals) else None
         self._build_layers()
         self._sampler = KeptSampler()
 
@@ -120,6 +124,7 @@ class MADE(nn.Module):
         sets = [0] * (2 * count - 1) if residual else range(count)
         self.ensemble = None
         wiring: dict[str, Any] = {"params_per_variable": self.params_per_variable, "direct": self.direct}
+        wiring["input_units"] = [each.units for each in self.conditionals]
         layers = masks.layer_degrees(self.order, [degrees[number] for number in sets], **wiring)
         if self.num_masks != 1:
             drawn: dict[str, Any] = {"num_masks": self.num_masks, "shuffle": self.shuffle, "seed": self.seed}
@@ -189,25 +194,27 @@ class MADE(nn.Module):
         """
         own = self._layer_masks(mask)  # of the hidden layers, the parameters and the direct layer
         x, context = self._checked(x, "x", self.features), self._checked_context(context)
-        function, name = FUNCTIONS[self.activation], self.activation
-        hidden = x  # of a residual network, the sums before the function
-        for index, layer in enumerate(self.hidden):
-            if self.residual and index % 2:
-                skip, hidden = hidden, layer(function(hidden), own[index], activation=name)
-            elif self.residual and index:
-                hidden = skip + layer(hidden, own[index])
-            elif index == 0 and (self.residual or self.context_layer is not None):
-                hidden = layer(x, own[0])
+        return parameters_of(self, x, self._hidden(x, context, own), context, own)
+
+    def _hidden(self, x: Tensor, context: Tensor | None, own: list[Tensor | None]) -> Tensor | None:
+        """The last hidden layer, (..., H); None without any."""
+        function, name, hidden = FUNCTIONS[self.activation], self.activation, None
+        for index, layer in enumerate(
+            self.masked_layers[: len(self.hidden)]
+        ):  # of a residual network, the sums before the function
+            if hidden is None:
+                plain = self.residual or self.context_layer is not None
+                weights = (layer.weight, layer.chosen_mask(own[0]), layer.bias_under(own[0]))
+                hidden = read(self.encoder, x, *weights, activation=None if plain else name)
                 hidden = hidden if self.context_layer is None else hidden + self.context_layer(context)
-                hidden = hidden if self.residual else function(hidden)
+                hidden = function(hidden) if plain and not self.residual else hidden
+            elif self.residual and index % 2:
+                skip, hidden = hidden, layer(function(hidden), own[index], activation=name)
+            elif self.residual:
+                hidden = skip + layer(hidden, own[index])
             else:
                 hidden = layer(hidden, own[index], activation=name)
-        params = self.parameters_layer(function(hidden) if self.residual else hidden, own[len(self.hidden)])
-        if self.direct_layer is not None:
-            params = params + self.direct_layer(x, own[-1])
-        if self.context_direct_layer is not None:
-            params = params + self.context_direct_layer(context)
-        return params  # type: ignore[no-any-return]
+        return function(hidden) if self.residual and hidden is not None else hidden
 
     def log_prob(self, x: Tensor, context: Tensor | None = None, *, masks: int | Sequence[int] | None = None) -> Tensor:
         r"""Returns log p(x | context) in nats, of one mask or of the mean over several, :math:`\log \frac1n \sum_k p_k(x)`.
@@ -241,21 +248,19 @@ class MADE(nn.Module):
         return total - math.log(len(chosen))
 
     def _log_prob(self, x: Tensor, context: Tensor | None, mask: int | None) -> Tensor:
-        params = self.forward(x, context, mask=mask)
-        if params.dtype in (torch.bfloat16, torch.float16):  # half precision would lose the sum over variables
-            params, x = params.float(), x.float()
-        return self.output.log_prob(params, x).sum(-1)
+        own, context = self._layer_masks(mask), self._checked_context(context)
+        return log_prob_of(self, x, self._hidden(x, context, own), context, own)
 
     def distribution(self, x: Tensor, context: Tensor | None = None, *, mask: int | None = None) -> Distribution:
         """Returns the conditionals p(x_d | x_<d, context) as a torch distribution: batch (...), event (D,).
 
         Those of one mask, the current one if left out; the conditionals of a mean are not the mean of conditionals.
         """
-        return self.output.distribution(self.forward(x, context, mask=mask))
+        return self.output.distribution(self.forward(x, context, mask=mask), self.features)
 
     def sample(
         self, num_samples: int, context: Tensor | None = None, *, mask: int | None = None, **options: Any
-    ) -> Tensor:
+    ) -> Any:
         """Draws samples: (n, D), or (B, n, D) with context (B, C). For the options see ``Sampler.sample``.
 
         From one mask if it is named, else from the whole ensemble, whatever the mode: each row takes a mask by chance.
@@ -264,7 +269,7 @@ class MADE(nn.Module):
 
     def sample_and_log_prob(
         self, num_samples: int, context: Tensor | None = None, *, mask: int | None = None, **options: Any
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Any:
         """Draws samples with their log-probabilities in nats. For the arguments see ``sample``."""
         return self.sampler(mask=mask).sample_and_log_prob(num_samples, context, **options)
 
@@ -295,28 +300,30 @@ class MADE(nn.Module):
         order = self.order_of(self.mask_index if mask is None else mask)
         return program_of(self, self._layer_masks(mask), order)
 
-    def check(self) -> None:
-        """Makes sure that all masks are those of a density: each variable depends on variables before it alone.
+    def check(self) -> Report:
+        """Proves by its masks, and by Jacobians at random points, that the model is a density.
 
-        The masks that this class makes always are; those that were loaded or changed by hand may not be.
+        Each variable must depend on variables before it alone. The masks that this class makes see to that; those that were
+        loaded or changed by hand may not.
+
+        Returns:
+            what was found, readable when printed: sizes, levels, variables that a narrow layer cuts off from some before
+            them, and the largest derivative where there must be none.
 
         Raises:
             ValueError: a variable depends on itself or on one that is drawn after it; the message names a pair.
+
+        Warns:
+            UserWarning: a variable is cut off from some that come before it.
         """
-        if self.ensemble is not None:
-            self.ensemble.check()
-        for mask in (0,) if self.ensemble is None else self.ensemble.evaluated:
-            rank = masks.rank_of(self.order_of(mask))
-            wrong = torch.from_numpy(dependencies(self.program(mask=mask))) & (rank[None, :] >= rank[:, None]).cpu()
-            if bool(wrong.any()):
-                reader, read = wrong.nonzero()[0].tolist()
-                raise ValueError(f"masks must follow the order, but variable {reader} depends on variable {read}")
+        return check_model(self)
 
     def save(self, path: str | Path) -> None:
         """Writes weights and configuration to a safetensors file.
 
         Raises:
             OSError: the folder does not exist or cannot be written.
+            ValueError: the output distribution is one's own.
         """
         checkpoint.save(path, self.state_dict(), self.config())
 
@@ -328,30 +335,11 @@ class MADE(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated, foreign, or does not fit its own configuration.
         """
-        state, config = checkpoint.load(path)
-        names = set(inspect.signature(cls).parameters)
-        if not set(config) <= names:
-            raise ValueError(f"{path} was written by another version: unknown {sorted(set(config) - names)}")
-        try:
-            checkpoint.check_sizes(state, config)
-            model = cls(**config)
-            model.load_state_dict(state)
-            masks.make_order(model.order, model.features)
-            if model.ensemble is None:  # an ensemble has checked its degrees, which is enough
-                model.check()
-            elif not torch.equal(model.order, model.order_of(0)):
-                raise ValueError("order must be that of mask 0, found another")
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not fit its own configuration: {' '.join(str(error).split())}") from error
-        floats = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
-        return model.to(floats[0])
+        return load_model(cls, path)
 
     def config(self) -> dict[str, Any]:
         """Returns the arguments that build this model again, as JSON can hold them."""
-        names = set(inspect.signature(type(self)).parameters)
-        config = {name: getattr(self, name) for name in sorted(names)}
-        config["hidden_features"] = list(self.hidden_features)
-        return {**config, "output": self.output.name, "order": self.order.tolist()}
+        return config_of(self)
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""

@@ -1,6 +1,7 @@
 """A network as a short list of operations over units: what samplers are made from.
 
-Values are numbered: 0 is ``x`` (B, D), 1 is the context (B, C), and operation ``i`` makes value ``2 + i`` of shape (B, n).
+Values are numbered: 0 is what the network reads of ``x``, (B, E), 1 is the context (B, C), and operation ``i`` makes value
+``2 + i`` of shape (B, n).
 A program holds plain tensors and no modules, so it is a snapshot: later training does not change it.
 """
 
@@ -12,6 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from made_fast.conditionals import BernoulliConditional, Conditional, Encoding
 
 __all__ = ["CONTEXT", "FUNCTIONS", "Add", "Affine", "Elementwise", "Multiply", "Op", "Program", "Term", "X"]
 
@@ -103,6 +106,9 @@ class Program:
         ops: in an order in which every operation reads values made before it; the last one makes the parameters.
         order: int64 (D,), ``order[s]`` is the variable whose noise has step ``s``.
         params_per_variable: K_d for each variable; P is their sum.
+        conditionals: one for each variable, which says what its parameters mean and what the network reads of it; all
+            Bernoulli if left out.
+        tables: the embedding tables of all embedded variables, (size, units) each, one after another; or None.
     """
 
     features: int
@@ -110,11 +116,22 @@ class Program:
     ops: tuple[Op, ...]
     order: Tensor
     params_per_variable: tuple[int, ...]
+    conditionals: tuple[Conditional, ...] = ()
+    tables: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.conditionals:
+            object.__setattr__(self, "conditionals", (BernoulliConditional(),) * self.features)
+
+    @property
+    def input_units(self) -> tuple[int, ...]:
+        """Units that the network reads of each variable; E is their sum."""
+        return tuple(each.units for each in self.conditionals)
 
     @property
     def widths(self) -> list[int]:
         """Number of units of each value."""
-        widths = [self.features, self.context_features]
+        widths = [sum(self.input_units), self.context_features]
         for op in self.ops:
             widths.append(op.terms[0].weight.shape[0] if isinstance(op, Affine) else widths[op.sources[0]])
         return widths
@@ -154,11 +171,34 @@ class Program:
             terms = tuple(replace(term, weight=weights(term.weight)) for term in op.terms)
             return Affine(terms, None if op.bias is None else biases(op.bias))
 
-        return replace(self, ops=tuple(map(mapped, self.ops)))
+        tables = None if self.tables is None else weights(self.tables)
+        return replace(self, ops=tuple(map(mapped, self.ops)), tables=tables)
+
+    def encode_variable(self, variable: int, x: Tensor) -> Tensor:
+        """What the network reads of one variable, (B, units) from x (B,)."""
+        conditional = self.conditionals[variable]
+        if conditional.encoding != Encoding.EMBEDDING:
+            return conditional.encode(x)
+        assert self.tables is not None
+        sizes = [each.size * each.units for each in self.conditionals if each.encoding == Encoding.EMBEDDING]
+        place = sum(each.encoding == Encoding.EMBEDDING for each in self.conditionals[:variable])
+        first = sum(sizes[:place])
+        table: Tensor = self.tables[first : first + sizes[place]].unflatten(0, (conditional.size, conditional.units))
+        return table[x.long()]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """What the network reads, (B, E) from x (B, D)."""
+        if all(each.code == BernoulliConditional.code for each in self.conditionals):
+            return x
+        return torch.cat([self.encode_variable(variable, x[:, variable]) for variable in range(self.features)], dim=1)
 
     def evaluate(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Runs the whole network on ``x`` (B, D) and context (B, C): parameters (B, P). Plain torch, differentiable."""
-        values = [x, x.new_zeros(x.shape[0], 0) if context is None else context]
+        return self.evaluate_units(self.encode(x), context)
+
+    def evaluate_units(self, units: Tensor, context: Tensor | None = None) -> Tensor:
+        """The same from what the network reads of the variables, (B, E)."""
+        values = [units, units.new_zeros(units.shape[0], 0) if context is None else context]
         for op in self.ops:
             match op:
                 case Affine():

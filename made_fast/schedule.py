@@ -19,6 +19,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.conditionals import Encoding
 from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Multiply, Op, Program, X
 
 __all__ = ["AffinePlan", "Kind", "Schedule", "build_schedule", "dependencies"]
@@ -37,7 +38,7 @@ class Kind(IntEnum):
     UNARY = 1  # slots [first, ...) = function(slots [left, ...))
     ADD = 2  # slots [first, ...) = slots [left, ...) + slots [right, ...)
     MULTIPLY = 3  # likewise, the product
-    DRAW = 4  # draw `count` variables: x slots [first, ...) from the parameter slots that start at `left`
+    DRAW = 4  # draw `count` variables, the first being number `first` of Schedule.variables; parameter slots from `left` on
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,11 @@ class Schedule:
         levels: (D,) level at which each variable is drawn.
         variables: (D,) variables in the order in which they are drawn (by level, then number).
         noise_steps: (D,) the noise step of each of ``variables``, its rank in the program's order.
-        x_slot, context_slot: first slot of the variables (sorted as ``variables``) and of the context. Where every
-            variable has one parameter, the slots of variables are those of their parameters.
+        x_slot, context_slot: first slot of what the network reads of the variables, and of the context.
+        x_slots: (D,) first of the input slots of each of ``variables``; those of one variable lie together.
+        in_place: whether every variable has one parameter and one input unit and is drawn over its parameter, so that
+            ``x_slots`` and ``param_slots`` are the same. If not, input slots come first and parameter slots last, and
+            parameters and draws of one level alternate variable by variable.
         context_units: the context features that are read, in slot order.
         param_slots: (D,) first parameter slot of each of ``variables``; a variable's parameters lie together.
         steps: (S, 6) int64: Kind, first, count, left, right, function code.
@@ -95,6 +99,8 @@ class Schedule:
     variables: IntArray
     noise_steps: IntArray
     x_slot: int
+    x_slots: IntArray
+    in_place: bool
     context_slot: int
     context_units: IntArray
     param_slots: IntArray
@@ -150,8 +156,9 @@ def _levels(program: Program, masks: list[list[BoolArray]], alive: list[BoolArra
     """The level of each unit of each value, by counting unknown inputs. -1 for units that are not alive."""
     widths = program.widths
     owner = np.repeat(np.arange(program.features), program.params_per_variable)  # (P,)
+    units_of = np.split(np.arange(widths[X]), np.cumsum(program.input_units)[:-1])  # what a draw makes known
     missing = [np.zeros(width, dtype=np.int64) for width in widths]
-    missing[X] = np.bincount(owner, minlength=program.features)  # a variable waits for its parameters
+    waiting = np.bincount(owner, minlength=program.features)  # a variable waits for its parameters
     consumers: list[list[tuple[int, BoolArray | None]]] = [[] for _ in widths]
     for value in range(2, len(widths)):
         op = program.ops[value - 2]
@@ -163,7 +170,7 @@ def _levels(program: Program, masks: list[list[BoolArray]], alive: list[BoolArra
     level = 0
     ready: list[IntArray] = [np.flatnonzero(alive[value] & (missing[value] == 0)) for value in range(len(widths))]
     ready[X] = np.zeros(0, dtype=np.int64)
-    drawable = np.flatnonzero(missing[X] == 0)
+    drawable = np.flatnonzero(waiting == 0)
     while True:
         for value in range(len(widths)):  # operations only read values before them, so one sweep finishes a level
             units = ready[value]
@@ -175,10 +182,11 @@ def _levels(program: Program, masks: list[list[BoolArray]], alive: list[BoolArra
                 newly = _tell(units, mask_t, missing[target])
                 ready[target] = np.concatenate([ready[target], newly[alive[target][newly]]])
             if value == len(widths) - 1:
-                drawable = np.concatenate([drawable, _tell(owner[units], None, missing[X])])
+                drawable = np.concatenate([drawable, _tell(owner[units], None, waiting)])
         if not len(drawable):
             break
-        ready[X], drawable = np.sort(drawable), np.zeros(0, dtype=np.int64)
+        ready[X] = np.concatenate([units_of[variable] for variable in np.sort(drawable)])
+        drawable = np.zeros(0, dtype=np.int64)
         level += 1
     if (levels[X] < 0).any():
         raise ValueError(_ring_message(program))
@@ -188,7 +196,8 @@ def _levels(program: Program, masks: list[list[BoolArray]], alive: list[BoolArra
 def dependencies(program: Program) -> BoolArray:
     """Which variables the parameters of each variable depend on, by the masks: bool (D, D), row reads column."""
     features = program.features
-    reach = [np.eye(features, dtype=np.float32), np.zeros((program.context_features, features), dtype=np.float32)]
+    variables = np.repeat(np.eye(features, dtype=np.float32), program.input_units, axis=0)  # (E, D)
+    reach = [variables, np.zeros((program.context_features, features), dtype=np.float32)]
     for op, widths in _with_source_widths(program):
         masks = _masks_of(op, widths)
         sources = [reach[source] for source in op.sources]
@@ -232,12 +241,17 @@ class _Builder:
         self, program: Program, masks: list[list[BoolArray]], alive: list[BoolArray], levels: list[IntArray]
     ) -> None:
         self.program, self.masks, self.alive, self.levels = program, masks, alive, levels
-        self.draw_level = levels[X] - 1  # (D,)
+        self.first_units = np.cumsum([0, *program.input_units])[:-1]  # (D,)
+        self.draw_level = levels[X][self.first_units] - 1  # (D,)
+        self.variables = np.argsort(self.draw_level, kind="stable")
         # Parameters are finished when their variable is drawn, and lie together for each variable.
         levels[-1] = np.repeat(self.draw_level, program.params_per_variable)
         self.fused = self._fused_functions()
         # A variable with one parameter is drawn over it: nothing reads the parameter again.
-        self.drawn_in_place = (X,) if set(program.params_per_variable) == {1} else ()
+        plain = all(
+            each.encoding == Encoding.NUMBER and (each.scale, each.shift) == (1, 0) for each in program.conditionals
+        )
+        self.drawn_in_place = (X,) if set(program.params_per_variable) == {1} and plain else ()
         self.units: list[IntArray] = []  # value -> units in slot order
         self.first: list[int] = []  # value -> first slot
         slots = 0
@@ -272,23 +286,26 @@ class _Builder:
         affine_of = {2 + i: op for i, op in enumerate(program.ops) if isinstance(op, Affine)}
         number = {value: index for index, value in enumerate(affine_of)}
         plans = tuple(self._affine_plan(value) for value in affine_of)
-        variables = self.units[X]
+        variables = self.variables
         order = program.order.cpu().numpy()
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         params = np.asarray(program.params_per_variable)
         sizes = params[variables]
         param_slots = self.first[-1] + np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        x_slots = self.first[X] + np.cumsum([0, *np.asarray(program.input_units)[variables]])[:-1]
         steps = self._steps(number, param_slots)
         return Schedule(
             features=program.features,
             context_features=program.context_features,
             num_slots=self.num_slots,
-            num_levels=int(self.levels[X].max()),
+            num_levels=int(self.draw_level.max()) + 1,
             levels=self.draw_level,
             variables=variables,
             noise_steps=rank[variables],
             x_slot=self.first[X],
+            x_slots=x_slots,
+            in_place=bool(self.drawn_in_place),
             context_slot=self.first[CONTEXT],
             context_units=self.units[CONTEXT],
             param_slots=param_slots,
@@ -325,24 +342,32 @@ class _Builder:
         )
 
     def _steps(self, number: dict[int, int], param_slots: IntArray) -> IntArray:
-        found: list[tuple[int, int, Step]] = []  # level, value (draws come last), step
+        found: list[tuple[int, int, int, Step]] = []  # level, value, slot; steps that draw come after their parameters
+        last = len(self.levels) - 1
         for value, op in enumerate(self.program.ops, start=2):
             if value in self.fused:
                 continue
             made = self._affine_steps(value, number[value]) if isinstance(op, Affine) else self._unit_steps(value, op)
-            found.extend((level, value, step) for level, step in made)
-        draw_level = self.draw_level[self.units[X]]
-        for start, count in _runs(draw_level[None], stride=0):
-            step = (Kind.DRAW, self.first[X] + start, count, int(param_slots[start]), 0, 0)
-            found.append((int(draw_level[start]), len(self.levels), step))
-        found.sort(key=lambda item: item[:2])
-        return np.asarray([step for _, _, step in found], dtype=np.int64)
+            found.extend((level, value, step[1], step) for level, step in made)
+        draw_level = self.draw_level[self.variables]
+        sizes = np.asarray(self.program.params_per_variable)[self.variables]
+        for start, count in self._drawn_together(draw_level):
+            end = int(param_slots[start + count - 1] + sizes[start + count - 1])
+            found.append(
+                (int(draw_level[start]), last, end - 1, (Kind.DRAW, start, count, int(param_slots[start]), 0, 0))
+            )
+        found.sort(key=lambda item: (*item[:3], item[3][0] == Kind.DRAW))
+        return np.asarray([step for *_, step in found], dtype=np.int64)
+
+    def _drawn_together(self, levels: IntArray) -> list[tuple[int, int]]:
+        """Runs of variables, and of their parameters, that one step takes: of one level; each alone if not in place."""
+        return _runs(levels[None], stride=0) if self.drawn_in_place else [(place, 1) for place in range(len(levels))]
 
     def _affine_steps(self, value: int, number: int) -> Iterator[tuple[int, Step]]:
         readers = [self.program.ops[reader - 2] for reader, source in self.fused.items() if source == value]
         function = next((FUNCTION_CODES[op.function] for op in readers if isinstance(op, Elementwise)), 0)
         levels = self.levels[value][self.units[value]]
-        for start, count in _runs(levels[None], stride=0):
+        for start, count in self._runs_of(value, levels[None], stride=0):
             yield int(levels[start]), (Kind.AFFINE, self.first[value] + start, count, number, 0, function)
 
     def _unit_steps(self, value: int, op: Elementwise | Add | Multiply) -> Iterator[tuple[int, Step]]:
@@ -351,9 +376,18 @@ class _Builder:
         function = FUNCTION_CODES[op.function] if isinstance(op, Elementwise) else 0
         levels = self.levels[value][self.units[value]]
         slots = np.stack([self._slots_of(source, self.units[value]) for source in op.sources])  # (sources, n)
-        for start, count in _runs(np.concatenate([slots, levels[None] + slots[:1]]), stride=1):
+        for start, count in self._runs_of(value, np.concatenate([slots, levels[None] + slots[:1]]), stride=1):
             right = int(slots[1, start]) if len(slots) > 1 else 0
             yield int(levels[start]), (kind, self.first[value] + start, count, int(slots[0, start]), right, function)
+
+    def _runs_of(self, value: int, rows: IntArray, stride: int) -> list[tuple[int, int]]:
+        """See ``_runs``; parameters of variables that are not drawn in place end their run with each variable."""
+        runs = _runs(rows, stride)
+        if value != len(self.levels) - 1 or self.drawn_in_place:
+            return runs
+        ends = np.cumsum(np.asarray(self.program.params_per_variable)[self.variables])
+        cuts = np.unique([*(start for start, _ in runs), *ends.tolist()]).tolist()
+        return [(start, stop - start) for start, stop in pairwise(cuts)]
 
     def _slots_of(self, value: int, units: IntArray) -> IntArray:
         slot = np.full(len(self.levels[value]), -1, dtype=np.int64)

@@ -18,22 +18,38 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "made_fast"
 
 # What a module may import of the package. Everything above may also import the ground.
-GROUND = {"masks", "mask_plan", "noise", "outputs", "program", "schedule", "checkpoint", "ensemble"}
+GROUND = {
+    *("masks", "mask_plan", "noise", "program", "schedule", "checkpoint", "ensemble", "estimates"),
+    *("conditionals", "real_conditionals", "conditioning", "distributions", "outputs"),
+}
 ALLOWED = {
     **{name: set() for name in GROUND},
-    "schedule": {"program"},
+    "real_conditionals": {"conditionals"},
+    "conditioning": {"conditionals"},
+    "outputs": {"conditionals", "real_conditionals", "distributions"},
+    "program": {"conditionals"},
+    "schedule": {"conditionals", "program"},
     "ensemble": {"masks", "noise"},
     "backends": set(),
     "ops": {"backends", *GROUND},
     "functional": {"backends", "ops", *GROUND},
-    "sampler": {"backends", *GROUND},
+    "request": GROUND,
+    "drawing": {"request", *GROUND},
+    "sampler": {"backends", "drawing", "request", *GROUND},
     "capture": {"program"},
     "sharding": set(),
     "layers": {"functional", *GROUND},
+    "encoder": {"functional", *GROUND},
+    "parameters": {"encoder", "functional", *GROUND},
     "lowering": {"layers", *GROUND},
-    "ensemble_sampler": {"sampler", "backends", *GROUND},
+    "inspection": GROUND,
+    "model_files": {"inspection", *GROUND},
+    "ensemble_sampler": {"sampler", "drawing", "request", "backends", *GROUND},
     "freeze": {"sampler", "ensemble_sampler", *GROUND},
-    "nn": {"layers", "lowering", "functional", "sampler", "ensemble_sampler", "freeze", *GROUND},
+    "nn": {
+        *("layers", "lowering", "functional", "sampler", "drawing", "ensemble_sampler", "freeze"),
+        *("encoder", "parameters", "inspection", "model_files", *GROUND),
+    },
     "datasets": GROUND,
     "training": {"nn", "sampler", "datasets", *GROUND},
     # the program on top: it compares samplers in `demo`, lists backends, and says the version

@@ -10,13 +10,17 @@ import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 
 __all__ = ["BACKENDS", "Backend", "Row", "choose", "load", "table", "why_not"]
+
+OWN_DRAWS = ("native_draw", "triton_draw")
+FEATURES = ("given", "allowed", "temperature", "greedy", "top_k", "top_p", "shared_prefix")
 
 _log = logging.getLogger("made_fast")
 _HAS_CORE = importlib.util.find_spec("made_fast._core") is not None
@@ -38,7 +42,9 @@ class Backend:
     missing: str | None  # why it cannot be imported here, found once
     devices: tuple[str, ...] = ()
     dtypes: tuple[torch.dtype, ...] = ()
-    outputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()  # codes of the conditionals that it draws, in lower case
+    features: tuple[str, ...] | None = None  # what else it does while drawing, of FEATURES; None for all
+    own: str | None = None  # the attribute of a Conditional by which it draws own distributions, of OWN_DRAWS
     bf16_weights: Callable[[], bool] | None = None  # asks whether weights can be kept in bf16 on this machine
 
 
@@ -52,6 +58,7 @@ BACKENDS: tuple[Backend, ...] = (
         devices=("cpu",),
         dtypes=(torch.float32, torch.float64),
         outputs=("bernoulli",),
+        features=(),
         bf16_weights=_core_has_bf16,
     ),
     Backend(
@@ -61,6 +68,7 @@ BACKENDS: tuple[Backend, ...] = (
         devices=("cpu",),
         dtypes=(torch.float32, torch.float64),
         outputs=("bernoulli",),
+        features=(),
     ),
     Backend(
         "triton",
@@ -73,6 +81,7 @@ BACKENDS: tuple[Backend, ...] = (
             *([] if _TRITON_INTERPRETED else [torch.bfloat16]),
         ),  # it multiplies bf16 wrongly
         outputs=("bernoulli",),
+        features=(),
     ),
     Backend("reference", "plain torch, any device and dtype: the definition", None),
 )
@@ -105,7 +114,9 @@ def why_not(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    output: str | None = None,
+    outputs: Collection[str] = (),
+    own: Collection[str] = (),
+    features: Collection[str] = (),
     bf16_weights: bool = False,
 ) -> str | None:
     """Why a backend cannot serve, or None if it can. Reads metadata only, so it is safe while a graph is traced."""
@@ -115,8 +126,14 @@ def why_not(
         return f"needs a tensor on {' or '.join(backend.devices)}, got {device.type}"
     if backend.dtypes and dtype not in backend.dtypes:
         return f"needs {' or '.join(map(str, backend.dtypes))}, got {dtype}"
-    if output is not None and backend.outputs and output not in backend.outputs:
-        return f"has no output {output!r}, only {', '.join(backend.outputs)}"
+    for output in outputs:
+        if backend.outputs and output not in backend.outputs:
+            return f"has no output {output!r}, only {', '.join(backend.outputs)}"
+    if "own" in outputs and backend.own is not None and backend.own not in own:
+        return f"draws own distributions by their {backend.own}, which is None (docs/own-outputs.md)"
+    for feature in features:
+        if backend.features is not None and feature not in backend.features:
+            return f"has no {feature!r} while drawing, only {', '.join(backend.features) or 'plain draws'}"
     if bf16_weights and not (dtype == torch.float32 and backend.bf16_weights and backend.bf16_weights()):
         return "has no bf16 weights here (they need an fp32 model and the processor's bf16 instruction)"
     return None
@@ -127,7 +144,9 @@ def choose(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    output: str | None = None,
+    outputs: Collection[str] = (),
+    own: Collection[str] = (),
+    features: Collection[str] = (),
     bf16_weights: bool = False,
 ) -> Backend:
     """Returns the backend to use: the requested one, or with ``"auto"`` the first that can.
@@ -145,7 +164,8 @@ def choose(
     for backend in BACKENDS:
         if requested not in ("auto", backend.name):
             continue
-        reason = why_not(backend, device=device, dtype=dtype, output=output, bf16_weights=bf16_weights)
+        asked: dict[str, Any] = {"outputs": outputs, "own": own, "features": features, "bf16_weights": bf16_weights}
+        reason = why_not(backend, device=device, dtype=dtype, **asked)
         if reason is None:
             return backend
         if requested == backend.name:

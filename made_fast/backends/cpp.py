@@ -9,10 +9,12 @@ import torch  # before _core, so that both share one OpenMP pool
 from torch import Tensor
 
 from made_fast import _core
+from made_fast.conditionals import Decoding
+from made_fast.conditioning import Conditions
 from made_fast.mask_plan import MaskPlan, MaskSide, digest_with
 from made_fast.outputs import Output
 from made_fast.program import FUNCTIONS, Affine, Program
-from made_fast.schedule import AffinePlan, Schedule
+from made_fast.schedule import AffinePlan, Kind, Schedule
 
 __all__ = [
     "Packed",
@@ -67,6 +69,8 @@ def build_config() -> dict[str, object]:
 
 def pack(program: Program, schedule: Schedule, output: Output, *, bf16: bool = False) -> Packed:
     """Copies the weights into the engine's layout; with ``bf16`` for the processor's bf16 instruction as well."""
+    steps = schedule.steps.copy()
+    steps[steps[:, 0] == Kind.DRAW, 1] += schedule.x_slot
     kind = _core.SamplerF64 if program.dtype == torch.float64 else _core.SamplerF32
     native = kind(
         features=schedule.features,
@@ -74,7 +78,7 @@ def pack(program: Program, schedule: Schedule, output: Output, *, bf16: bool = F
         num_slots=schedule.num_slots,
         x_slot=schedule.x_slot,
         context_slot=schedule.context_slot,
-        steps=schedule.steps,
+        steps=steps,
         variables=schedule.variables,
         noise_steps=schedule.noise_steps,
         param_slots=schedule.param_slots,
@@ -114,6 +118,9 @@ def draw(
     rows: Tensor | None = None,
     context: Tensor | None = None,
     rows_per_context: int = 1,
+    conditions: Conditions | None = None,
+    decoding: Decoding | None = None,
+    log_weight: Tensor | None = None,
     rows_at_once: int = 0,
     isa: str | None = None,
 ) -> None:

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from made_fast.conditionals import Decoding
+from made_fast.conditioning import Conditions
 from made_fast.mask_plan import GROUP_ROWS, MaskPlan, MaskSide
 from made_fast.outputs import Output
 from made_fast.program import FUNCTIONS, Program
@@ -100,16 +102,21 @@ def draw(
     rows: Tensor | None = None,
     context: Tensor | None = None,
     rows_per_context: int = 1,
+    conditions: Conditions | None = None,
+    decoding: Decoding | None = None,
+    log_weight: Tensor | None = None,
 ) -> None:
     """Draws rows; see ``reference.draw``. The interpreter lock is released meanwhile."""
     schedule, num_rows = packed.schedule, out.shape[0]
+    steps = schedule.steps.copy()
+    steps[steps[:, 0] == Kind.DRAW, 1] += schedule.x_slot
     own = packed.bias.dtype
     values = np.zeros((1, 0), dtype=own) if context is None else context.numpy()[:, schedule.context_units]
     nats = np.empty(0, dtype=own) if log_prob is None else log_prob.numpy()
     noise_rows = np.empty(0, dtype=np.int64) if rows is None else rows.numpy()
     arguments = (
         *(packed.bias, packed.column_start, packed.columns, packed.weights),
-        *(schedule.steps, schedule.variables, schedule.noise_steps, schedule.param_slots),
+        *(steps, schedule.variables, schedule.noise_steps, schedule.param_slots),
         *(schedule.x_slot, schedule.context_slot),
         *(np.ascontiguousarray(values), rows_per_context, row_offset),
         *(np.uint64(seed & 0xFFFFFFFFFFFFFFFF), np.uint64(first_row + row_offset), noise_rows, out.numpy(), nats),

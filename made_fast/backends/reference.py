@@ -5,7 +5,7 @@ Newcomers start here. Every other backend has the same function names and signat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from made_fast import noise
+from made_fast.conditionals import Conditional, Decoding
+from made_fast.conditioning import Conditions
 from made_fast.outputs import Output
 from made_fast.program import FUNCTIONS, Affine, Program
 from made_fast.schedule import AffinePlan, Kind, Schedule
@@ -20,11 +22,13 @@ from made_fast.schedule import AffinePlan, Kind, Schedule
 __all__ = [
     "Packed",
     "draw",
+    "draw_variable",
     "masked_linear",
     "masked_linear_grad_input",
     "masked_linear_grad_weight",
     "naive_draw",
     "pack",
+    "uniforms_of",
     "whole_mask",
 ]
 
@@ -127,79 +131,151 @@ def draw(
     rows: Tensor | None = None,
     context: Tensor | None = None,
     rows_per_context: int = 1,
+    conditions: Conditions | None = None,
+    decoding: Decoding | None = None,
+    log_weight: Tensor | None = None,
 ) -> None:
     """Draws rows, evaluating every unit once, level by level.
 
     Args:
         packed: from ``pack``.
         out: (B, D), written.
-        log_prob: (B,), written, or None.
+        log_prob: (B,), written, or None: that of the model, without conditions and decoding.
         seed: of the noise.
         first_row: noise row of the request's row 0.
         row_offset: which row of the request ``out[0]`` is.
         rows: (B,) int64, contiguous, on the device of ``out``: the noise row of each row of ``out``, instead of
             ``first_row + row_offset + i``. Or None.
         context: (N, C) or None; row ``i`` of the request has context ``i // rows_per_context``.
-        rows_per_context: rows that share a context.
+        rows_per_context: rows that share a context, and conditions.
+        conditions: N rows of them, on the device of ``out``, or None.
+        decoding: or None.
+        log_weight: (B,), written, or None: the log of the probability of what is observed and of the mass of what is
+            allowed, summed over the variables, each given the ones before it.
 
     Raises:
         FloatingPointError: the parameters of a drawn variable were nan.
     """
     with torch.autocast(out.device.type, enabled=False):
-        _draw(packed, out, log_prob, seed, first_row, row_offset, rows, context, rows_per_context)
+        row = torch.arange(row_offset, row_offset + out.shape[0], device=out.device)
+        request = _Draw(
+            packed=packed,
+            seed=seed,
+            noise_row=first_row + row if rows is None else rows,
+            condition=row // rows_per_context,
+            conditions=conditions,
+            decoding=decoding or Decoding(),
+        )
+        request.run(out, log_prob, log_weight, context)
 
 
-def _draw(
-    packed: Packed,
-    out: Tensor,
-    log_prob: Tensor | None,
-    seed: int,
-    first_row: int,
-    row_offset: int,
-    rows: Tensor | None,
-    context: Tensor | None,
-    rows_per_context: int,
-) -> None:
-    schedule, batch = packed.schedule, out.shape[0]
-    table = torch.full((schedule.num_slots, batch), torch.nan, dtype=packed.program.dtype, device=out.device)
-    row = torch.arange(row_offset, row_offset + batch, device=out.device)
-    noise_row = first_row + row if rows is None else rows
-    if context is not None and schedule.context_features:
-        read = torch.from_numpy(schedule.context_units).to(out.device)
-        slot = schedule.context_slot
-        table[slot : slot + len(read)] = context[row // rows_per_context].T[read].to(table.dtype)
-    total = torch.zeros(batch, dtype=torch.float64, device=out.device)
-    functions = list(FUNCTIONS.values())
-    bad = torch.zeros((), dtype=torch.bool, device=out.device)
-    for kind, first, count, left, right, function in schedule.steps.tolist():
-        last = first + count
-        if kind == Kind.AFFINE:
-            table[first:last] = functions[function](_affine(packed, left, first, count, table))
-        elif kind == Kind.UNARY:
-            table[first:last] = functions[function](table[left : left + count])
-        elif kind == Kind.ADD:
-            table[first:last] = table[left : left + count] + table[right : right + count]
-        elif kind == Kind.MULTIPLY:
-            table[first:last] = table[left : left + count] * table[right : right + count]
-        else:
-            params = table[left : left + _num_params(packed, first, count)].T  # (B, count * K)
-            bad |= params.isnan().any()
-            step = torch.from_numpy(schedule.noise_steps[first - schedule.x_slot :][:count]).to(out.device)
-            values = packed.output.draw(params, _uniforms(packed.output, seed, noise_row, step))
-            if log_prob is not None:
-                total += packed.output.log_prob(params, values).sum(1, dtype=torch.float64)
-            table[first:last] = values.T  # perhaps over the parameters
-    if bool(bad):
-        raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
-    x = table[schedule.x_slot : schedule.x_slot + schedule.features].T
-    out[:, torch.from_numpy(schedule.variables).to(out.device)] = x.to(out.dtype)
-    if log_prob is not None:
-        log_prob.copy_(total)
+@dataclass(frozen=True)
+class _Draw:
+    """One call of ``draw``."""
+
+    packed: Packed
+    seed: int
+    noise_row: Tensor  # (B,)
+    condition: Tensor  # (B,)
+    conditions: Conditions | None
+    decoding: Decoding
+
+    def run(self, out: Tensor, log_prob: Tensor | None, log_weight: Tensor | None, context: Tensor | None) -> None:
+        packed, schedule, batch = self.packed, self.packed.schedule, out.shape[0]
+        table = torch.full((schedule.num_slots, batch), torch.nan, dtype=packed.program.dtype, device=out.device)
+        if context is not None and schedule.context_features:
+            read = torch.from_numpy(schedule.context_units).to(out.device)
+            slot = schedule.context_slot
+            table[slot : slot + len(read)] = context[self.condition].T[read].to(table.dtype)
+        sums = torch.zeros(2, batch, dtype=torch.float64, device=out.device)  # of log-probabilities and weights
+        functions = list(FUNCTIONS.values())
+        bad = torch.zeros((), dtype=torch.bool, device=out.device)
+        for kind, first, count, left, right, function in schedule.steps.tolist():
+            last = first + count
+            if kind == Kind.AFFINE:
+                table[first:last] = functions[function](_affine(packed, left, first, count, table))
+            elif kind == Kind.UNARY:
+                table[first:last] = functions[function](table[left : left + count])
+            elif kind == Kind.ADD:
+                table[first:last] = table[left : left + count] + table[right : right + count]
+            elif kind == Kind.MULTIPLY:
+                table[first:last] = table[left : left + count] * table[right : right + count]
+            else:
+                for place in range(first, last):
+                    bad |= self._draw_variable(place, table, sums, out, log_prob is not None)
+        if bool(bad):
+            raise FloatingPointError(
+                "parameters became nan while drawing: weights or context are too large for this dtype"
+            )
+        for target, total in zip((log_prob, log_weight), sums, strict=True):
+            if target is not None:
+                target.copy_(total)
+
+    def _draw_variable(self, place: int, table: Tensor, sums: Tensor, out: Tensor, with_log_prob: bool) -> Tensor:
+        """Draws one variable into table and ``out``, adds to the sums; returns whether a parameter was nan."""
+        schedule, program = self.packed.schedule, self.packed.program
+        variable, slot = int(schedule.variables[place]), int(schedule.param_slots[place])
+        conditional = program.conditionals[variable]
+        params = table[slot : slot + conditional.num_params].T  # (B, K)
+        bad = params.isnan().any()
+        uniforms = uniforms_of(conditional, self.seed, self.noise_row, int(schedule.noise_steps[place]))
+        value, log_mass = draw_variable(
+            program.conditionals,
+            variable,
+            params.nan_to_num(0.0),
+            uniforms,
+            self.decoding,
+            self.conditions,
+            self.condition,
+        )
+        if with_log_prob:
+            sums[0] += conditional.log_prob(params, value)
+        if log_mass is not None:
+            sums[1] += log_mass
+        first = int(schedule.x_slots[place])
+        table[first : first + conditional.units] = program.encode_variable(
+            variable, value
+        ).T  # perhaps over the parameter
+        out[:, variable] = value.to(out.dtype)
+        return bad
 
 
-def _num_params(packed: Packed, first: int, count: int) -> int:
-    variables = packed.schedule.variables[first - packed.schedule.x_slot :][:count]
-    return sum(packed.program.params_per_variable[variable] for variable in variables)
+def draw_variable(
+    conditionals: Sequence[Conditional],
+    variable: int,
+    params: Tensor,
+    uniforms: Tensor,
+    decoding: Decoding,
+    conditions: Conditions | None,
+    condition: Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """One variable of a draw under conditions.
+
+    Args:
+        conditionals: of all variables.
+        variable: its number.
+        params: (B, K).
+        uniforms: (B, num_draws).
+        decoding: how to draw.
+        conditions: N rows, or None.
+        condition: (B,) int64: which of them each row has.
+
+    Returns:
+        values (B,), and the log of the mass of what was allowed (B,), or None where nothing was held to anything.
+    """
+    conditional, log_mass = conditionals[variable], None
+    if conditions is not None and conditions.support is not None and bool(conditions.constrained[variable]):
+        allowed = conditions.allowed_of(conditionals, variable)[condition]
+        value, log_mass = conditional.draw_within(params, uniforms, allowed)
+    else:
+        value = conditional.draw(params, uniforms, decoding)
+    if conditions is not None and conditions.given is not None and conditions.observed is not None:
+        observed, given = conditions.observed[condition, variable].bool(), conditions.given[condition, variable]
+        value = torch.where(observed, given, value)
+        free = torch.zeros_like(value) if log_mass is None else log_mass
+        # Where nothing is observed there may be no possible value to ask for.
+        log_mass = torch.where(observed, conditional.log_prob(params, value), free)
+    return value, log_mass
 
 
 def _affine(packed: Packed, index: int, first: int, count: int, table: Tensor) -> Tensor:
@@ -211,41 +287,59 @@ def _affine(packed: Packed, index: int, first: int, count: int, table: Tensor) -
     return total
 
 
-def _uniforms(output: Output, seed: int, row: Tensor, step: Tensor) -> Tensor:
-    draw_index = torch.arange(output.num_draws, device=row.device)
-    return noise.uniform(seed, row[:, None, None], step[None, :, None], draw_index)  # (B, n, num_draws)
+def uniforms_of(conditional: Conditional, seed: int, row: Tensor, step: int) -> Tensor:
+    """(B, num_draws) fp32: the noise of one variable, for noise rows (B,)."""
+    draw_index = torch.arange(conditional.num_draws, device=row.device)
+    return noise.uniform(seed, row[:, None], step, draw_index)  # (B, num_draws)
 
 
 def naive_draw(
     forward: Callable[[Tensor], Tensor],
     order: Tensor,
-    params_per_variable: tuple[int, ...],
-    output: Output,
+    conditionals: Sequence[Conditional],
     rows: Tensor,
     *,
     seed: int,
     dtype: torch.dtype,
-) -> Tensor:
+    conditions: Conditions | None = None,
+    condition: Tensor | None = None,
+    decoding: Decoding | None = None,
+) -> tuple[Tensor, Tensor]:
     """The definition of sampling: D passes of the whole network, one variable drawn after each.
 
     Args:
         forward: maps x (B, D) to flat, variable-major parameters (B, P).
         order: (D,).
-        params_per_variable: K_d for each variable.
-        output: the output distribution.
+        conditionals: one for each variable.
         rows: (B,) int64 noise rows.
         seed: of the noise.
         dtype: of x.
+        conditions: N rows, or None.
+        condition: (B,) int64: which of them each row has; the first if left out.
+        decoding: or None.
 
     Returns:
-        (B, D).
+        x (B, D), and the sum (B,) of the log masses of what was observed or allowed.
     """
-    x = torch.zeros(len(rows), len(order), dtype=dtype, device=rows.device)
+    x = torch.stack([_possible(each, rows, dtype) for each in conditionals], dim=1)
+    log_weight = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    condition = torch.zeros_like(rows) if condition is None else condition
     starts = [0]
-    for size in params_per_variable:
-        starts.append(starts[-1] + size)
+    for each in conditionals:
+        starts.append(starts[-1] + each.num_params)
     for step, variable in enumerate(order.tolist()):
         params = forward(x)[:, starts[variable] : starts[variable + 1]]
-        uniforms = _uniforms(output, seed, rows, torch.tensor([step], device=rows.device))
-        x[:, variable] = output.draw(params, uniforms)[:, 0].to(dtype)
-    return x
+        uniforms = uniforms_of(conditionals[variable], seed, rows, step)
+        value, log_mass = draw_variable(
+            conditionals, variable, params, uniforms, decoding or Decoding(), conditions, condition
+        )
+        x[:, variable] = value.to(dtype)
+        log_weight += 0 if log_mass is None else log_mass
+    return x, log_weight.to(dtype)
+
+
+def _possible(conditional: Conditional, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """A value (B,) that a variable may have before it is drawn; nothing depends on it."""
+    values = conditional.values()
+    first = 0.0 if values is None else float(values[0])
+    return torch.full((len(rows),), first, dtype=dtype, device=rows.device)

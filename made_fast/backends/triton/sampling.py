@@ -17,6 +17,8 @@ from made_fast.backends.triton.draw_plan import DrawPlan, build_plan
 from made_fast.backends.triton.graph import CapturedDraws
 from made_fast.backends.triton.launch import Config, launch
 from made_fast.backends.triton.sampler_configs import LAYOUT, SCRATCH_BYTES, Layout, Tile, choose_tile
+from made_fast.conditionals import Decoding
+from made_fast.conditioning import Conditions
 from made_fast.outputs import Output
 from made_fast.program import Program
 from made_fast.schedule import Schedule
@@ -80,6 +82,9 @@ def draw(
     rows: Tensor | None = None,
     context: Tensor | None = None,
     rows_per_context: int = 1,
+    conditions: Conditions | None = None,
+    decoding: Decoding | None = None,
+    log_weight: Tensor | None = None,
     mode: str = "auto",
     config: Config | None = None,
     programs: int = 0,

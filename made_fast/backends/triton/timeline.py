@@ -65,7 +65,7 @@ class Timeline:
         found: list[tuple[int, int, bool, int]] = []  # slot, step, whether a product, variable
         for number, (kind, first, count, *_, code) in enumerate(steps):
             if kind == Kind.DRAW:
-                found.extend((slot, number, False, slot - x.start) for slot in range(first, first + count))
+                found.extend((x.start + place, number, False, place) for place in range(first, first + count))
                 continue
             function[first : first + count] = code
             if first not in x:  # a parameter is due when its variable is drawn over it

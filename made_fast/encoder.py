@@ -1,0 +1,171 @@
+"""What the network reads of the variables: numbers, one-hot categories, embeddings; and products that skip the zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from made_fast.conditionals import Conditional, Encoding
+from made_fast.functional import masked_linear
+from made_fast.masks import whole_mask
+from made_fast.program import FUNCTIONS
+
+__all__ = ["Encoder", "read"]
+
+
+class _SumOfRows(torch.autograd.Function):
+    """Sums (B, H) of the rows (B, n) of a matrix (E, H); embedding_bag, which torch cannot differentiate twice."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.height = weight.shape[0]
+        return F.embedding_bag(rows, weight, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        return _Scattered.apply(grads[0], rows, ctx.height), None  # type: ignore[no-untyped-call]
+
+
+class _Scattered(torch.autograd.Function):
+    """The transposed operation: adds each gradient (B, H) to all of its rows of a matrix (E, H) of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, rows: Tensor, height: int) -> Tensor:
+        ctx.save_for_backward(rows)
+        with torch.enable_grad():
+            weight = grad.new_zeros(height, grad.shape[1]).requires_grad_()
+            total = F.embedding_bag(rows, weight, mode="sum")
+        return torch.autograd.grad(total, weight, grad)[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (rows,) = ctx.saved_tensors
+        return _SumOfRows.apply(grads[0], rows), None, None  # type: ignore[no-untyped-call]
+
+
+class Encoder(nn.Module):
+    """Encodes variables that are no plain numbers.
+
+    Args:
+        conditionals: one for each variable.
+
+    Attributes:
+        embedding: (rows, width) the tables of all embedded variables; a variable with fewer units reads the leading ones.
+    """
+
+    embedding: nn.Parameter | None
+    first_rows: Tensor
+    first_units: Tensor
+
+    def __init__(self, conditionals: Sequence[Conditional]) -> None:
+        super().__init__()
+        self.conditionals = tuple(conditionals)
+        kinds = [each.encoding for each in conditionals]
+        embedded = [each for each in conditionals if each.encoding == Encoding.EMBEDDING]
+        width = max((each.units for each in embedded), default=0)
+        rows = sum(each.size for each in embedded)
+        # As nn.Embedding begins.
+        self.register_parameter("embedding", nn.Parameter(torch.randn(rows, width)) if rows else None)
+        starts, at = [], 0
+        for each in conditionals:
+            starts.append(at)
+            at += each.size if each.encoding == Encoding.EMBEDDING else 0
+        units = torch.tensor([0, *(each.units for each in conditionals)]).cumsum(0)
+        self.places = {kind: torch.tensor([d for d, own in enumerate(kinds) if own == kind]) for kind in Encoding}
+        settings = {"scale": [each.scale for each in conditionals], "shift": [each.shift for each in conditionals]}
+        self.numbers = {name: torch.tensor(values, dtype=torch.float64) for name, values in settings.items()}
+        self.register_buffer("first_rows", torch.tensor(starts), persistent=False)
+        self.register_buffer("first_units", units[:-1], persistent=False)
+        self.num_units = int(units[-1])
+        dense = [range(int(units[d]), int(units[d + 1])) for d, kind in enumerate(kinds) if kind != Encoding.ONE_HOT]
+        self.dense_units = torch.tensor([unit for each in dense for unit in each], dtype=torch.int64)
+
+    @staticmethod
+    def needed(conditionals: Sequence[Conditional]) -> bool:
+        """Whether the network reads anything but the variables themselves."""
+        return any(each.encoding != Encoding.NUMBER or (each.scale, each.shift) != (1, 0) for each in conditionals)
+
+    def flat_tables(self) -> Tensor | None:
+        """The tables of the embedded variables one after another, as a ``Program`` holds them; detached."""
+        if self.embedding is None:
+            return None
+        tables = []
+        for variable in self.places[Encoding.EMBEDDING].tolist():
+            conditional, first = self.conditionals[variable], int(self.first_rows[variable])
+            tables.append(self.embedding.detach()[first : first + conditional.size, : conditional.units].flatten())
+        return torch.cat(tables)
+
+    def one_hot_rows(self, x: Tensor) -> Tensor:
+        """Number of the input unit that is 1, for each one-hot variable: (..., n) int64."""
+        places = self.places[Encoding.ONE_HOT].to(x.device)
+        return x[..., places].long() + self.first_units[places]
+
+    def dense(self, x: Tensor) -> Tensor:
+        """The units of all variables that are not one-hot, (..., m), by variable."""
+        parts, order = [], []
+        numbers = self.places[Encoding.NUMBER].to(x.device)
+        if len(numbers):
+            scale, shift = (self.numbers[name][self.places[Encoding.NUMBER]].to(x) for name in ("scale", "shift"))
+            parts.append(x[..., numbers] * scale + shift)
+            order.append(self.first_units[numbers])
+        embedded = self.places[Encoding.EMBEDDING].to(x.device)
+        if len(embedded):
+            assert self.embedding is not None
+            rows = self.embedding[x[..., embedded].long() + self.first_rows[embedded]]  # (..., n, width)
+            units = torch.tensor([self.conditionals[d].units for d in embedded.tolist()], device=x.device)
+            place = torch.arange(rows.shape[-1], device=x.device)
+            used = place < units[:, None]  # (n, width)
+            parts.append(rows.flatten(-2)[..., used.flatten()])
+            order.append((self.first_units[embedded][:, None] + place)[used])
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts, dim=-1)[..., torch.cat(order).argsort()] if parts else x[..., :0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All units, zeros included: (..., E) from x (..., D)."""
+        places = self.places[Encoding.ONE_HOT].to(x.device)
+        dense = self.dense(x)
+        if not len(places):
+            return dense
+        whole = x.new_zeros(*x.shape[:-1], self.num_units).scatter(-1, self.one_hot_rows(x), 1)
+        if len(self.dense_units):
+            units = self.dense_units.to(x.device).expand(*x.shape[:-1], -1)
+            whole = whole.scatter(-1, units, dense)
+        return whole
+
+
+def read(
+    encoder: Encoder | None,
+    x: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    bias: Tensor | None,
+    activation: str | None = None,
+) -> Tensor:
+    """``masked_linear(encoder(x), ...)`` without the zeros of one-hot variables: columns of the weights are added up.
+
+    Args:
+        encoder: or None, where the network reads x itself.
+        x: (..., D).
+        weight, mask, bias, activation: see ``masked_linear``.
+
+    Returns:
+        (..., out).
+    """
+    if encoder is None:
+        return masked_linear(x, weight, mask, bias, activation=activation)
+    functorch = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    if functorch or not len(encoder.places[Encoding.ONE_HOT]):
+        return masked_linear(encoder(x), weight, mask, bias, activation=activation)
+    columns = torch.where(whole_mask(mask, weight.shape), weight, 0).t().contiguous()  # (E, out)
+    rows = encoder.one_hot_rows(x)
+    total: Tensor = _SumOfRows.apply(columns, rows.flatten(0, -2)).unflatten(0, rows.shape[:-1])  # type: ignore[no-untyped-call]
+    if len(encoder.dense_units):
+        total = total + encoder.dense(x) @ columns[encoder.dense_units.to(columns.device)]
+    return FUNCTIONS[activation or "identity"](total if bias is None else total + bias)
