@@ -13,7 +13,9 @@ from made_fast.backends.triton.device import expm1, philox_words, softplus
 __all__ = [
     "choose",
     "chunk_of",
+    "component_of",
     "greatest_logit",
+    "level_of",
     "log_prob_of_component",
     "log_prob_of_mixture",
     "logit",
@@ -23,6 +25,7 @@ __all__ = [
     "tail",
     "total_weight",
     "uniform",
+    "weights_of_levels",
 ]
 
 NOTHING = tl.constexpr(-3.0e38)  # below every logarithm; finite, so that differences are no nan
@@ -93,7 +96,7 @@ def greatest_logit(at, count, num_params, WIDTH: tl.constexpr):
     bad = tl.zeros_like(greatest).to(tl.int32)
     for first in range(0, num_params, WIDTH):
         value, k = chunk_of(at, first, num_params, NOTHING, WIDTH)
-        bad |= tl.max((value != value).to(tl.int32), axis=1)  # noqa: PLR0124 - nan
+        bad |= tl.max((value != value).to(tl.int32), axis=1)
         greatest = tl.maximum(greatest, tl.max(tl.where(k < count, value, NOTHING), axis=1))
     return greatest, bad
 
@@ -170,3 +173,29 @@ def log_prob_of_mixture(at, x, count, greatest, total, floor, size, LOGISTIC: tl
         own = log_prob_of_component(x[:, None], loc, softplus(raw) + floor, size, LOGISTIC)
         most, sum = log_add(most, sum, (weight - greatest[:, None]) + own)
     return most + tl.log(sum) - tl.log(total)
+
+
+@triton.jit
+def component_of(at, components, chosen, floor):
+    """Location and scale (R,) of a component (R,); ``at`` are the locations, raw scales follow."""
+    own = at + chosen
+    return tl.load(own), softplus(tl.load(own + components)) + floor
+
+
+@triton.jit
+def level_of(y, size):
+    """The level whose bin holds y, where all ``size`` span [-1, 1]."""
+    last = (size - 1).to(tl.float32)
+    return tl.minimum(tl.maximum(tl.floor((y + 1.0) * (last * 0.5) + 0.5), 0.0), last)
+
+
+@triton.jit
+def weights_of_levels(k, at, count, greatest, total, floor, size):
+    """Probabilities (R, WIDTH) of levels k (1, WIDTH) under a mixture of logistics; 0 where there is no such level."""
+    weight = tl.zeros_like(greatest)[:, None] + tl.zeros_like(k).to(tl.float32)
+    for j in range(0, count):
+        loc, scale = component_of(at + count, count, j, floor)
+        share = tl.exp(tl.load(at + j) - greatest) / total
+        own = log_prob_of_component(k.to(tl.float32), loc[:, None], scale[:, None], size, True)
+        weight += share[:, None] * tl.exp(own)
+    return tl.where(k < size, weight, 0.0)
