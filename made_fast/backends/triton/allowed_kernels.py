@@ -34,7 +34,7 @@ def draw_allowed(x, at, kind, floor, noise, choice, flags, ends, OUTPUT: tl.cons
     """
     CODES: tl.constexpr = OUTPUT[0]
     WIDTH: tl.constexpr = OUTPUT[1]
-    code, _, count, _, size = kind
+    code, _, count, components, size = kind
     greatest, total = choice
     log_mass = tl.zeros_like(x).to(tl.float64)
     if BINARY_BITS & CODES:
@@ -46,14 +46,9 @@ def draw_allowed(x, at, kind, floor, noise, choice, flags, ends, OUTPUT: tl.cons
     if LOGISTICS_BIT & CODES:
         if code == LOGISTICS:
             x, log_mass = _finite(at, count, greatest, total, floor, size, flags, uniform(noise, 0), True, WIDTH)
-    if NORMAL_BIT & CODES:
-        if code == NORMAL:
-            loc, scale = component_of(at, 1, 0, floor)
-            x, mass = _within(loc, scale, uniform(noise, 0), tl.load(ends), tl.load(ends + 1))
-            log_mass = tl.log(mass)
-    if NORMALS_BIT & CODES:
-        if code == NORMALS:
-            x, log_mass = _normals(at, count, greatest, total, floor, noise, tl.load(ends), tl.load(ends + 1))
+    if (NORMAL_BIT | NORMALS_BIT) & CODES:
+        if (code == NORMAL) | (code == NORMALS):
+            x, log_mass = _normals(at, count, components, greatest, total, floor, noise, ends)
     return x, log_mass
 
 
@@ -80,67 +75,59 @@ def _weights(first, at, count, greatest, total, floor, size, LEVELS: tl.constexp
 def _finite(at, count, greatest, total, floor, size, flags, u, LEVELS: tl.constexpr, WIDTH: tl.constexpr):
     everything, kept = tl.zeros_like(greatest), tl.zeros_like(greatest)
     nearest = tl.zeros_like(greatest).to(tl.int32) + 2147483647  # the first that is allowed
-    for first in range(0, size, WIDTH):
-        weight, k = _weights(first, at, count, greatest, total, floor, size, LEVELS, WIDTH)
-        allowed = tl.load(flags[:, None] + k, mask=k < size, other=0) != 0
-        everything += tl.sum(weight, axis=1)
-        kept += tl.sum(tl.where(allowed, weight, 0.0), axis=1)
-        nearest = tl.minimum(nearest, tl.min(tl.where(allowed, k, 2147483647), axis=1))
-    before, chosen = tl.zeros_like(greatest), tl.zeros_like(nearest) + 2147483647
-    last, threshold = tl.zeros_like(nearest), u * kept
-    for first in range(0, size, WIDTH):
-        weight, k = _weights(first, at, count, greatest, total, floor, size, LEVELS, WIDTH)
-        allowed = tl.load(flags[:, None] + k, mask=k < size, other=0) != 0
-        before, chosen, last = passed(tl.where(allowed, weight, 0.0), k, before, chosen, last, threshold)
+    before, threshold = tl.zeros_like(greatest), tl.zeros_like(greatest)
+    chosen, last = nearest, tl.zeros_like(nearest)
+    for choosing in range(0, 2):  # first the sums, then the choice: in a loop, since the weights take long to compile
+        threshold = u * kept
+        for first in range(0, size, WIDTH):
+            weight, k = _weights(first, at, count, greatest, total, floor, size, LEVELS, WIDTH)
+            allowed = tl.load(flags[:, None] + k, mask=k < size, other=0) != 0
+            some = tl.where(allowed, weight, 0.0)
+            if choosing == 0:
+                everything += tl.sum(weight, axis=1)
+                kept += tl.sum(some, axis=1)
+                nearest = tl.minimum(nearest, tl.min(tl.where(allowed, k, 2147483647), axis=1))
+            else:
+                before, chosen, last = passed(some, k, before, chosen, last, threshold)
     chosen = tl.where(kept > 0, tl.minimum(chosen, last), tl.minimum(nearest, size - 1))
     return chosen.to(tl.float32), (tl.log(kept) - tl.log(everything)).to(tl.float64)
 
 
 @triton.jit
-def _ends(loc, scale, lower, upper):
-    """The bounds in units of the scale, fp64, mirrored where both are above 0, so that the tail's digits remain."""
+def _between(loc, scale, lower, upper):
+    """The cdf at the lower bound, the mass between the bounds, and whether both were mirrored to keep the tail's digits."""
     low = (lower.to(tl.float64) - loc.to(tl.float64)) / scale.to(tl.float64)
     high = (upper.to(tl.float64) - loc.to(tl.float64)) / scale.to(tl.float64)
     mirrored = low > 0
-    return tl.where(mirrored, -high, low), tl.where(mirrored, -low, high), mirrored
+    below, above = tl.split(ndtr(tl.join(tl.where(mirrored, -high, low), tl.where(mirrored, -low, high))))
+    return below, above - below, mirrored
 
 
 @triton.jit
-def _mass(loc, scale, lower, upper):
-    low, high, _ = _ends(loc, scale, lower, upper)
-    return ndtr(high) - ndtr(low)
-
-
-@triton.jit
-def _within(loc, scale, u, lower, upper):
-    """A normal draw between bounds, and the mass between them."""
-    low, high, mirrored = _ends(loc, scale, lower, upper)
-    below = ndtr(low)
-    mass = ndtr(high) - below
-    z = ndtri(below + (u.to(tl.float64) + 2.9802322387695312e-08) * mass)
-    z = tl.where(mirrored, -z, z).to(tl.float32)
-    # Without mass, the bound nearest to the location.
-    x = tl.where(mass > 0, loc + scale * z, loc)
-    return tl.minimum(tl.maximum(x, lower), upper), mass
-
-
-@triton.jit
-def _normals(at, count, greatest, total, floor, noise, lower, upper):
-    kept = tl.zeros_like(greatest).to(tl.float64)
-    for j in range(0, count):
-        loc, scale = component_of(at + count, count, j, floor)
-        kept += tl.exp(tl.load(at + j) - greatest).to(tl.float64) * _mass(loc, scale, lower, upper)
-    some = kept > 0
-    threshold = uniform(noise, 0).to(tl.float64) * tl.where(some, kept, total.to(tl.float64))
-    sum = tl.zeros_like(kept)
+def _normals(at, count, components, greatest, total, floor, noise, ends):
+    """A normal, which has no logits, or a mixture: a component by its mass between the bounds, then a draw between them."""
+    lower, upper = tl.load(ends), tl.load(ends + 1)
+    kept, sum = tl.zeros_like(greatest).to(tl.float64), tl.zeros_like(greatest).to(tl.float64)
     chosen, last = tl.zeros_like(greatest).to(tl.int32) + 2147483647, tl.zeros_like(greatest).to(tl.int32)
-    for j in range(0, count):
-        loc, scale = component_of(at + count, count, j, floor)
-        share = tl.exp(tl.load(at + j) - greatest).to(tl.float64)
-        weight = share * tl.where(some, _mass(loc, scale, lower, upper), 1.0)
-        sum += weight
-        chosen = tl.minimum(chosen, tl.where((weight > 0) & (sum > threshold), j, 2147483647))
-        last = tl.where(weight > 0, j, last)
-    loc, scale = component_of(at + count, count, tl.minimum(chosen, last), floor)
-    x, _ = _within(loc, scale, uniform(noise, 1), lower, upper)
-    return x, tl.log(kept) - tl.log(total.to(tl.float64))
+    u, some, threshold = uniform(noise, 0).to(tl.float64), kept > 0, kept
+    for choosing in range(0, 2):  # first the sum, then the choice: in a loop, since masses take long to compile
+        some = kept > 0
+        threshold = u * tl.where(some, kept, total.to(tl.float64))
+        for j in range(0, components):
+            loc, scale = component_of(at + count, components, j, floor)
+            _, mass, _ = _between(loc, scale, lower, upper)
+            share = tl.where(count > 0, tl.exp(tl.load(at + j) - greatest), 1.0).to(tl.float64)
+            if choosing == 0:
+                kept += share * mass
+            else:
+                weight = share * tl.where(some, mass, 1.0)
+                sum += weight
+                chosen = tl.minimum(chosen, tl.where((weight > 0) & (sum > threshold), j, 2147483647))
+                last = tl.where(weight > 0, j, last)
+    loc, scale = component_of(at + count, components, tl.minimum(chosen, last), floor)
+    below, mass, mirrored = _between(loc, scale, lower, upper)
+    u = uniform(noise, tl.minimum(count, 1)).to(tl.float64)
+    z = ndtri(below + (u + 2.9802322387695312e-08) * mass)
+    z = tl.where(mirrored, -z, z).to(tl.float32)
+    x = tl.where(mass > 0, loc + scale * z, loc)  # without mass the bound nearest to the location
+    return tl.minimum(tl.maximum(x, lower), upper), tl.log(kept) - tl.log(total.to(tl.float64))

@@ -216,8 +216,10 @@ def _block(
         if first < last:
             tl.debug_barrier()
             lists, request, out, features = drawing
-            target = (table + r * SLOTS, out, features)
-            nats, log_weight, bad = draw_variables(first, last, lists, request, target, (nats, log_weight, bad), OUTPUT)
+            target = (table, out, features)
+            nats, log_weight, bad = draw_variables(
+                first, last, lists, request, target, (nats, log_weight, bad), SIZES, OUTPUT
+            )
     return nats, log_weight, bad
 
 
@@ -318,7 +320,7 @@ def draw_kernel(
     0, events draw variables whose least value is LEAST; else they are drawn between blocks, see variable_kernels.py.
     """
     SIZES: tl.constexpr = (SLOTS, SUMS, R, U, K, T, PRECISION)
-    OUTPUT: tl.constexpr = (CODES, WIDTH, FEATURES, LOG_PROB, OWN)
+    OUTPUT: tl.constexpr = (CODES, WIDTH, FEATURES, LOG_PROB, OWN, NAMED_ROWS)
     CONDITIONS: tl.constexpr = (GIVEN | ALLOWED) & FEATURES
     net, own_net = (tasks, columns, bias, task_chunks, task_weights), (chunks, weights)
     steps, lists = (events, vectors), (draws, draw_numbers, embeddings)
@@ -328,8 +330,7 @@ def draw_kernel(
     place = (table, all_sums + program * (R * SUMS), limits, all_touched + program * (2 * U))
     kept, kept_weight = all_nats + program * R + r, all_weights + program * R + r
     seed, first_row, row_offset = tl.load(request), tl.load(request + 1), tl.load(request + 2)
-    rows_per_context, num_rows = tl.load(request + 3), tl.load(request + 4)
-    any_bad = program.to(tl.int32) * 0
+    rows_per_context, num_rows, any_bad = tl.load(request + 3), tl.load(request + 4), program.to(tl.int32) * 0
     if BEGIN:
         _clear(table, SIZES)
     else:
@@ -339,14 +340,20 @@ def draw_kernel(
         valid = row < num_rows
         bad = tl.zeros((R,), dtype=tl.int32)
         nats, total = tl.zeros((R,), dtype=tl.float64), tl.zeros((R,), dtype=tl.float64)
-        if BEGIN or CODES != 0:
+        now = (
+            number,
+            num_rows,
+            seed,
+            first_row,
+            noise_rows,
+            row_offset,
+            rows_per_context,
+            conditions,
+            (decoding, greedy),
+        )
+        if BEGIN:
             noise_row = tl.load(noise_rows + row, mask=valid, other=0) if NAMED_ROWS else first_row + row
             of_context = (row_offset + row) // rows_per_context
-            now = (seed, noise_row, row, valid, tl.where(valid, of_context, 0), conditions, (decoding, greedy))
-            drawing = (lists, now, out, features)
-        else:
-            drawing = ()
-        if BEGIN:
             tl.debug_barrier()
             _fill_context(
                 table, of_context, valid, context, context_units, num_context, context_slot, context_features, SIZES
@@ -366,7 +373,7 @@ def draw_kernel(
                 own_net,
                 steps,
                 place,
-                drawing,
+                (lists, now, out, features),
                 SIZES,
                 FUNCTIONS_USED,
                 OUTPUT,

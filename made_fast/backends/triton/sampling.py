@@ -18,7 +18,16 @@ from made_fast.backends.triton.draw_list import DrawList, build_draw_list
 from made_fast.backends.triton.draw_plan import DrawPlan, build_plan
 from made_fast.backends.triton.graph import CapturedDraws
 from made_fast.backends.triton.launch import Config, launch
-from made_fast.backends.triton.sampler_configs import LAYOUT, SCRATCH_BYTES, Layout, Tile, choose_tile
+from made_fast.backends.triton.sampler_configs import (
+    ASKED,
+    LAYOUT,
+    SAMPLER,
+    SCRATCH_BYTES,
+    VARIABLES,
+    Layout,
+    Tile,
+    choose_tile,
+)
 from made_fast.backends.triton.task_kernels import bulk_kernel
 from made_fast.conditionals import Code, Decoding
 from made_fast.conditioning import Conditions
@@ -146,7 +155,8 @@ def draw(
     numbers = [_signed(seed), first_row + row_offset, row_offset, rows_per_context, len(out)]
     request = torch.tensor(numbers, dtype=torch.int64, device=packed.device)
     processors = _multiprocessors(packed.device)
-    tile = choose_tile(len(out), processors, launches.precision(torch.float32))
+    tiles_of = SAMPLER if packed.drawn is None else ASKED if asked.features else VARIABLES
+    tile = choose_tile(len(out), processors, launches.precision(torch.float32), tiles_of)
     if config is not None:
         tile = tile._replace(config=config)
     config = tile.config

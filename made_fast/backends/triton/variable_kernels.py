@@ -53,19 +53,34 @@ WORDS, NUMBERS = tl.constexpr(16), tl.constexpr(4)  # of each variable, see draw
 
 
 @triton.jit
-def draw_variables(first, last, lists, request, place, state, OUTPUT: tl.constexpr):
+def draw_variables(first, last, lists, request, place, state, SIZES: tl.constexpr, OUTPUT: tl.constexpr):
     """Draws variables [first, last) of the list for R rows.
 
     Args:
         first, last: whose parameters are all in the table, stored by threads that met at a barrier since.
         lists: what variables are (words, numbers), the embedding tables.
-        request: seed, noise rows (R,), rows of the samples (R,), which of them there are, rows of the conditions (R,),
-            the conditions, and how to decode.
-        place: the table's first slots of the R rows, the samples, and their number of variables.
+        request: number of the tile, of all rows, seed, noise row of row 0, the noise rows if they are named, row of the
+            request that row 0 is, rows of the request that share conditions, the conditions, how to decode.
+        place: the table, the samples, and their number of variables.
         state: log-probabilities and log-weights so far, fp64 (R,), and which rows met a nan.
-        OUTPUT: (CODES, WIDTH, FEATURES, LOG_PROB, OWN).
+        OUTPUT: (CODES, WIDTH, FEATURES, LOG_PROB, OWN, NAMED_ROWS).
     """
+    SLOTS: tl.constexpr = SIZES[0]
+    R: tl.constexpr = SIZES[2]
+    NAMED_ROWS: tl.constexpr = OUTPUT[5]
     nats, log_weight, bad = state
+    tile, num_rows, seed, first_row, noise_rows, row_offset, rows_per_context, conditions, decoding = request
+    table, out, features = place
+    zero = tl.minimum(
+        first, 0
+    )  # which no compiler knows: it would keep what follows in registers throughout all blocks
+    r = tl.arange(0, R) + zero
+    row = (tl.zeros((R,), dtype=tl.int64) + tile) * R + r
+    valid = row < num_rows
+    noise_row = tl.load(noise_rows + row, mask=valid, other=0) if NAMED_ROWS else first_row + row
+    condition = tl.where(valid, (row_offset + row) // rows_per_context, 0)
+    request = (seed, noise_row, row, valid, condition, conditions, decoding)
+    place = (table + r * SLOTS, out, features)
     for number in range(first, last):
         nats, log_weight, bad = _draw_variable(number, lists, request, place, (nats, log_weight, bad), OUTPUT)
     return nats, log_weight, bad
