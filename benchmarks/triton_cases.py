@@ -85,7 +85,7 @@ def _sampler_calls() -> Iterator[Call]:
 
 
 def _variable_calls() -> Iterator[Call]:
-    """All conditionals in one network, by every configuration; and all that can be asked for, where it takes most registers."""
+    """All conditionals in one network, in every configuration, and all that can be asked for in one."""
     output: Output = MIXED
     model = MADE(56, output=output, hidden_features=(128, 128), residual=True, activation="gelu")
     program = model.program()
