@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from made_fast import checkpoint, masks
-from made_fast.encoder import Encoder, read
+from made_fast.encoder import Encoder, read_layer
 from made_fast.ensemble import SHUFFLES, MaskSet
 from made_fast.ensemble_sampler import EnsembleSampler
 from made_fast.freeze import KeptSampler
@@ -204,8 +204,7 @@ class MADE(nn.Module):
         ):  # of a residual network, the sums before the function
             if hidden is None:
                 plain = self.residual or self.context_layer is not None
-                weights = (layer.weight, layer.chosen_mask(own[0]), layer.bias_under(own[0]))
-                hidden = read(self.encoder, x, *weights, activation=None if plain else name)
+                hidden = read_layer(self.encoder, x, layer, own[0], None if plain else name)
                 hidden = hidden if self.context_layer is None else hidden + self.context_layer(context)
                 hidden = function(hidden) if plain and not self.residual else hidden
             elif self.residual and index % 2:

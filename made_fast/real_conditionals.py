@@ -28,6 +28,12 @@ def _normal_log_prob(loc: Tensor, scale: Tensor, x: Tensor) -> Tensor:
     return -0.5 * ((x - loc) / scale) ** 2 - torch.log(scale) - LOG_SQRT_2_PI
 
 
+def _normal_of(uniform: Tensor, dtype: torch.dtype) -> Tensor:
+    """A standard normal number from a uniform."""
+    found: Tensor = torch.special.ndtri(uniform.double() + HALF_STEP).to(dtype)
+    return found
+
+
 def _truncated_normal(loc: Tensor, scale: Tensor, uniform: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
     """A normal draw between bounds (..., 2), and the log of the mass between them; by the lower tail, which keeps digits."""
     low, high = ((bounds[..., i].double() - loc.double()) / scale.double() for i in (0, 1))
@@ -62,8 +68,7 @@ class NormalConditional(Conditional):
         loc, scale = self.parts(params)
         if decoding.greedy:
             return loc
-        z = torch.special.ndtri(uniforms[..., 0].double() + HALF_STEP).to(params.dtype)
-        return loc + scale * math.sqrt(decoding.temperature) * z
+        return loc + scale * math.sqrt(decoding.temperature) * _normal_of(uniforms[..., 0], params.dtype)
 
     def draw_within(self, params: Tensor, uniforms: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         return _truncated_normal(*self.parts(params), uniforms[..., 0], allowed)
@@ -121,8 +126,7 @@ class MixtureOfNormalsConditional(_Mixture):
         if decoding.greedy:
             return self.mode(params)
         loc, scale = self._chosen(params, uniforms[..., 0], decoding)
-        z = torch.special.ndtri(uniforms[..., 1].double() + HALF_STEP).to(params.dtype)
-        return loc + scale * math.sqrt(decoding.temperature) * z
+        return loc + scale * math.sqrt(decoding.temperature) * _normal_of(uniforms[..., 1], params.dtype)
 
     def draw_within(self, params: Tensor, uniforms: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         logits, locs, scales = self.parts(params)

@@ -73,7 +73,7 @@ def naive_sample(
                 condition=places // request.shape[-1] if len(request.shape) > 1 else None,
                 decoding=request.decoding,
             )
-    x = x.reshape(*request.shape, -1)
+    x = x.reshape(*request.shape, module.features)
     return x if conditions is None else WeightedSamples(x, log_weight.reshape(request.shape))
 
 
@@ -95,13 +95,14 @@ def unexplained_differences(
 
     Args:
         module: a model.
-        x: (n, D) samples drawn with this seed, or (N, n, D) with contexts or conditions of N rows.
+        x: (n, D) samples drawn with this seed; with contexts or conditions of N rows (N, n, D), or (N, D) of one for each.
         context: (N, C) or None.
         seed: of the noise.
         tolerance: how near to its threshold a uniform excuses a draw.
         mask: index of the mask that drew them; the whole ensemble if None.
         options: as for ``naive_sample``.
     """
+    shape, x = x.shape, x[:, None] if x.ndim == 2 and context is not None else x
     request = Request.checked(module.conditionals, module.context_features, x.shape[-2], context, seed=seed, **options)
     rows, flat = request.noise_rows().to(x.device), x.reshape(-1, module.features)
     conditions = None if request.conditions is None else request.conditions.moved(x.device, x.dtype)
@@ -131,7 +132,7 @@ def unexplained_differences(
             slack = tolerance * value.abs().clamp(min=1) if not conditional.size else 0
             low, high = candidates.amin(0) - slack, candidates.amax(0) + slack
             found[places, variable] = ~((value >= low) & (value <= high))
-    return found.reshape(x.shape)
+    return found.reshape(shape)
 
 
 def _shifted(conditional: Conditional, uniforms: Tensor, tolerance: float) -> Iterator[Tensor]:
