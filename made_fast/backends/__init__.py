@@ -82,8 +82,12 @@ BACKENDS: tuple[Backend, ...] = (
             torch.float16,
             *([] if _TRITON_INTERPRETED else [torch.bfloat16]),
         ),  # it multiplies bf16 wrongly
-        outputs=("bernoulli",),
-        features=(),
+        outputs=(
+            *("bernoulli", "spin", "categorical", "normal", "mixture_of_normals", "mixture_of_logistics"),
+            "own",
+        ),
+        features=("given", "allowed", "temperature", "greedy"),
+        own="triton_draw",
     ),
     Backend("reference", "plain torch, any device and dtype: the definition", None),
 )
