@@ -242,6 +242,24 @@ def _store(at, value, mask, WANTED: tl.constexpr):
         tl.store(at, value, mask=mask)
 
 
+@triton.jit
+def _leave(samples, results, row, valid, nats, total, SIZES: tl.constexpr, OUTPUT: tl.constexpr, END: tl.constexpr):
+    """Writes what a tile has come to: results at the end of the draw, else sums for the launch that follows."""
+    table, x_slot, variables, out, features = samples
+    log_prob, log_weight, kept, kept_weight = results
+    CONDITIONS: tl.constexpr = (GIVEN | ALLOWED) & OUTPUT[2]
+    if END:
+        tl.debug_barrier()
+        if OUTPUT[0] == 0:
+            _end(table, x_slot, variables, row, valid, out, features, SIZES)
+        _store(log_prob + row, nats.to(tl.float32), valid, OUTPUT[3])
+        _store(log_weight + row, total.to(tl.float32), valid, CONDITIONS)
+        tl.debug_barrier()
+    else:
+        _store(kept, nats, True, True)
+        _store(kept_weight, total, True, CONDITIONS)
+
+
 @triton.jit(
     do_not_specialize=[
         *("first_block", "last_block", "num_context", "context_slot", "x_slot"),
@@ -324,11 +342,12 @@ def draw_kernel(
     CONDITIONS: tl.constexpr = (GIVEN | ALLOWED) & FEATURES
     net, own_net = (tasks, columns, bias, task_chunks, task_weights), (chunks, weights)
     steps, lists = (events, vectors), (draws, draw_numbers, embeddings)
-    conditions = (given, observed, support, bounds, constrained, support_width)
+    conditions, how = (given, observed, support, bounds, constrained, support_width), (decoding, greedy)
     program, r = tl.program_id(0).to(tl.int64), tl.arange(0, R)
     table, limits = tables + program * (R * SLOTS), all_limits + program * (STEPS * R)
     place = (table, all_sums + program * (R * SUMS), limits, all_touched + program * (2 * U))
     kept, kept_weight = all_nats + program * R + r, all_weights + program * R + r
+    samples, results = (table, x_slot, variables, out, features), (log_prob, log_weight, kept, kept_weight)
     seed, first_row, row_offset = tl.load(request), tl.load(request + 1), tl.load(request + 2)
     rows_per_context, num_rows, any_bad = tl.load(request + 3), tl.load(request + 4), program.to(tl.int32) * 0
     if BEGIN:
@@ -338,19 +357,8 @@ def draw_kernel(
     for number in range(tl.program_id(0), tl.cdiv(num_rows, R).to(tl.int32), tl.num_programs(0)):
         row = (tl.zeros((R,), dtype=tl.int64) + number) * R + r
         valid = row < num_rows
-        bad = tl.zeros((R,), dtype=tl.int32)
-        nats, total = tl.zeros((R,), dtype=tl.float64), tl.zeros((R,), dtype=tl.float64)
-        now = (
-            number,
-            num_rows,
-            seed,
-            first_row,
-            noise_rows,
-            row_offset,
-            rows_per_context,
-            conditions,
-            (decoding, greedy),
-        )
+        bad, nats, total = tl.zeros((R,), tl.int32), tl.zeros((R,), tl.float64), tl.zeros((R,), tl.float64)
+        now = (number, num_rows, seed, first_row, noise_rows, row_offset, rows_per_context, conditions, how)
         if BEGIN:
             noise_row = tl.load(noise_rows + row, mask=valid, other=0) if NAMED_ROWS else first_row + row
             of_context = (row_offset + row) // rows_per_context
@@ -380,15 +388,6 @@ def draw_kernel(
                 LEAST,
                 OUTER,
             )
-        if END:
-            tl.debug_barrier()
-            if CODES == 0:
-                _end(table, x_slot, variables, row, valid, out, features, SIZES)
-            _store(log_prob + row, nats.to(tl.float32), valid, LOG_PROB)
-            _store(log_weight + row, total.to(tl.float32), valid, CONDITIONS)
-            tl.debug_barrier()
-        else:
-            _store(kept, nats, True, True)
-            _store(kept_weight, total, True, CONDITIONS)
+        _leave(samples, results, row, valid, nats, total, SIZES, OUTPUT, END)
         any_bad = tl.maximum(any_bad, tl.max(tl.where(valid, bad, 0), axis=0))
     tl.store(flags + program, any_bad)
