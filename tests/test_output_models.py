@@ -29,7 +29,7 @@ from torch import Tensor
 
 from made_fast import MADE, masks
 from made_fast.program import Program
-from made_fast.schedule import dependencies
+from made_fast.dependencies import dependencies
 from made_fast.testing import naive_sample, unexplained_differences
 
 SINGLE, DOUBLE = torch.float32, torch.float64
