@@ -27,10 +27,10 @@ FINITE: dict[str, Output] = {
     "mixture_of_logistics": MixtureOfLogistics(2, levels=8),
     "mixed_finite": Mixed(["spin", Categorical(3, embedding=2), MixtureOfLogistics(2, levels=5), Categorical(4)]),
 }
-REAL: dict[str, Output] = {
-    "normal": Normal(),
-    "mixture_of_normals": MixtureOfNormals(3),
-    "mixed": Mixed([(Categorical(3), 1), "normal", ("bernoulli", 1), (MixtureOfNormals(2), 1)]),
+REAL: dict[str, Output] = {  # with floors that fp32 can tell apart
+    "normal": Normal(floor=0.1),
+    "mixture_of_normals": MixtureOfNormals(3, floor=0.1),
+    "mixed": Mixed([(Categorical(3), 1), Normal(floor=0.1), ("bernoulli", 1), (MixtureOfNormals(2, floor=0.1), 1)]),
 }
 OUTPUTS = {**FINITE, **REAL}
 
