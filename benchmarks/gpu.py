@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
             "no CUDA device: torch.cuda.is_available() is false; --device cpu --quick tries the code", file=sys.stderr
         )
         return 2
-    backends.choose(arguments.backend, device=device, dtype=torch.float32, output="bernoulli")  # or says why not
+    backends.choose(arguments.backend, device=device, dtype=torch.float32, outputs=["bernoulli"])  # or says why not
     clock = Clock(device, time.perf_counter() + 60 * arguments.minutes, 1e-5 if arguments.quick else 2e-3)
 
     def progress(name: str) -> None:

@@ -280,7 +280,7 @@ class SpinConditional(_Binary):
 
 @dataclass(frozen=True)
 class CategoricalConditional(Conditional):
-    """0 .. size - 1 with a logit for each; the network reads one unit for each category, or an embedding of so many numbers."""
+    """0 .. size - 1 with a logit for each; the network reads a unit for each category, or an embedding of so many numbers."""
 
     size: int
     embedding: int = 0
@@ -334,7 +334,7 @@ class CategoricalConditional(Conditional):
 
 def _truncated(weights: Tensor, decoding: Decoding) -> Tensor:
     """Weights (..., K) with zeros where ``top_k`` or ``top_p`` drops a category; among equals the lower number stays."""
-    sorted_, order = weights.sort(-1, descending=True, stable=True)
+    sorted_, order = weights.sort(dim=-1, descending=True, stable=True)
     kept = torch.ones_like(sorted_, dtype=torch.bool)
     if decoding.top_k:
         kept[..., decoding.top_k :] = False

@@ -49,7 +49,7 @@ class Conditionals(Distribution):
         return self.output.cdf(self.params, value)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:  # noqa: B008 - torch's own default
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = torch.Size()) -> Tensor:  # noqa: B008 - torch's own default
         """Draws (sample_shape, ..., D) from torch's generator."""
         shape = torch.Size(sample_shape) + self.params.shape[:-1]
         params = self.params.expand(*shape, self.params.shape[-1])

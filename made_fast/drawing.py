@@ -68,7 +68,7 @@ class Draws(ABC):
         dtype: torch.dtype | None = None,
         backend: str = "auto",
         progress: bool = False,
-    ) -> Tensor | WeightedSamples:
+    ) -> Any:
         """Draws samples.
 
         Args:
@@ -123,9 +123,7 @@ class Draws(ABC):
         x = x.reshape(*request.shape, self.features)
         return x if log_weight is None else WeightedSamples(x, log_weight.reshape(request.shape))
 
-    def sample_and_log_prob(
-        self, num_samples: int, context: Tensor | None = None, **options: Any
-    ) -> tuple[Tensor, Tensor] | ScoredSamples:
+    def sample_and_log_prob(self, num_samples: int, context: Tensor | None = None, **options: Any) -> Any:
         """Draws samples with their log-probabilities in nats: (n, D) and (n,), or (N, n, D) and (N, n).
 
         The arguments are those of ``sample``. The log-probabilities are those of the model, whatever the temperature, what is

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from made_fast.conditionals import Conditional, Encoding
 from made_fast.functional import masked_linear
+from made_fast.layers import MaskedLinear
 from made_fast.masks import whole_mask
 from made_fast.program import FUNCTIONS
 
-__all__ = ["Encoder", "read"]
+__all__ = ["Encoder", "read", "read_layer"]
 
 
 class _SumOfRows(torch.autograd.Function):
@@ -91,6 +92,11 @@ class Encoder(nn.Module):
         """Whether the network reads anything but the variables themselves."""
         return any(each.encoding != Encoding.NUMBER or (each.scale, each.shift) != (1, 0) for each in conditionals)
 
+    @property
+    def has_one_hot(self) -> bool:
+        """Whether a variable is read one-hot."""
+        return len(self.places[Encoding.ONE_HOT]) > 0
+
     def flat_tables(self) -> Tensor | None:
         """The tables of the embedded variables one after another, as a ``Program`` holds them; detached."""
         if self.embedding is None:
@@ -140,6 +146,15 @@ class Encoder(nn.Module):
         return whole
 
 
+def read_layer(
+    encoder: Encoder | None, x: Tensor, layer: MaskedLinear, mask: Tensor | None, activation: str | None = None
+) -> Tensor:
+    """``layer(encoder(x))``, see ``read``; by a call of the layer where nothing is one-hot, so that its hooks are called."""
+    if encoder is None or not encoder.has_one_hot:
+        return layer(x if encoder is None else encoder(x), mask, activation=activation)  # type: ignore[no-any-return]
+    return read(encoder, x, layer.weight, layer.chosen_mask(mask), layer.bias_under(mask), activation)
+
+
 def read(
     encoder: Encoder | None,
     x: Tensor,
@@ -161,7 +176,7 @@ def read(
     if encoder is None:
         return masked_linear(x, weight, mask, bias, activation=activation)
     functorch = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    if functorch or not len(encoder.places[Encoding.ONE_HOT]):
+    if functorch or not encoder.has_one_hot:
         return masked_linear(encoder(x), weight, mask, bias, activation=activation)
     columns = torch.where(whole_mask(mask, weight.shape), weight, 0).t().contiguous()  # (E, out)
     rows = encoder.one_hot_rows(x)

@@ -99,7 +99,8 @@ def check_masks(model: MADE) -> list[tuple[int, Tensor]]:
 def check_model(model: MADE) -> Report:
     """See ``MADE.check``."""
     seen = check_masks(model)
-    cut_off, levels = [], []
+    cut_off: list[tuple[int, int, int]] = []
+    levels: list[int] = []
     for mask, sees in seen:
         rank = masks.rank_of(model.order_of(mask)).cpu()
         missing = ((rank[None, :] < rank[:, None]) & ~sees).sum(1)
@@ -117,7 +118,7 @@ def check_model(model: MADE) -> Report:
         )
     program = model.program(mask=seen[0][0])
     schedule = build_schedule(program)
-    hidden = sum(layer.out_features for layer in model.hidden)
+    hidden = sum(layer.out_features for layer in model.masked_layers[: len(model.hidden)])
     evaluated = sum(len(plan.rows) for plan in schedule.affines) - sum(model.params_per_variable)
     return Report(
         model=f"MADE({model.extra_repr()})",

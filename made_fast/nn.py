@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from made_fast import checkpoint, masks
-from made_fast.encoder import Encoder, read
-from made_fast.parameters import log_prob_of, parameters_of
+from made_fast.encoder import Encoder, read_layer
 from made_fast.ensemble import SHUFFLES, MaskSet
 from made_fast.ensemble_sampler import EnsembleSampler
 from made_fast.freeze import KeptSampler
-from made_fast.layers import MaskedLinear
 from made_fast.inspection import Report, check_model
+from made_fast.layers import MaskedLinear
 from made_fast.lowering import program_of
 from made_fast.model_files import config_of, load_model
 from made_fast.outputs import Output, make_output
+from made_fast.parameters import log_prob_of, parameters_of
 from made_fast.program import FUNCTIONS, Program
 from made_fast.sampler import Sampler
 
@@ -199,11 +199,12 @@ class MADE(nn.Module):
     def _hidden(self, x: Tensor, context: Tensor | None, own: list[Tensor | None]) -> Tensor | None:
         """The last hidden layer, (..., H); None without any."""
         function, name, hidden = FUNCTIONS[self.activation], self.activation, None
-        for index, layer in enumerate(self.hidden):  # of a residual network, the sums before the function
+        for index, layer in enumerate(
+            self.masked_layers[: len(self.hidden)]
+        ):  # of a residual network, the sums before the function
             if hidden is None:
                 plain = self.residual or self.context_layer is not None
-                weights = (layer.weight, layer.chosen_mask(own[0]), layer.bias_under(own[0]))
-                hidden = read(self.encoder, x, *weights, activation=None if plain else name)
+                hidden = read_layer(self.encoder, x, layer, own[0], None if plain else name)
                 hidden = hidden if self.context_layer is None else hidden + self.context_layer(context)
                 hidden = function(hidden) if plain and not self.residual else hidden
             elif self.residual and index % 2:
@@ -258,7 +259,7 @@ class MADE(nn.Module):
 
     def sample(
         self, num_samples: int, context: Tensor | None = None, *, mask: int | None = None, **options: Any
-    ) -> Tensor:
+    ) -> Any:
         """Draws samples: (n, D), or (B, n, D) with context (B, C). For the options see ``Sampler.sample``.
 
         From one mask if it is named, else from the whole ensemble, whatever the mode: each row takes a mask by chance.
@@ -267,7 +268,7 @@ class MADE(nn.Module):
 
     def sample_and_log_prob(
         self, num_samples: int, context: Tensor | None = None, *, mask: int | None = None, **options: Any
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Any:
         """Draws samples with their log-probabilities in nats. For the arguments see ``sample``."""
         return self.sampler(mask=mask).sample_and_log_prob(num_samples, context, **options)
 

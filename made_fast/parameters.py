@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from made_fast.encoder import read
+from made_fast.encoder import read, read_layer
 from made_fast.functional import masked_linear
 from made_fast.outputs import log_prob
 
@@ -41,18 +41,6 @@ class _Weights(NamedTuple):
     context: Tensor | None
 
 
-def _apply(model: MADE, x: Tensor, hidden: Tensor | None, context: Tensor | None, weights: _Weights) -> Tensor:
-    if hidden is None:
-        params = read(model.encoder, x, *weights.params)
-    else:
-        params = masked_linear(hidden, *weights.params)
-    if weights.direct is not None:
-        params = params + read(model.encoder, x, *weights.direct)
-    if weights.context is not None and context is not None:
-        params = params + F.linear(context, weights.context)
-    return params
-
-
 def _rows_of(layer: MaskedLinear, mask: Tensor | None) -> _Rows:
     return _Rows(layer.weight, layer.chosen_mask(mask), layer.bias_under(mask))
 
@@ -73,17 +61,22 @@ def parameters_of(
         x, hidden, context: as ``MADE.forward`` has them.
         own: the mask of each masked layer, or None for that of its own.
     """
-    return _apply(model, x, hidden, context, _weights(model, own))
+    layer, mask, encoder = model.parameters_layer, own[len(model.hidden)], model.encoder
+    params: Tensor = read_layer(encoder, x, layer, mask) if hidden is None else layer(hidden, mask)
+    if model.direct_layer is not None:
+        params = params + read_layer(encoder, x, model.direct_layer, own[-1])
+    if model.context_direct_layer is not None:
+        params = params + model.context_direct_layer(context)
+    return params
 
 
 def log_prob_of(
     model: MADE, x: Tensor, hidden: Tensor | None, context: Tensor | None, own: list[Tensor | None]
 ) -> Tensor:
     """log p(x) in nats, (...); the arguments are those of ``parameters_of``."""
-    weights = _weights(model, own)
-    batch = x.shape[:-1].numel()
-    if torch.compiler.is_compiling() or batch * weights.params.weight.shape[0] <= _TOO_MANY:
-        return _log_prob(model, x, hidden, context, weights, 0, model.features)
+    batch, num_params = x.shape[:-1].numel(), sum(model.params_per_variable)
+    if torch.compiler.is_compiling() or batch * num_params <= _TOO_MANY:
+        return _log_prob(model, parameters_of(model, x, hidden, context, own), x, 0, model.features)
     bounds, size = [0], 0
     for variable, count in enumerate(model.params_per_variable):
         size += count
@@ -91,21 +84,31 @@ def log_prob_of(
             bounds.append(variable + 1)
             size = 0
     total = x.new_zeros(batch).reshape(x.shape[:-1])
-    parts = _split(weights, [sum(model.params_per_variable[a:b]) for a, b in pairwise(bounds)])
+    parts = _split(_weights(model, own), [sum(model.params_per_variable[a:b]) for a, b in pairwise(bounds)])
     for (first, last), part in zip(pairwise(bounds), parts, strict=True):
         arguments = (model, x, hidden, context, part, first, last)
-        total = total + checkpoint(_log_prob, *arguments, use_reentrant=False, preserve_rng_state=False)
+        total = total + checkpoint(_log_prob_of_part, *arguments, use_reentrant=False, preserve_rng_state=False)
     return total
 
 
-def _log_prob(
+def _log_prob(model: MADE, params: Tensor, x: Tensor, first: int, last: int) -> Tensor:
+    """The share of the variables [first, last), whose parameters these are."""
+    x = x[..., first:last]
+    if params.dtype in (torch.bfloat16, torch.float16):  # half precision would lose the sum over variables
+        params, x = params.float(), x.float()
+    return log_prob(model.conditionals[first:last], params, x).sum(-1)
+
+
+def _log_prob_of_part(
     model: MADE, x: Tensor, hidden: Tensor | None, context: Tensor | None, weights: _Weights, first: int, last: int
 ) -> Tensor:
-    """The share of the variables [first, last), whose parameters these weights make."""
-    params, own = _apply(model, x, hidden, context, weights), x[..., first:last]
-    if params.dtype in (torch.bfloat16, torch.float16):  # half precision would lose the sum over variables
-        params, own = params.float(), own.float()
-    return log_prob(model.conditionals[first:last], params, own).sum(-1)
+    own = weights.params
+    params = read(model.encoder, x, *own) if hidden is None else masked_linear(hidden, *own)
+    if weights.direct is not None:
+        params = params + read(model.encoder, x, *weights.direct)
+    if weights.context is not None and context is not None:
+        params = params + F.linear(context, weights.context)
+    return _log_prob(model, params, x, first, last)
 
 
 def _split(weights: _Weights, sizes: list[int]) -> list[_Weights]:

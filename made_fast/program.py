@@ -108,7 +108,7 @@ class Program:
         params_per_variable: K_d for each variable; P is their sum.
         conditionals: one for each variable, which says what its parameters mean and what the network reads of it; all
             Bernoulli if left out.
-        tables: the embedding tables of all embedded variables, (size, units) each, one after another in one dimension; or None.
+        tables: the embedding tables of all embedded variables, (size, units) each, one after another; or None.
     """
 
     features: int
@@ -183,7 +183,8 @@ class Program:
         sizes = [each.size * each.units for each in self.conditionals if each.encoding == Encoding.EMBEDDING]
         place = sum(each.encoding == Encoding.EMBEDDING for each in self.conditionals[:variable])
         first = sum(sizes[:place])
-        return self.tables[first : first + sizes[place]].unflatten(0, (conditional.size, conditional.units))[x.long()]
+        table: Tensor = self.tables[first : first + sizes[place]].unflatten(0, (conditional.size, conditional.units))
+        return table[x.long()]
 
     def encode(self, x: Tensor) -> Tensor:
         """What the network reads, (B, E) from x (B, D)."""

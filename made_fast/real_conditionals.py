@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,12 @@ __all__ = ["MixtureOfLogisticsConditional", "MixtureOfNormalsConditional", "Norm
 
 def _normal_log_prob(loc: Tensor, scale: Tensor, x: Tensor) -> Tensor:
     return -0.5 * ((x - loc) / scale) ** 2 - torch.log(scale) - LOG_SQRT_2_PI
+
+
+def _normal_of(uniform: Tensor, dtype: torch.dtype) -> Tensor:
+    """A standard normal number from a uniform."""
+    found: Tensor = torch.special.ndtri(uniform.double() + HALF_STEP).to(dtype)
+    return found
 
 
 def _truncated_normal(loc: Tensor, scale: Tensor, uniform: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,8 +68,7 @@ class NormalConditional(Conditional):
         loc, scale = self.parts(params)
         if decoding.greedy:
             return loc
-        z = torch.special.ndtri(uniforms[..., 0].double() + HALF_STEP).to(params.dtype)
-        return loc + scale * decoding.temperature**0.5 * z
+        return loc + scale * math.sqrt(decoding.temperature) * _normal_of(uniforms[..., 0], params.dtype)
 
     def draw_within(self, params: Tensor, uniforms: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         return _truncated_normal(*self.parts(params), uniforms[..., 0], allowed)
@@ -75,7 +81,8 @@ class NormalConditional(Conditional):
 
     def cdf(self, params: Tensor, x: Tensor) -> Tensor:
         loc, scale = self.parts(params)
-        return torch.special.ndtr((x - loc) / scale)
+        found: Tensor = torch.special.ndtr((x - loc) / scale)
+        return found
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,7 @@ class MixtureOfNormalsConditional(_Mixture):
         if decoding.greedy:
             return self.mode(params)
         loc, scale = self._chosen(params, uniforms[..., 0], decoding)
-        z = torch.special.ndtri(uniforms[..., 1].double() + HALF_STEP).to(params.dtype)
-        return loc + scale * decoding.temperature**0.5 * z
+        return loc + scale * math.sqrt(decoding.temperature) * _normal_of(uniforms[..., 1], params.dtype)
 
     def draw_within(self, params: Tensor, uniforms: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         logits, locs, scales = self.parts(params)
@@ -130,7 +136,8 @@ class MixtureOfNormalsConditional(_Mixture):
         nothing = torch.isinf(log_mass)
         weights = torch.exp(joint - torch.where(nothing, 0, log_mass)[..., None])
         component = choose_category(torch.where(nothing[..., None], logits.softmax(-1), weights), uniforms[..., 0])
-        x, _ = _truncated_normal(*self._part_of((locs, scales), component), uniforms[..., 1], allowed)
+        loc, scale = self._part_of((locs, scales), component)
+        x, _ = _truncated_normal(loc, scale, uniforms[..., 1], allowed)
         return x, log_mass
 
     def mean(self, params: Tensor) -> Tensor:
@@ -145,7 +152,8 @@ class MixtureOfNormalsConditional(_Mixture):
 
     def cdf(self, params: Tensor, x: Tensor) -> Tensor:
         logits, locs, scales = self.parts(params)
-        return (logits.softmax(-1) * torch.special.ndtr((x[..., None] - locs) / scales)).sum(-1)
+        found: Tensor = (logits.softmax(-1) * torch.special.ndtr((x[..., None] - locs) / scales)).sum(-1)
+        return found
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from made_fast.conditionals import Conditional, Decoding
+from made_fast.conditionals import PLAIN, Conditional, Decoding
 from made_fast.conditioning import Allowed, Conditions, check_decoding, conditions_of
 
 __all__ = ["Request"]
@@ -38,7 +38,7 @@ class Request:
     rows: Tensor | None = None
     context: Tensor | None = None
     conditions: Conditions | None = None
-    decoding: Decoding = Decoding()
+    decoding: Decoding = PLAIN
     dtype: torch.dtype | None = None
     backend: str = "auto"
     progress: bool = False

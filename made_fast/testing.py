@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from made_fast import masks, noise
+from made_fast import masks
 from made_fast.backends import reference
+from made_fast.conditionals import Conditional
+from made_fast.drawing import WeightedSamples
 from made_fast.ensemble import masks_of_rows
 from made_fast.nn import MADE
+from made_fast.request import Request
 
 __all__ = ["naive_sample", "unexplained_differences"]
 
@@ -28,75 +33,111 @@ def _by_mask(module: MADE, rows: Tensor, seed: int, mask: int | None) -> Iterato
 def naive_sample(
     module: MADE,
     num_samples: int,
+    context: Tensor | None = None,
     *,
     seed: int,
-    first_row: int = 0,
-    context: Tensor | None = None,
     mask: int | None = None,
-) -> Tensor:
+    **options: Any,
+) -> Any:
     """Draws by the definition: D passes of the whole network, one variable after each.
 
     Args:
         module: the model.
-        num_samples: n; for each context if there is one.
+        num_samples: n; for each row of contexts or conditions if there are such.
+        context: (N, C) or None.
         seed: of the noise.
-        first_row: number of the first noise row.
-        context: (B, C) or None.
         mask: index of the mask to draw from; the whole ensemble if None.
+        options: others of ``Sampler.sample``: ``first_row``, ``given``, ``observed``, ``allowed``, ``temperature``, ...
 
     Returns:
-        (n, D), or (B, n, D) with a context; what every other sampler is compared with, draw for draw.
+        (n, D), or (N, n, D); with conditions ``WeightedSamples``: what every other sampler is compared with, draw for draw.
     """
     parameter = next(module.parameters())
-    contexts = 1 if context is None else context.shape[0]
-    rows = torch.arange(first_row, first_row + contexts * num_samples, device=parameter.device)
-    repeated = None if context is None else context.to(parameter.dtype).repeat_interleave(num_samples, 0)
+    request = Request.checked(module.conditionals, module.context_features, num_samples, context, seed=seed, **options)
+    rows = request.noise_rows().to(parameter.device)
     x = torch.empty(len(rows), module.features, dtype=parameter.dtype, device=parameter.device)
+    log_weight = x.new_empty(len(rows))
+    conditions = None if request.conditions is None else request.conditions.moved(x.device, x.dtype)
     for each, places in _by_mask(module, rows, seed, mask):
-        given = None if repeated is None else repeated[places]
+        own = request.context_of(places)
+        own = None if own is None else own.to(x)
         with torch.no_grad():
-            x[places] = reference.naive_draw(
-                lambda x, each=each, given=given: module(x, given, mask=each),  # type: ignore[misc]
+            x[places], log_weight[places] = reference.naive_draw(
+                lambda x, each=each, own=own: module(x, own, mask=each),  # type: ignore[misc]
                 module.order_of(each),
                 module.conditionals,
                 rows[places],
                 seed=seed,
                 dtype=parameter.dtype,
-            )[0]
-    return x if context is None else x.reshape(contexts, num_samples, -1)
+                conditions=conditions,
+                condition=places // request.shape[-1] if len(request.shape) > 1 else None,
+                decoding=request.decoding,
+            )
+    x = x.reshape(*request.shape, module.features)
+    return x if conditions is None else WeightedSamples(x, log_weight.reshape(request.shape))
 
 
 def unexplained_differences(
     module: MADE,
     x: Tensor,
+    context: Tensor | None = None,
     *,
     seed: int,
-    first_row: int = 0,
-    context: Tensor | None = None,
     tolerance: float = 1e-5,
     mask: int | None = None,
+    **options: Any,
 ) -> Tensor:
-    """Returns which binary draws contradict the model: (n, D) bool, all False for an exact sampler.
+    """Returns which draws contradict the model: (n, D) bool, all False for an exact sampler.
 
     Every draw is checked against the model's own conditionals *given the row's own prefix*, so that one draw that differs
-    from another sampler's for a good reason (its uniform lies within ``tolerance`` of the threshold) hides nothing that
-    comes after it, and needs no row to be skipped.
+    from another sampler's for a good reason (its uniform lies within ``tolerance`` of a threshold) hides nothing that comes
+    after it, and needs no row to be skipped. Real numbers may differ by ``tolerance``, relative above 1.
 
     Args:
-        module: a model with output ``"bernoulli"``.
-        x: (n, D) samples drawn with this seed and first row.
-        seed, first_row: of the noise.
-        context: (n, C), row by row, or None.
-        tolerance: how near to its threshold a uniform excuses the draw.
+        module: a model.
+        x: (n, D) samples drawn with this seed; with contexts or conditions of N rows (N, n, D), or (N, D) of one for each.
+        context: (N, C) or None.
+        seed: of the noise.
+        tolerance: how near to its threshold a uniform excuses a draw.
         mask: index of the mask that drew them; the whole ensemble if None.
+        options: as for ``naive_sample``.
     """
-    rows = torch.arange(first_row, first_row + x.shape[0], device=x.device)
-    found = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
+    shape, x = x.shape, x[:, None] if x.ndim == 2 and context is not None else x
+    request = Request.checked(module.conditionals, module.context_features, x.shape[-2], context, seed=seed, **options)
+    rows, flat = request.noise_rows().to(x.device), x.reshape(-1, module.features)
+    conditions = None if request.conditions is None else request.conditions.moved(x.device, x.dtype)
+    condition = torch.arange(len(rows), device=x.device) // x.shape[-2] if len(request.shape) > 1 else rows * 0
+    found = torch.zeros(flat.shape, dtype=torch.bool, device=x.device)
     for each, places in _by_mask(module, rows, seed, mask):
-        given = None if context is None else context[places]
+        own = request.context_of(places)
         with torch.no_grad():
-            probability = torch.sigmoid(module(x[places], given, mask=each))  # (m, D)
-        uniforms = noise.uniform(seed, rows[places][:, None], masks.rank_of(module.order_of(each)))
-        differs = x[places] != (uniforms < probability)
-        found[places] = differs & ((uniforms - probability).abs() > tolerance)
-    return found
+            params = module(flat[places], None if own is None else own.to(flat), mask=each)
+        rank = masks.rank_of(module.order_of(each)).tolist()
+        starts = [0, *torch.tensor(module.params_per_variable).cumsum(0).tolist()]
+        for variable, conditional in enumerate(module.conditionals):
+            uniforms = reference.uniforms_of(conditional, seed, rows[places], rank[variable])
+            drawn = [
+                reference.draw_variable(
+                    module.conditionals,
+                    variable,
+                    params[:, starts[variable] : starts[variable + 1]],
+                    shifted,
+                    request.decoding,
+                    conditions,
+                    condition[places],
+                )[0]
+                for shifted in _shifted(conditional, uniforms, tolerance)
+            ]
+            value, candidates = flat[places, variable], torch.stack(drawn)
+            slack = tolerance * value.abs().clamp(min=1) if not conditional.size else 0
+            low, high = candidates.amin(0) - slack, candidates.amax(0) + slack
+            found[places, variable] = ~((value >= low) & (value <= high))
+    return found.reshape(shape)
+
+
+def _shifted(conditional: Conditional, uniforms: Tensor, tolerance: float) -> Iterator[Tensor]:
+    """Uniforms (n, num_draws), moved by the tolerance where they decide between values rather than give one."""
+    decides = 2 if conditional.size else uniforms.shape[1] - 1
+    for signs in product((0.0, -1.0, 1.0), repeat=min(decides, uniforms.shape[1])):
+        shift = torch.tensor([*signs, *[0.0] * (uniforms.shape[1] - len(signs))], device=uniforms.device)
+        yield (uniforms + tolerance * shift).clamp(0, 1 - 2.0**-24)

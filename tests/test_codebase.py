@@ -39,7 +39,7 @@ ALLOWED = {
     "capture": {"program"},
     "sharding": set(),
     "layers": {"functional", *GROUND},
-    "encoder": {"functional", *GROUND},
+    "encoder": {"functional", "layers", *GROUND},
     "parameters": {"encoder", "functional", *GROUND},
     "lowering": {"layers", *GROUND},
     "inspection": GROUND,

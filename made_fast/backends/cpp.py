@@ -9,9 +9,9 @@ import torch  # before _core, so that both share one OpenMP pool
 from torch import Tensor
 
 from made_fast import _core
-from made_fast.mask_plan import MaskPlan, MaskSide, digest_with
 from made_fast.conditionals import Decoding
 from made_fast.conditioning import Conditions
+from made_fast.mask_plan import MaskPlan, MaskSide, digest_with
 from made_fast.outputs import Output
 from made_fast.program import FUNCTIONS, Affine, Program
 from made_fast.schedule import AffinePlan, Kind, Schedule

@@ -28,6 +28,7 @@ __all__ = [
     "masked_linear_grad_weight",
     "naive_draw",
     "pack",
+    "uniforms_of",
     "whole_mask",
 ]
 
@@ -217,7 +218,7 @@ class _Draw:
         conditional = program.conditionals[variable]
         params = table[slot : slot + conditional.num_params].T  # (B, K)
         bad = params.isnan().any()
-        uniforms = _uniforms(conditional, self.seed, self.noise_row, int(schedule.noise_steps[place]))
+        uniforms = uniforms_of(conditional, self.seed, self.noise_row, int(schedule.noise_steps[place]))
         value, log_mass = draw_variable(
             program.conditionals,
             variable,
@@ -286,7 +287,8 @@ def _affine(packed: Packed, index: int, first: int, count: int, table: Tensor) -
     return total
 
 
-def _uniforms(conditional: Conditional, seed: int, row: Tensor, step: int) -> Tensor:
+def uniforms_of(conditional: Conditional, seed: int, row: Tensor, step: int) -> Tensor:
+    """(B, num_draws) fp32: the noise of one variable, for noise rows (B,)."""
     draw_index = torch.arange(conditional.num_draws, device=row.device)
     return noise.uniform(seed, row[:, None], step, draw_index)  # (B, num_draws)
 
@@ -327,7 +329,7 @@ def naive_draw(
         starts.append(starts[-1] + each.num_params)
     for step, variable in enumerate(order.tolist()):
         params = forward(x)[:, starts[variable] : starts[variable + 1]]
-        uniforms = _uniforms(conditionals[variable], seed, rows, step)
+        uniforms = uniforms_of(conditionals[variable], seed, rows, step)
         value, log_mass = draw_variable(
             conditionals, variable, params, uniforms, decoding or Decoding(), conditions, condition
         )
