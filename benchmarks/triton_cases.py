@@ -18,8 +18,19 @@ from benchmarks.triton_matmul_cases import fp32_products
 from made_fast import MADE
 from made_fast.backends.triton import draw, pack
 from made_fast.backends.triton.launch import Launch, recorded
-from made_fast.backends.triton.sampler_configs import SAMPLER
-from made_fast.outputs import make_output
+from made_fast.backends.triton.sampler_configs import ASKED, SAMPLER, VARIABLES, Tile
+from made_fast.conditionals import Decoding
+from made_fast.conditioning import Between, Conditions, conditions_of
+from made_fast.outputs import (
+    Categorical,
+    Mixed,
+    MixtureOfLogistics,
+    MixtureOfNormals,
+    Normal,
+    Output,
+    Spin,
+    make_output,
+)
 from made_fast.schedule import build_schedule
 
 Call = Callable[[], object]
@@ -30,11 +41,15 @@ MODELS: dict[str, tuple[int, dict[str, Any]]] = {
     "residual": (64, {"hidden_features": (128, 128), "residual": True, "activation": "gelu"}),
     "context": (50, {"hidden_features": (70,), "context_features": 3, "activation": "softplus"}),
 }
+# Every conditional in one network.
+KINDS = ("bernoulli", Spin(), Categorical(40), Categorical(5, embedding=2), Normal())
+MIXED = Mixed([(kind, 8) for kind in (*KINDS, MixtureOfNormals(20), MixtureOfLogistics(5))])
 
 
 def recorded_calls() -> list[list[Launch]]:
     """For each case, what it launches."""
-    return [_recorded(call) for call in chain(_sampler_calls(), triton_matmul_cases.calls())]
+    calls = chain(_sampler_calls(), _variable_calls(), triton_matmul_cases.calls())
+    return [_recorded(call) for call in calls]
 
 
 def _recorded(call: Call) -> list[Launch]:
@@ -67,3 +82,27 @@ def _sampler_calls() -> Iterator[Call]:
                     for mode in ("one", "many"):
                         yield call(count, config=config, mode=mode)
                     yield call(count, config=config, mode="one", rows=torch.arange(count), log_prob=False)
+
+
+def _variable_calls() -> Iterator[Call]:
+    """All conditionals in one network, in every configuration, and all that can be asked for in one."""
+    output: Output = MIXED
+    model = MADE(56, output=output, hidden_features=(128, 128), residual=True, activation="gelu")
+    program = model.program()
+    packed = pack(program, build_schedule(program), output)
+
+    def call(tile: Tile, **more: Any) -> Call:
+        count = 2 * tile.config["R"]
+        out = torch.empty(count, model.features), torch.empty(count)
+        return partial(draw, packed, *out, seed=0, first_row=0, config=tile.config, mode="one", **more)
+
+    for multiplies, tiles in VARIABLES.items():
+        with fp32_products({"ieee": "highest", "tf32": "high"}[multiplies]):
+            for tile in tiles:
+                yield call(tile)
+    conditions, _ = conditions_of(
+        model.conditionals, torch.zeros(56), torch.arange(56) == 1, {16: {1, 2}, 32: Between(0, 1)}, None
+    )
+    assert isinstance(conditions, Conditions)
+    (tile,) = ASKED["ieee"]
+    yield call(tile, conditions=conditions.moved(program.device, program.dtype), decoding=Decoding(temperature=2.0))

@@ -5,7 +5,9 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -38,34 +40,69 @@ const Engine* find(const std::string& isa) {
   throw std::invalid_argument("this processor or build has no instruction set '" + isa + "'");
 }
 
+// A row for each variable in the order of drawing: number, noise step, first parameter slot, first input slot,
+// conditional, first flag, start of its embedding.
+std::vector<Variable> to_variables(const Int64Array& array) {
+  if (array.ndim() != 2 || array.shape(1) != 7) throw std::invalid_argument("variables must have shape (D, 7)");
+  std::vector<Variable> found;
+  const int64_t* at = array.data();
+  for (py::ssize_t i = 0; i < array.shape(0); ++i, at += 7)
+    found.push_back({static_cast<int32_t>(at[0]), static_cast<int32_t>(at[1]), static_cast<int32_t>(at[2]),
+                     static_cast<int32_t>(at[3]), static_cast<int32_t>(at[4]), at[5], at[6]});
+  return found;
+}
+
+// (code, encoding, num_params, num_draws, size, components, units, floor, scale, shift, address of the draw or 0)
+template <class T>
+Conditional<T> to_conditional(const py::handle& item) {
+  const auto entry = py::reinterpret_borrow<py::tuple>(item);
+  const auto integer = [&](size_t i) { return entry[i].cast<int32_t>(); };
+  const auto number = [&](size_t i) { return static_cast<T>(entry[i].cast<double>()); };
+  using Own = void (*)(const T*, const float*, T*, int64_t, int64_t);
+  return {static_cast<Code>(integer(0)),
+          static_cast<Encoding>(integer(1)),
+          integer(2),
+          integer(3),
+          integer(4),
+          integer(5),
+          integer(6),
+          number(7),
+          number(8),
+          number(9),
+          reinterpret_cast<Own>(entry[10].cast<uintptr_t>())};
+}
+
 template <class T>
 class Sampler {
  public:
-  Sampler(int64_t features, int64_t context_features, int64_t num_slots, int64_t x_slot, int64_t context_slot,
-          const Int64Array& steps, const Int64Array& variables, const Int64Array& noise_steps,
-          const Int64Array& param_slots, const Int64Array& context_units, const py::list& affines, bool bf16)
-      : bf16_(bf16),
-        packed_({features, context_features, num_slots, x_slot, context_slot}, to_steps(steps), to_int32(variables),
-                to_int32(noise_steps), to_int32(param_slots), to_int32(context_units), sources(affines), bf16) {
+  using Values = py::array_t<T, py::array::c_style>;
+
+  Sampler(const py::tuple& shape, const Int64Array& steps, const Int64Array& variables, const py::list& conditionals,
+          const Values& tables, const Int64Array& context_units, const py::list& affines, bool bf16)
+      : bf16_(bf16), packed_(source(shape, steps, variables, conditionals, tables, context_units, affines, bf16)) {
     if (bf16 && (sizeof(T) != 4 || bf16_engine() == nullptr))
       throw std::invalid_argument("this processor or build has no bf16 engine");
   }
 
   int draw(const std::string& isa, int64_t num_rows, uint64_t first_row, uintptr_t rows, uint64_t seed,
            uintptr_t context, int64_t row_offset, int64_t rows_per_context, uintptr_t out, uintptr_t log_prob,
-           int num_threads, int rows_at_once) const {
+           uintptr_t log_weight, const py::tuple& conditions, const py::tuple& decoding, int num_threads,
+           int rows_at_once) const {
     const Engine* engine = bf16_ ? bf16_engine() : find(isa);
-    Request<T> request{num_rows,
-                       first_row,
-                       reinterpret_cast<const int64_t*>(rows),
-                       seed,
-                       reinterpret_cast<const T*>(context),
-                       row_offset,
-                       rows_per_context,
-                       reinterpret_cast<T*>(out),
-                       reinterpret_cast<T*>(log_prob),
-                       num_threads,
-                       rows_at_once};
+    const Request<T> request{num_rows,
+                             first_row,
+                             reinterpret_cast<const int64_t*>(rows),
+                             seed,
+                             reinterpret_cast<const T*>(context),
+                             row_offset,
+                             rows_per_context,
+                             reinterpret_cast<T*>(out),
+                             reinterpret_cast<T*>(log_prob),
+                             reinterpret_cast<T*>(log_weight),
+                             to_conditions(conditions),
+                             to_decoding(decoding),
+                             num_threads,
+                             rows_at_once};
     const py::gil_scoped_release released;
     if constexpr (sizeof(T) == 4) {
       const auto draw = bf16_ ? engine->draw_bf16 : engine->draw_f32;
@@ -88,7 +125,44 @@ class Sampler {
   int64_t bytes() const { return packed_.bytes(); }
 
  private:
-  using Values = py::array_t<T, py::array::c_style>;
+  // Addresses of given, observed, support, bounds, constrained, 0 for those that are not there; flags in a row of support.
+  static Conditions<T> to_conditions(const py::tuple& arrays) {
+    if (arrays.empty()) return {};
+    const auto address = [&](size_t i) { return arrays[i].cast<uintptr_t>(); };
+    return {reinterpret_cast<const T*>(address(0)),       reinterpret_cast<const uint8_t*>(address(1)),
+            reinterpret_cast<const uint8_t*>(address(2)), reinterpret_cast<const T*>(address(3)),
+            reinterpret_cast<const uint8_t*>(address(4)), arrays[5].cast<int64_t>()};
+  }
+
+  // temperature, greedy, top_k, top_p
+  static Decoding<T> to_decoding(const py::tuple& options) {
+    if (options.empty()) return {T(1), T(1), T(1), false, 0, T(1)};
+    const double temperature = options[0].cast<double>();
+    const double inverse = std::min(1 / temperature, static_cast<double>(std::numeric_limits<T>::max()));
+    return {static_cast<T>(inverse),
+            static_cast<T>(temperature),
+            static_cast<T>(std::sqrt(temperature)),
+            options[1].cast<bool>(),
+            options[2].cast<int64_t>(),
+            static_cast<T>(options[3].cast<double>())};
+  }
+
+  static PlanSource<T> source(const py::tuple& shape, const Int64Array& steps, const Int64Array& variables,
+                              const py::list& conditionals, const Values& tables, const Int64Array& context_units,
+                              const py::list& affines, bool bf16) {
+    PlanSource<T> found{};
+    const auto integer = [&](size_t i) { return shape[i].cast<int64_t>(); };
+    found.shape = {integer(0), integer(1), integer(2), integer(3), integer(4), shape[5].cast<bool>()};
+    found.steps = to_steps(steps);
+    found.variables = to_variables(variables);
+    for (const py::handle& each : conditionals) found.conditionals.push_back(to_conditional<T>(each));
+    found.tables.assign(tables.data(), tables.data() + tables.size());
+    found.context_units = to_int32(context_units);
+    found.affines = sources(affines);
+    found.in_pairs = bf16;
+    return found;
+  }
+
   using Mask = py::array_t<bool, py::array::c_style>;
 
   // Each entry: (first_slot, weights (n, m), transposed (m, n), bias (n,), slots (m,), needed (n,), ready (n,), mask
@@ -122,14 +196,14 @@ class Sampler {
 template <class T>
 void bind_sampler(py::module_& module, const char* name) {
   py::class_<Sampler<T>>(module, name)
-      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, const Int64Array&, const Int64Array&,
-                    const Int64Array&, const Int64Array&, const Int64Array&, const py::list&, bool>(),
-           py::arg("features"), py::arg("context_features"), py::arg("num_slots"), py::arg("x_slot"),
-           py::arg("context_slot"), py::arg("steps"), py::arg("variables"), py::arg("noise_steps"),
-           py::arg("param_slots"), py::arg("context_units"), py::arg("affines"), py::arg("bf16") = false)
+      .def(py::init<const py::tuple&, const Int64Array&, const Int64Array&, const py::list&,
+                    const typename Sampler<T>::Values&, const Int64Array&, const py::list&, bool>(),
+           py::arg("shape"), py::arg("steps"), py::arg("variables"), py::arg("conditionals"), py::arg("tables"),
+           py::arg("context_units"), py::arg("affines"), py::arg("bf16") = false)
       .def("draw", &Sampler<T>::draw, py::arg("isa"), py::arg("num_rows"), py::arg("first_row"), py::arg("rows"),
            py::arg("seed"), py::arg("context"), py::arg("row_offset"), py::arg("rows_per_context"), py::arg("out"),
-           py::arg("log_prob"), py::arg("num_threads"), py::arg("rows_at_once"))
+           py::arg("log_prob"), py::arg("log_weight"), py::arg("conditions"), py::arg("decoding"),
+           py::arg("num_threads"), py::arg("rows_at_once"))
       .def("scratch_bytes", &Sampler<T>::scratch_bytes, py::arg("isa"), py::arg("num_rows"), py::arg("num_threads"),
            py::arg("rows_at_once") = 0)
       .def_property_readonly("panel_macs", &Sampler<T>::panel_macs)

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <ctime>
 
+#include "conditional.h"
 #include "mask_plan.h"
 #include "plan.h"
 #if defined(__SSE__)
@@ -28,6 +29,11 @@ namespace MADE_FAST_ISA {
 #include "team.h"
 #include "simd.h"
 #include "noise.h"
+#include "special.h"
+#include "mixtures.h"
+#include "truncation.h"
+#include "conditionals.h"
+#include "drawing.h"
 #include "rows.h"
 #if defined(__AVX512BF16__)
 #include "pairs.h"
@@ -87,7 +93,7 @@ int rows_together(const Plan<T>& plan, int64_t num_rows, int threads, int rows_a
 template <class T>
 int64_t scratch_bytes(const Plan<T>& plan, int64_t num_rows, int threads, int rows_at_once) {
   const int together = rows_together<T>(plan, num_rows, useful_threads<T>(plan, num_rows, threads), rows_at_once);
-  return together == 1 ? few_rows_scratch<T>(plan) : tile_scratch<T>(plan, together);
+  return together == 1 ? RowPositions<T>(plan).bytes : TilePositions<T>(plan, together).bytes;
 }
 
 template <class T, bool kPairs>
@@ -100,7 +106,7 @@ Status draw(const Plan<T>& plan, const Request<T>& request) {
 #pragma omp parallel num_threads(threads) if (num_tiles > 1 && threads > 1) reduction(| : failed, nan_seen)
   {
     const FlushDenormals flush;
-    T* scratch = static_cast<T*>(thread_scratch.get(bytes, true));
+    char* scratch = static_cast<char*>(thread_scratch.get(bytes, true));
     failed |= scratch == nullptr;
 #pragma omp for schedule(dynamic)
     for (int64_t tile = 0; tile < num_tiles; ++tile) {

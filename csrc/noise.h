@@ -26,14 +26,14 @@ MADE_FAST_INLINE void store_low_halves(Wide wide, uint32_t* out) {
   for (int i = 0; i < kWideLanes; ++i) out[i] = static_cast<uint32_t>(lanes[i]);
 }
 
-// Four words, `stride` apart, for each of 16 counters (c0, 0, c2, c3). The low half of each 64-bit lane is a word; the
-// high half is noise.
-inline void philox(const uint64_t* c0_in, const uint64_t* c2_in, const uint64_t* c3_in, uint64_t seed, uint32_t* words,
-                   int stride) {
+// Four words, `stride` apart, for each of 16 counters (c0, draw, c2, c3). The low half of each 64-bit lane is a word;
+// the high half is noise.
+inline void philox(const uint64_t* c0_in, uint64_t draw, const uint64_t* c2_in, const uint64_t* c3_in, uint64_t seed,
+                   uint32_t* words, int stride) {
   const Wide m0 = 0xD2511F53u - Wide{}, m1 = 0xCD9E8D57u - Wide{};
 #pragma GCC unroll 8
   for (int start = 0; start < kPhiloxLanes; start += kWideLanes) {
-    Wide c0, c1{}, c2, c3;
+    Wide c0, c1 = draw - Wide{}, c2, c3;
     std::memcpy(&c0, c0_in + start, sizeof c0);
     std::memcpy(&c2, c2_in + start, sizeof c2);
     std::memcpy(&c3, c3_in + start, sizeof c3);

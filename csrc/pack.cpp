@@ -4,35 +4,63 @@
 #include <cstring>
 #include <limits>
 #include <map>
+#include <numeric>
 
 namespace made_fast {
 
 static constexpr int64_t half = kPanelRows / 2;
 
 template <class T>
-PackedPlan<T>::PackedPlan(const Shape& shape, std::vector<Step> steps, std::vector<int32_t> variables,
-                          std::vector<int32_t> noise_steps, std::vector<int32_t> param_slots,
-                          std::vector<int32_t> context_units, const std::vector<AffineSource<T>>& affines,
-                          bool in_pairs)
-    : shape_(shape),
-      steps_(std::move(steps)),
-      variables_(std::move(variables)),
-      noise_steps_(std::move(noise_steps)),
-      param_slots_(std::move(param_slots)),
-      context_units_(std::move(context_units)) {
-  tail_start_.assign(static_cast<size_t>(shape.num_slots) + 1, 0);
+PackedPlan<T>::PackedPlan(PlanSource<T> source) : source_(std::move(source)) {
+  const std::vector<AffineSource<T>>& affines = source_.affines;
+  tail_start_.assign(static_cast<size_t>(source_.shape.num_slots) + 1, 0);
   for (const auto& affine : affines) plan_panels(affine);
   // Affine operations come in the order of their slots, so tails lie in the order of slots; counts become starts.
   for (size_t i = 1; i < tail_start_.size(); ++i) tail_start_[i] += tail_start_[i - 1];
   T* weights = panel_weights_.allocate(static_cast<size_t>(panel_size_));
   for (size_t i = 0; i < affines.size(); ++i) fill_panels(affines[i], affines_[i], weights);
   // What is no sum is written before it is read; until then it shows as nan.
-  const size_t slots = static_cast<size_t>(shape.num_slots) + kAlign + kPanelRows;
+  const size_t slots = static_cast<size_t>(source_.shape.num_slots) + kAlign + kPanelRows;
   T* bias = bias_.allocate(slots);
   std::fill(bias, bias + slots, std::numeric_limits<T>::quiet_NaN());
   for (const auto& affine : affines) std::copy(affine.bias, affine.bias + affine.num_rows, bias + affine.first_slot);
   pack_columns(affines);
-  if (in_pairs) pack_pairs();
+  if (source_.in_pairs) pack_pairs();
+  list_variables();
+  fill_plan();
+  source_.affines.clear();  // what they point to is Python's
+}
+
+template <class T>
+void PackedPlan<T>::list_variables() {
+  plan_.plain = source_.shape.in_place;
+  plan_.first_param = source_.shape.num_slots;
+  for (const Variable& variable : source_.variables) {
+    variables_.push_back(variable.number);
+    noise_steps_.push_back(variable.noise_step);
+    param_slots_.push_back(variable.param_slot);
+    plan_.first_param = std::min<int64_t>(plan_.first_param, variable.param_slot);
+  }
+  for (const Conditional<T>& conditional : source_.conditionals) {
+    plan_.plain = plan_.plain && conditional.code == Code::bernoulli;
+    plan_.most_params = std::max<int64_t>(plan_.most_params, conditional.num_params);
+    plan_.most_draws = std::max<int64_t>(plan_.most_draws, conditional.num_draws);
+    plan_.most_rooms = std::max<int64_t>(plan_.most_rooms, rooms_of(conditional));
+  }
+  plan_.ring = ring_size();
+}
+
+// While the parameters of a variable are alive, so are those that share a panel with its first or its last.
+template <class T>
+int64_t PackedPlan<T>::ring_size() const {
+  const auto whole = [](int64_t count) { return (count + kPanelRows - 1) / kPanelRows * kPanelRows; };
+  const int64_t all = source_.shape.num_slots - plan_.first_param, least = whole(plan_.most_params + 2 * kPanelRows);
+  const bool summed = !source_.affines.empty() && source_.affines.back().first_slot == plan_.first_param;
+  if (source_.shape.in_place || !summed || least >= all) return whole(all);
+  // A whole number of variables spares those that reach over the end, where all have the same number of parameters.
+  const int64_t repeat = std::lcm(plan_.most_params, int64_t{kPanelRows});
+  const int64_t even = (least + repeat - 1) / repeat * repeat;
+  return even <= 4096 ? std::min(even, whole(all)) : least;
 }
 
 // The 16 high bits of a number that bf16 holds exactly (weights are rounded before they come here).
@@ -175,7 +203,7 @@ template <class T>
 void PackedPlan<T>::pack_columns(const std::vector<AffineSource<T>>& affines) {
   constexpr int64_t lanes = kAlign / static_cast<int64_t>(sizeof(T));
   const std::vector<ColumnSource> found = find_columns(affines);
-  column_start_.assign(static_cast<size_t>(shape_.num_slots) + 1, 0);
+  column_start_.assign(static_cast<size_t>(source_.shape.num_slots) + 1, 0);
   for (const ColumnSource& f : found) {
     const int64_t first_slot = affines[static_cast<size_t>(f.affine)].first_slot;
     const int64_t begin = (first_slot + f.first) / lanes * lanes;
@@ -197,22 +225,26 @@ void PackedPlan<T>::pack_columns(const std::vector<AffineSource<T>>& affines) {
 }
 
 template <class T>
-Plan<T> PackedPlan<T>::plan() const {
-  Plan<T> p{};
-  p.features = shape_.features;
-  p.context_features = shape_.context_features;
-  p.num_slots = shape_.num_slots;
-  p.x_slot = shape_.x_slot;
-  p.context_slot = shape_.context_slot;
-  p.num_context_units = static_cast<int64_t>(context_units_.size());
-  p.num_steps = static_cast<int64_t>(steps_.size());
+void PackedPlan<T>::fill_plan() {
+  Plan<T>& p = plan_;
+  p.features = source_.shape.features;
+  p.context_features = source_.shape.context_features;
+  p.num_slots = source_.shape.num_slots;
+  p.x_slot = source_.shape.x_slot;
+  p.context_slot = source_.shape.context_slot;
+  p.num_context_units = static_cast<int64_t>(source_.context_units.size());
+  p.num_steps = static_cast<int64_t>(source_.steps.size());
   p.macs = panel_macs_;
-  p.steps = steps_.data();
+  p.steps = source_.steps.data();
   p.sorted = std::is_sorted(variables_.begin(), variables_.end());
+  p.in_place = source_.shape.in_place;
   p.variables = variables_.data();
   p.noise_steps = noise_steps_.data();
   p.param_slots = param_slots_.data();
-  p.context_units = context_units_.data();
+  p.drawn = source_.variables.data();
+  p.conditionals = source_.conditionals.data();
+  p.tables = source_.tables.data();
+  p.context_units = source_.context_units.data();
   p.affines = affines_.data();
   p.bias = bias_.data();
   p.panels = panels_.data();
@@ -227,7 +259,6 @@ Plan<T> PackedPlan<T>::plan() const {
   p.column_start = column_start_.data();
   p.columns = columns_.data();
   p.column_weights = column_weights_.data();
-  return p;
 }
 
 template <class T>

@@ -29,6 +29,20 @@ struct AffineSource {
 
 struct Shape {
   int64_t features, context_features, num_slots, x_slot, context_slot;
+  bool in_place;
+};
+
+// All of a plan as Python hands it over.
+template <class T>
+struct PlanSource {
+  Shape shape;
+  std::vector<Step> steps;
+  std::vector<Variable> variables;  // (D,) in the order of drawing
+  std::vector<Conditional<T>> conditionals;
+  std::vector<T> tables;
+  std::vector<int32_t> context_units;
+  std::vector<AffineSource<T>> affines;
+  bool in_pairs;
 };
 
 template <class T>
@@ -56,11 +70,10 @@ class AlignedArray {
 template <class T>
 class PackedPlan {
  public:
-  PackedPlan(const Shape& shape, std::vector<Step> steps, std::vector<int32_t> variables,
-             std::vector<int32_t> noise_steps, std::vector<int32_t> param_slots, std::vector<int32_t> context_units,
-             const std::vector<AffineSource<T>>& affines, bool in_pairs);
+  explicit PackedPlan(PlanSource<T> source);
+  PackedPlan(const PackedPlan&) = delete;
 
-  Plan<T> plan() const;
+  const Plan<T>& plan() const { return plan_; }
   int64_t panel_macs() const { return panel_macs_; }    // multiply-adds for one row in a tile, fill of panels included
   int64_t column_macs() const { return column_macs_; }  // the same for one row alone, nothing skipped
   int64_t bytes() const;
@@ -70,6 +83,8 @@ class PackedPlan {
     int64_t slot, affine, column, first, last;  // rows [first, last) read the column
   };
 
+  void list_variables();
+  int64_t ring_size() const;
   void plan_panels(const AffineSource<T>& affine);
   void fill_panels(const AffineSource<T>& affine, const AffineInfo& info, T* weights) const;
   void pack_pairs();
@@ -77,12 +92,13 @@ class PackedPlan {
   int64_t list_columns(const AffineSource<T>& affine, int64_t shared, int64_t row, int64_t rows, int64_t begin,
                        int64_t end, int32_t& count);
   void plan_tail(const AffineSource<T>& affine, int64_t row, int64_t from);
+  void fill_plan();
   void pack_columns(const std::vector<AffineSource<T>>& affines);
   static std::vector<ColumnSource> find_columns(const std::vector<AffineSource<T>>& affines);
 
-  Shape shape_;
-  std::vector<Step> steps_;
-  std::vector<int32_t> variables_, noise_steps_, param_slots_, context_units_;
+  PlanSource<T> source_;  // the arrays of its affines are gone
+  Plan<T> plan_{};
+  std::vector<int32_t> variables_, noise_steps_, param_slots_;
   std::vector<AffineInfo> affines_;
   std::vector<Panel> panels_;
   std::vector<int32_t> panel_columns_;

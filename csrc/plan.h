@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "conditional.h"
+
 namespace made_fast {
 
 constexpr int kPanelRows = 8;  // units whose finished inputs are multiplied in one pass
@@ -44,13 +46,30 @@ struct AffineInfo {
   int32_t first_slot, first_panel;
 };
 
+// One variable that is drawn.
+struct Variable {
+  int32_t number, noise_step, param_slot, x_slot;
+  int32_t conditional;  // into conditionals
+  int64_t support;      // where its flags start in a row of Conditions::support
+  int64_t table;        // where its embedding starts in tables
+};
+
 template <class T>
 struct Plan {
   int64_t features, context_features, num_slots, x_slot, context_slot, num_context_units, num_steps;
   int64_t macs;  // multiply-adds for one row
   const Step* steps;
-  bool sorted;                                           // variables are drawn in the order of their numbers
+  bool sorted;    // variables are drawn in the order of their numbers
+  bool in_place;  // every variable has one parameter and one input unit and is drawn over its parameter
+  bool plain;     // and all are Bernoulli
   const int32_t *variables, *noise_steps, *param_slots;  // (D,) in the order of drawing
+  const Variable* drawn;                                 // the same and more
+  const Conditional<T>* conditionals;
+  const T* tables;                                     // of embeddings
+  int64_t most_params, most_draws, most_rooms;  // over all conditionals; see rooms_of in conditional.h
+  // Parameters are the last slots. In a tile they share `ring` rows, a multiple of 8, one after the other, unless they
+  // are drawn over.
+  int64_t first_param, ring;
   const int32_t* context_units;
   const AffineInfo* affines;
   const T* bias;  // (num_slots,), what each slot starts from
@@ -82,9 +101,16 @@ struct Request {
   int64_t rows_per_context;  // row i has context (row_offset + i) / rows_per_context
   T* out;                    // (num_rows, D)
   T* log_prob;               // (num_rows,) or null
+  T* log_weight;             // (num_rows,) or null
+  Conditions<T> conditions;
+  Decoding<T> decoding;
   int num_threads;
   int rows_at_once;  // 0: chosen; 1: the path for few rows; n: tiles of at most n rows
 
+  bool plain() const {
+    return !conditions.any() && decoding.plain() && log_weight == nullptr;
+  }
+  int64_t source(int64_t row) const { return (row_offset + row) / rows_per_context; }
   uint64_t noise_row(int64_t row) const {
     return rows == nullptr ? first_row + static_cast<uint64_t>(row) : static_cast<uint64_t>(rows[row]);
   }

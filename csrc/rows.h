@@ -54,17 +54,30 @@ int64_t padded_limits(const Plan<T>& plan) {
   return (plan.features + 4 * kPhiloxLanes - 1) / (4 * kPhiloxLanes) * (4 * kPhiloxLanes);
 }
 
+// Where things lie in the scratch of the path for few rows.
 template <class T>
-int64_t few_rows_scratch(const Plan<T>& plan) {
-  return (padded_slots(plan) + padded_limits(plan)) * int64_t(sizeof(T));
-}
+struct RowPositions {
+  int64_t values, limits, params, x, drawing, bytes;
+  explicit RowPositions(const Plan<T>& plan) {
+    Places places;
+    values = places.add(padded_slots(plan) * int64_t(sizeof(T)));
+    limits = places.add(padded_limits(plan) * int64_t(sizeof(T)));
+    params = places.add(plan.most_params * kLanes<T> * int64_t(sizeof(T)));
+    x = places.add(2 * kLanes<T> * int64_t(sizeof(T)));
+    drawing = places.add(Drawing<T>::bytes(plan, kLanes<T>));
+    bytes = places.size();
+  }
+};
 
 template <class T>
 struct Row {
   const Plan<T>& plan;
   const Request<T>& request;
   T* values;  // (num_slots,): sums that are not finished, then values
-  T* limits;  // (D,): thresholds by noise step
+  T* limits;  // (D,): thresholds by noise step, of plain draws
+  T* params;  // (most_params, lanes): those of one variable, the same in all lanes
+  T* x;       // (2, lanes): what was drawn, and what is read of it
+  Drawing<T> drawing;
   double log_prob = 0;
   bool nan_seen = false;
 
@@ -92,31 +105,55 @@ struct Row {
         c2[i] = row & 0xFFFFFFFFu;
         c3[i] = row >> 32;
       }
-      philox(c0, c2, c3, request.seed, words, kPhiloxLanes);
+      philox(c0, 0, c2, c3, request.seed, words, kPhiloxLanes);
       thresholds<T>(words, found, 4 * kPhiloxLanes);
       for (int i = 0; i < kPhiloxLanes; ++i)
         for (int w = 0; w < 4; ++w) limits[(start + i) * 4 + w] = found[w * kPhiloxLanes + i];
     }
   }
 
-  void draw(const Step& step, T* out) {
+  // Bernoulli variables with nothing asked of them.
+  void draw_plain(const Step& step, T* out) {
     for (int32_t i = 0; i < step.count; ++i) {
-      const int64_t index = step.first + i - plan.x_slot;
+      const int64_t index = step.first + i;
       const T logit = values[plan.param_slots[index]];
-      const T x = logit > limits[plan.noise_steps[index]] ? T(1) : T(0);
+      const T drawn = logit > limits[plan.noise_steps[index]] ? T(1) : T(0);
       nan_seen |= logit != logit;
-      values[step.first + i] = x;
-      out[plan.variables[index]] = x;
+      values[plan.x_slot + index] = drawn;
+      out[plan.variables[index]] = drawn;
       if (request.log_prob != nullptr)
-        log_prob += static_cast<double>((-softplus_<T>(splat<T>(x > T(0) ? -logit : logit)))[0]);
+        log_prob += static_cast<double>((-softplus_<T>(splat<T>(drawn > T(0) ? -logit : logit)))[0]);
     }
-    for (int32_t i = 0; i < step.count; ++i) propagate(step.first + i);
+    for (int32_t i = 0; i < step.count; ++i) propagate(plan.x_slot + step.first + i);
+  }
+
+  void draw(const Step& step, T* out) {
+    for (int32_t place = step.first; place < step.first + step.count; ++place) {
+      const Variable& variable = plan.drawn[place];
+      const Conditional<T>& conditional = plan.conditionals[variable.conditional];
+      for (int32_t k = 0; k < conditional.num_params; ++k)
+        store<T>(params + k * kLanes<T>, splat<T>(values[variable.param_slot + k]));
+      drawing.draw(variable, params, kLanes<T>, x);
+      out[variable.number] = x[0];
+      if (conditional.encoding == Encoding::number) {
+        scale_numbers<T>(conditional, x, x + kLanes<T>, kLanes<T>);
+        values[variable.x_slot] = x[kLanes<T>];
+      } else {
+        encode_categories<T>(conditional, plan.tables + variable.table, x, 1, values + variable.x_slot, 1);
+      }
+    }
+    for (int32_t place = step.first; place < step.first + step.count; ++place) {
+      const Variable& variable = plan.drawn[place];
+      const int32_t units = plan.conditionals[variable.conditional].units;
+      for (int32_t unit = 0; unit < units; ++unit) propagate(variable.x_slot + unit);
+    }
   }
 
   void run(int64_t row) {
     std::memcpy(values, plan.bias, static_cast<size_t>(padded_slots(plan)) * sizeof(T));
-    make_limits(request.noise_row(row));
-    const int64_t source = plan.num_context_units ? (request.row_offset + row) / request.rows_per_context : 0;
+    const bool plain = plan.plain && request.plain();
+    if (plain) make_limits(request.noise_row(row));
+    const int64_t source = request.source(row);
     for (int64_t i = 0; i < plan.num_context_units; ++i) {
       values[plan.context_slot + i] = request.context[source * plan.context_features + plan.context_units[i]];
       propagate(plan.context_slot + i);
@@ -138,20 +175,30 @@ struct Row {
           times<T>(values + step->left, values + step->right, first, step->count);
           break;
         case Kind::draw:
-          draw(*step, out);
+          plain ? draw_plain(*step, out) : draw(*step, out);
           continue;
       }
-      // A parameter over which its variable will be drawn is read by that draw alone.
-      const bool drawn_over = step->first >= plan.x_slot && step->first < plan.x_slot + plan.features;
-      for (int32_t i = 0; i < step->count && !drawn_over; ++i) propagate(step->first + i);
+      // A parameter is read by the draw of its variable alone.
+      for (int32_t i = 0; i < step->count && step->first < plan.first_param; ++i) propagate(step->first + i);
     }
-    if (request.log_prob != nullptr) request.log_prob[row] = static_cast<T>(log_prob);
+    if (!plain)
+      drawing.write_sums();
+    else if (request.log_prob != nullptr)
+      request.log_prob[row] = static_cast<T>(log_prob);
   }
 };
 
 template <class T>
-bool draw_row(const Plan<T>& plan, const Request<T>& request, int64_t row, T* scratch) {
-  Row<T> state{plan, request, scratch, scratch + padded_slots(plan)};
+bool draw_row(const Plan<T>& plan, const Request<T>& request, int64_t row, char* scratch) {
+  const RowPositions<T> at(plan);
+  const auto numbers = [scratch](int64_t place) { return reinterpret_cast<T*>(scratch + place); };
+  Row<T> state{plan,
+               request,
+               numbers(at.values),
+               numbers(at.limits),
+               numbers(at.params),
+               numbers(at.x),
+               {plan, request, row, 1, kLanes<T>, scratch + at.drawing}};
   state.run(row);
-  return state.nan_seen;
+  return state.nan_seen || state.drawing.nan_seen();
 }

@@ -10,17 +10,24 @@ constexpr int kTileRows = kTileVectors * kLanes<T>;
 template <class T>
 constexpr int kWidest = kPhiloxLanes * ((kTileRows<T> + kPhiloxLanes - 1) / kPhiloxLanes);  // rows, in whole counters
 
+// Where things lie in the scratch of a tile: the table (and that of pairs), what was drawn where that is not in the
+// table, the parameters of one variable, the thresholds of four steps, log-probabilities.
 template <class T>
-int64_t table_rows(const Plan<T>& plan) {
-  return plan.num_slots + (plan.pair_weights == nullptr ? 0 : (plan.num_slots + 1) / 2);
-}
-
-template <class T>
-int64_t tile_scratch(const Plan<T>& plan, int rows) {
-  // the table (and that of pairs), the thresholds of four steps, and the log-probabilities in double
-  return table_rows<T>(plan) * rows * int64_t(sizeof(T)) + 4 * kWidest<T> * int64_t(sizeof(T)) +
-         kWidest<T> * int64_t(sizeof(double));
-}
+struct TilePositions {
+  int64_t table, pairs, drawn, params, limits, log_prob, drawing, bytes;
+  TilePositions(const Plan<T>& plan, int lanes) {
+    const auto rows = [lanes](int64_t count) { return count * lanes * int64_t(sizeof(T)); };
+    Places places;
+    table = places.add(rows(plan.first_param + plan.ring));
+    pairs = places.add(plan.pair_weights == nullptr ? 0 : rows((plan.first_param + plan.ring + 1) / 2));
+    drawn = places.add(plan.in_place ? 0 : rows(plan.features));
+    params = places.add(plan.in_place ? 0 : rows(plan.most_params));
+    limits = places.add(4 * kWidest<T> * int64_t(sizeof(T)));
+    log_prob = places.add(kWidest<T> * int64_t(sizeof(double)));
+    drawing = places.add(Drawing<T>::bytes(plan, lanes));
+    bytes = places.size();
+  }
+};
 
 // With kPairs the panels are multiplied in bf16 (pairs.h).
 template <class T, int NV, bool kPairs>
@@ -31,19 +38,28 @@ struct Tile {
   const Plan<T>& plan;
   const Request<T>& request;
   T* table;
-  T* limits;  // (4, width): thresholds of the steps of the present noise block
+  uint32_t* pairs;
+  T* drawn;   // (D, stride): variables in the order of drawing, unless they are drawn over their parameters
+  T* params;  // (most_params, stride): those of one variable, where they do not lie together
+  T* limits;  // (4, width): thresholds of the steps of the present noise block, of plain draws
   double* log_prob;
+  Drawing<T>& drawing;
   int64_t base;  // row of this piece in lane 0
   int rows;
   int noise_block = -1;
   Int<T> nan_lanes{};
 
   T* slot(int64_t index) const { return table + index * stride; }
+  // Where a unit is computed: parameters share the rows of the ring.
+  T* place_of(int64_t unit) const {
+    const int64_t end = plan.first_param + plan.ring;
+    return slot(unit < end ? unit : plan.first_param + static_cast<uint32_t>(unit - plan.first_param) % static_cast<uint32_t>(plan.ring));
+  }
+  T* drawn_at(int64_t place) const { return plan.in_place ? slot(plan.x_slot + place) : drawn + place * stride; }
 
   // Called for slots whose values are final and may be read.
   void publish(int64_t first, int64_t count) {
     if constexpr (kPairs) {
-      uint32_t* pairs = reinterpret_cast<uint32_t*>(slot(plan.num_slots));
       for (int64_t i = first; i < first + count; ++i)
         for (int v = 0; v < stride; v += kLanes<T>) put_half(slot(i) + v, pairs + (i / 2) * stride + v, i % 2 != 0);
     }
@@ -72,14 +88,13 @@ struct Tile {
   void multiply_panel(int32_t number, int64_t first_slot) {
     const Panel& panel = plan.panels[number];
     if constexpr (kPairs) {
-      const uint32_t* pairs = reinterpret_cast<const uint32_t*>(slot(plan.num_slots));
-      multiply_pairs<NV>(plan, plan.pair_panels[number], plan.bias + first_slot, pairs, slot(first_slot));
+      multiply_pairs<NV>(plan, plan.pair_panels[number], plan.bias + first_slot, pairs, place_of(first_slot));
     } else {
       constexpr int units = kUnits<NV>;
       for (int part = 0; part < panel.num_rows; part += units) {
         const T* weights = plan.panel_weights + panel.weights + part;
         multiply<units, true>(weights, kPanelRows, plan.panel_columns + panel.columns, panel.num_columns,
-                              plan.bias + first_slot + part, slot(first_slot + part), panel.num_rows - part);
+                              plan.bias + first_slot + part, place_of(first_slot + part), panel.num_rows - part);
       }
     }
   }
@@ -88,7 +103,7 @@ struct Tile {
   void multiply_second_half(const Panel& panel, int64_t first_slot) {
     multiply<kPanelRows / 2, false>(plan.panel_weights + panel.half_weights, kPanelRows / 2,
                                     plan.panel_columns + panel.half_columns, panel.num_half_columns, nullptr,
-                                    slot(first_slot), panel.num_rows - kPanelRows / 2);
+                                    place_of(first_slot), panel.num_rows - kPanelRows / 2);
   }
 
   // Adds the inputs of one unit that became known after its panel was multiplied, and rectifies if that is its
@@ -97,16 +112,17 @@ struct Tile {
   void finish_unit(int64_t unit) {
     const int64_t begin = plan.tail_start[unit], end = plan.tail_start[unit + 1];
     if (begin == end && !kRectify) return;
+    T* own = place_of(unit);
     Vec<T> sum[NV];
 #pragma GCC unroll 3
-    for (int v = 0; v < NV; ++v) sum[v] = load<T>(slot(unit) + v * kLanes<T>);
+    for (int v = 0; v < NV; ++v) sum[v] = load<T>(own + v * kLanes<T>);
     for (int64_t i = begin; i < end; ++i) {
       const T* input = slot(plan.tail_columns[i]);
 #pragma GCC unroll 3
       for (int v = 0; v < NV; ++v) sum[v] += plan.tail_weights[i] * load<T>(input + v * kLanes<T>);
     }
 #pragma GCC unroll 3
-    for (int v = 0; v < NV; ++v) store<T>(slot(unit) + v * kLanes<T>, kRectify ? max0<T>(sum[v]) : sum[v]);
+    for (int v = 0; v < NV; ++v) store<T>(own + v * kLanes<T>, kRectify ? max0<T>(sum[v]) : sum[v]);
   }
 
   void finish(const Step& step) {
@@ -132,28 +148,55 @@ struct Tile {
         c2[i] = row & 0xFFFFFFFFu;
         c3[i] = row >> 32;
       }
-      philox(c0, c2, c3, request.seed, words + start, width);
+      philox(c0, 0, c2, c3, request.seed, words + start, width);
     }
     thresholds<T>(words, limits, 4 * width);
   }
 
-  void draw(const Step& step) {
-    for (int32_t i = 0; i < step.count; ++i) {
-      const int64_t index = step.first + i - plan.x_slot;
+  // Bernoulli variables with nothing asked of them.
+  void draw_plain(const Step& step) {
+    for (int32_t index = step.first; index < step.first + step.count; ++index) {
       const int32_t noise_step = plan.noise_steps[index];
       if (noise_step >> 2 != noise_block) make_limits(noise_step >> 2);
       const T* limit = limits + (noise_step & 3) * width;
       const T* logit = slot(plan.param_slots[index]);
-      T* x = slot(step.first + i);
+      T* x = slot(plan.x_slot + index);
       for (int v = 0; v < stride; v += kLanes<T>) {
         const Vec<T> l = load<T>(logit + v);
-        const Vec<T> drawn = l > load<T>(limit + v) ? splat<T>(1) : Vec<T>{};
-        store<T>(x + v, drawn);
+        const Vec<T> one = l > load<T>(limit + v) ? splat<T>(1) : Vec<T>{};
+        store<T>(x + v, one);
         nan_lanes |= l != l;
         if (request.log_prob == nullptr) continue;
-        const Vec<T> nats = -softplus_<T>(drawn > T(0) ? -l : l);
+        const Vec<T> nats = -softplus_<T>(one > T(0) ? -l : l);
         for (int lane = 0; lane < kLanes<T>; ++lane) log_prob[v + lane] += static_cast<double>(nats[lane]);
       }
+    }
+    publish(plan.x_slot + step.first, step.count);
+  }
+
+  // The parameters of a variable, one after the other.
+  const T* gather_params(int64_t first, int64_t count) const {
+    const int64_t before_end = plan.ring - (first - plan.first_param) % plan.ring;
+    if (count <= before_end) return place_of(first);
+    std::memcpy(params, place_of(first), static_cast<size_t>(before_end * stride) * sizeof(T));
+    std::memcpy(params + before_end * stride, slot(plan.first_param),
+                static_cast<size_t>((count - before_end) * stride) * sizeof(T));
+    return params;
+  }
+
+  void draw(const Step& step) {
+    for (int32_t place = step.first; place < step.first + step.count; ++place) {
+      const Variable& variable = plan.drawn[place];
+      const Conditional<T>& conditional = plan.conditionals[variable.conditional];
+      T* x = drawn_at(place);
+      drawing.draw(variable, gather_params(variable.param_slot, conditional.num_params), stride, x);
+      T* units = slot(variable.x_slot);
+      if (conditional.encoding != Encoding::number) {
+        encode_categories<T>(conditional, plan.tables + variable.table, x, stride, units, stride);
+      } else if (!plan.in_place) {
+        scale_numbers<T>(conditional, x, units, stride);
+      }
+      publish(variable.x_slot, conditional.units);
     }
   }
 
@@ -170,6 +213,7 @@ struct Tile {
   void run() {
     if (plan.num_context_units) fill_context();
     publish(plan.context_slot, plan.num_context_units);
+    const bool plain = plan.plain && request.plain();
     for (int r = 0; r < stride; ++r) log_prob[r] = 0;
     for (const Step* step = plan.steps; step != plan.steps + plan.num_steps; ++step) {
       const int64_t values = int64_t(step->count) * stride;
@@ -187,18 +231,23 @@ struct Tile {
           times<T>(slot(step->left), slot(step->right), slot(step->first), values);
           break;
         case Kind::draw:
-          draw(*step);
-          break;
+          plain ? draw_plain(*step) : draw(*step);
+          continue;
       }
-      publish(step->first, step->count);
+      if (step->first < plan.first_param) publish(step->first, step->count);  // parameters are read by draws alone
     }
     write();
+    if (!plain) {
+      drawing.write_sums();
+    } else if (request.log_prob != nullptr) {
+      for (int r = 0; r < rows; ++r) request.log_prob[base + r] = static_cast<T>(log_prob[r]);
+    }
   }
 
   // One square of the table, by rows: out[r][v] = x of variable `start + v` in row `from + r`.
   void read_square(int64_t start, int from, Vec<T> (&square)[kLanes<T>]) const {
 #pragma GCC unroll 16
-    for (int v = 0; v < kLanes<T>; ++v) square[v] = load<T>(slot(plan.x_slot + start + v) + from);
+    for (int v = 0; v < kLanes<T>; ++v) square[v] = load<T>(drawn_at(start + v) + from);
     transpose<T, kLanes<T> / 2>(square);
   }
 
@@ -228,29 +277,34 @@ struct Tile {
     }
     for (; start < features; ++start)
       for (int r = 0; r < rows; ++r)
-        request.out[(base + r) * features + plan.variables[start]] = slot(plan.x_slot + start)[r];
-    if (request.log_prob != nullptr)
-      for (int r = 0; r < rows; ++r) request.log_prob[base + r] = static_cast<T>(log_prob[r]);
+        request.out[(base + r) * features + plan.variables[start]] = drawn_at(start)[r];
   }
 };
 
 template <class T, int NV, bool kPairs>
-bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, T* scratch) {
-  T* limits = scratch + table_rows<T>(plan) * NV * kLanes<T>;
-  double* log_prob = reinterpret_cast<double*>(limits + 4 * kWidest<T>);
-  Tile<T, NV, kPairs> tile{plan, request, scratch, limits, log_prob, first, rows};
-  if (kPairs) {  // the other half of a pair may be read, with weight zero, before it is known: it must be a number
-    T* pairs = tile.slot(plan.num_slots);
-    std::memset(pairs, 0, static_cast<size_t>(limits - pairs) * sizeof(T));
-  }
+bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch) {
+  const TilePositions<T> at(plan, NV * kLanes<T>);
+  const auto numbers = [scratch](int64_t place) { return reinterpret_cast<T*>(scratch + place); };
+  Drawing<T> drawing(plan, request, first, rows, NV * kLanes<T>, scratch + at.drawing);
+  Tile<T, NV, kPairs> tile{plan,
+                           request,
+                           numbers(at.table),
+                           reinterpret_cast<uint32_t*>(scratch + at.pairs),
+                           numbers(at.drawn),
+                           numbers(at.params),
+                           numbers(at.limits),
+                           reinterpret_cast<double*>(scratch + at.log_prob),
+                           drawing,
+                           first,
+                           rows};
+  // The other half of a pair may be read, with weight zero, before it is known: it must be a number.
+  if (kPairs) std::memset(tile.pairs, 0, static_cast<size_t>(at.drawn - at.pairs));
   tile.run();
-  bool nan_seen = false;
-  for (int lane = 0; lane < kLanes<T>; ++lane) nan_seen |= tile.nan_lanes[lane] != 0;
-  return nan_seen;
+  return drawing.nan_seen() || any_lane<T>(tile.nan_lanes);
 }
 
 template <class T, bool kPairs>
-bool draw_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, T* scratch) {
+bool draw_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch) {
   const int vectors = whole_vectors<T>(rows) / kLanes<T>;
   if (vectors == 1) return run_tile<T, 1, kPairs>(plan, request, first, rows, scratch);
   if (vectors == 2 || kTileVectors == 2) return run_tile<T, 2, kPairs>(plan, request, first, rows, scratch);

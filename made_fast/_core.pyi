@@ -4,15 +4,11 @@ from numpy.typing import NDArray
 class _Sampler:
     def __init__(
         self,
-        features: int,
-        context_features: int,
-        num_slots: int,
-        x_slot: int,
-        context_slot: int,
+        shape: tuple[int, int, int, int, int, bool],
         steps: NDArray[np.int64],
         variables: NDArray[np.int64],
-        noise_steps: NDArray[np.int64],
-        param_slots: NDArray[np.int64],
+        conditionals: list[tuple[object, ...]],
+        tables: NDArray[np.floating],
         context_units: NDArray[np.int64],
         affines: list[tuple[object, ...]],
         bf16: bool = False,
@@ -29,6 +25,9 @@ class _Sampler:
         rows_per_context: int,
         out: int,
         log_prob: int,
+        log_weight: int,
+        conditions: tuple[int, ...],
+        decoding: tuple[object, ...],
         num_threads: int,
         rows_at_once: int,
     ) -> int: ...

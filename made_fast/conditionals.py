@@ -167,6 +167,11 @@ class Conditional(ABC):
         return (x * self.scale + self.shift if (self.scale, self.shift) != (1.0, 0.0) else x)[..., None]
 
 
+def is_whole(x: Tensor) -> Tensor | bool:
+    """Which values have no fraction; of whole numbers and flags all."""
+    return x == x.floor() if x.is_floating_point() else True
+
+
 def logit_of(uniform: Tensor) -> Tensor:
     """log(u / (1 - u)) of uniforms, fp64."""
     return torch.logit(uniform.double())
@@ -302,15 +307,16 @@ class CategoricalConditional(Conditional):
         return torch.arange(self.size, dtype=torch.float64)
 
     def valid(self, x: Tensor) -> Tensor:
-        return (x >= 0) & (x < self.size) & (x == x.floor())
+        return (x >= 0) & (x < self.size) & is_whole(x)
 
     @property
     def expected(self) -> str:
         return f"a category 0 .. {self.size - 1}"
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """The logit of x less the log of the sum of all exponentials."""
-        return params.gather(-1, x.long()[..., None])[..., 0] - params.logsumexp(-1)
+        """Less the greatest logit before the log of the sum: large logits would swallow it."""
+        chosen: Tensor = torch.take_along_dim(params.log_softmax(-1), x.long()[..., None], -1)[..., 0]
+        return chosen
 
     def draw(self, params: Tensor, uniforms: Tensor, decoding: Decoding = PLAIN) -> Tensor:
         if decoding.greedy:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from made_fast import masks
+from made_fast.dependencies import dependencies
 from made_fast.program import Program
-from made_fast.schedule import build_schedule, dependencies
+from made_fast.schedule import build_schedule
 
 if TYPE_CHECKING:
     from made_fast.nn import MADE

@@ -53,6 +53,7 @@ class Group(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # what is kept must serve training too, whoever asked first
 def _groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
     found: dict[Conditional, list[int]] = {}
     starts = [0]
@@ -206,7 +207,7 @@ class Categorical(Output):
     name = "categorical"
 
     def __init__(self, sizes: int | Sequence[int], embedding: int = 0) -> None:
-        each = [sizes] if isinstance(sizes, int) else list(sizes)
+        each = [sizes] if not isinstance(sizes, Sequence) else list(sizes)
         if not each or not all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in each):
             raise ValueError(f"sizes must be a positive integer or a sequence of such, got {sizes!r}")
         _check_count("embedding", embedding, 0)
@@ -319,6 +320,10 @@ class Mixed(Output):
 
     def arguments(self) -> dict[str, Any]:
         return {"parts": [[describe(part), count] for part, count in self.parts]}
+
+    def __repr__(self) -> str:
+        """Class and parts, also where one of them cannot be described."""
+        return f"Mixed(parts={self.parts!r})"
 
 
 OUTPUTS: dict[str, Callable[..., Output]] = {

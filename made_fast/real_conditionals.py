@@ -18,6 +18,7 @@ from made_fast.conditionals import (
     Decoding,
     choose_allowed,
     choose_category,
+    is_whole,
     logit_of,
 )
 
@@ -26,6 +27,11 @@ __all__ = ["MixtureOfLogisticsConditional", "MixtureOfNormalsConditional", "Norm
 
 def _normal_log_prob(loc: Tensor, scale: Tensor, x: Tensor) -> Tensor:
     return -0.5 * ((x - loc) / scale) ** 2 - torch.log(scale) - LOG_SQRT_2_PI
+
+
+def _normal_cdf(z: Tensor) -> Tensor:
+    """By erfc, which keeps the digits of the lower tail; torch.special.ndtr is 0 below -8.3."""
+    return 0.5 * torch.erfc(-math.sqrt(0.5) * z)
 
 
 def _normal_of(uniform: Tensor, dtype: torch.dtype) -> Tensor:
@@ -39,7 +45,8 @@ def _truncated_normal(loc: Tensor, scale: Tensor, uniform: Tensor, bounds: Tenso
     low, high = ((bounds[..., i].double() - loc.double()) / scale.double() for i in (0, 1))
     reflected = low > 0
     low, high = torch.where(reflected, -high, low), torch.where(reflected, -low, high)
-    below, mass = torch.special.ndtr(low), torch.special.ndtr(high) - torch.special.ndtr(low)
+    below = _normal_cdf(low)
+    mass = _normal_cdf(high) - below
     z = torch.special.ndtri(below + (uniform.double() + HALF_STEP) * mass)
     z = torch.where(reflected, -z, z)
     nearest = torch.minimum(torch.maximum(loc, bounds[..., 0]), bounds[..., 1])
@@ -81,8 +88,7 @@ class NormalConditional(Conditional):
 
     def cdf(self, params: Tensor, x: Tensor) -> Tensor:
         loc, scale = self.parts(params)
-        found: Tensor = torch.special.ndtr((x - loc) / scale)
-        return found
+        return _normal_cdf((x - loc) / scale)
 
 
 @dataclass(frozen=True)
@@ -152,8 +158,7 @@ class MixtureOfNormalsConditional(_Mixture):
 
     def cdf(self, params: Tensor, x: Tensor) -> Tensor:
         logits, locs, scales = self.parts(params)
-        found: Tensor = (logits.softmax(-1) * torch.special.ndtr((x[..., None] - locs) / scales)).sum(-1)
-        return found
+        return (logits.softmax(-1) * _normal_cdf((x[..., None] - locs) / scales)).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,7 @@ class MixtureOfLogisticsConditional(_Mixture):
         return torch.arange(self.size, dtype=torch.float64)
 
     def valid(self, x: Tensor) -> Tensor:
-        return (x >= 0) & (x < self.size) & (x == x.floor())
+        return (x >= 0) & (x < self.size) & is_whole(x)
 
     @property
     def expected(self) -> str:

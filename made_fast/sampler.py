@@ -164,7 +164,7 @@ class Sampler(Draws):
         features = frozenset(request.features)
         return features | {"conditions of own distributions"} if features and self._own_draws else features
 
-    def _ready(self, requested: str, features: frozenset[str]) -> tuple[ModuleType, Any]:
+    def _ready(self, requested: str, features: frozenset[str] = frozenset()) -> tuple[ModuleType, Any]:
         """The module of a backend and this program in its layout, made at first use."""
         found = self._packed.get((requested, features))
         if found is None:

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from made_fast.conditionals import Encoding
-from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Multiply, Op, Program, X
+from made_fast.dependencies import masks_of, ring_message
+from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Multiply, Program, X
 
-__all__ = ["AffinePlan", "Kind", "Schedule", "build_schedule", "dependencies"]
+__all__ = ["AffinePlan", "Kind", "Schedule", "build_schedule"]
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -119,25 +120,10 @@ def build_schedule(program: Program) -> Schedule:
     Raises:
         ValueError: the program is not autoregressive: some variables depend on themselves, directly or in a ring.
     """
-    masks = [_masks_of(op, widths) for op, widths in _with_source_widths(program)]
+    masks = masks_of(program)
     alive = _alive_units(program, masks)
     levels = _levels(program, masks, alive)
     return _Builder(program, masks, alive, levels).build()
-
-
-def _with_source_widths(program: Program) -> list[tuple[Op, list[int]]]:
-    widths = program.widths
-    return [(op, [widths[source] for source in op.sources]) for op in program.ops]
-
-
-def _masks_of(op: Op, source_widths: list[int]) -> list[BoolArray]:
-    """The bool masks (n, m) of an affine operation's terms; nothing for the others, which go unit by unit."""
-    if not isinstance(op, Affine):
-        return []
-    return [
-        np.ones(tuple(term.weight.shape), dtype=bool) if term.mask is None else term.mask.cpu().numpy()
-        for term in op.terms
-    ]
 
 
 def _alive_units(program: Program, masks: list[list[BoolArray]]) -> list[BoolArray]:
@@ -189,36 +175,8 @@ def _levels(program: Program, masks: list[list[BoolArray]], alive: list[BoolArra
         drawable = np.zeros(0, dtype=np.int64)
         level += 1
     if (levels[X] < 0).any():
-        raise ValueError(_ring_message(program))
+        raise ValueError(ring_message(program))
     return levels
-
-
-def dependencies(program: Program) -> BoolArray:
-    """Which variables the parameters of each variable depend on, by the masks: bool (D, D), row reads column."""
-    features = program.features
-    variables = np.repeat(np.eye(features, dtype=np.float32), program.input_units, axis=0)  # (E, D)
-    reach = [variables, np.zeros((program.context_features, features), dtype=np.float32)]
-    for op, widths in _with_source_widths(program):
-        masks = _masks_of(op, widths)
-        sources = [reach[source] for source in op.sources]
-        parts = [mask @ part for mask, part in zip(masks, sources, strict=True)] if masks else sources
-        reach.append((sum(parts[1:], parts[0]) > 0).astype(np.float32))  # (n, D)
-    found = np.zeros((features, features), dtype=np.bool_)
-    np.logical_or.at(found, np.repeat(np.arange(features), program.params_per_variable), reach[-1] > 0)
-    return found
-
-
-def _ring_message(program: Program) -> str:
-    """Names the variables that depend on themselves, and not those that merely wait for them."""
-    closure = dependencies(program).astype(np.float32)
-    for _ in range(program.features.bit_length()):
-        closure = (closure + closure @ closure > 0).astype(np.float32)
-    ring = np.flatnonzero(closure.diagonal())
-    shown = ", ".join(map(str, ring[:8])) + (", ..." if len(ring) > 8 else "")
-    return (
-        f"the network is not autoregressive: variables {shown} depend on themselves, alone or in a ring; "
-        f"check the masks (parameters of a variable may only read variables drawn before it)"
-    )
 
 
 def _tell(units: IntArray, mask_t: BoolArray | None, missing: IntArray) -> IntArray:

@@ -171,7 +171,7 @@ def _edited(
 
 
 def test_an_edited_file_that_still_fits_loads(saved: Path) -> None:
-    _edited(saved, config={"activation": "tanh"})
+    _edited(saved, config={"activation": "tanh", "output": {"name": "bernoulli"}})
     assert MADE.load(saved).activation == "tanh"
 
 
@@ -182,7 +182,11 @@ def test_an_edited_file_that_still_fits_loads(saved: Path) -> None:
         *({"features": value} for value in (8, -1, 0, "9", 9.5, None, [])),
         *({"hidden_features": value} for value in ([16], [16, 17], 16, None, "ab", [0, 0], [None, None])),
         *({"order": value} for value in (None, 3, {}, [0] * 9, list(range(8)), "zigzag", [0.5] * 9)),
-        *({"output": value} for value in (None, 3, [], "poisson", {"name": "bernoulli"})),
+        *({"output": value} for value in (None, 3, [], "poisson", "normal", "categorical", {}, {"name": "poisson"})),
+        *({"output": {"name": "categorical", "sizes": value}} for value in (3, 0, None, "ab", [2], [1] * 8 + [2], 1.5)),
+        {"output": {"name": "categorical", "sizes": 10**15}},  # refused before memory is asked for
+        {"output": {"name": "mixture_of_normals", "components": 10**15}},
+        {"output": {"name": "bernoulli", "floor": 1}},
         *({"activation": value} for value in (None, [], "step", 3)),
         *({"context_features": value} for value in (0, 2, "3", None, -1)),
         *({"degrees": "odd"}, {"degrees": None}, {"residual": False}, {"direct": False}, {"seed": "a"}),

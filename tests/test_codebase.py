@@ -19,7 +19,7 @@ PACKAGE = ROOT / "made_fast"
 
 # What a module may import of the package. Everything above may also import the ground.
 GROUND = {
-    *("masks", "mask_plan", "noise", "program", "schedule", "checkpoint", "ensemble", "estimates"),
+    *("masks", "mask_plan", "noise", "program", "dependencies", "schedule", "checkpoint", "ensemble", "estimates"),
     *("conditionals", "real_conditionals", "conditioning", "distributions", "outputs"),
 }
 ALLOWED = {
@@ -28,7 +28,8 @@ ALLOWED = {
     "conditioning": {"conditionals"},
     "outputs": {"conditionals", "real_conditionals", "distributions"},
     "program": {"conditionals"},
-    "schedule": {"conditionals", "program"},
+    "dependencies": {"program"},
+    "schedule": {"conditionals", "dependencies", "program"},
     "ensemble": {"masks", "noise"},
     "backends": set(),
     "ops": {"backends", *GROUND},
@@ -50,6 +51,7 @@ ALLOWED = {
         *("layers", "lowering", "functional", "sampler", "drawing", "ensemble_sampler", "freeze"),
         *("encoder", "parameters", "inspection", "model_files", *GROUND),
     },
+    "estimation": {"nn", "sampler", "ensemble_sampler", *GROUND},
     "datasets": GROUND,
     "training": {"nn", "sampler", "datasets", *GROUND},
     # the program on top: it compares samplers in `demo`, lists backends, and says the version

@@ -10,10 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Distribution
 
 from made_fast import MADE, backends, build_config
 from made_fast.backends import reference
+from made_fast.conditionals import Conditional
+from made_fast.outputs import Own
 from made_fast.program import CONTEXT, FUNCTIONS, Affine, Elementwise, Program, Term, X
 from made_fast.testing import naive_sample
 
@@ -257,33 +258,32 @@ def test_parameters_that_overflow_are_an_error_everywhere(engine: Any) -> None:
         engine.draw(program, 20, seed=0)
 
 
-class Pair:
-    """A third-party output with two parameters and two uniforms for each variable: the sum of two coins."""
+class Pair(Conditional):
+    """A third-party conditional with two parameters and two uniforms: the sum of two coins."""
 
-    name = "pair"
+    num_params = 2
     num_draws = 2
 
-    def params_per_variable(self, features: int) -> list[int]:
-        return [2] * features
+    def valid(self, x: Tensor) -> Tensor:
+        return (x == 0) | (x == 1) | (x == 2)
 
-    def check(self, x: Tensor) -> None:
-        if not bool(((x == 0) | (x == 1) | (x == 2)).all()):
-            raise ValueError("x must be 0, 1 or 2")
+    @property
+    def expected(self) -> str:
+        return "0, 1 or 2"
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        a, b = params.unflatten(-1, (-1, 2)).sigmoid().unbind(-1)
+        a, b = params.sigmoid().unbind(-1)
         return torch.where(x == 0, (1 - a) * (1 - b), torch.where(x == 1, a + b - 2 * a * b, a * b)).log()
 
-    def draw(self, params: Tensor, uniforms: Tensor) -> Tensor:
-        return (uniforms < params.unflatten(-1, (-1, 2)).sigmoid()).sum(-1).to(params.dtype)
-
-    def distribution(self, params: Tensor) -> Distribution:
-        raise NotImplementedError
+    def draw(self, params: Tensor, uniforms: Tensor, decoding: object = None) -> Tensor:
+        return (uniforms < params.sigmoid()).sum(-1).to(params.dtype)
 
 
-def test_another_output_distribution(build: Build) -> None:
+@pytest.mark.parametrize("num_masks", [1, 3])
+def test_a_conditional_of_ones_own(build: Build, num_masks: int) -> None:
     """One class is enough: variable-major parameters, several uniforms, and only backends that have it."""
-    model = build({"hidden_features": (20,), "order": "random", "direct": True, "output": Pair()}, features=4)
+    options = {"hidden_features": (20,), "order": "random", "direct": True, "output": Own(Pair())}
+    model = build({**options, "num_masks": num_masks}, features=4).eval()
     assert model(torch.zeros(4).double()).shape == (8,)
     states = torch.cartesian_prod(*[torch.arange(3.0, dtype=torch.float64)] * 4)
     assert abs(model.log_prob(states).logsumexp(0).item()) < 1e-12
@@ -291,11 +291,20 @@ def test_another_output_distribution(build: Build) -> None:
     assert x.unique().tolist() == [0, 1, 2]
     assert torch.equal(x, naive_sample(model, 400, seed=5, first_row=7))
     assert torch.allclose(log_prob, model.log_prob(x), rtol=1e-12)
-    with pytest.raises(ValueError, match=r"^x must"):
-        model.log_prob(torch.full((4,), 3.0))
+    with pytest.raises(ValueError, match=r"^x must be 0, 1 or 2 for output 'own', got 3.0"):
+        model.log_prob(torch.full((4,), 3.0).double())
+    given, observed = x[0], torch.tensor([True, False, True, False])
+    drawn = model.sample(400, seed=5, given=given, observed=observed)
+    naive = naive_sample(model, 400, seed=5, given=given, observed=observed)
+    assert torch.equal(drawn.x, naive.x)
+    torch.testing.assert_close(drawn.log_weight, naive.log_weight)
+    with pytest.raises(ValueError, match=r"^allowed\[0\] .*one's own"):
+        model.sample(1, allowed={0: {1}})
+    with pytest.raises(ValueError, match=r"^top_k and top_p need categorical variables"):
+        model.sample(1, top_k=1)
     for backend in USABLE:
-        if backend.outputs and backends.why_not(backend, device=CPU, dtype=torch.float64) is None:
-            with pytest.raises(ValueError, match=rf"^backend '{backend.name}' cannot be used: has no output 'pair'"):
+        if "own" not in (backend.outputs or ("own",)):
+            with pytest.raises(ValueError, match=rf"^backend '{backend.name}' cannot be used: (has no output|needs)"):
                 model.sample(1, backend=backend.name)
 
 
@@ -311,9 +320,9 @@ def test_table_lists_every_backend_best_first() -> None:
 
 def test_auto_takes_the_first_that_can_and_logs_why(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="made_fast")
-    assert backends.choose("auto", device=CPU, dtype=torch.float32, output="bernoulli") == USABLE[0]
+    assert backends.choose("auto", device=CPU, dtype=torch.float32, outputs=["bernoulli"]) == USABLE[0]
     caplog.clear()
-    assert backends.choose("auto", device=CPU, dtype=torch.float16, output="bernoulli").name == "reference"
+    assert backends.choose("auto", device=CPU, dtype=torch.float16, outputs=["bernoulli"]).name == "reference"
     for backend in USABLE:
         assert (backend.name == "reference") or f"backend {backend.name} passed over: needs " in caplog.text
 
@@ -321,7 +330,7 @@ def test_auto_takes_the_first_that_can_and_logs_why(caplog: pytest.LogCaptureFix
 def test_a_named_backend_runs_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     for backend in backends.BACKENDS:
         for device, dtype in ((CPU, torch.float32), (CPU, torch.bfloat16), (torch.device("cuda"), torch.float32)):
-            arguments = {"device": device, "dtype": dtype, "output": "bernoulli"}
+            arguments = {"device": device, "dtype": dtype, "outputs": ["bernoulli"]}
             reason = backends.why_not(backend, **arguments)
             if reason is None:
                 assert backends.choose(backend.name, **arguments) is backend

@@ -19,6 +19,7 @@ import torch
 
 __all__ = ["BACKENDS", "Backend", "Row", "choose", "load", "table", "why_not"]
 
+CODES = ("bernoulli", "spin", "categorical", "normal", "mixture_of_normals", "mixture_of_logistics", "own")
 OWN_DRAWS = ("native_draw", "triton_draw")
 FEATURES = ("given", "allowed", "temperature", "greedy", "top_k", "top_p", "shared_prefix")
 
@@ -57,8 +58,9 @@ BACKENDS: tuple[Backend, ...] = (
         else "the compiled module made_fast._core is not installed (pip install . with a C++ compiler)",
         devices=("cpu",),
         dtypes=(torch.float32, torch.float64),
-        outputs=("bernoulli",),
-        features=(),
+        outputs=CODES,
+        features=("given", "allowed", "temperature", "greedy", "top_k", "top_p"),
+        own="native_draw",
         bf16_weights=_core_has_bf16,
     ),
     Backend(
@@ -67,8 +69,8 @@ BACKENDS: tuple[Backend, ...] = (
         None if _HAS_NUMBA else "numba is not installed (pip install 'made_fast[numba]')",
         devices=("cpu",),
         dtypes=(torch.float32, torch.float64),
-        outputs=("bernoulli",),
-        features=(),
+        outputs=CODES[:-1],
+        features=("given", "allowed", "temperature", "greedy"),
     ),
     Backend(
         "triton",
@@ -80,8 +82,12 @@ BACKENDS: tuple[Backend, ...] = (
             torch.float16,
             *([] if _TRITON_INTERPRETED else [torch.bfloat16]),
         ),  # it multiplies bf16 wrongly
-        outputs=("bernoulli",),
-        features=(),
+        outputs=(
+            *("bernoulli", "spin", "categorical", "normal", "mixture_of_normals", "mixture_of_logistics"),
+            "own",
+        ),
+        features=("given", "allowed", "temperature", "greedy"),
+        own="triton_draw",
     ),
     Backend("reference", "plain torch, any device and dtype: the definition", None),
 )

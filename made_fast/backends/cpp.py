@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch  # before _core, so that both share one OpenMP pool
 from torch import Tensor
 
 from made_fast import _core
+from made_fast.backends.cpp_layout import layout
 from made_fast.conditionals import Decoding
 from made_fast.conditioning import Conditions
 from made_fast.mask_plan import MaskPlan, MaskSide, digest_with
 from made_fast.outputs import Output
-from made_fast.program import FUNCTIONS, Affine, Program
-from made_fast.schedule import AffinePlan, Kind, Schedule
+from made_fast.program import FUNCTIONS, Program
+from made_fast.schedule import Schedule
 
 __all__ = [
     "Packed",
@@ -69,42 +70,9 @@ def build_config() -> dict[str, object]:
 
 def pack(program: Program, schedule: Schedule, output: Output, *, bf16: bool = False) -> Packed:
     """Copies the weights into the engine's layout; with ``bf16`` for the processor's bf16 instruction as well."""
-    steps = schedule.steps.copy()
-    steps[steps[:, 0] == Kind.DRAW, 1] += schedule.x_slot
     kind = _core.SamplerF64 if program.dtype == torch.float64 else _core.SamplerF32
-    native = kind(
-        features=schedule.features,
-        context_features=schedule.context_features,
-        num_slots=schedule.num_slots,
-        x_slot=schedule.x_slot,
-        context_slot=schedule.context_slot,
-        steps=steps,
-        variables=schedule.variables,
-        noise_steps=schedule.noise_steps,
-        param_slots=schedule.param_slots,
-        context_units=schedule.context_units,
-        affines=[_source(op, plan) for op, plan in zip(program.affines, schedule.affines, strict=True)],
-        bf16=bf16,
-    )
+    native = kind(**layout(program, schedule), bf16=bf16)
     return Packed(schedule.features, native, instruction_set())
-
-
-def _source(op: Affine, plan: AffinePlan) -> tuple[object, ...]:
-    """Weights with rows in slot order and columns in order of time, and what the engine must know of their mask."""
-    rows, columns = torch.from_numpy(plan.rows), torch.from_numpy(plan.columns)
-    weight = torch.cat([term.weight for term in op.terms], dim=1)
-    weight = weight.index_select(0, rows).index_select(1, columns).contiguous()
-    bias = weight.new_zeros(len(rows)) if op.bias is None else op.bias.index_select(0, rows)
-    return (
-        plan.first_slot,
-        weight.numpy(),
-        weight.t().contiguous().numpy(),
-        bias.contiguous().numpy(),
-        plan.column_slots,
-        plan.needed,
-        plan.ready,
-        plan.mask,
-    )
 
 
 def draw(
@@ -132,6 +100,7 @@ def draw(
         log_prob: (B,), contiguous, the same dtype, or None; written.
         seed, first_row, row_offset, rows, rows_per_context: see ``reference.draw``; rows on the CPU.
         context: see ``reference.draw``; contiguous, the same dtype.
+        conditions, decoding, log_weight: see ``reference.draw``; contiguous.
         rows_at_once: 0 lets the engine choose; 1 forces the path for few rows, more forces tiles of so many rows.
         isa: instruction set; the one in use when packed if left out.
 
@@ -153,6 +122,9 @@ def draw(
         rows_per_context=rows_per_context,
         out=out.data_ptr(),
         log_prob=0 if log_prob is None else log_prob.data_ptr(),
+        log_weight=0 if log_weight is None else log_weight.data_ptr(),
+        conditions=() if conditions is None else _addresses(conditions),
+        decoding=() if decoding is None else astuple(decoding),
         num_threads=torch.get_num_threads(),
         rows_at_once=rows_at_once,
     )
@@ -160,6 +132,20 @@ def draw(
         raise MemoryError("no memory for the sampler's scratch")
     if status == _NOT_A_NUMBER:
         raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
+
+
+def _addresses(conditions: Conditions) -> tuple[int, ...]:
+    """Where the arrays of conditions lie, 0 for those that are not there; and the flags in a row of ``support``."""
+    support = conditions.support
+    arrays = (
+        conditions.given,
+        conditions.observed,
+        support,
+        conditions.bounds,
+        None if support is None else conditions.constrained,
+    )
+    assert all(each is None or each.is_contiguous() for each in arrays)
+    return (*(0 if each is None else each.data_ptr() for each in arrays), 0 if support is None else support.shape[1])
 
 
 _CODES = {name: code for code, name in enumerate(FUNCTIONS)}  # csrc/plan.h

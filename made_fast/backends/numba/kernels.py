@@ -48,7 +48,9 @@ class Column(IntEnum):
     ADDRESS = 12  # of an own draw
 
 
-VARIABLE, STEP, PARAMS, X_SLOT, NUM_PARAMS, CODE, SIZE, COMPONENTS, ENCODING, UNITS, TABLE, FLAGS, ADDRESS = map(int, Column)
+VARIABLE, STEP, PARAMS, X_SLOT, NUM_PARAMS, CODE, SIZE, COMPONENTS, ENCODING, UNITS, TABLE, FLAGS, ADDRESS = map(
+    int, Column
+)
 
 
 class Network(NamedTuple):
@@ -205,7 +207,7 @@ def _all_given(first, count, variables, general, condition):
         return False
     if not len(general.observed):
         return False
-    for place in range(first, first + count):
+    for place in range(first, first + count):  # noqa: SIM110 - numba compiles no generator
         if not general.observed[condition, variables[place, VARIABLE]]:
             return False
     return True
@@ -218,7 +220,12 @@ def _advance(number, whole, nats, log_weight, values, uniforms, x, network, gene
     Returns the next step, the sums of log-probabilities and log-weights, and whether a parameter was nan.
     """
     bad, steps, variables = False, network.steps, network.variables
-    column_start, columns, weights, drawn_over = network.column_start, network.columns, network.weights, network.drawn_over
+    column_start, columns, weights, drawn_over = (
+        network.column_start,
+        network.columns,
+        network.weights,
+        network.drawn_over,
+    )
     while number < len(steps):
         kind, first, count = steps[number, 0], steps[number, 1], steps[number, 2]
         begin, end = first, first + count  # of the slots now known

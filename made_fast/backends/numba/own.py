@@ -48,5 +48,5 @@ def draw_own(address, params, uniforms):
     """x of one row, by a function of the signature that made_fast/native.py states."""
     few = uniforms.astype(np.float32)
     x = np.zeros(1, dtype=params.dtype)
-    _call(address, params, few, x)
+    _call(address, params, few, x)  # type: ignore[call-arg]
     return np.float64(x[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def _general(program: Program, schedule: Schedule) -> General:
     )
 
 
-def _options(decoding: Decoding) -> dict[str, float | bool | int]:
+def _options(decoding: Decoding) -> dict[str, Any]:
     return {
         "temperature": float(decoding.temperature),
         "greedy": bool(decoding.greedy),

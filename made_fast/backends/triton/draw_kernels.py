@@ -1,4 +1,4 @@
-"""The sampling kernels: tasks by ``tl.dot``, events on a tile in registers (see draw_plan.py).
+"""The sampling kernel: tasks by ``tl.dot``, events on a tile in registers, draws between blocks (see draw_plan.py).
 
 One program has R rows at a time. Its share of the scratch: a table (R, slots) of finished values, the sums (R, columns) of
 the current outer block, and the thresholds (steps, R) of the noise. What one thread stores another one loads, so there is a
@@ -8,10 +8,14 @@ barrier between.
 import triton
 import triton.language as tl
 
+from made_fast.backends.triton.codes import ALLOWED, GIVEN
+from made_fast.backends.triton.conditionals import logit
 from made_fast.backends.triton.device import apply_function, philox_words, softplus
+from made_fast.backends.triton.task_kernels import multiply, run_task
+from made_fast.backends.triton.variable_kernels import draw_variables
 from made_fast.program import FUNCTIONS
 
-__all__ = ["bulk_kernel", "draw_kernel"]
+__all__ = ["draw_kernel"]
 
 NUM_FUNCTIONS = tl.constexpr(len(FUNCTIONS))
 NOISE_GROUPS = tl.constexpr(16)  # of four steps each, at once
@@ -23,7 +27,7 @@ def _function(code, x, FUNCTIONS_USED: tl.constexpr):
     """The function with a number that is known at run time, one of those in the mask."""
     y = x
     for number in tl.static_range(1, NUM_FUNCTIONS):
-        if (FUNCTIONS_USED >> number) & 1:  # noqa: SIM102 - this is decided when the kernel is compiled, the next is not
+        if (FUNCTIONS_USED >> number) & 1:
             if code == number:
                 y = apply_function(x, number)
     return y
@@ -69,39 +73,7 @@ def _fill_limits(limits, seed, noise_row, features, SIZES: tl.constexpr):
 @triton.jit
 def _limit(word):
     u = (word >> 8).to(tl.float32) * 5.9604644775390625e-08  # 2**-24
-    return tl.where(u > 0, tl.log(tl.maximum(u, 2.9802322387695312e-08) / (1.0 - u)), float("-inf"))
-
-
-@triton.jit
-def _multiply(total, first, last, chunks, weights, table, ROWS: tl.constexpr, CACHE: tl.constexpr, SIZES: tl.constexpr):
-    """total (R, ROWS) plus table (R, slots of the chunks) times weights, which have ROWS rows."""
-    SLOTS: tl.constexpr = SIZES[0]
-    K: tl.constexpr = SIZES[4]
-    r, n, k = tl.arange(0, SIZES[2]), tl.arange(0, ROWS), tl.arange(0, K)
-    weight_at = weights + first.to(tl.int64) * (ROWS * K) + n[None, :] * K + k[:, None]  # (K, ROWS)
-    for chunk in range(first, last):
-        slot = tl.multiple_of(tl.load(chunks + chunk), 4)
-        # (R, K); slots beyond what is known have weight 0
-        value = tl.load(table + r[:, None] * SLOTS + (slot + k)[None, :], cache_modifier=CACHE)
-        weight = tl.load(weight_at)
-        weight_at += ROWS * K
-        total = tl.dot(value, weight, total, input_precision=SIZES[6])
-    return total
-
-
-@triton.jit
-def _task(task, net, table, sums, SIZES: tl.constexpr):
-    """sums (R, columns of the task) = bias + table (R, slots of its chunks) times weights."""
-    SUMS: tl.constexpr = SIZES[1]
-    R: tl.constexpr = SIZES[2]
-    T: tl.constexpr = SIZES[5]
-    tasks, columns, bias, chunks, weights = net
-    r, t = tl.arange(0, R), tl.arange(0, T)
-    first, last = tl.load(tasks + task * 2), tl.load(tasks + task * 2 + 1)
-    column = tl.load(columns + task * T + t)
-    total = tl.load(bias + task * T + t)[None, :] + tl.zeros((R, 1), dtype=tl.float32)
-    total = _multiply(total, first, last, chunks, weights, table, T, "", SIZES)
-    tl.store(sums + r[:, None] * SUMS + column[None, :], total, mask=(column >= 0)[None, :])
+    return logit(u)
 
 
 @triton.jit
@@ -115,12 +87,15 @@ def _events(
     limits,
     SIZES: tl.constexpr,
     FUNCTIONS_USED: tl.constexpr,
-    LOG_PROB: tl.constexpr,
+    OUTPUT: tl.constexpr,
+    LEAST: tl.constexpr,
 ):
     """Finishes the units of a block: tile (R, U) of sums becomes values.
 
     What an event reads from memory is asked for while the one before is executed, the words that say what it is two before.
     """
+    CODES: tl.constexpr = OUTPUT[0]
+    LOG_PROB: tl.constexpr = OUTPUT[3]
     R: tl.constexpr = SIZES[2]
     U: tl.constexpr = SIZES[3]
     events, vectors = steps
@@ -129,11 +104,11 @@ def _events(
     next_what, next_run, next_step = _head(events, first + 1)
     coefficients = tl.load(vectors + first * (2 * U) + u)
     second = tl.load(vectors + first * (2 * U) + U + u)
-    limit = tl.load(limits + step * R + r)
+    limit = _limits_of(limits, step, r, CODES, R)
     for event in range(first, last):
         next_coefficients = tl.load(vectors + (event + 1) * (2 * U) + u)
         next_second = tl.load(vectors + (event + 1) * (2 * U) + U + u)
-        next_limit = tl.load(limits + next_step * R + r)
+        next_limit = _limits_of(limits, next_step, r, CODES, R)
         later_what, later_run, later_step = _head(events, event + 2)
         kind, code, unit = what & 15, (what >> 4) & 15, what >> 12
         if run != 0:
@@ -144,18 +119,28 @@ def _events(
             if kind == 2:
                 value *= tl.sum(tile * second[None, :], axis=1)
             value = _function(code, value, FUNCTIONS_USED)
-            if kind == 3:
-                logit = value
-                value = tl.where(logit > limit, 1.0, 0.0)
-                bad |= (logit != logit).to(tl.int32)  # noqa: PLR0124 - nan
-                if LOG_PROB:
-                    nats -= softplus(tl.where(value > 0, -logit, logit)).to(tl.float64)
-                tile += value[:, None] * second[None, :]
+            if CODES == 0:
+                if kind == 3:
+                    parameter = value
+                    value = tl.where(parameter > limit, 1.0, LEAST)
+                    bad |= (parameter != parameter).to(tl.int32)
+                    if LOG_PROB:
+                        nats -= softplus(tl.where(value > 0, -parameter, parameter)).to(tl.float64)
+                    tile += value[:, None] * second[None, :]
             tile = tl.where((u == unit)[None, :], value[:, None], tile)
         what, run = next_what, next_run
         next_what, next_run, next_step = later_what, later_run, later_step
         coefficients, second, limit = next_coefficients, next_second, next_limit
     return tile, nats, bad
+
+
+@triton.jit
+def _limits_of(limits, step, place, CODES: tl.constexpr, R: tl.constexpr):
+    """Thresholds of one step, if events draw."""
+    limit = tl.zeros_like(place).to(tl.float32)
+    if CODES == 0:
+        limit = tl.load(limits + step * R + place)
+    return limit
 
 
 @triton.jit
@@ -165,7 +150,7 @@ def _head(events, event):
 
 
 @triton.jit
-def _touched(first, last, steps, limits, SIZES: tl.constexpr):
+def _touched(first, last, steps, limits, CODES: tl.constexpr, SIZES: tl.constexpr):
     """One number of each line of memory that a block's events will read, which brings them into the nearest cache."""
     R: tl.constexpr = SIZES[2]
     U: tl.constexpr = SIZES[3]
@@ -175,54 +160,67 @@ def _touched(first, last, steps, limits, SIZES: tl.constexpr):
     of_vectors = tl.load(vectors + (2 * first + line) * U, mask=line < 2 * (last - first), other=0.0)
     event = first + line // 2
     step = tl.load(events + event * 3 + 2, mask=event < last, other=0)
-    return of_vectors, tl.load(limits + step * R + (line % LINES) * 32)
+    return of_vectors, _limits_of(limits, step, (line % LINES) * 32, CODES, R)
 
 
 @triton.jit
 def _block(
     at,
     slots,
-    tile_state,
+    state,
     net,
     own_net,
     steps,
     place,
+    drawing,
     SIZES: tl.constexpr,
     FUNCTIONS_USED: tl.constexpr,
-    LOG_PROB: tl.constexpr,
+    OUTPUT: tl.constexpr,
+    LEAST: tl.constexpr,
     OUTER: tl.constexpr,
 ):
-    """Runs one block, described at ``at``: its outer block's tasks if it begins one, its own product, its events."""
+    """Runs one block, described at ``at``: its outer block's tasks if it begins one, its product, its events, its draws."""
     SLOTS: tl.constexpr = SIZES[0]
     SUMS: tl.constexpr = SIZES[1]
     U: tl.constexpr = SIZES[3]
     table, sums, limits, touched = place
-    nats, bad = tile_state
+    nats, log_weight, bad = state
     chunks, weights = own_net
     r, u = tl.arange(0, SIZES[2]), tl.arange(0, U)
     first_chunk, last_chunk = tl.load(at + 2), tl.load(at + 3)
     first_event, last_event, base = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6)
     tl.debug_barrier()
-    of_vectors, of_limits = _touched(first_event, last_event, steps, limits, SIZES)
+    of_vectors, of_limits = _touched(first_event, last_event, steps, limits, OUTPUT[0], SIZES)
     if OUTER:
         for task in range(tl.load(at), tl.load(at + 1)):
-            _task(task, net, table, sums, SIZES)
+            run_task(task, net, table, sums, SIZES)
         tl.debug_barrier()
     slot = tl.load(slots + u)
     own = sums + r[:, None] * SUMS + (tl.multiple_of(base, U) + u)[None, :]
     if first_chunk < last_chunk:
         # Through memory, since the layout of a product would make the events exchange values between warps. What it reads
         # is read by the other blocks of the outer block too: it may stay in the nearest cache.
-        total = _multiply(tl.load(own), first_chunk, last_chunk, chunks, weights, table, U, ".ca", SIZES)
+        total = multiply(tl.load(own), first_chunk, last_chunk, chunks, weights, table, U, ".ca", SIZES)
         tl.debug_barrier()  # nobody still reads what is overwritten
         tl.store(own, total)
         tl.debug_barrier()
     tile = tl.where((slot > -2)[None, :], tl.load(own), 0.0)  # where there is no unit nothing was written
-    tile, nats, bad = _events(first_event, last_event, tile, nats, bad, steps, limits, SIZES, FUNCTIONS_USED, LOG_PROB)
+    tile, nats, bad = _events(
+        first_event, last_event, tile, nats, bad, steps, limits, SIZES, FUNCTIONS_USED, OUTPUT, LEAST
+    )
     tl.store(table + r[:, None] * SLOTS + slot[None, :], tile, mask=(slot >= 0)[None, :])
     # Stored so that the compiler keeps the loads; nobody reads it.
     tl.store(touched + tl.arange(0, 2 * U), of_vectors + of_limits)
-    return nats, bad
+    if OUTPUT[0] != 0:
+        first, last = tl.load(at + 7), tl.load(at + 8)
+        if first < last:
+            tl.debug_barrier()
+            lists, request, out, features = drawing
+            target = (table, out, features)
+            nats, log_weight, bad = draw_variables(
+                first, last, lists, request, target, (nats, log_weight, bad), SIZES, OUTPUT
+            )
+    return nats, log_weight, bad
 
 
 @triton.jit
@@ -238,32 +236,18 @@ def _end(table, x_slot, variables, row, valid, out, features, SIZES: tl.constexp
         tl.store(out + row[:, None] * features + variable[None, :], value, mask=inside)
 
 
-@triton.jit(do_not_specialize=["first_task"])
-def bulk_kernel(
-    first_task,
-    tasks,
-    columns,
-    bias,
-    task_chunks,
-    task_weights,
-    tables,
-    all_sums,
-    SLOTS: tl.constexpr,
-    SUMS: tl.constexpr,
-    R: tl.constexpr,
-    U: tl.constexpr,
-    K: tl.constexpr,
-    T: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """The tasks of one outer block for all tiles at once: program (i, j) has task ``first_task + i`` of tile j."""
-    SIZES: tl.constexpr = (SLOTS, SUMS, R, U, K, T, PRECISION)
-    net = (tasks, columns, bias, task_chunks, task_weights)
-    own = tl.program_id(1).to(tl.int64)
-    _task(first_task + tl.program_id(0), net, tables + own * (R * SLOTS), all_sums + own * (R * SUMS), SIZES)
+@triton.jit
+def _store(at, value, mask, WANTED: tl.constexpr):
+    if WANTED:
+        tl.store(at, value, mask=mask)
 
 
-@triton.jit(do_not_specialize=["first_block", "last_block", "num_context", "context_slot", "x_slot"])
+@triton.jit(
+    do_not_specialize=[
+        *("first_block", "last_block", "num_context", "context_slot", "x_slot"),
+        *("support_width", "greedy"),
+    ]
+)
 def draw_kernel(
     request,
     first_block,
@@ -296,6 +280,19 @@ def draw_kernel(
     flags,
     out,
     log_prob,
+    draws,
+    draw_numbers,
+    embeddings,
+    given,
+    observed,
+    support,
+    bounds,
+    constrained,
+    support_width,
+    decoding,
+    greedy,
+    all_weights,
+    log_weight,
     SLOTS: tl.constexpr,
     SUMS: tl.constexpr,
     STEPS: tl.constexpr,
@@ -305,6 +302,11 @@ def draw_kernel(
     T: tl.constexpr,
     PRECISION: tl.constexpr,
     FUNCTIONS_USED: tl.constexpr,
+    CODES: tl.constexpr,
+    LEAST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    FEATURES: tl.constexpr,
+    OWN: tl.constexpr,
     LOG_PROB: tl.constexpr,
     NAMED_ROWS: tl.constexpr,
     BEGIN: tl.constexpr,
@@ -314,18 +316,21 @@ def draw_kernel(
     """Runs blocks [first_block, last_block) for every tile of R rows that falls to this program.
 
     With BEGIN, END and OUTER a launch over all blocks draws everything. Without OUTER the tasks of outer blocks were done by
-    ``bulk_kernel`` and each program has one tile; BEGIN and END mark the first and the last of such launches.
+    ``bulk_kernel`` and each program has one tile; BEGIN and END mark the first and the last of such launches. Where CODES is
+    0, events draw variables whose least value is LEAST; else they are drawn between blocks, see variable_kernels.py.
     """
     SIZES: tl.constexpr = (SLOTS, SUMS, R, U, K, T, PRECISION)
+    OUTPUT: tl.constexpr = (CODES, WIDTH, FEATURES, LOG_PROB, OWN, NAMED_ROWS)
+    CONDITIONS: tl.constexpr = (GIVEN | ALLOWED) & FEATURES
     net, own_net = (tasks, columns, bias, task_chunks, task_weights), (chunks, weights)
-    steps = (events, vectors)
+    steps, lists = (events, vectors), (draws, draw_numbers, embeddings)
+    conditions = (given, observed, support, bounds, constrained, support_width)
     program, r = tl.program_id(0).to(tl.int64), tl.arange(0, R)
     table, limits = tables + program * (R * SLOTS), all_limits + program * (STEPS * R)
     place = (table, all_sums + program * (R * SUMS), limits, all_touched + program * (2 * U))
-    kept = all_nats + program * R + r
+    kept, kept_weight = all_nats + program * R + r, all_weights + program * R + r
     seed, first_row, row_offset = tl.load(request), tl.load(request + 1), tl.load(request + 2)
-    rows_per_context, num_rows = tl.load(request + 3), tl.load(request + 4)
-    any_bad = program.to(tl.int32) * 0
+    rows_per_context, num_rows, any_bad = tl.load(request + 3), tl.load(request + 4), program.to(tl.int32) * 0
     if BEGIN:
         _clear(table, SIZES)
     else:
@@ -334,7 +339,18 @@ def draw_kernel(
         row = (tl.zeros((R,), dtype=tl.int64) + number) * R + r
         valid = row < num_rows
         bad = tl.zeros((R,), dtype=tl.int32)
-        nats = tl.zeros((R,), dtype=tl.float64)
+        nats, total = tl.zeros((R,), dtype=tl.float64), tl.zeros((R,), dtype=tl.float64)
+        now = (
+            number,
+            num_rows,
+            seed,
+            first_row,
+            noise_rows,
+            row_offset,
+            rows_per_context,
+            conditions,
+            (decoding, greedy),
+        )
         if BEGIN:
             noise_row = tl.load(noise_rows + row, mask=valid, other=0) if NAMED_ROWS else first_row + row
             of_context = (row_offset + row) // rows_per_context
@@ -342,30 +358,37 @@ def draw_kernel(
             _fill_context(
                 table, of_context, valid, context, context_units, num_context, context_slot, context_features, SIZES
             )
-            _fill_limits(limits, seed, noise_row, features, SIZES)
+            if CODES == 0:
+                _fill_limits(limits, seed, noise_row, features, SIZES)
         else:
             nats = tl.load(kept)
+            if CONDITIONS:
+                total = tl.load(kept_weight)
         for block in range(first_block, last_block):
-            nats, bad = _block(
-                blocks + block * 7,
+            nats, total, bad = _block(
+                blocks + block * 9,
                 slots + block * U,
-                (nats, bad),
+                (nats, total, bad),
                 net,
                 own_net,
                 steps,
                 place,
+                (lists, now, out, features),
                 SIZES,
                 FUNCTIONS_USED,
-                LOG_PROB,
+                OUTPUT,
+                LEAST,
                 OUTER,
             )
         if END:
             tl.debug_barrier()
-            _end(table, x_slot, variables, row, valid, out, features, SIZES)
-            if LOG_PROB:
-                tl.store(log_prob + row, nats.to(tl.float32), mask=valid)
+            if CODES == 0:
+                _end(table, x_slot, variables, row, valid, out, features, SIZES)
+            _store(log_prob + row, nats.to(tl.float32), valid, LOG_PROB)
+            _store(log_weight + row, total.to(tl.float32), valid, CONDITIONS)
             tl.debug_barrier()
         else:
-            tl.store(kept, nats)
+            _store(kept, nats, True, True)
+            _store(kept_weight, total, True, CONDITIONS)
         any_bad = tl.maximum(any_bad, tl.max(tl.where(valid, bad, 0), axis=0))
     tl.store(flags + program, any_bad)

@@ -12,6 +12,9 @@ tile with a vector of coefficients, which sums up what the unit's inputs within 
 in its place. ``PRODUCT`` does so with two vectors and multiplies the results. ``DRAW`` is a ``UNIT`` whose result is the
 parameter of a variable: it is drawn, and its value is spread over the units of the block that read it, by a second
 vector. So an event depends on the one before through registers alone.
+
+That is for binary variables that nothing is asked of. All others are no units: blocks are cut where they are drawn, and each
+block ends with a list of draws, whose parameters are units that it, or a block before it, finished.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from made_fast.schedule import Schedule
 __all__ = ["ALIGN", "DrawPlan", "Event", "Head", "build_plan"]
 
 ALIGN = 4  # chunks start at slots that are multiples of it: 16 bytes
+MANY_PARAMETERS = 8  # a block's product takes them together; in the block of what they read each is an event
 
 
 class Event(IntEnum):
@@ -67,8 +71,9 @@ class DrawPlan:
     """What the sampling kernels read.
 
     Attributes:
-        blocks: int32 (N, 7): first and last task of the outer block that it begins (an empty range if it begins none), first
-            and last chunk of its own, first and last event, first column of its units in the sums of the outer block.
+        blocks: int32 (N, 9): first and last task of the outer block that it begins (an empty range if it begins none), first
+            and last chunk of its own, first and last event, first column of its units in the sums of the outer block, first
+            and last of the variables that are drawn at its end, by their places in the order of drawing.
         outer: (M + 1,) first block of each outer block, and N.
         slots: int32 (N, U), the slot of each unit of a block; -1 for a helper, -2 where there is no unit.
         tasks: int32 (N, 2): first and last of its chunks.
@@ -80,6 +85,8 @@ class DrawPlan:
         events: int32 (E + 2, 3), see ``Head``. Two more than there are, since kernels read ahead.
         vectors: fp32 (E + 2, 2, U): coefficients; what is spread, or the coefficients of the second factor.
         functions: bit mask of the functions that occur.
+        num_slots: columns of the table.
+        param_slots: (D,) column of each variable's first parameter, in the order of drawing.
     """
 
     blocks: NDArray[np.int32]
@@ -95,6 +102,8 @@ class DrawPlan:
     events: NDArray[np.int32]
     vectors: FloatArray
     functions: int
+    num_slots: int
+    param_slots: IntArray
 
     @property
     def bulk_macs(self) -> int:
@@ -109,7 +118,14 @@ class DrawPlan:
 
 
 def build_plan(
-    program: Program, schedule: Schedule, *, units: int, inputs: int, task_units: int, outer_blocks: int
+    program: Program,
+    schedule: Schedule,
+    *,
+    units: int,
+    inputs: int,
+    task_units: int,
+    outer_blocks: int,
+    in_events: bool = True,
 ) -> DrawPlan:
     """Lays out a program.
 
@@ -119,8 +135,13 @@ def build_plan(
         inputs: K, how many inputs a chunk has; a power of 2.
         task_units: T, how many units a task has at most; a power of 2.
         outer_blocks: blocks in an outer block.
+        in_events: whether variables are drawn by events, for a schedule that is ``in_place``, or between blocks.
     """
-    return _Builder(Timeline.of(program, schedule), units, inputs, task_units, outer_blocks).build()
+    if in_events:
+        line = Timeline.of_events(program, schedule)
+    else:
+        line = Timeline.of_blocks(program, schedule, inputs, MANY_PARAMETERS)
+    return _Builder(line, units, inputs, task_units, outer_blocks).build()
 
 
 class _Chunks:
@@ -193,7 +214,9 @@ class _Builder:
             first_event = len(self.events)
             self._add_events(start, stop)
             base = (number - begin) * self.units
-            blocks.append((first_task, len(self.tasks), *chunks, first_event, len(self.events), base))
+            drawn = self.line.draws.get(stop, range(0))
+            events = (first_event, len(self.events))
+            blocks.append((first_task, len(self.tasks), *chunks, *events, base, drawn.start, drawn.stop))
         self.events.extend([Head(Event.NOTHING)] * 2)
         self.vectors.extend([np.zeros((2, self.units), dtype=np.float32)] * 2)
         (task_chunks, task_weights), (own_chunks, own_weights) = self.task_chunks.arrays(), self.chunks.arrays()
@@ -211,14 +234,17 @@ class _Builder:
             events=np.asarray([head.words() for head in self.events], dtype=np.int32),
             vectors=np.stack(self.vectors),
             functions=int(np.bitwise_or.reduce(1 << self.line.functions)),
+            num_slots=self.line.num_slots,
+            param_slots=self.line.param_slots,
         )
 
     def _cuts(self) -> list[int]:
         """Where blocks start, and the end; a helper stays with its product."""
-        count, cuts = len(self.line.slots), [0]
-        while cuts[-1] < count:
-            cut = min(cuts[-1] + self.units, count)
-            cuts.append(cut - 1 if cut < count and self.line.slots[cut - 1] < 0 else cut)
+        cuts = [0]
+        for end in sorted({*self.line.cuts, len(self.line.slots)}):
+            while cuts[-1] < end:
+                cut = min(cuts[-1] + self.units, end)
+                cuts.append(cut - 1 if cut < end and self.line.slots[cut - 1] < 0 else cut)
         return cuts
 
     def _columns_of(self, bounds: list[int]) -> IntArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from math import ceil
 from typing import Any
@@ -12,12 +12,24 @@ import torch
 from torch import Tensor
 
 from made_fast.backends.triton import launch as launches
-from made_fast.backends.triton.draw_kernels import bulk_kernel, draw_kernel
+from made_fast.backends.triton.codes import ALLOWED, DECODED, GIVEN
+from made_fast.backends.triton.draw_kernels import draw_kernel
+from made_fast.backends.triton.draw_list import DrawList, build_draw_list
 from made_fast.backends.triton.draw_plan import DrawPlan, build_plan
 from made_fast.backends.triton.graph import CapturedDraws
 from made_fast.backends.triton.launch import Config, launch
-from made_fast.backends.triton.sampler_configs import LAYOUT, SCRATCH_BYTES, Layout, Tile, choose_tile
-from made_fast.conditionals import Decoding
+from made_fast.backends.triton.sampler_configs import (
+    ASKED,
+    LAYOUT,
+    SAMPLER,
+    SCRATCH_BYTES,
+    VARIABLES,
+    Layout,
+    Tile,
+    choose_tile,
+)
+from made_fast.backends.triton.task_kernels import bulk_kernel
+from made_fast.conditionals import Code, Decoding
 from made_fast.conditioning import Conditions
 from made_fast.outputs import Output
 from made_fast.program import Program
@@ -37,6 +49,7 @@ _NOISE_STEPS = 64  # thresholds are made for so many steps at a time
 class Packed:
     """A program made ready for ``draw``: the plan, and its arrays on the device."""
 
+    program: Program
     schedule: Schedule
     layout: Layout
     plan: DrawPlan
@@ -44,30 +57,56 @@ class Packed:
     arrays: dict[str, Tensor]  # by the names of the kernels' arguments
     variables: Tensor  # int32 (D,) in the order of drawing
     context_units: Tensor  # int32
+    drawn: DrawList | None  # variables that are drawn between blocks; None if events draw them
     captured: CapturedDraws = field(default_factory=CapturedDraws, compare=False, repr=False)
 
     @property
     def columns(self) -> int:
         """Columns of the table of finished values: a chunk may begin at the last slot."""
-        return _up(self.schedule.num_slots + self.layout.inputs, 32)
+        return _up(self.plan.num_slots + self.layout.inputs, 32)
+
+    @property
+    def least(self) -> float:
+        """The lower value of the variables that events draw."""
+        return -1.0 if self.program.conditionals[0].code == Code.SPIN else 0.0
+
+    @cached_property
+    def between_blocks(self) -> Packed:
+        """The same program with variables drawn between blocks, where more can be asked of them; made at first use."""
+        return _packed(self.program, self.schedule, self.layout, in_events=False) if self.drawn is None else self
 
 
 def pack(program: Program, schedule: Schedule, output: Output, *, layout: Layout = LAYOUT) -> Packed:
-    """Copies the weights into blocks; see ``draw_plan.DrawPlan``. ``output`` is the Bernoulli distribution."""
-    plan = build_plan(program, schedule, **layout._asdict())
+    """Copies the weights into blocks; see ``draw_plan.DrawPlan``. The conditionals are the program's, not ``output``'s."""
+    codes = {each.code for each in program.conditionals}
+    return _packed(program, schedule, layout, in_events=schedule.in_place and codes in ({Code.BERNOULLI}, {Code.SPIN}))
+
+
+def _packed(program: Program, schedule: Schedule, layout: Layout, *, in_events: bool) -> Packed:
+    plan = build_plan(program, schedule, **layout._asdict(), in_events=in_events)
     device = program.device
 
     def moved(array: Any) -> Tensor:
         return torch.from_numpy(array).to(device).contiguous()
 
+    arrays, drawn = {name: moved(getattr(plan, name)) for name in _ARRAYS}, None
+    # What events draw needs no list: arguments that are not read stand in.
+    lists = {"draws": arrays["blocks"], "draw_numbers": arrays["bias"], "embeddings": arrays["bias"]}
+    if not in_events:
+        drawn = build_draw_list(program, schedule, plan.param_slots)
+        lists |= {"draws": moved(drawn.draws), "draw_numbers": moved(drawn.draw_numbers)}
+        if program.tables is not None:
+            lists["embeddings"] = program.tables.detach().float().contiguous()
     return Packed(
+        program,
         schedule,
         layout,
         plan,
         device,
-        {name: moved(getattr(plan, name)) for name in _ARRAYS},
+        arrays | lists,
         moved(schedule.variables.astype("int32")),
         moved(schedule.context_units.astype("int32")),
+        drawn,
     )
 
 
@@ -96,7 +135,7 @@ def draw(
         out: (B, D), contiguous fp32, on the device of the program; written.
         log_prob: (B,), likewise, or None; written.
         seed, first_row, row_offset, rows, rows_per_context: see ``reference.draw``; rows on the device.
-        context: see ``reference.draw``; contiguous fp32, on the device.
+        context, conditions, decoding, log_weight: see ``reference.draw``; contiguous, fp32 or uint8, on the device.
         mode: ``"one"`` launch for everything, ``"many"``: for each outer block one for its tasks, on all multiprocessors, and
             one for its events, or ``"auto"``.
         config: number of rows R of a tile and how the kernel is compiled; chosen by the number of rows if left out.
@@ -106,16 +145,22 @@ def draw(
         FloatingPointError: the parameters of a drawn variable were nan.
     """
     assert out.is_contiguous() and out.dtype == torch.float32 and mode in MODES
+    if log_weight is not None and conditions is None:
+        log_weight.zero_()
     if not len(out):
         return
+    asked = _Asked.of(conditions, decoding, log_weight, out)
+    if asked.features:
+        packed = packed.between_blocks
     numbers = [_signed(seed), first_row + row_offset, row_offset, rows_per_context, len(out)]
     request = torch.tensor(numbers, dtype=torch.int64, device=packed.device)
     processors = _multiprocessors(packed.device)
-    tile = choose_tile(len(out), processors, launches.precision(torch.float32))
+    tiles_of = SAMPLER if packed.drawn is None else ASKED if asked.features else VARIABLES
+    tile = choose_tile(len(out), processors, launches.precision(torch.float32), tiles_of)
     if config is not None:
         tile = tile._replace(config=config)
     config = tile.config
-    run = _Run(packed, config, request, out, log_prob, rows, context)
+    run = _Run(packed, config, request, out, log_prob, rows, context, asked)
     tiles = ceil(len(out) / config["R"])
     if mode == "auto":
         mode = "many" if _many_pays(packed, tiles, processors) else "one"
@@ -123,10 +168,11 @@ def draw(
     if mode == "many" and tiles > programs:
         run.in_parts(programs * config["R"], seed, first_row, row_offset, rows_per_context)
         return
+    plain = rows is None and context is None and not asked.features
     capturing = packed.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     if mode == "one":
         flags = run.one(programs)
-    elif packed.device.type == "cuda" and rows is None and context is None and not (capturing or launches.recording()):
+    elif packed.device.type == "cuda" and plain and not (capturing or launches.recording()):
         key = (tuple(out.shape), log_prob is None, config, launches.precision(torch.float32))
         flags = packed.captured.run(key, partial(run.replayed, tiles), request, out, log_prob)
     else:
@@ -135,6 +181,56 @@ def draw(
         return  # there is nothing to look at yet
     if bool(flags.cpu().any()):
         raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a draw is asked for besides plain samples."""
+
+    conditions: Conditions | None
+    decoding: Decoding
+    log_weight: Tensor | None
+    features: int  # bits of variable_kernels.py
+    settings: Tensor | None  # fp32 (3,): what logits, scales of normals and of logistics are multiplied by
+
+    @classmethod
+    def of(
+        cls, conditions: Conditions | None, decoding: Decoding | None, log_weight: Tensor | None, out: Tensor
+    ) -> _Asked:
+        given = conditions is not None and conditions.given is not None
+        allowed = conditions is not None and conditions.support is not None
+        decoding, settings = decoding or Decoding(), None
+        if decoding.features:
+            temperature = decoding.temperature
+            settings = torch.tensor([1 / temperature, temperature**0.5, temperature], device=out.device)
+        if (given or allowed) and log_weight is None:
+            log_weight = out.new_empty(len(out))
+        features = given * GIVEN.value | allowed * ALLOWED.value | bool(decoding.features) * DECODED.value
+        return cls(conditions, decoding, log_weight, features, settings)
+
+    def part(self, rows: slice) -> dict[str, Any]:
+        """Arguments of ``draw`` for some of the rows."""
+        log_weight = None if self.log_weight is None else self.log_weight[rows]
+        return {"conditions": self.conditions, "decoding": self.decoding, "log_weight": log_weight}
+
+    def arguments(self, unused: Tensor, weights: Tensor) -> dict[str, Any]:
+        """Arguments of ``draw_kernel``; ``unused`` stands in for what is not read, ``weights`` keep log-weights."""
+        found = dict.fromkeys(("given", "observed", "support", "bounds", "constrained", "decoding"), unused)
+        support_width = 0
+        if self.conditions is not None:
+            named = {name: getattr(self.conditions, name) for name in found if name != "decoding"}
+            found |= {name: value for name, value in named.items() if value is not None}
+            support_width = 0 if self.conditions.support is None else self.conditions.support.shape[1]
+        if self.settings is not None:
+            found["decoding"] = self.settings
+        return {
+            **found,
+            "support_width": support_width,
+            "greedy": int(self.decoding.greedy),
+            "all_weights": weights,
+            "log_weight": unused if self.log_weight is None else self.log_weight,
+            "FEATURES": self.features,
+        }
 
 
 @dataclass(frozen=True)
@@ -148,6 +244,7 @@ class _Run:
     log_prob: Tensor | None
     rows: Tensor | None
     context: Tensor | None
+    asked: _Asked
 
     def one(self, programs: int) -> Tensor:
         """Draws everything in one launch; returns a flag for each program."""
@@ -195,6 +292,7 @@ class _Run:
                 mode="many",
                 config=self.config,
                 programs=size // self.config["R"],
+                **self.asked.part(part),
             )
 
     def replayed(self, tiles: int, request: Tensor, out: Tensor, log_prob: Tensor | None) -> Tensor:
@@ -212,6 +310,11 @@ class _Run:
             "PRECISION": launches.precision(torch.float32),
         }
 
+    @property
+    def _steps(self) -> int:
+        """Thresholds that are made for each row, if events draw."""
+        return _up(self.packed.schedule.features, _NOISE_STEPS) if self.packed.drawn is None else 0
+
     def _scratch(self, tiles: int) -> dict[str, Tensor]:
         size, sizes = tiles * self.config["R"], self._sizes()
 
@@ -221,8 +324,9 @@ class _Run:
         return {
             "tables": empty(size, sizes["SLOTS"]),
             "all_sums": empty(size, sizes["SUMS"]),
-            "all_limits": empty(size, _up(self.packed.schedule.features, _NOISE_STEPS)),
+            "all_limits": empty(size, self._steps),
             "all_nats": empty(size, dtype=torch.float64),
+            "all_weights": empty(size if self.asked.features else 0, dtype=torch.float64),
             "all_touched": empty(tiles, 2 * sizes["U"]),
             "flags": empty(tiles, dtype=torch.int32),
         }
@@ -230,7 +334,8 @@ class _Run:
     def _launch(
         self, programs: int, scratch: dict[str, Tensor], blocks: tuple[int, int], *, begin: bool, end: bool, outer: bool
     ) -> None:
-        packed, schedule = self.packed, self.packed.schedule
+        packed, schedule, drawn = self.packed, self.packed.schedule, self.packed.drawn
+        unused = packed.arrays["bias"]
         launch(
             draw_kernel,
             (programs,),
@@ -248,12 +353,17 @@ class _Run:
             x_slot=schedule.x_slot,
             features=schedule.features,
             context_features=schedule.context_features,
-            **scratch,
+            **{name: value for name, value in scratch.items() if name != "all_weights"},
             out=self.out,
             log_prob=self.out if self.log_prob is None else self.log_prob,
+            **self.asked.arguments(unused, scratch["all_weights"]),
             **self._sizes(),
-            STEPS=_up(schedule.features, _NOISE_STEPS),
+            STEPS=self._steps,
             FUNCTIONS_USED=packed.plan.functions,
+            CODES=0 if drawn is None else drawn.codes,
+            LEAST=packed.least,
+            WIDTH=0 if drawn is None else drawn.width,
+            OWN=() if drawn is None else drawn.own,
             LOG_PROB=self.log_prob is not None,
             NAMED_ROWS=self.rows is not None,
             BEGIN=begin,
@@ -270,7 +380,8 @@ def _many_pays(packed: Packed, tiles: int, processors: int) -> bool:
 def _programs(packed: Packed, tile: Tile, processors: int) -> int:
     """How many tiles are worked on at a time: what the multiprocessors hold, if their scratch is not too much."""
     layout, features = packed.layout, packed.schedule.features
-    width = packed.columns + layout.outer_blocks * layout.units + _up(features, _NOISE_STEPS)
+    limits = _up(features, _NOISE_STEPS) if packed.drawn is None else 0
+    width = packed.columns + layout.outer_blocks * layout.units + limits
     return max(1, min(tile.programs * processors, SCRATCH_BYTES // (4 * tile.config["R"] * width)))
 
 

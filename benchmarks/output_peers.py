@@ -1,0 +1,131 @@
+"""Other libraries that sample normals, mixtures and categories: ``python -m benchmarks.output_peers``.
+
+Each in the environment that ``benchmarks.peers.run`` makes for it, ours before and after it. All draw from two masked hidden
+layers of H units with fresh weights. zuko has no mixture and no categories, nflows no categories; the mixture of sbi is that
+of nflows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.peers import run as peers
+from benchmarks.peers import table
+from benchmarks.peers._protocol import Call
+from benchmarks.report import table as markdown_table
+
+CASES = ((64, 512, 100), (784, 512, 100))
+COLUMNS = (
+    *("D", "H", "B", "peer", "versions", "draws", "peer, us a row", "ours before / after, us a row", "peer / ours"),
+    *("call", "also differs"),
+)
+
+
+class Pair(NamedTuple):
+    """A peer's call and ours: whose environment, which peer file, which call of it, which of ``peers.ours_outputs``."""
+
+    environment: str
+    module: str
+    call: str
+    ours: str
+
+
+PAIRS = (
+    Pair("zuko", "zuko", "maf", "normal"),
+    Pair("nflows", "nflows", "maf", "normal"),
+    Pair("nflows", "nflows_outputs", "mixture", "mixture_of_normals"),
+    Pair("sbi", "sbi_outputs", "categorical", "categorical"),
+)
+
+
+def call_of(module: str, name: str) -> Call:
+    """One call of a peer file."""
+    calls: Sequence[Call] = importlib.import_module(f"benchmarks.peers.{module}").CALLS
+    return next(call for call in calls if call.name == name)
+
+
+def measure_pair(pair: Pair, case: tuple[int, int, int], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Ours, the peer, ours again, each in a process of its own."""
+    python, why = peers.environment(pair.environment, arguments.envs.absolute())
+    peer, ours = call_of(pair.module, pair.call), call_of("ours_outputs", pair.ours)
+    options: dict[str, Any] = {"seconds": arguments.seconds, "limit": arguments.limit, "hidden": (case[1], case[1])}
+    row: dict[str, Any] = {"D": case[0], "H": case[1], "B": case[2], "peer": f"{pair.environment} {pair.call}"}
+    text = peer.text.replace("[H]", "[H, H]")  # zuko's call says one layer, and takes any
+    row |= {"draws": peer.draws, "call": f"`{text}`", "also differs": peer.note}
+    if python is None:
+        return row | {"error": why}
+    before = peers.measure(arguments.python, "ours_outputs", ours, case, **options)
+    found = peers.measure(python, pair.module, peer, case, **options)
+    after = peers.measure(arguments.python, "ours_outputs", ours, case, **options)
+    for result in (before, found, after):
+        if "error" in result:
+            return row | {"error": result["error"]}
+    medians = {
+        "median_ms": found["median_ms"],
+        "ours_before_ms": before["median_ms"],
+        "ours_after_ms": after["median_ms"],
+    }
+    return row | medians | {"versions": found["versions"], "ours": after["versions"], "threads": found["threads"]}
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table."""
+    shown = []
+    for row in rows:
+        factor = table.ratio(row)
+        micro = {name: None if row.get(name) is None else 1e3 * row[name] / row["B"] for name in
+                 ("median_ms", "ours_before_ms", "ours_after_ms")}  # fmt: skip
+        shown.append(
+            row
+            | {
+                "versions": ", ".join(row.get("versions", ())) or "–",
+                "peer, us a row": row.get("error") or table.number(micro["median_ms"]),
+                "ours before / after, us a row": " / ".join(
+                    table.number(micro[name]) for name in ("ours_before_ms", "ours_after_ms")
+                ),
+                "peer / ours": f"{table.number(factor)}x" if factor else "–",
+            }
+        )
+    backend = next((", ".join(row["ours"]) for row in rows if "ours" in row), "none")
+    return f"Ours: {backend}.\n\n" + markdown_table(COLUMNS, shown) + "\n"
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.output_peers", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="peers whose environment has one of these names")
+    parser.add_argument("--case", nargs=3, type=int, action="append", metavar=("D", "H", "B"), help="may be repeated")
+    parser.add_argument("--seconds", type=float, default=3.0, help="draws of one case are repeated for this long")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds after which one case is given up")
+    parser.add_argument("--envs", type=Path, default=peers.ROOT / ".venvs" / "peers", help="environments, kept")
+    parser.add_argument("--python", default=sys.executable, help="interpreter that has made_fast installed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs all pairs in all cases and prints the table."""
+    arguments = parse(argv)
+    rows = []
+    for case in arguments.case or CASES:
+        for pair in PAIRS:
+            if arguments.only and pair.environment not in arguments.only:
+                continue
+            print(f"{pair.environment} {pair.call} D={case[0]} ...", file=sys.stderr, flush=True)
+            rows.append(measure_pair(pair, tuple(case), arguments))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
