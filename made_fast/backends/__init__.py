@@ -69,8 +69,9 @@ BACKENDS: tuple[Backend, ...] = (
         None if _HAS_NUMBA else "numba is not installed (pip install 'made_fast[numba]')",
         devices=("cpu",),
         dtypes=(torch.float32, torch.float64),
-        outputs=CODES[:-1],
-        features=("given", "allowed", "temperature", "greedy"),
+        outputs=CODES,
+        features=FEATURES,
+        own="native_draw",
     ),
     Backend(
         "triton",
