@@ -125,7 +125,8 @@ class Sampler {
   int64_t bytes() const { return packed_.bytes(); }
 
  private:
-  // Addresses of given, observed, support, bounds, constrained, 0 for those that are not there; flags in a row of support.
+  // Addresses of given, observed, support, bounds, constrained, 0 for those that are not there; flags in a row of
+  // support.
   static Conditions<T> to_conditions(const py::tuple& arrays) {
     if (arrays.empty()) return {};
     const auto address = [&](size_t i) { return arrays[i].cast<uintptr_t>(); };
@@ -139,12 +140,8 @@ class Sampler {
     if (options.empty()) return {T(1), T(1), T(1), false, 0, T(1)};
     const double temperature = options[0].cast<double>();
     const double inverse = std::min(1 / temperature, static_cast<double>(std::numeric_limits<T>::max()));
-    return {static_cast<T>(inverse),
-            static_cast<T>(temperature),
-            static_cast<T>(std::sqrt(temperature)),
-            options[1].cast<bool>(),
-            options[2].cast<int64_t>(),
-            static_cast<T>(options[3].cast<double>())};
+    return {static_cast<T>(inverse), static_cast<T>(temperature), static_cast<T>(std::sqrt(temperature)),
+            options[1].cast<bool>(), options[2].cast<int64_t>(),  static_cast<T>(options[3].cast<double>())};
   }
 
   static PlanSource<T> source(const py::tuple& shape, const Int64Array& steps, const Int64Array& variables,

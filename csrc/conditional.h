@@ -24,8 +24,8 @@ struct Conditional {
   void (*own)(const T* params, const float* uniforms, T* x, int64_t rows, int64_t stride);
 };
 
-// Vectors of T that a draw needs beside the parameters: running sums or log-probabilities of values, four numbers for each
-// component, and for an own one its uniforms at the stride of a tile.
+// Vectors of T that a draw needs beside the parameters: running sums or log-probabilities of values, four numbers for
+// each component, and for an own one its uniforms at the stride of a tile.
 template <class T>
 int64_t rooms_of(const Conditional<T>& conditional) {
   constexpr int64_t most_vectors = 3;

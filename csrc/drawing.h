@@ -6,8 +6,7 @@
 // out = scale * x + shift. Never inlined, so that both paths round alike. `lanes` is a whole number of vectors.
 template <class T>
 MADE_FAST_NOINLINE void scale_numbers(const Conditional<T>& conditional, const T* x, T* out, int lanes) {
-  for (int i = 0; i < lanes; i += kLanes<T>)
-    store<T>(out + i, load<T>(x + i) * conditional.scale + conditional.shift);
+  for (int i = 0; i < lanes; i += kLanes<T>) store<T>(out + i, load<T>(x + i) * conditional.scale + conditional.shift);
 }
 
 // What the network reads of categories: unit u of lane r goes to out[u * stride + r].
@@ -17,8 +16,8 @@ void encode_categories(const Conditional<T>& conditional, const T* table, const 
   for (int lane = 0; lane < lanes; ++lane) {
     const int64_t category = static_cast<int64_t>(x[lane]);
     for (int64_t unit = 0; unit < conditional.units; ++unit)
-      out[unit * stride + lane] = conditional.encoding == Encoding::one_hot ? T(unit == category)
-                                                                            : table[category * conditional.units + unit];
+      out[unit * stride + lane] =
+          conditional.encoding == Encoding::one_hot ? T(unit == category) : table[category * conditional.units + unit];
   }
 }
 
@@ -119,7 +118,8 @@ class Drawing {
     stride = kPhiloxLanes;
     for (int64_t i = 0; i < draws; ++i)
       for (int lane = 0; lane < kPhiloxLanes; ++lane)
-        same_words_[i * kPhiloxLanes + lane] = words_[i * 4 * counters + (step & 3) * counters + step / 4 % kPhiloxLanes];
+        same_words_[i * kPhiloxLanes + lane] =
+            words_[i * 4 * counters + (step & 3) * counters + step / 4 % kPhiloxLanes];
     return same_words_;
   }
 

@@ -65,7 +65,7 @@ struct Plan {
   const int32_t *variables, *noise_steps, *param_slots;  // (D,) in the order of drawing
   const Variable* drawn;                                 // the same and more
   const Conditional<T>* conditionals;
-  const T* tables;                                     // of embeddings
+  const T* tables;                              // of embeddings
   int64_t most_params, most_draws, most_rooms;  // over all conditionals; see rooms_of in conditional.h
   // Parameters are the last slots. In a tile they share `ring` rows, a multiple of 8, one after the other, unless they
   // are drawn over.
@@ -107,9 +107,7 @@ struct Request {
   int num_threads;
   int rows_at_once;  // 0: chosen; 1: the path for few rows; n: tiles of at most n rows
 
-  bool plain() const {
-    return !conditions.any() && decoding.plain() && log_weight == nullptr;
-  }
+  bool plain() const { return !conditions.any() && decoding.plain() && log_weight == nullptr; }
   int64_t source(int64_t row) const { return (row_offset + row) / rows_per_context; }
   uint64_t noise_row(int64_t row) const {
     return rows == nullptr ? first_row + static_cast<uint64_t>(row) : static_cast<uint64_t>(rows[row]);

@@ -53,7 +53,9 @@ struct Tile {
   // Where a unit is computed: parameters share the rows of the ring.
   T* place_of(int64_t unit) const {
     const int64_t end = plan.first_param + plan.ring;
-    return slot(unit < end ? unit : plan.first_param + static_cast<uint32_t>(unit - plan.first_param) % static_cast<uint32_t>(plan.ring));
+    return slot(unit < end ? unit
+                           : plan.first_param +
+                                 static_cast<uint32_t>(unit - plan.first_param) % static_cast<uint32_t>(plan.ring));
   }
   T* drawn_at(int64_t place) const { return plan.in_place ? slot(plan.x_slot + place) : drawn + place * stride; }
 
@@ -276,8 +278,7 @@ struct Tile {
       }
     }
     for (; start < features; ++start)
-      for (int r = 0; r < rows; ++r)
-        request.out[(base + r) * features + plan.variables[start]] = drawn_at(start)[r];
+      for (int r = 0; r < rows; ++r) request.out[(base + r) * features + plan.variables[start]] = drawn_at(start)[r];
   }
 };
 

@@ -33,7 +33,7 @@ class Conditions:
         observed: (N, D) uint8, or None.
         support: (N, S) uint8: for each variable of finite size one flag for each of its values, variable-major; or None.
         bounds: (N, D, 2), dtype of the program: least and greatest value of real variables; None with ``support``.
-        constrained: (D,) uint8: variables that some row restricts.
+        constrained: (D,) uint8: variables that are drawn from what ``support`` or ``bounds`` allow, be it everything.
     """
 
     given: Tensor | None
@@ -171,18 +171,18 @@ def _checked_given(
 def _support(
     conditionals: Sequence[Conditional], queries: list[dict[int, object]], constrained: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Flags (N, S) and bounds (N, D, 2); marks the variables that are restricted."""
+    """Flags (N, S) and bounds (N, D, 2); marks the variables that are drawn from what they allow."""
     sizes = [each.size for each in conditionals]
     support = torch.ones(len(queries), sum(sizes), dtype=torch.uint8)
     bounds = torch.tensor([-torch.inf, torch.inf], dtype=torch.float64).repeat(len(queries), len(sizes), 1)
     first = [0]
     for size in sizes:
         first.append(first[-1] + size)
+    constrained.fill_(1)  # all of them: what one query draws must not depend on what the others restrict
     for number, query in enumerate(queries):
         for variable, wanted in query.items():
             if not isinstance(variable, int) or not 0 <= variable < len(sizes):
                 raise ValueError(f"allowed must name variables 0 .. {len(sizes) - 1}, got {variable!r}")
-            constrained[variable] = 1
             conditional = conditionals[variable]
             if conditional.size:
                 flags = _flags(conditional, variable, wanted)

@@ -180,7 +180,8 @@ def read(
         return masked_linear(encoder(x), weight, mask, bias, activation=activation)
     columns = torch.where(whole_mask(mask, weight.shape), weight, 0).t().contiguous()  # (E, out)
     rows = encoder.one_hot_rows(x)
-    total: Tensor = _SumOfRows.apply(columns, rows.flatten(0, -2)).unflatten(0, rows.shape[:-1])  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOfRows.apply(columns, rows.reshape(-1, rows.shape[-1]))  # type: ignore[no-untyped-call]
+    total = total.reshape(*rows.shape[:-1], -1)
     if len(encoder.dense_units):
         total = total + encoder.dense(x) @ columns[encoder.dense_units.to(columns.device)]
     return FUNCTIONS[activation or "identity"](total if bias is None else total + bias)

@@ -4,6 +4,7 @@ import copy
 import functools
 import itertools
 import zlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from made_fast import MADE, backends
+from made_fast.conditioning import Between
 from made_fast.outputs import Categorical, Mixed, MixtureOfLogistics, MixtureOfNormals, Normal, Output, make_output
 
 FEATURES = 4
@@ -141,16 +143,17 @@ def claims(backend: backends.Backend, output: str, *features: str) -> bool:
     return backends.why_not(backend, device=torch.device("cpu"), dtype=dtype, **asked) is None
 
 
-def drawn_by(*features: str, outputs: dict[str, Output] = OUTPUTS) -> list[Any]:
-    """Parameters (backend, output) of every pair that is claimed."""
+def drawn_by(*features: str, outputs: Iterable[str] = OUTPUTS, options: Sequence[str] = ("plain",)) -> list[Any]:
+    """Parameters (backend, output, option) of every pair that is claimed; interpreted kernels take one option, the first."""
     return [
-        pytest.param(backend.name, output, id=f"{backend.name}-{output}")
+        pytest.param(backend.name, output, option, id=f"{backend.name}-{output}-{option}")
         for backend, output in itertools.product(backends.BACKENDS, outputs)
         if claims(backend, output, *features)
+        for option in (options[:1] if backend.name == "triton" else options)
     ]
 
 
-def engines_for(*features: str, outputs: dict[str, Output] = OUTPUTS) -> list[Any]:
+def engines_for(*features: str, outputs: Iterable[str] = OUTPUTS) -> list[Any]:
     """Parameters (engine, output) of every pair that is claimed, on the CPU."""
     return [
         pytest.param(engine, output, id=f"{name}-{output}")
@@ -164,3 +167,35 @@ def dtypes_of(backend: str | Engine) -> list[torch.dtype]:
     name = backend if isinstance(backend, str) else backend.backend.name
     row = next(each for each in backends.BACKENDS if each.name == name)
     return [dtype for dtype in (torch.float32, torch.float64) if not row.dtypes or dtype in row.dtypes]
+
+
+Wanted = Between | range | set[float] | list[float]
+
+
+def some_allowed(output: str, features: int = FEATURES) -> dict[int, Wanted]:
+    """A query that leaves something to most variables: an open range, a set, one value; the second may be anything."""
+    wanted: dict[int, Wanted] = {}
+    for variable, conditional in enumerate(_output(output, features).conditionals(features)):
+        values = conditional.values()
+        if variable == 1:
+            continue
+        if values is None:
+            wanted[variable] = (Between(None, 0.5), Between(), Between(-1.0, 1.0), Between(low=-0.25))[variable]
+        elif variable == 0:
+            wanted[variable] = Between(low=float(values[len(values) // 2]))
+        else:
+            wanted[variable] = {float(values[0]), float(values[-1])} if variable == 2 else values[-1:].tolist()
+    return wanted
+
+
+def inside(states: Tensor, allowed: dict[int, Wanted]) -> Tensor:
+    """Which of some states (S, D) a query allows."""
+    found = torch.ones(len(states), dtype=torch.bool)
+    for variable, wanted in allowed.items():
+        column = states[:, variable]
+        if isinstance(wanted, Between):
+            found &= column >= (-torch.inf if wanted.low is None else wanted.low)
+            found &= column <= (torch.inf if wanted.high is None else wanted.high)
+        else:
+            found &= torch.isin(column, torch.tensor(list(wanted), dtype=column.dtype))
+    return found
