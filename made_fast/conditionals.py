@@ -7,6 +7,7 @@ those of ``noise.uniform``: multiples of 2**-24 in [0, 1).
 
 from __future__ import annotations
 
+import ctypes
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ __all__ = [
     "choose_category",
 ]
 
+LOG_SQRT_2_PI = 0.5 * math.log(2 * math.pi)
 HALF_STEP = 2.0**-25  # between two uniforms: added where neither 0 nor 1 may come out
 
 
@@ -86,7 +88,7 @@ class Conditional(ABC):
     """The distribution of one variable given its K parameters; base class of those built in and of a user's own.
 
     An own one sets ``num_params`` and ``num_draws`` and defines ``log_prob`` and ``draw``; ``encoding`` stays a number. It is
-    drawn by the reference backend, or by compiled ones through ``native_draw`` and ``triton_draw`` (docs/own-outputs.md).
+    drawn by the reference backend, or by compiled ones if it has a draw that they can call.
 
     Attributes:
         code: its number in compiled backends.
@@ -97,6 +99,11 @@ class Conditional(ABC):
         floor: least scale.
         encoding, units: what the network reads, and how many input units that is.
         scale, shift: of a number.
+        native_draw: for the C++ and numba backends, or None: ``{"float32": f, "float64": f}``, functions compiled by
+            ``numba.cfunc``, ctypes functions or addresses, of the C signature ``void(const T* params, const float*
+            uniforms, T* x, int64_t rows, int64_t stride)``: ``x[r]`` from ``params[k * stride + r]`` and
+            ``uniforms[i * stride + r]``.
+        triton_draw: for the Triton backend, or None: a ``triton.jit`` function (see backends/triton/variable_kernels.py).
     """
 
     code: ClassVar[Code] = Code.OWN
@@ -113,9 +120,23 @@ class Conditional(ABC):
     triton_draw: Any = None
 
     @property
+    def reads_itself(self) -> bool:
+        """Whether the network reads the variable as it is."""
+        return self.encoding == Encoding.NUMBER and (self.scale, self.shift) == (1, 0)
+
+    @property
     def name(self) -> str:
         """The name of its code, as in the table of backends."""
         return self.code.name.lower()
+
+    def native_address(self, dtype: torch.dtype) -> int:
+        """The address of ``native_draw`` for parameters of this dtype."""
+        assert self.native_draw is not None
+        function = self.native_draw["float64" if dtype == torch.float64 else "float32"]
+        if isinstance(function, int):
+            return function
+        address = getattr(function, "address", None)
+        return int(address or ctypes.cast(function, ctypes.c_void_p).value or 0)
 
     def values(self) -> Tensor | None:
         """The values it can take, fp64 (size,), or None for real numbers."""
@@ -164,7 +185,7 @@ class Conditional(ABC):
         """What the network reads of numbers and categories, (..., units); a table is the module's affair."""
         if self.encoding == Encoding.ONE_HOT:
             return F.one_hot(x.long(), self.size).to(x.dtype)
-        return (x * self.scale + self.shift if (self.scale, self.shift) != (1.0, 0.0) else x)[..., None]
+        return (x if self.reads_itself else x * self.scale + self.shift)[..., None]
 
 
 def is_whole(x: Tensor) -> Tensor | bool:
@@ -348,6 +369,3 @@ def _truncated(weights: Tensor, decoding: Decoding) -> Tensor:
     kept &= (sums - sorted_) < decoding.top_p * sums[..., -1:]  # what comes before is not yet enough
     kept[..., 0] = True
     return torch.where(torch.zeros_like(kept).scatter(-1, order, kept), weights, 0)
-
-
-LOG_SQRT_2_PI = 0.5 * math.log(2 * math.pi)

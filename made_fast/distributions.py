@@ -53,11 +53,9 @@ class Conditionals(Distribution):
         """Draws (sample_shape, ..., D) from torch's generator."""
         shape = torch.Size(sample_shape) + self.params.shape[:-1]
         params = self.params.expand(*shape, self.params.shape[-1])
-        draws = 2  # more than a conditional reads does not matter
 
         def draw(conditional: Any, own: Tensor, _: Any) -> Tensor:
-            count = max(draws, conditional.num_draws)
-            words = torch.randint(0, 1 << 24, (*own.shape[:-1], count), device=own.device)
+            words = torch.randint(0, 1 << 24, (*own.shape[:-1], conditional.num_draws), device=own.device)
             drawn: Tensor = conditional.draw(own, words.float() * 2.0**-24)
             return drawn
 

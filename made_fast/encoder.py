@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -61,8 +62,14 @@ class Encoder(nn.Module):
     """
 
     embedding: nn.Parameter | None
-    first_rows: Tensor
-    first_units: Tensor
+    numbers: Tensor
+    one_hot: Tensor
+    one_hot_units: Tensor
+    embedded: Tensor
+    embedded_rows: Tensor
+    embedded_units: Tensor
+    dense_order: Tensor
+    dense_units: Tensor
 
     def __init__(self, conditionals: Sequence[Conditional]) -> None:
         super().__init__()
@@ -73,76 +80,79 @@ class Encoder(nn.Module):
         rows = sum(each.size for each in embedded)
         # As nn.Embedding begins.
         self.register_parameter("embedding", nn.Parameter(torch.randn(rows, width)) if rows else None)
-        starts, at = [], 0
-        for each in conditionals:
-            starts.append(at)
-            at += each.size if each.encoding == Encoding.EMBEDDING else 0
-        units = torch.tensor([0, *(each.units for each in conditionals)]).cumsum(0)
-        self.places = {kind: torch.tensor([d for d, own in enumerate(kinds) if own == kind]) for kind in Encoding}
-        settings = {"scale": [each.scale for each in conditionals], "shift": [each.shift for each in conditionals]}
-        self.numbers = {name: torch.tensor(values, dtype=torch.float64) for name, values in settings.items()}
-        self.register_buffer("first_rows", torch.tensor(starts), persistent=False)
-        self.register_buffer("first_units", units[:-1], persistent=False)
-        self.num_units = int(units[-1])
-        dense = [range(int(units[d]), int(units[d + 1])) for d, kind in enumerate(kinds) if kind != Encoding.ONE_HOT]
-        self.dense_units = torch.tensor([unit for each in dense for unit in each], dtype=torch.int64)
+        units = list(accumulate((each.units for each in conditionals), initial=0))
+        first_row = list(
+            accumulate((each.size * (each.encoding == Encoding.EMBEDDING) for each in conditionals), initial=0)
+        )
+        of = {kind: [d for d, own in enumerate(kinds) if own == kind] for kind in Encoding}
+        numbers, one_hot, tables = of[Encoding.NUMBER], of[Encoding.ONE_HOT], of[Encoding.EMBEDDING]
+        # What ``dense`` puts side by side, numbers first and then the rows of tables, as input units; and by their number.
+        dense = [units[d] for d in numbers]
+        dense += [units[d] + unit for d in tables for unit in range(self.conditionals[d].units)]
+        used = [place * width + unit for place, d in enumerate(tables) for unit in range(self.conditionals[d].units)]
+        places = {
+            "numbers": numbers,
+            "one_hot": one_hot,
+            "one_hot_units": [units[d] for d in one_hot],
+            "embedded": tables,
+            "embedded_rows": [first_row[d] for d in tables],
+            "embedded_units": used,
+            "dense_order": sorted(range(len(dense)), key=dense.__getitem__),
+            "dense_units": sorted(dense),
+        }
+        for name, values in places.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
+        # Kept exact: a buffer would be rounded when the module changes its dtype.
+        self.scale_and_shift = torch.tensor(
+            [(self.conditionals[d].scale, self.conditionals[d].shift) for d in numbers], dtype=torch.float64
+        ).reshape(-1, 2)
+        self.num_units = units[-1]
 
     @staticmethod
     def needed(conditionals: Sequence[Conditional]) -> bool:
         """Whether the network reads anything but the variables themselves."""
-        return any(each.encoding != Encoding.NUMBER or (each.scale, each.shift) != (1, 0) for each in conditionals)
+        return not all(each.reads_itself for each in conditionals)
 
     @property
     def has_one_hot(self) -> bool:
         """Whether a variable is read one-hot."""
-        return len(self.places[Encoding.ONE_HOT]) > 0
+        return len(self.one_hot) > 0
 
     def flat_tables(self) -> Tensor | None:
         """The tables of the embedded variables one after another, as a ``Program`` holds them; detached."""
         if self.embedding is None:
             return None
         tables = []
-        for variable in self.places[Encoding.EMBEDDING].tolist():
-            conditional, first = self.conditionals[variable], int(self.first_rows[variable])
-            tables.append(self.embedding.detach()[first : first + conditional.size, : conditional.units].flatten())
+        for variable, first in zip(self.embedded.tolist(), self.embedded_rows.tolist(), strict=True):
+            own = self.conditionals[variable]
+            tables.append(self.embedding.detach()[first : first + own.size, : own.units].flatten())
         return torch.cat(tables)
 
     def one_hot_rows(self, x: Tensor) -> Tensor:
         """Number of the input unit that is 1, for each one-hot variable: (..., n) int64."""
-        places = self.places[Encoding.ONE_HOT].to(x.device)
-        return x[..., places].long() + self.first_units[places]
+        return x[..., self.one_hot].long() + self.one_hot_units
 
     def dense(self, x: Tensor) -> Tensor:
         """The units of all variables that are not one-hot, (..., m), by variable."""
-        parts, order = [], []
-        numbers = self.places[Encoding.NUMBER].to(x.device)
-        if len(numbers):
-            scale, shift = (self.numbers[name][self.places[Encoding.NUMBER]].to(x) for name in ("scale", "shift"))
-            parts.append(x[..., numbers] * scale + shift)
-            order.append(self.first_units[numbers])
-        embedded = self.places[Encoding.EMBEDDING].to(x.device)
-        if len(embedded):
-            assert self.embedding is not None
-            rows = self.embedding[x[..., embedded].long() + self.first_rows[embedded]]  # (..., n, width)
-            units = torch.tensor([self.conditionals[d].units for d in embedded.tolist()], device=x.device)
-            place = torch.arange(rows.shape[-1], device=x.device)
-            used = place < units[:, None]  # (n, width)
-            parts.append(rows.flatten(-2)[..., used.flatten()])
-            order.append((self.first_units[embedded][:, None] + place)[used])
+        parts = []
+        if len(self.numbers):
+            scale, shift = self.scale_and_shift.to(x).unbind(1)
+            parts.append(x[..., self.numbers] * scale + shift)
+        if self.embedding is not None:
+            rows = self.embedding[x[..., self.embedded].long() + self.embedded_rows]  # (..., n, width)
+            parts.append(rows.flatten(-2)[..., self.embedded_units])
         if len(parts) == 1:
             return parts[0]
-        return torch.cat(parts, dim=-1)[..., torch.cat(order).argsort()] if parts else x[..., :0]
+        return torch.cat(parts, dim=-1)[..., self.dense_order] if parts else x[..., :0]
 
     def forward(self, x: Tensor) -> Tensor:
         """All units, zeros included: (..., E) from x (..., D)."""
-        places = self.places[Encoding.ONE_HOT].to(x.device)
         dense = self.dense(x)
-        if not len(places):
+        if not self.has_one_hot:
             return dense
         whole = x.new_zeros(*x.shape[:-1], self.num_units).scatter(-1, self.one_hot_rows(x), 1)
         if len(self.dense_units):
-            units = self.dense_units.to(x.device).expand(*x.shape[:-1], -1)
-            whole = whole.scatter(-1, units, dense)
+            whole = whole.scatter(-1, self.dense_units.expand(*x.shape[:-1], -1), dense)
         return whole
 
 
@@ -183,5 +193,5 @@ def read(
     total: Tensor = _SumOfRows.apply(columns, rows.reshape(-1, rows.shape[-1]))  # type: ignore[no-untyped-call]
     total = total.reshape(*rows.shape[:-1], -1)
     if len(encoder.dense_units):
-        total = total + encoder.dense(x) @ columns[encoder.dense_units.to(columns.device)]
+        total = total + encoder.dense(x) @ columns[encoder.dense_units]
     return FUNCTIONS[activation or "identity"](total if bias is None else total + bias)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Estimate", "log_mean_exp", "mean_of_weights"]
+__all__ = ["Estimate", "log_mean_exp", "mean_of", "mean_of_weights"]
 
 
 class Estimate(NamedTuple):
@@ -30,14 +31,21 @@ class Estimate(NamedTuple):
         """
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level!r}")
-        half = math.sqrt(2) * float(torch.special.erfinv(torch.tensor(level, dtype=torch.float64)))
-        return self.value - half * self.standard_error, self.value + half * self.standard_error
+        half = NormalDist().inv_cdf((1 + level) / 2) * self.standard_error
+        return self.value - half, self.value + half
+
+
+def mean_of(values: Tensor) -> Estimate:
+    """The mean of independent draws (..., n)."""
+    values = values.double()
+    few = values.shape[-1] < 2
+    error = torch.full_like(values.sum(-1), torch.nan) if few else values.std(-1) / math.sqrt(values.shape[-1])
+    return Estimate(values.mean(-1), error)
 
 
 def mean_of_weights(log_weight: Tensor) -> Estimate:
     """The mean of weights, from their logs (..., n)."""
-    weight = log_weight.double().exp()
-    return Estimate(weight.mean(-1), _error(weight))
+    return mean_of(log_weight.double().exp())
 
 
 def log_mean_exp(log_weight: Tensor) -> Estimate:
@@ -45,13 +53,5 @@ def log_mean_exp(log_weight: Tensor) -> Estimate:
     log_weight = log_weight.double()
     largest = log_weight.amax(-1, keepdim=True)
     shift = torch.where(torch.isfinite(largest), largest, 0)
-    weight = torch.exp(log_weight - shift)
-    mean = weight.mean(-1)
-    return Estimate(torch.log(mean) + shift[..., 0], torch.where(mean > 0, _error(weight) / mean, torch.nan))
-
-
-def _error(values: Tensor) -> Tensor:
-    count = values.shape[-1]
-    if count < 2:
-        return torch.full_like(values.sum(-1), torch.nan)
-    return values.std(-1) / math.sqrt(count)
+    mean, error = mean_of(torch.exp(log_weight - shift))
+    return Estimate(torch.log(mean) + shift[..., 0], torch.where(mean > 0, error / mean, torch.nan))

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from made_fast import estimates
+from made_fast.estimates import Estimate, mean_of
 from made_fast.nn import MADE
 
 __all__ = [
@@ -39,32 +40,6 @@ __all__ = [
 BASELINES = ("leave_one_out", "mean", None)
 
 _VALUES_AT_ONCE = 1 << 24  # of hidden units, where log-probabilities of all states are computed
-
-
-class Estimate(NamedTuple):
-    """The mean of independent draws and its standard error.
-
-    Attributes:
-        value: any shape.
-        standard_error: broadcasts with ``value``.
-    """
-
-    value: Tensor
-    standard_error: Tensor
-
-    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Returns lower and upper end of the normal confidence interval.
-
-        Args:
-            level: probability, between 0 and 1, with which such an interval covers the true value.
-
-        Raises:
-            ValueError: ``level`` is not between 0 and 1.
-        """
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {level!r}")
-        width = NormalDist().inv_cdf((1 + level) / 2) * self.standard_error
-        return self.value - width, self.value + width
 
 
 class FreeEnergy(NamedTuple):
@@ -162,7 +137,7 @@ def entropy(
     """
     _check_num_samples(num_samples)
     _, log_prob = model.sample_and_log_prob(num_samples, context, mask=mask, seed=seed, **options)
-    return _mean(-log_prob)
+    return mean_of(-log_prob)
 
 
 def log_mean_exp(log_weights: Tensor) -> Estimate:
@@ -183,11 +158,7 @@ def log_mean_exp(log_weights: Tensor) -> Estimate:
     """
     if log_weights.ndim == 0 or log_weights.shape[-1] < 2:
         raise ValueError(f"log_weights must have shape (..., n), n two or more, got {tuple(log_weights.shape)}")
-    log_weights = log_weights.double()
-    largest = log_weights.amax(-1, keepdim=True)
-    largest = torch.where(largest.isfinite(), largest, 0)
-    mean, error = _mean((log_weights - largest).exp())
-    return Estimate(mean.log() + largest[..., 0], error / mean)
+    return estimates.log_mean_exp(log_weights)
 
 
 def free_energy(
@@ -220,8 +191,8 @@ def free_energy(
     _check_num_samples(num_samples)
     x, log_prob = model.sample_and_log_prob(num_samples, context, mask=mask, seed=seed, **options)
     action = log_prob.double() + _cost_of(cost, x)
-    log_partition = log_mean_exp(-action)
-    return FreeEnergy(_mean(action), Estimate(-log_partition.value, log_partition.standard_error))
+    log_partition = estimates.log_mean_exp(-action)
+    return FreeEnergy(mean_of(action), Estimate(-log_partition.value, log_partition.standard_error))
 
 
 def score_function_loss(
@@ -276,13 +247,7 @@ def score_function_loss(
     if baseline == "leave_one_out":
         advantage = advantage * (num_samples / (num_samples - 1))
     loss = (advantage.to(log_prob.dtype) * log_prob).mean()
-    return ScoreFunctionLoss(loss, _mean(reward), x, log_prob.detach(), costs)
-
-
-def _mean(values: Tensor) -> Estimate:
-    """Mean over the last dimension (..., n), in fp64."""
-    values = values.double()
-    return Estimate(values.mean(-1), values.std(-1) / math.sqrt(values.shape[-1]))
+    return ScoreFunctionLoss(loss, mean_of(reward), x, log_prob.detach(), costs)
 
 
 def _cost_of(cost: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -299,10 +264,7 @@ def _cost_of(cost: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def _values(model: MADE) -> list[Tensor]:
     """The values that each of the D variables can take, (n_d,)."""
-    of_output = getattr(model.output, "values", None)
-    if of_output is None:
-        return [torch.tensor([0.0, 1.0])] * model.features
-    values: list[Tensor] = list(of_output(model.features))
+    values = model.output.values(model.features)
     for variable, own in enumerate(values):
         if own is None or not len(own):
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from made_fast import backends, ops
+from made_fast import backends, masks, ops
 from made_fast.backends import reference
 from made_fast.program import FUNCTIONS
 
@@ -47,7 +47,7 @@ def masked_linear(
     if only_plain is not None and backend != "auto":
         raise ValueError(f"backend {backend!r} cannot be used: {only_plain}")
     if chosen.name == "reference" or only_plain is not None:
-        return reference.masked_linear(x, weight, reference.whole_mask(mask, weight.shape), bias, name)
+        return reference.masked_linear(x, weight, masks.whole_mask(mask, weight.shape), bias, name)
     if name in ops.FROM_RESULT or not _needs_grad(x, weight, bias):
         return ops.apply(x, weight, mask, bias, name, backend, chosen)
     return FUNCTIONS[name](ops.apply(x, weight, mask, bias, "identity", backend, chosen))

@@ -101,12 +101,13 @@ def check_model(model: MADE) -> Report:
     """See ``MADE.check``."""
     seen = check_masks(model)
     cut_off: list[tuple[int, int, int]] = []
-    levels: list[int] = []
+    schedules = []
     for mask, sees in seen:
         rank = masks.rank_of(model.order_of(mask)).cpu()
         missing = ((rank[None, :] < rank[:, None]) & ~sees).sum(1)
         cut_off.extend((mask, int(variable), int(missing[variable])) for variable in missing.nonzero()[:, 0])
-        levels.append(build_schedule(model.program(mask=mask)).num_levels)
+        program = model.program(mask=mask)
+        schedules.append(build_schedule(program))
     leak, rows = _largest_leak(model)
     if leak != 0:
         raise ValueError(f"parameters must not depend on later variables, but a derivative is {leak:g}")
@@ -117,15 +118,14 @@ def check_model(model: MADE) -> Report:
             f"{missing_of}: a hidden layer is narrower than the number of variables, or degrees are random",
             stacklevel=3,
         )
-    program = model.program(mask=seen[0][0])
-    schedule = build_schedule(program)
+    schedule = schedules[0]
     hidden = sum(layer.out_features for layer in model.masked_layers[: len(model.hidden)])
     evaluated = sum(len(plan.rows) for plan in schedule.affines) - sum(model.params_per_variable)
     return Report(
         model=f"MADE({model.extra_repr()})",
         num_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         num_masks=len(seen),
-        num_levels=tuple(levels),
+        num_levels=tuple(each.num_levels for each in schedules),
         cut_off=tuple(cut_off),
         largest_leak=leak,
         jacobian_rows=rows,

@@ -179,5 +179,9 @@ def connectivity(row_degrees: Tensor, column_degrees: Tensor) -> Tensor:
 
 
 def whole_mask(mask: Tensor, shape: Sequence[int]) -> Tensor:
-    """The mask as bool (out, in), from itself or from the degrees of rows and columns, int64 (out + in,)."""
-    return mask if mask.ndim == 2 else connectivity(*mask.split(list(shape)))
+    """The mask as bool (..., out, in), from itself or from the degrees of rows and columns, int64 (..., out + in)."""
+    if mask.dtype == torch.bool:
+        return mask
+    rows, columns = mask.split(list(shape), dim=-1)
+    whole: Tensor = rows[..., :, None] >= columns[..., None, :]
+    return whole

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from made_fast import backends
+from made_fast import backends, masks
 from made_fast.backends import reference
 from made_fast.mask_plan import MaskPlan, find_plan
 from made_fast.program import FUNCTIONS
@@ -115,7 +115,7 @@ def _prepared(
         plan = find_plan(mask, shape)
         if backend != "auto" or plan.pays:
             return backends.load(chosen), plan
-    return reference, reference.whole_mask(mask, shape)
+    return reference, masks.whole_mask(mask, shape)
 
 
 def _forward(
@@ -229,12 +229,12 @@ def _gradients(ctx: Any, grad: Tensor, needed: Sequence[bool]) -> tuple[Any, ...
 
 
 def _plain_grad_input(grad: Tensor, weight: Tensor, mask: Tensor, backend: str) -> Tensor:
-    return reference.masked_linear_grad_input(grad, weight, reference.whole_mask(mask, weight.shape))
+    return reference.masked_linear_grad_input(grad, weight, masks.whole_mask(mask, weight.shape))
 
 
 def _plain_grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str) -> Tensor:
     grad, x = _flat(grad), _flat(x)
-    return reference.masked_linear_grad_weight(grad, x, reference.whole_mask(mask, (grad.shape[-1], x.shape[-1])))
+    return reference.masked_linear_grad_weight(grad, x, masks.whole_mask(mask, (grad.shape[-1], x.shape[-1])))
 
 
 def _setup_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

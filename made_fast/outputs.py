@@ -308,7 +308,7 @@ class Mixed(Output):
         if isinstance(parts, str) or not isinstance(parts, Sequence) or not parts:
             raise ValueError(f"parts must be a sequence of outputs, got {parts!r}")
         pairs = [part if isinstance(part, (tuple, list)) else (part, 1) for part in parts]
-        self.parts = [(_made(part), count) for part, count in pairs]
+        self.parts = [(make_output(part), count) for part, count in pairs]
         for _, count in self.parts:
             _check_count("parts", count, 1)
         self._conditionals = tuple(each for part, count in self.parts for each in part.conditionals(count))
@@ -359,10 +359,6 @@ def describe(output: Output) -> str | dict[str, Any]:
         raise ValueError(f"output {output.name!r} cannot be saved: its code is in no file; save the state dict instead")
     arguments = output.arguments()
     return {"name": output.name, **arguments} if arguments else output.name
-
-
-def _made(part: Any) -> Output:
-    return make_output(part)
 
 
 def _check_count(name: str, value: object, least: int) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -128,6 +130,17 @@ class Program:
         """Units that the network reads of each variable; E is their sum."""
         return tuple(each.units for each in self.conditionals)
 
+    @cached_property
+    def table_starts(self) -> list[int]:
+        """(D + 1,) where the table of each variable begins in ``tables``, and their end."""
+        embedded = (each.size * each.units * (each.encoding == Encoding.EMBEDDING) for each in self.conditionals)
+        return list(accumulate(embedded, initial=0))
+
+    @cached_property
+    def support_starts(self) -> list[int]:
+        """(D + 1,) where the flags of each variable begin in a row of ``Conditions.support``, and their number."""
+        return list(accumulate((each.size for each in self.conditionals), initial=0))
+
     @property
     def widths(self) -> list[int]:
         """Number of units of each value."""
@@ -180,15 +193,13 @@ class Program:
         if conditional.encoding != Encoding.EMBEDDING:
             return conditional.encode(x)
         assert self.tables is not None
-        sizes = [each.size * each.units for each in self.conditionals if each.encoding == Encoding.EMBEDDING]
-        place = sum(each.encoding == Encoding.EMBEDDING for each in self.conditionals[:variable])
-        first = sum(sizes[:place])
-        table: Tensor = self.tables[first : first + sizes[place]].unflatten(0, (conditional.size, conditional.units))
+        first, last = self.table_starts[variable : variable + 2]
+        table: Tensor = self.tables[first:last].unflatten(0, (conditional.size, conditional.units))
         return table[x.long()]
 
     def encode(self, x: Tensor) -> Tensor:
         """What the network reads, (B, E) from x (B, D)."""
-        if all(each.code == BernoulliConditional.code for each in self.conditionals):
+        if all(each.reads_itself for each in self.conditionals):
             return x
         return torch.cat([self.encode_variable(variable, x[:, variable]) for variable in range(self.features)], dim=1)
 

@@ -128,11 +128,6 @@ class Sampler(Draws):
         for start, stop in self._pieces(count, request.progress):
             piece = x if stop - start == count else x[start:stop]
             target = piece if x.dtype == dtype else torch.empty(piece.shape, dtype=dtype, device=device)
-            more: dict[str, Any] = {}
-            if conditions is not None:
-                more = {"conditions": conditions, "log_weight": None if log_weight is None else log_weight[start:stop]}
-            if request.decoding.features:
-                more["decoding"] = request.decoding
             module.draw(
                 packed,
                 target,
@@ -143,7 +138,9 @@ class Sampler(Draws):
                 rows=None if rows is None else rows[start:stop],
                 context=context,
                 rows_per_context=max(1, request.shape[-1]),
-                **more,
+                conditions=conditions,
+                decoding=request.decoding if request.decoding.features else None,
+                log_weight=None if log_weight is None else log_weight[start:stop],
             )
             if log_prob is not None and own:  # compiled backends know the draw of an own distribution, not its density
                 each = (

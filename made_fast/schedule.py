@@ -19,7 +19,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.conditionals import Encoding
 from made_fast.dependencies import masks_of, ring_message
 from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Multiply, Program, X
 
@@ -206,9 +205,7 @@ class _Builder:
         levels[-1] = np.repeat(self.draw_level, program.params_per_variable)
         self.fused = self._fused_functions()
         # A variable with one parameter is drawn over it: nothing reads the parameter again.
-        plain = all(
-            each.encoding == Encoding.NUMBER and (each.scale, each.shift) == (1, 0) for each in program.conditionals
-        )
+        plain = all(each.reads_itself for each in program.conditionals)
         self.drawn_in_place = (X,) if set(program.params_per_variable) == {1} and plain else ()
         self.units: list[IntArray] = []  # value -> units in slot order
         self.first: list[int] = []  # value -> first slot

@@ -7,27 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conditional_cases import CASES, EDGES, grid, log_probs_of, pytest_generate_tests, some_params  # noqa: F401 - for pytest
 from scipy.stats import norm
-from test_conditionals import CASES, EDGES, FINITE, REAL, grid, log_probs_of, some_params
 from torch import Tensor
 
 from made_fast.conditionals import CategoricalConditional, Code, Conditional, Decoding
 from made_fast.real_conditionals import MixtureOfNormalsConditional, NormalConditional
-
-
-@pytest.fixture(params=list(CASES))
-def conditional(request: pytest.FixtureRequest) -> Conditional:
-    return CASES[request.param]
-
-
-@pytest.fixture(params=list(FINITE))
-def finite(request: pytest.FixtureRequest) -> Conditional:
-    return FINITE[request.param]
-
-
-@pytest.fixture(params=list(REAL))
-def real(request: pytest.FixtureRequest) -> Any:
-    return REAL[request.param]
 
 
 def test_draws_within_what_is_allowed_of_finite_conditionals(finite: Any) -> None:

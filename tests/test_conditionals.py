@@ -7,74 +7,21 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from conditional_cases import CASES, EDGES, grid, log_probs_of, pytest_generate_tests, some_params  # noqa: F401 - for pytest
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal
 
 from made_fast.conditionals import (
-    BernoulliConditional,
     CategoricalConditional,
     Code,
     Conditional,
     Decoding,
     Encoding,
-    SpinConditional,
     choose_category,
 )
 from made_fast.real_conditionals import (
-    MixtureOfLogisticsConditional,
-    MixtureOfNormalsConditional,
     NormalConditional,
 )
-
-CASES: dict[str, Conditional] = {
-    "bernoulli": BernoulliConditional(),
-    "spin": SpinConditional(),
-    "categorical": CategoricalConditional(5),
-    "one_category": CategoricalConditional(1),
-    "embedded": CategoricalConditional(3, embedding=2),
-    "normal": NormalConditional(),
-    "normal_floor": NormalConditional(0.5),
-    "mixture_of_normals": MixtureOfNormalsConditional(3),
-    "one_normal": MixtureOfNormalsConditional(1),
-    "mixture_of_logistics": MixtureOfLogisticsConditional(2, 8),
-    "pixels": MixtureOfLogisticsConditional(5, 256),
-    "two_levels": MixtureOfLogisticsConditional(1, 2, 0.1),
-}
-FINITE = {name: each for name, each in CASES.items() if each.size}
-REAL = {name: each for name, each in CASES.items() if not each.size}
-EDGES = torch.tensor([0, 1, 2**22, 2**23 - 1, 2**23, 2**23 + 1, 2**24 - 2, 2**24 - 1]).float() * 2.0**-24
-
-
-@pytest.fixture(params=list(CASES))
-def conditional(request: pytest.FixtureRequest) -> Conditional:
-    return CASES[request.param]
-
-
-@pytest.fixture(params=list(FINITE))
-def finite(request: pytest.FixtureRequest) -> Conditional:
-    return FINITE[request.param]
-
-
-@pytest.fixture(params=list(REAL))
-def real(request: pytest.FixtureRequest) -> Any:
-    return REAL[request.param]
-
-
-def some_params(conditional: Conditional, *shape: int, scale: float = 1.5) -> Tensor:
-    return scale * torch.randn(*shape, conditional.num_params, dtype=torch.float64)
-
-
-def grid(count: int, draws: int) -> Tensor:
-    """Uniforms (count**draws, draws) in the middle of equal cells: multiples of 2**-24, as the noise has them."""
-    line = ((torch.arange(count) + 0.5) / count * 2**24).floor() * 2.0**-24
-    return torch.cartesian_prod(*[line] * draws).reshape(-1, draws)
-
-
-def log_probs_of(conditional: Conditional, params: Tensor) -> Tensor:
-    """Of all values, (..., size)."""
-    values = conditional.values()
-    assert values is not None
-    return conditional.log_prob(params[..., None, :], values.to(params.dtype).expand(*params.shape[:-1], -1))
 
 
 def _peer(conditional: Any, params: Tensor) -> Any:

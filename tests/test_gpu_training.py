@@ -75,7 +75,7 @@ def _tensors(out: int, width: int, batch: int, dtype: torch.dtype) -> tuple[Tens
 
 
 def _whole(mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    return reference.whole_mask(mask, shape)
+    return masks.whole_mask(mask, shape)
 
 
 def _products(tensors: tuple[Tensor, ...], mask: Tensor, product: Callable[..., Tensor]) -> dict[str, Tensor]:

@@ -137,7 +137,7 @@ def why_not(
         if backend.outputs and output not in backend.outputs:
             return f"has no output {output!r}, only {', '.join(backend.outputs)}"
     if "own" in outputs and backend.own is not None and backend.own not in own:
-        return f"draws own distributions by their {backend.own}, which is None (docs/own-outputs.md)"
+        return f"draws own distributions by their {backend.own}, which is None (see Conditional)"
     for feature in features:
         if backend.features is not None and feature not in backend.features:
             return f"has no {feature!r} while drawing, only {', '.join(backend.features) or 'plain draws'}"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from made_fast.conditionals import Code, Conditional, Encoding
+from made_fast.conditionals import Code, Conditional
 from made_fast.program import Affine, Program
 from made_fast.schedule import AffinePlan, Schedule
 
@@ -40,16 +40,14 @@ def layout(program: Program, schedule: Schedule) -> dict[str, Any]:
 def _variables(program: Program, schedule: Schedule, distinct: dict[Conditional, int]) -> NDArray[np.int64]:
     """A row for each variable in the order of drawing, (D, 7): see to_variables in csrc/bindings.cpp."""
     conditionals = program.conditionals
-    sizes = np.asarray([each.size for each in conditionals])
-    numbers = np.asarray([each.size * each.units * (each.encoding == Encoding.EMBEDDING) for each in conditionals])
     columns = (
         schedule.variables,
         schedule.noise_steps,
         schedule.param_slots,
         schedule.x_slots,
         np.asarray([distinct[each] for each in conditionals])[schedule.variables],
-        (np.cumsum(sizes) - sizes)[schedule.variables],  # first flag in a row of support
-        (np.cumsum(numbers) - numbers)[schedule.variables],  # first number of its table
+        np.asarray(program.support_starts)[schedule.variables],  # first flag in a row of support
+        np.asarray(program.table_starts)[schedule.variables],  # first number of its table
     )
     return np.ascontiguousarray(np.stack(columns, axis=1), dtype=np.int64)
 
@@ -58,8 +56,7 @@ def _conditional(conditional: Conditional, dtype: torch.dtype) -> tuple[object, 
     """See to_conditional in csrc/bindings.cpp."""
     address = 0
     if conditional.code == Code.OWN:
-        assert conditional.native_draw is not None
-        address = conditional.native_draw["float64" if dtype == torch.float64 else "float32"].address
+        address = conditional.native_address(dtype)
     return (
         int(conditional.code),
         int(conditional.encoding),

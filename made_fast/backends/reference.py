@@ -29,17 +29,7 @@ __all__ = [
     "naive_draw",
     "pack",
     "uniforms_of",
-    "whole_mask",
 ]
-
-
-def whole_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The mask as bool (..., out, in), from itself or from degrees (..., out + in)."""
-    if mask.dtype == torch.bool:
-        return mask
-    rows, columns = mask.split(list(shape), dim=-1)
-    whole: Tensor = rows[..., :, None] >= columns[..., None, :]
-    return whole
 
 
 def masked_linear(

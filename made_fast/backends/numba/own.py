@@ -3,8 +3,6 @@
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -12,19 +10,7 @@ from numba.extending import intrinsic
 
 from made_fast.backends.numba.jit import jit
 
-__all__ = ["address_of", "draw_own"]
-
-
-def address_of(function: Any) -> int:
-    """The address of what ``native_draw`` holds: a ``numba.cfunc``, a ctypes function, or the address itself."""
-    if isinstance(function, int):
-        return function
-    address = getattr(function, "address", None)
-    if address is None:
-        import ctypes
-
-        address = ctypes.cast(function, ctypes.c_void_p).value
-    return int(address or 0)
+__all__ = ["draw_own"]
 
 
 @intrinsic  # type: ignore[misc]
@@ -45,7 +31,7 @@ def _call(typing_context, address, params, uniforms, x):
 
 @jit
 def draw_own(address, params, uniforms):
-    """x of one row, by a function of the signature that made_fast/native.py states."""
+    """x of one row, by a function of the signature that ``Conditional`` states."""
     few = uniforms.astype(np.float32)
     x = np.zeros(1, dtype=params.dtype)
     _call(address, params, few, x)  # type: ignore[call-arg]

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from made_fast.backends.numba.jit import in_threads
 from made_fast.backends.numba.kernels import Column, General, Network, Rows, draw_rows
-from made_fast.backends.numba.own import address_of
-from made_fast.conditionals import Code, Decoding, Encoding
+from made_fast.conditionals import Code, Decoding
 from made_fast.conditioning import Conditions
 from made_fast.outputs import Output
 from made_fast.program import Program
@@ -81,16 +80,12 @@ def _row_ranges(plan: AffinePlan) -> list[tuple[int, int]]:
 
 def _variables(program: Program, schedule: Schedule) -> NDArray[np.int64]:
     found = np.zeros((schedule.features, len(Column)), dtype=np.int64)
-    tables = [each.size * each.units if each.encoding == Encoding.EMBEDDING else 0 for each in program.conditionals]
-    first_table = np.cumsum([0, *tables])
-    first_flag = np.cumsum([0, *(each.size for each in program.conditionals)])
-    name = "float64" if program.dtype == torch.float64 else "float32"
     for place, variable in enumerate(schedule.variables.tolist()):
         each = program.conditionals[variable]
         slots = schedule.param_slots[place], schedule.x_slots[place]
         sizes = each.num_params, each.code, each.size, each.components, each.encoding, each.units
-        address = address_of(each.native_draw[name]) if each.code == Code.OWN and each.native_draw else 0
-        places = first_table[variable], first_flag[variable], address
+        address = each.native_address(program.dtype) if each.code == Code.OWN else 0
+        places = program.table_starts[variable], program.support_starts[variable], address
         found[place] = (variable, schedule.noise_steps[place], *slots, *sizes, *places)
     return found
 

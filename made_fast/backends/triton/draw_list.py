@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from made_fast.backends.triton.launch import next_power_of_2
 from made_fast.backends.triton.timeline import FloatArray, IntArray
-from made_fast.conditionals import Code, Encoding
+from made_fast.conditionals import Code
 from made_fast.program import Program
 from made_fast.schedule import Schedule
 
@@ -48,8 +48,6 @@ def build_draw_list(program: Program, schedule: Schedule, param_slots: IntArray)
     """Lists the variables of a program; ``param_slots`` (D,) are columns of the table, in the order of drawing."""
     conditionals = program.conditionals
     own = tuple(dict.fromkeys(each.triton_draw for each in conditionals if each.code == Code.OWN))
-    embedded = [each.size * each.units if each.encoding == Encoding.EMBEDDING else 0 for each in conditionals]
-    tables, flags = _starts(embedded), _starts([each.size for each in conditionals])
     words, numbers, most = [], [], 1
     for place, variable in enumerate(schedule.variables.tolist()):
         each = conditionals[variable]
@@ -57,7 +55,7 @@ def build_draw_list(program: Program, schedule: Schedule, param_slots: IntArray)
         logits = components if each.code in MIXTURES else each.size if each.code == Code.CATEGORICAL else 0
         size = own.index(each.triton_draw) if each.code == Code.OWN else each.size
         slots = (int(param_slots[place]), int(schedule.x_slots[place]))
-        encoding = (int(each.encoding), each.units, tables[variable])
+        encoding = (int(each.encoding), each.units, program.table_starts[variable])
         step = int(schedule.noise_steps[place])
         found = [
             each.code,
@@ -69,7 +67,7 @@ def build_draw_list(program: Program, schedule: Schedule, param_slots: IntArray)
             variable,
             *slots,
             *encoding,
-            flags[variable],
+            program.support_starts[variable],
         ]
         words.append([*found, *[0] * (WORDS - len(found))])
         numbers.append([each.floor, each.scale, each.shift, 0.0])
@@ -80,9 +78,5 @@ def build_draw_list(program: Program, schedule: Schedule, param_slots: IntArray)
         sum(1 << code for code in {int(each.code) for each in conditionals}),
         min(MOST_AT_ONCE, max(4, next_power_of_2(most))),
         own,
-        sum(each.size for each in conditionals),
+        program.support_starts[-1],
     )
-
-
-def _starts(sizes: list[int]) -> list[int]:
-    return [0, *np.cumsum(sizes).tolist()]
