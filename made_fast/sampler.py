@@ -74,6 +74,7 @@ class Sampler(Draws):
             self.program = self.program.with_rounded_weights(torch.bfloat16)
         self.features, self.context_features = program.features, program.context_features  # D, C
         self.conditionals = program.conditionals
+        self._own_draws = any(each.code == Code.OWN for each in program.conditionals)
         self.output = output
         self.schedule = build_schedule(program) if schedule is None else schedule
         self.backend = backend
@@ -151,10 +152,6 @@ class Sampler(Draws):
             if target is not piece:
                 piece.copy_(target)
         return x, log_prob, log_weight
-
-    @property
-    def _own_draws(self) -> bool:
-        return any(each.code == Code.OWN for each in self.conditionals)
 
     def _features(self, request: Request) -> frozenset[str]:
         """What a backend must be able to do for a request."""
