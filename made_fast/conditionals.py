@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -69,7 +70,7 @@ class Decoding:
     top_k: int = 0
     top_p: float = 1.0
 
-    @property
+    @cached_property  # asked for several times in a call that may take microseconds
     def features(self) -> tuple[str, ...]:
         """What of this a backend must be able to do; the names are those of ``Backend.features``."""
         used = {

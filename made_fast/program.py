@@ -149,17 +149,17 @@ class Program:
             widths.append(op.terms[0].weight.shape[0] if isinstance(op, Affine) else widths[op.sources[0]])
         return widths
 
-    @property
+    @cached_property
     def affines(self) -> list[Affine]:
         """The affine operations, in order."""
         return [op for op in self.ops if isinstance(op, Affine)]
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         return self.affines[0].terms[0].weight.dtype
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.affines[0].terms[0].weight.device
