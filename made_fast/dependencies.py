@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from made_fast.program import Affine, Op, Program
 
-__all__ = ["dependencies", "masks_of", "ring_message"]
+__all__ = ["dependencies", "masks_of", "reads", "ring_message"]
 
 BoolArray = NDArray[np.bool_]
 
@@ -26,8 +26,8 @@ def _masks_of(op: Op) -> list[BoolArray]:
     ]
 
 
-def dependencies(program: Program) -> BoolArray:
-    """Which variables the parameters of each variable depend on, by the masks: bool (D, D), row reads column."""
+def reads(program: Program) -> BoolArray:
+    """Which variables each parameter depends on, by the masks: bool (P, D)."""
     features = program.features
     variables = np.repeat(np.eye(features, dtype=np.float32), program.input_units, axis=0)  # (E, D)
     reach = [variables, np.zeros((program.context_features, features), dtype=np.float32)]
@@ -35,8 +35,14 @@ def dependencies(program: Program) -> BoolArray:
         sources = [reach[source] for source in op.sources]
         parts = [mask @ part for mask, part in zip(masks, sources, strict=True)] if masks else sources
         reach.append((sum(parts[1:], parts[0]) > 0).astype(np.float32))  # (n, D)
+    return reach[-1] > 0
+
+
+def dependencies(program: Program) -> BoolArray:
+    """Which variables the parameters of each variable depend on, by the masks: bool (D, D), row reads column."""
+    features = program.features
     found = np.zeros((features, features), dtype=np.bool_)
-    np.logical_or.at(found, np.repeat(np.arange(features), program.params_per_variable), reach[-1] > 0)
+    np.logical_or.at(found, np.repeat(np.arange(features), program.params_per_variable), reads(program))
     return found
 
 
