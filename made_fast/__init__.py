@@ -4,13 +4,24 @@ from importlib.metadata import PackageNotFoundError as _NotInstalled
 from importlib.metadata import version as _version
 
 from made_fast import backends, masks
+from made_fast.acceleration import accelerate
 from made_fast.functional import masked_linear
 from made_fast.layers import MaskedLinear
 from made_fast.nn import MADE
 from made_fast.sampler import Sampler
 from made_fast.sharding import sample_rows
 
-__all__ = ["MADE", "MaskedLinear", "Sampler", "backends", "build_config", "masked_linear", "masks", "sample_rows"]
+__all__ = [
+    "MADE",
+    "MaskedLinear",
+    "Sampler",
+    "accelerate",
+    "backends",
+    "build_config",
+    "masked_linear",
+    "masks",
+    "sample_rows",
+]
 
 try:
     __version__ = _version("made_fast")

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from made_fast.conditionals import Conditional
+from made_fast.conditionals import Conditional, Encoding
 from made_fast.dependencies import reads
 from made_fast.graph import Call, CaptureError, exact_copy, export
 from made_fast.layouts import arrange
-from made_fast.program import CONTEXT, Op, Program, X
+from made_fast.program import CONTEXT, Affine, Op, Program, Term, X
 from made_fast.simplify import simplified
 from made_fast.symbols import Builder, Symbol
 from made_fast.translate import is_known, translate
 
-__all__ = ["Call", "CaptureError", "Captured", "call_of", "capture"]
+__all__ = ["Call", "CaptureError", "Captured", "call_of", "capture", "first_width"]
 
 _CHECKED_ROWS = 7
 _TOLERANCE = 1e-9  # of the captured program, relative above 1, in fp64
@@ -49,10 +50,27 @@ class Captured:
     dtype: torch.dtype
     difference: float
 
-    def program(self, conditionals: Sequence[Conditional] = ()) -> Program:
-        """As a program in fp64; all Bernoulli if ``conditionals`` are left out."""
+    def program(
+        self,
+        conditionals: Sequence[Conditional] = (),
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> Program:
+        """As a program; all Bernoulli if ``conditionals`` are left out."""
+
+        def moved(op: Op) -> Op:
+            if not isinstance(op, Affine):
+                return op
+            terms = tuple(
+                Term(each.source, each.weight.to(device, dtype), None if each.mask is None else each.mask.to(device))
+                for each in op.terms
+            )
+            return Affine(terms, None if op.bias is None else op.bias.to(device, dtype))
+
         sizes = (self.features, self.context_features)
-        return Program(*sizes, self.ops, self.order, self.params_per_variable, tuple(conditionals))
+        ops, order = tuple(map(moved, self.ops)), self.order.to(device)
+        return Program(*sizes, ops, order, self.params_per_variable, tuple(conditionals))
 
 
 def capture(
@@ -88,35 +106,40 @@ def capture(
             mode where that matters, or differs from what was captured.
     """
     call = call_of(module, context_features) if call is None else call
-    dtype = _dtype_of(module)
     exact = exact_copy(module)
-    units = sum(each.units for each in conditionals) if conditionals else features
-    x = torch.zeros(1, units, dtype=torch.float64)
+    encoded = Encoded(features, tuple(conditionals), first_width(module) - context_features)
+    x = torch.zeros(1, encoded.width, dtype=torch.float64)
     context = torch.zeros(1, context_features, dtype=torch.float64) if context_features else None
     graph = export(exact, call, x, context, is_known)
-    builder = Builder(units, context_features)
-    inputs = tuple(builder.whole(value).reshape((1, -1)) for value in (X, CONTEXT)[: len(graph.inputs)])
-    results = [each for each in translate(graph, builder, inputs) if isinstance(each, Symbol | Tensor)]
-    symbols = [each if isinstance(each, Symbol) else Symbol.constant(each) for each in results]
+    builder = Builder(encoded.units, context_features)
+    inputs = (encoded.symbol(builder), builder.whole(CONTEXT).reshape((1, -1)))
+    symbols, shapes = _results(translate(graph, builder, inputs[: len(graph.inputs)]))
+    ops, widths = [*builder.ops], [*builder.widths]
+    builder.rows(symbols)
+    every = Program(features, context_features, tuple(builder.ops), torch.arange(features), (), tuple(conditionals))
+    sizes = tuple(each.num_params for each in conditionals) or None
+    found = arrange(shapes, reads(every), features, layout=layout, params_per_variable=sizes)
+    builder.ops, builder.widths = ops, widths
+    builder.rows(symbols[found.index])
+    made = Captured(
+        *(features, context_features, simplified(builder.ops), found.order, found.params_per_variable),
+        *(found.layout, _dtype_of(module), float("nan")),
+    )
+    if not check:
+        return made
+    program = made.program(conditionals)
+    return replace(made, difference=_difference(program, encoded, lambda *given: call(exact, *given), found.index))
+
+
+def _results(results: list[Any]) -> tuple[Symbol, list[tuple[int, ...]]]:
+    """All results in one row, and the shape of each for one row of the batch."""
+    symbols = [Symbol.constant(each) if isinstance(each, Tensor) else each for each in results if each is not None]
     shapes = [tuple(each.shape) for each in symbols]
     if not symbols or any(shape[:1] != (1,) for shape in shapes):
         raise CaptureError(f"module must return parameters (B, ...), got shapes {shapes} for one row")
-    flat = _joined(symbols)
-    ops = [*builder.ops]
-    builder.rows(flat)
-    sizes = tuple(each.num_params for each in conditionals) or None
-    every = Program(features, context_features, tuple(builder.ops), torch.arange(features), (), tuple(conditionals))
-    found = arrange([shape[1:] for shape in shapes], reads(every), features, layout=layout, params_per_variable=sizes)
-    builder.ops, builder.widths = ops, builder.widths[:-1]
-    builder.rows(flat[found.index])
-    made = simplified(builder.ops)
-    program = Program(features, context_features, made, found.order, found.params_per_variable, tuple(conditionals))
-    difference = float("nan")
-    if check:
-        difference = _difference(program, lambda x, context: call(exact, x, context), found.index)
-    return Captured(
-        features, context_features, made, found.order, found.params_per_variable, found.layout, dtype, difference
-    )
+    flat = [each.reshape((-1,)) for each in symbols]
+    joined = Symbol(*(torch.cat([getattr(each, name) for each in flat]) for name in ("reference", "scale", "shift")))
+    return joined, [shape[1:] for shape in shapes]
 
 
 def call_of(module: nn.Module, context_features: int) -> Call:
@@ -157,27 +180,90 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
     return torch.get_default_dtype()
 
 
-def _joined(symbols: list[Symbol]) -> Symbol:
-    flat = [each.reshape((-1,)) for each in symbols]
-    return Symbol(*(torch.cat([getattr(each, name) for each in flat]) for name in ("reference", "scale", "shift")))
+def first_width(module: nn.Module) -> int:
+    """Columns of the first weight matrix, 0 if there is none: most often what the module reads."""
+    return next((parameter.shape[1] for parameter in module.parameters() if parameter.ndim == 2), 0)
 
 
-def _difference(program: Program, module: Callable[[Tensor, Tensor | None], Any], index: Tensor) -> float:
+@dataclass(frozen=True)
+class Encoded:
+    """How the input of a module follows from what the program reads.
+
+    Numbers are handed to the module as they are. Categories are handed over one-hot, (B, sum of sizes), or as numbers (B, D)
+    if that is the width of its first weight matrix.
+    """
+
+    features: int
+    conditionals: tuple[Conditional, ...]
+    found_width: int
+
+    def __post_init__(self) -> None:
+        if self.conditionals and len(self.conditionals) != self.features:
+            raise CaptureError(f"output must describe {self.features} variables, got {len(self.conditionals)}")
+        if any(each.encoding == Encoding.EMBEDDING for each in self.conditionals):
+            raise CaptureError("output must have no embedding of its own: the module reads one-hot categories")
+
+    @property
+    def units(self) -> int:
+        """Columns of what the program reads."""
+        return sum(each.units for each in self.conditionals) if self.conditionals else self.features
+
+    @property
+    def as_numbers(self) -> bool:
+        """Whether the module reads one number of each variable."""
+        return self.features in (self.found_width, self.units)
+
+    @property
+    def width(self) -> int:
+        """Columns of what the module reads."""
+        return self.features if self.as_numbers else self.units
+
+    def symbol(self, builder: Builder) -> Symbol:
+        """The input of the module, (1, width)."""
+        whole = builder.whole(X)
+        if not self.conditionals:
+            return whole.reshape((1, -1))
+        scale = torch.tensor([each.scale for each in self.conditionals for _ in range(each.units)], dtype=torch.float64)
+        shift = torch.tensor([each.shift for each in self.conditionals for _ in range(each.units)], dtype=torch.float64)
+        numbers = whole.shifted(-shift).scaled(1 / scale)
+        if self.as_numbers and self.units != self.features:
+            parts = [
+                torch.arange(each.size).double()[None] if each.encoding == Encoding.ONE_HOT else torch.ones(1, 1)
+                for each in self.conditionals
+            ]
+            numbers = builder.linear(torch.block_diag(*parts), numbers)
+        return numbers.reshape((1, -1))
+
+    def of(self, x: Tensor) -> Tensor:
+        """The input of the module for x (B, D)."""
+        if self.as_numbers:
+            return x
+        columns = [
+            each.encode(x[:, variable]) if each.encoding == Encoding.ONE_HOT else x[:, variable, None]
+            for variable, each in enumerate(self.conditionals)
+        ]
+        return torch.cat(columns, dim=1)
+
+
+def _difference(program: Program, encoded: Encoded, module: Callable[..., Any], index: Tensor) -> float:
     """Largest difference between program and module on random rows, relative above 1.
 
     Raises:
         CaptureError: it is too large.
     """
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_CHECKED_ROWS, sum(program.input_units), generator=generator, dtype=torch.float64)
-    x[::2] = (x[::2] > 0).double()
+    x = torch.randn(_CHECKED_ROWS, program.features, generator=generator, dtype=torch.float64)
+    for variable, conditional in enumerate(encoded.conditionals):
+        values = conditional.values()
+        if values is not None:
+            x[:, variable] = values[torch.randint(len(values), (_CHECKED_ROWS,), generator=generator)]
     context = torch.randn(_CHECKED_ROWS, program.context_features, generator=generator, dtype=torch.float64)
-    context_or_none = context if program.context_features else None
+    given = context if program.context_features else None
     with torch.no_grad():
-        result = module(x, context_or_none)
-        parts = [each for each in torch.utils._pytree.tree_leaves(result) if isinstance(each, Tensor)]
+        result = module(encoded.of(x), given)
+        parts = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
         expected = torch.cat([part.double().reshape(_CHECKED_ROWS, -1) for part in parts], dim=1)[:, index]
-        found = program.evaluate_units(x, context_or_none)
+        found = program.evaluate(x, given)
     difference = ((found - expected).abs() / expected.abs().clamp(min=1)).max().item() if expected.numel() else 0.0
     if not difference <= _TOLERANCE:
         raise CaptureError(

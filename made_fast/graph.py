@@ -13,7 +13,9 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-__all__ = ["Call", "CaptureError", "Graph", "exact_copy", "export", "place_of"]
+__all__ = ["Call", "CaptureError", "Graph", "exact_copy", "export", "own_attributes", "place_of"]
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # training, _parameters, _buffers, hooks and so on
 
 Call = Callable[[nn.Module, Tensor, Tensor | None], Any]
 
@@ -70,10 +72,13 @@ def exact_copy(module: nn.Module) -> nn.Module:
         raise CaptureError(f"module must be one that copy.deepcopy can copy, got {error}") from error
     exact = exact.requires_grad_(False).to("cpu", torch.float64).eval()
     for each in exact.modules():
-        for name, value in vars(each).items():
-            if not name.startswith("_"):
-                vars(each)[name] = _exact(value)
+        vars(each).update({name: _exact(value) for name, value in own_attributes(each).items()})
     return exact
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """The plain attributes of a module: masks may be among them."""
+    return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
 
 
 def _exact(value: Any) -> Any:

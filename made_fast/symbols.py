@@ -1,4 +1,4 @@
-"""Tensors whose elements are known by name: unit of a program, times a scale, plus a shift. And the program that grows under them.
+"""Tensors whose elements are known as units of a program, each times a scale plus a shift; the program grows under them.
 
 A ``Symbol`` stands for a tensor of one row of a batch. To move, copy or leave out elements, to multiply or to add constants
 changes names alone; only what mixes or bends elements adds an operation to the program.
@@ -229,8 +229,9 @@ class Builder:
 
     def as_value(self, x: Symbol) -> int:
         """The number of a value whose unit i is element i of x (n,)."""
-        for value in x.source[:1].tolist():
-            same = Symbol.of_value(value, self.widths[value])
+        value = int(x.source[0]) if len(x.shift) else X
+        if len(x.shift) == self.widths[value]:
+            same = self.whole(value)
             if all(map(torch.equal, (x.reference, x.scale, x.shift), (same.reference, same.scale, same.shift))):
                 return value
         return self.rows(x)

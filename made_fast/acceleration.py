@@ -1,0 +1,258 @@
+"""``accelerate``: the sampler of any torch module that gives the parameters of autoregressive conditionals."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from made_fast.capture import Captured, CaptureError, capture, first_width
+from made_fast.drawing import Draws
+from made_fast.freeze import same_tensors
+from made_fast.graph import Call, own_attributes
+from made_fast.outputs import Output, make_output
+from made_fast.program import Program
+from made_fast.request import Request
+from made_fast.sampler import Sampler
+from made_fast.schedule import Schedule
+from made_fast.summary import Summary, summary_of
+
+__all__ = ["AcceleratedSampler", "accelerate"]
+
+Stale = Literal["refresh", "raise", "keep"]
+
+
+class _Made(NamedTuple):
+    """A sampler and a copy of all that it was made from."""
+
+    capture: Captured
+    sampler: Sampler
+    tensors: list[Tensor]
+    others: list[Any]
+
+
+class AcceleratedSampler(Draws):
+    """Draws exact samples of a module of any kind; see ``accelerate``, which makes it.
+
+    Attributes:
+        module: which it draws from.
+        stale: what happens if the module has changed: ``"refresh"``, ``"raise"`` or ``"keep"``.
+    """
+
+    def __init__(
+        self, module: nn.Module, features: int, output: str | Output | None, stale: Stale, options: dict[str, Any]
+    ) -> None:
+        if stale not in get_args(Stale):
+            raise ValueError(f"stale must be one of {', '.join(get_args(Stale))}, got {stale!r}")
+        self.module, self.stale = module, stale
+        self._backend = options.pop("backend")
+        self._options, self._lock = options, threading.Lock()
+        self._features, self._output = features, None if output is None else make_output(output)
+        self._made = self._make()
+        self.features, self.context_features = features, self.sampler.context_features
+        self.conditionals = self.sampler.conditionals
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler of the module as it was when last looked at."""
+        return self._made.sampler
+
+    @property
+    def capture(self) -> Captured:
+        """What was captured of the module; ``capture.difference`` is the largest difference from the module's own forward."""
+        return self._made.capture
+
+    @property
+    def program(self) -> Program:
+        """The module as a program."""
+        return self.sampler.program
+
+    @property
+    def schedule(self) -> Schedule:
+        """When which unit is evaluated."""
+        return self.sampler.schedule
+
+    @property
+    def output(self) -> Output:
+        """What the parameters mean."""
+        return self.sampler.output
+
+    @property
+    def order(self) -> Tensor:
+        """int64 (D,): order in which variables are drawn."""
+        return self.sampler.order
+
+    @property
+    def levels(self) -> Tensor:
+        """int64 (D,): the sequential step at which each variable is drawn."""
+        return self.sampler.levels
+
+    @property
+    def num_steps(self) -> int:
+        """Number of sequential steps of one draw."""
+        return self.sampler.num_steps
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample."""
+        return self.sampler.macs
+
+    @property
+    def dense_macs(self) -> int:
+        """Multiply-adds for one row of one dense forward pass."""
+        return self.sampler.dense_macs
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the samples."""
+        return self.sampler.dtype
+
+    def summary(self) -> Summary:
+        """Order, levels, units that do nothing, and multiply-adds."""
+        return summary_of(self.program, self.schedule)
+
+    def refresh(self) -> None:
+        """Captures the module again, as it is now.
+
+        Raises:
+            CaptureError: it cannot be captured any more.
+        """
+        self._made = self._make()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the module has changed since it was captured."""
+        tensors, others = _state_of(self.module)
+        return not (others == self._made.others and same_tensors(self._made.tensors, tensors))
+
+    def _make(self) -> _Made:
+        tensors, others = _state_of(self.module)
+        tensors = [tensor.clone() for tensor in tensors]
+        output = self._output
+        conditionals = () if output is None else output.conditionals(self._features)
+        found = capture(self.module, self._features, conditionals=conditionals, **self._options)
+        if output is None:
+            if set(found.params_per_variable) != {1}:
+                raise CaptureError(
+                    f"output must be given, since module has {found.params_per_variable[0]} parameters for each variable: only "
+                    "one would be taken for a Bernoulli logit; see made_fast.outputs"
+                )
+            output = make_output("bernoulli")
+            conditionals = output.conditionals(self._features)
+        device = next((each.device for each in tensors), torch.device("cpu"))
+        program = found.program(conditionals, dtype=found.dtype, device=device)
+        return _Made(found, Sampler(program, output, backend=self._backend), tensors, others)
+
+    def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if self.stale != "keep" and self.is_stale:
+            if self.stale == "raise":
+                raise RuntimeError(
+                    "module has changed since it was captured: call refresh(), or make the sampler with stale='refresh'"
+                )
+            with self._lock:
+                if self.is_stale:
+                    self.refresh()
+        return self.sampler._drawn(request, with_log_prob)
+
+
+def accelerate(
+    module: nn.Module,
+    *,
+    features: int | None = None,
+    context_features: int | None = None,
+    output: str | Output | None = None,
+    layout: str | None = None,
+    call: Call | None = None,
+    check: bool = True,
+    stale: Stale = "refresh",
+    backend: str = "auto",
+) -> AcceleratedSampler:
+    """Makes a sampler of any torch module that gives the parameters of autoregressive conditionals.
+
+    The module is read by ``torch.export`` and translated into linear maps, elementwise functions, sums and products of units;
+    what each variable depends on, and so the order, is found from the weights. Each unit is then evaluated once for a whole
+    sample. The module is not changed.
+
+    Args:
+        module: maps x (B, D), in floating point, to parameters: (B, P), (B, D, K), (B, K, D) or a tuple of such. It is handed
+            the values of the variables as they are; categories one-hot, (B, sum of sizes), unless its first weight matrix has
+            D columns.
+        features: D; the columns of the module's first weight matrix if left out.
+        context_features: C, if the module has a context: a second argument (B, C), or the last C columns of its only one.
+        output: what the parameters mean, by name or as an object of ``made_fast.outputs``; Bernoulli logits if left out, for
+            modules with one parameter for each variable.
+        layout: of the parameters, ``"variable-major"`` (all of variable 0, then all of variable 1, ...) or
+            ``"parameter-major"``; found from the dependencies if left out.
+        call: a function of (module, x, context) that returns the parameters, for modules that are called in another way.
+        check: compare with the module's own forward in fp64 on random input.
+        stale: what a draw does if parameters, buffers or plain attributes of the module have changed: ``"refresh"`` captures
+            again, ``"raise"`` raises, ``"keep"`` draws from the module as it was and saves the comparison.
+        backend: ``"auto"`` or the name of a backend.
+
+    Raises:
+        ValueError: an argument does not fit, the module has an operation that cannot be translated (the message says which
+            and where), it is not autoregressive (the message names variables), or it is in training mode where that matters.
+
+    Example:
+        >>> sampler = made_fast.accelerate(model)
+        >>> sampler.sample(100, seed=0)
+    """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    context = 0 if context_features is None else _count("context_features", context_features, 0)
+    output = None if output is None else make_output(output)
+    features = _features_of(module, context, output) if features is None else _count("features", features, 1)
+    options = {"context_features": context, "layout": layout, "call": call, "check": check, "backend": backend}
+    return AcceleratedSampler(module, features, output, stale, options)
+
+
+def _count(name: str, value: object, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer, {least} or more, got {value!r}")
+    return value
+
+
+def _features_of(module: nn.Module, context_features: int, output: Output | None) -> int:
+    """The number of variables, by the width of the first weight matrix."""
+    width = first_width(module) - context_features
+    if width < 1:
+        raise ValueError("features must be given: module has no weight matrix from which to take it")
+    try:
+        units = 1 if output is None else output.conditionals(1)[0].units
+    except ValueError:  # an output of so many variables and no other
+        raise ValueError(f"features must be given for output {output!r}") from None
+    if units != 1:
+        raise ValueError("features must be given for an output that the network reads one-hot")
+    return width
+
+
+def _state_of(module: nn.Module) -> tuple[list[Tensor], list[Any]]:
+    """All that a module may compute with: its tensors, and its other attributes in a form that can be compared."""
+    tensors = [each.detach() for each in (*module.parameters(), *module.buffers())]
+    others: list[Any] = []
+    for name, each in module.named_modules():
+        others.append((name, type(each), id(each)))
+        for attribute, value in own_attributes(each).items():
+            others.append(attribute)
+            _collect(value, tensors, others)
+    return tensors, others
+
+
+def _collect(value: Any, tensors: list[Tensor], others: list[Any]) -> None:
+    if isinstance(value, Tensor):
+        tensors.append(value.detach())
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        tensors.append(torch.from_numpy(np.ascontiguousarray(value)))
+    elif isinstance(value, (list, tuple)):
+        others.append(len(value))
+        for each in value:
+            _collect(each, tensors, others)
+    elif isinstance(value, dict):
+        others.append(list(map(str, value)))
+        for each in value.values():
+            _collect(each, tensors, others)
+    else:
+        others.append(value if isinstance(value, (bool, int, float, str, type(None))) else id(value))
