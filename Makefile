@@ -22,7 +22,7 @@ demo: $(VENV)/installed  ## train on real digits, draw, compare with the naive s
 	$(BIN)/made-fast demo
 
 test: $(VENV)/installed  ## all tests
-	$(BIN)/python -m pytest $(WORKERS)
+	MADE_FAST_PEERS=1 $(BIN)/python -m pytest $(WORKERS)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(WORKERS) -k triton  # the GPU kernels, under Triton's interpreter
 
 bench: $(VENV)/installed  ## the paired comparison of every contender
@@ -44,7 +44,7 @@ $(VENV)/bin/python:
 # torch first and pinned: as a mere dependency a newer, much larger build could be chosen.
 $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -c constraints.txt torch numpy
-	CMAKE_ARGS="$(CMAKE_ARGS)" $(BIN)/pip install --quiet -c constraints.txt -e '.[demo,test,bench]'
+	CMAKE_ARGS="$(CMAKE_ARGS)" $(BIN)/pip install --quiet -c constraints.txt -e '.[demo,test,bench,peers]'
 	touch $@
 
 $(VENV)/linters: $(VENV)/installed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -137,11 +138,17 @@ class AcceleratedSampler(Draws):
         if output is None:
             if set(found.params_per_variable) != {1}:
                 raise CaptureError(
-                    f"output must be given, since module has {found.params_per_variable[0]} parameters for each variable: only "
-                    "one would be taken for a Bernoulli logit; see made_fast.outputs"
+                    f"output must be given, since module has {found.params_per_variable[0]} parameters for each variable: "
+                    "only one would be taken for a Bernoulli logit; see made_fast.outputs"
                 )
             output = make_output("bernoulli")
             conditionals = output.conditionals(self._features)
+        if output.name == "bernoulli" and found.ends_with("sigmoid"):
+            warnings.warn(
+                "the module ends with a sigmoid, so it seems to return probabilities, but Bernoulli parameters are logits: "
+                "give call=lambda module, x, context: torch.logit(module(x))",
+                stacklevel=4,
+            )
         device = next((each.device for each in tensors), torch.device("cpu"))
         program = found.program(conditionals, dtype=found.dtype, device=device)
         return _Made(found, Sampler(program, output, backend=self._backend), tensors, others)

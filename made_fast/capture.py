@@ -15,7 +15,7 @@ from made_fast.conditionals import Conditional, Encoding
 from made_fast.dependencies import reads
 from made_fast.graph import Call, CaptureError, exact_copy, export
 from made_fast.layouts import arrange
-from made_fast.program import CONTEXT, Affine, Op, Program, Term, X
+from made_fast.program import CONTEXT, Affine, Elementwise, Op, Program, Term, X
 from made_fast.simplify import simplified
 from made_fast.symbols import Builder, Symbol
 from made_fast.translate import is_known, translate
@@ -49,6 +49,16 @@ class Captured:
     layout: str
     dtype: torch.dtype
     difference: float
+
+    def ends_with(self, function: str) -> bool:
+        """Whether all parameters come from an elementwise function as they are."""
+        last = self.ops[-1]
+        if not isinstance(last, Affine) or len(last.terms) != 1 or last.bias is not None:
+            return False
+        (term,) = last.terms
+        op = self.ops[term.source - 2] if term.source > CONTEXT else None
+        picks = bool(((term.weight == 1).sum(1) == 1).all()) and int(term.weight.count_nonzero()) == len(term.weight)
+        return isinstance(op, Elementwise) and op.function == function and picks
 
     def program(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,8 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
     level = quiet.level
     try:
         quiet.setLevel(logging.CRITICAL)
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about itself
             exported = torch.export.export(_Called(module, call), arguments, strict=False)
             if any(node.op == "call_function" and not _is_plain(node.target, known) for node in exported.graph.nodes):
                 table = torch.export.default_decompositions()
@@ -175,11 +177,17 @@ def _graph_of(exported: ExportedProgram) -> Graph:
 
 def place_of(node: fx.Node) -> str:
     """Where an operation stands in the user's code, in words; empty if that is not known."""
+    layers = list((node.meta.get("nn_module_stack") or {}).values())
+    layer, found = ("", "")
+    if layers and len(layers[-1]) == 2:
+        layer, kind = layers[-1]
+        layer = str(layer).removeprefix("module").removeprefix(".")
+        found = f" in module {layer!r} ({str(kind).rsplit('.', 1)[-1]})" if layer else ""
     frames = list(_frames(node.meta.get("stack_trace") or ""))
     if not frames:
-        return ""
+        return found
     where, code = frames[-1]
-    return f" in {where}" + (f": {code}" if code else "")
+    return f"{found} in {where}" + (f": {code}" if code else "")
 
 
 def _frames(trace: str) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from made_fast.program import FUNCTIONS, Add, Affine, Elementwise, Multiply, Op, Term, X
+from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Multiply, Op, Term, X
 
 __all__ = ["Builder", "Symbol", "term_of"]
 
@@ -41,7 +41,7 @@ class Symbol:
     @classmethod
     def constant(cls, tensor: Tensor | float) -> Symbol:
         """A tensor that depends on nothing."""
-        shift = torch.as_tensor(tensor).detach().to(torch.float64)
+        shift = torch.as_tensor(tensor, dtype=torch.float64).detach()
         return cls(torch.zeros(shift.shape, dtype=torch.int64), torch.zeros_like(shift), shift)
 
     @property
@@ -80,14 +80,14 @@ class Symbol:
 
     def scaled(self, factor: Tensor | float) -> Symbol:
         """Every element times a constant, with broadcasting."""
-        factor = torch.as_tensor(factor).detach().to(torch.float64)
+        factor = torch.as_tensor(factor, dtype=torch.float64).detach()
         scale = self.scale * factor
         reference = torch.where(scale == 0, 0, self.reference.expand(scale.shape))
         return Symbol(reference, scale, self.shift * factor)
 
     def shifted(self, summand: Tensor | float) -> Symbol:
         """Every element plus a constant, with broadcasting."""
-        shift = self.shift + torch.as_tensor(summand).detach().to(torch.float64)
+        shift = self.shift + torch.as_tensor(summand, dtype=torch.float64).detach()
         return replace(self.expand(shift.shape), shift=shift)
 
 
@@ -170,6 +170,8 @@ class Builder:
 
     def elementwise(self, function: str, x: Symbol) -> Symbol:
         """A function of ``FUNCTIONS`` of every element."""
+        if function == "identity":
+            return x
         flat = x.reshape((-1,))
         varying = flat.scale != 0
         result = Symbol.constant(torch.where(varying, 0, FUNCTIONS[function](flat.shift)))
@@ -183,6 +185,19 @@ class Builder:
             value = self.append(Elementwise(source, function))
             reference += torch.where(inner.source == source, (value - source) * _UNITS, 0)
         return result.put(varying, replace(inner, reference=reference)).reshape(x.shape)
+
+    def under(self, function: str, x: Symbol) -> Symbol | None:
+        """y where ``x`` is a function of ``FUNCTIONS`` of y, element by element; None if it is not."""
+        sources = x.source.unique().tolist()
+        made = [None if source <= CONTEXT else self.ops[source - 2] for source in sources]
+        if bool((x.scale != 1).any() or x.shift.any()):
+            return None
+        reference = x.reference.clone()
+        for source, op in zip(sources, made, strict=True):
+            if not isinstance(op, Elementwise) or op.function != function:
+                return None
+            reference += torch.where(x.source == source, (op.source - source) * _UNITS, 0)
+        return replace(x, reference=reference)
 
     def add(self, a: Symbol, b: Symbol) -> Symbol:
         """The sum, with broadcasting."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_any
 
+from made_fast.ops import masked_linear
 from made_fast.symbols import Builder, Symbol
 from made_fast.translate_functions import function_of
 from made_fast.translators import TRANSLATORS, Refusal, Translator, as_symbol, is_symbol, translates
@@ -103,6 +104,15 @@ def _linear(builder: Builder, x: Any, weight: Any, bias: Any = None) -> Symbol:
     repeated = None if bias is None else bias.repeat(rows)
     shape = (*x.shape[:-1], *weight.shape[:-1])
     return builder.linear(matrix, x.reshape((-1,)), repeated).reshape(shape)
+
+
+@translates(masked_linear)
+def _masked_linear(
+    builder: Builder, x: Any, weight: Any, mask: Any, bias: Any, activation: str, backend: str
+) -> Symbol:
+    if any(map(is_symbol, (weight, mask, bias))):
+        raise Refusal("the weights depend on the input")
+    return builder.elementwise(activation, _linear(builder, x, torch.where(mask, weight, 0), bias))
 
 
 @translates(aten.mm.default, aten.matmul.default, aten.bmm.default)

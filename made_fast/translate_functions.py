@@ -100,6 +100,14 @@ def _log_sigmoid(builder: Builder, x: Symbol) -> Symbol:
     return builder.elementwise("softplus", x.scaled(-1)).scaled(-1)
 
 
+@translates(aten.logit.default)
+def _logit(builder: Builder, x: Symbol, eps: float | None = None) -> Symbol:
+    inner = None if eps else builder.under("sigmoid", x)
+    if inner is None:
+        raise Refusal("only the logit of a sigmoid, without eps")
+    return inner
+
+
 @translates(aten.mish.default)
 def _mish(builder: Builder, x: Symbol) -> Symbol:
     return builder.multiply(x, builder.elementwise("tanh", builder.elementwise("softplus", x)))

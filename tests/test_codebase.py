@@ -42,7 +42,7 @@ ALLOWED = {
     "translators": {"symbols", "program"},
     "translate_moves": {"translators", "symbols", "program"},
     "translate_functions": {"translators", "symbols", "program"},
-    "translate_arithmetic": {"translate_functions", "translators", "symbols", "program"},
+    "translate_arithmetic": {"ops", "translate_functions", "translators", "symbols", "program"},
     "translate": {
         "graph",
         "translators",
