@@ -200,9 +200,9 @@ def _zuko() -> Iterator[Peer]:
     for words, (options, levels) in variants.items():
         for context in (0, 3):
             given = {"features": 10, "context": context, "hidden_features": (32, 32), **options}
-            yield Peer(
-                "zuko", words + (", context" if context else ""), hyper, 10, context, levels=levels, options=given
-            )
+            steps = levels - 1 if words == "H < D" and context else levels  # one of four units sees the context alone
+            name = words + (", context" if context else "")
+            yield Peer("zuko", name, hyper, 10, context, levels=steps, options=given)
     sparse = torch.eye(10).roll(-3, 1).tril(-1).bool()  # variable d reads d - 3
     sparse |= torch.eye(10, dtype=torch.bool)
     sparse[4, 1] = sparse[5, 4] = True
