@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -103,8 +104,8 @@ class AcceleratedSampler(Draws):
 
     @property
     def dense_macs(self) -> int:
-        """Multiply-adds for one row of one dense forward pass."""
-        return self.sampler.dense_macs
+        """Multiply-adds of the module's own matrices for one row."""
+        return self.capture.dense_macs
 
     @property
     def dtype(self) -> torch.dtype:
@@ -113,7 +114,7 @@ class AcceleratedSampler(Draws):
 
     def summary(self) -> Summary:
         """Order, levels, units that do nothing, and multiply-adds."""
-        return summary_of(self.program, self.schedule)
+        return replace(summary_of(self.program, self.schedule), dense_macs=self.dense_macs)
 
     def refresh(self) -> None:
         """Captures the module again, as it is now.

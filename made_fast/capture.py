@@ -38,6 +38,7 @@ class Captured:
         params_per_variable: K_d for each variable.
         layout: in which the module gives them, ``"variable-major"`` or ``"parameter-major"``.
         dtype: of the module's parameters.
+        dense_macs: multiply-adds of the module's matrices for one row.
         difference: largest difference from the module itself in fp64 on random rows, relative above 1; nan if not checked.
     """
 
@@ -48,6 +49,7 @@ class Captured:
     params_per_variable: tuple[int, ...]
     layout: str
     dtype: torch.dtype
+    dense_macs: int
     difference: float
 
     def ends_with(self, function: str) -> bool:
@@ -133,7 +135,7 @@ def capture(
     builder.rows(symbols[found.index])
     made = Captured(
         *(features, context_features, simplified(builder.ops), found.order, found.params_per_variable),
-        *(found.layout, _dtype_of(module), float("nan")),
+        *(found.layout, _dtype_of(module), builder.dense_macs, float("nan")),
     )
     if not check:
         return made

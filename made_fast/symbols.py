@@ -108,6 +108,7 @@ class Builder:
     def __init__(self, features: int, context_features: int) -> None:
         self.ops: list[Op] = []
         self.widths = [features, context_features]
+        self.dense_macs = 0  # of all matrices as they were given, which may become fewer or more operations
         self._made: dict[Elementwise | Add | Multiply, int] = {}  # equal operations are made once
 
     def append(self, op: Op) -> int:
@@ -128,6 +129,7 @@ class Builder:
     def linear(self, matrix: Tensor, x: Symbol, bias: Tensor | None = None) -> Symbol:
         """``matrix @ x + bias``: (n,) from matrix (n, m), x (m,), bias (n,) or None."""
         matrix = matrix.detach().to(torch.float64)
+        self.dense_macs += matrix.numel()
         total = matrix @ x.shift
         total = total if bias is None else total + bias.detach().to(torch.float64)
         weights = {}
