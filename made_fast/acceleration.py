@@ -210,6 +210,7 @@ def accelerate(
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    module = getattr(module, "_orig_mod", module)  # of torch.compile, which shares its parameters
     context = 0 if context_features is None else _count("context_features", context_features, 0)
     output = None if output is None else make_output(output)
     features = _features_of(module, context, output) if features is None else _count("features", features, 1)

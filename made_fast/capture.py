@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.utils._pytree import tree_leaves
 
 from made_fast.conditionals import Conditional, Encoding
@@ -194,7 +195,15 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
 
 def first_width(module: nn.Module) -> int:
     """Columns of the first weight matrix, 0 if there is none: most often what the module reads."""
-    return next((parameter.shape[1] for parameter in module.parameters() if parameter.ndim == 2), 0)
+    for each in module.modules():
+        if isinstance(each, ParametrizationList):
+            continue  # what weights are made from may have other shapes
+        names = cast(nn.ModuleDict, each.parametrizations) if is_parametrized(each) else ()
+        made = [getattr(each, name) for name in names]
+        for weight in (*made, *each.parameters(recurse=False)):
+            if weight.ndim == 2:
+                return int(weight.shape[1])
+    return 0
 
 
 @dataclass(frozen=True)

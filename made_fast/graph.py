@@ -6,6 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +68,18 @@ def exact_copy(module: nn.Module) -> nn.Module:
             raise CaptureError(
                 f"module must be in evaluation mode, but {type(each).__name__}{where} is in training mode: call eval() first"
             )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise CaptureError(
+            "module must be a plain torch.nn.Module, got a scripted or traced one: give what it was made from"
+        )
+    computed = [
+        value
+        for each in module.modules()
+        for value in own_attributes(each).values()
+        if isinstance(value, Tensor) and not value.is_leaf  # deepcopy refuses these, which pruning leaves behind
+    ]
     try:
-        exact = copy.deepcopy(module)
+        exact = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
     except (RuntimeError, TypeError) as error:
         raise CaptureError(f"module must be one that copy.deepcopy can copy, got {error}") from error
     exact = exact.requires_grad_(False).to("cpu", torch.float64).eval()
@@ -106,11 +117,8 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
         CaptureError: it cannot be exported.
     """
     arguments = (x,) if context is None else (x, context)
-    quiet = logging.getLogger("torch.export")
-    level = quiet.level
     try:
-        quiet.setLevel(logging.CRITICAL)
-        with torch.no_grad(), warnings.catch_warnings():
+        with _quiet(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about itself
             exported = torch.export.export(_Called(module, call), arguments, strict=False)
             if any(node.op == "call_function" and not _is_plain(node.target, known) for node in exported.graph.nodes):
@@ -122,9 +130,21 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
         raise
     except Exception as error:  # export raises errors of many kinds, some of them internal
         raise CaptureError(_export_message(error, x, context)) from error
-    finally:
-        quiet.setLevel(level)
     return _graph_of(exported)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch logs of errors that are raised anyway."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._subclasses.fake_tensor")]
+    levels = [each.level for each in loggers]
+    try:
+        for each in loggers:
+            each.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
 
 
 def _is_plain(target: Any, known: Callable[[Any], bool]) -> bool:

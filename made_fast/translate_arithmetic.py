@@ -99,6 +99,8 @@ def _linear(builder: Builder, x: Any, weight: Any, bias: Any = None) -> Symbol:
         raise Refusal("the weights depend on the input")
     if is_symbol(bias):
         return _add(builder, _linear(builder, x, weight), bias)
+    if not bool(torch.isfinite(weight).all()):
+        raise Refusal("its weights must be finite, but there is a nan or inf among them")
     rows = math.prod(x.shape[:-1])
     matrix = weight if rows == 1 else torch.kron(torch.eye(rows, dtype=torch.float64), weight.double())
     repeated = None if bias is None else bias.repeat(rows)
@@ -146,6 +148,8 @@ def _mapped(target: Any) -> Translator:
 
         zero = torch.zeros(x.shift.numel(), dtype=torch.float64)
         base = applied(zero)
+        if not len(zero):
+            return Symbol.constant(base)
         columns = [applied(unit).flatten() - base.flatten() for unit in torch.eye(len(zero), dtype=torch.float64)]
         return builder.linear(torch.stack(columns, dim=1), x.reshape((-1,)), base.flatten()).reshape(base.shape)
 

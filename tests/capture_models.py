@@ -195,3 +195,14 @@ class Categories(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight * self.mask)
+
+
+class Constant(nn.Module):
+    """Reads nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bias.expand(len(x), 1) + torch.cat([(x[:, :each] * 2).sum(1, keepdim=True) for each in range(1)], 1)

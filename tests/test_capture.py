@@ -17,6 +17,7 @@ from capture_models import (
     C,
     Categories,
     Conditioned,
+    Constant,
     D,
     H,
     Joined,
@@ -28,6 +29,7 @@ from capture_models import (
     double,
 )
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import made_fast
 from made_fast.backends import reference
@@ -194,3 +196,30 @@ def test_own_models_are_captured_too(name: str) -> None:
     sampler = made_fast.accelerate(model, features=D, output=name, call=lambda module, x, context: module(x))
     assert torch.equal(sampler.sample(50, seed=2), model.sample(50, seed=2))
     assert sampler.num_steps == model.sampler().num_steps
+
+
+@pytest.mark.parametrize("kind", ["weight norm", "pruned", "compiled", "parallel"])
+def test_weights_that_are_computed_and_modules_that_wrap(kind: str) -> None:
+    torch.manual_seed(0)
+    module: Any = double(MaskedInForward())
+    expected = module
+    match kind:
+        case "weight norm":
+            torch.nn.utils.parametrizations.weight_norm(module.first)
+        case "pruned":
+            prune.l1_unstructured(module.first, "weight", 0.3)
+        case "compiled":
+            module = torch.compile(module, backend="eager")
+        case "parallel":
+            module = nn.DataParallel(module)
+    assert_same_draws(expected, made_fast.accelerate(module))
+
+
+def test_one_variable_and_half_precision() -> None:
+    module = Triangles(1).half().eval()
+    sampler = made_fast.accelerate(module, features=D, output=Normal())
+    assert sampler.dtype == torch.float16 and sampler.sample(2, seed=0).dtype == torch.float16
+    constant = Constant().double()
+    sampler = made_fast.accelerate(constant, features=1)
+    assert_same_draws(constant, sampler)
+    assert sampler.summary().share == 0

@@ -92,6 +92,11 @@ def test_arguments_are_checked() -> None:
         made_fast.accelerate(module, output=Normal(), stale="never")
     with pytest.raises(ValueError, match="features must be an integer"):
         made_fast.accelerate(module, features=0)
+    with pytest.raises(ValueError, match="a scripted or traced one"):
+        made_fast.accelerate(torch.jit.trace(MaskedInForward(), torch.zeros(1, D)))
+    module.second.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="weights must be finite"):
+        made_fast.accelerate(module, output=Normal())
     with pytest.raises(ValueError, match="module must be"):
         made_fast.accelerate(lambda x: x)
     with pytest.raises(ValueError, match="no weight matrix"):
