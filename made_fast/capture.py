@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -140,8 +140,14 @@ def capture(
     )
     if not check:
         return made
-    program = made.program(conditionals)
-    return replace(made, difference=_difference(program, encoded, lambda *given: call(exact, *given), found.index))
+    rows = _Rows(encoded, context_features)
+    expected = rows.parameters(exact, call, found.index)
+    difference = rows.difference(made.program(conditionals), expected)
+    for each, original in zip(exact.modules(), module.modules(), strict=True):
+        each.training = original.training
+    if not torch.equal(rows.parameters(exact, call, found.index), expected):
+        raise CaptureError("module must be in evaluation mode, since training changes what it gives: call eval() first")
+    return replace(made, difference=difference)
 
 
 def _results(results: list[Any]) -> tuple[Symbol, list[tuple[int, ...]]]:
@@ -266,29 +272,37 @@ class Encoded:
         return torch.cat(columns, dim=1)
 
 
-def _difference(program: Program, encoded: Encoded, module: Callable[..., Any], index: Tensor) -> float:
-    """Largest difference between program and module on random rows, relative above 1.
+class _Rows:
+    """Random rows on which a program is compared with its module."""
 
-    Raises:
-        CaptureError: it is too large.
-    """
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_CHECKED_ROWS, program.features, generator=generator, dtype=torch.float64)
-    for variable, conditional in enumerate(encoded.conditionals):
-        values = conditional.values()
-        if values is not None:
-            x[:, variable] = values[torch.randint(len(values), (_CHECKED_ROWS,), generator=generator)]
-    context = torch.randn(_CHECKED_ROWS, program.context_features, generator=generator, dtype=torch.float64)
-    given = context if program.context_features else None
-    with torch.no_grad():
-        result = module(encoded.of(x), given)
-        parts = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
-        expected = torch.cat([part.double().reshape(_CHECKED_ROWS, -1) for part in parts], dim=1)[:, index]
-        found = program.evaluate(x, given)
-    difference = ((found - expected).abs() / expected.abs().clamp(min=1)).max().item() if expected.numel() else 0.0
-    if not difference <= _TOLERANCE:
-        raise CaptureError(
-            f"module must compute what was captured of it, but they differ by {difference:.3g}: its rows depend on one "
-            "another, it is random, or it depends on the values of its input in a way that one row does not show"
-        )
-    return difference
+    def __init__(self, encoded: Encoded, context_features: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(_CHECKED_ROWS, encoded.features, generator=generator, dtype=torch.float64)
+        for variable, conditional in enumerate(encoded.conditionals):
+            values = conditional.values()
+            if values is not None:
+                x[:, variable] = values[torch.randint(len(values), (_CHECKED_ROWS,), generator=generator)]
+        context = torch.randn(_CHECKED_ROWS, context_features, generator=generator, dtype=torch.float64)
+        self.x, self.context, self.units = x, context if context_features else None, encoded.of(x)
+
+    def parameters(self, module: nn.Module, call: Call, index: Tensor) -> Tensor:
+        """What the module itself gives, variable-major: (B, P)."""
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            result = call(module, self.units.clone(), self.context)  # some modules write into their input
+        parts = [each.double().reshape(_CHECKED_ROWS, -1) for each in tree_leaves(result) if isinstance(each, Tensor)]
+        return torch.cat(parts, dim=1)[:, index]
+
+    def difference(self, program: Program, expected: Tensor) -> float:
+        """Largest difference between program and module, relative above 1.
+
+        Raises:
+            CaptureError: it is too large.
+        """
+        found = program.evaluate(self.x, self.context)
+        largest = ((found - expected).abs() / expected.abs().clamp(min=1)).amax().item() if expected.numel() else 0.0
+        if not largest <= _TOLERANCE:
+            raise CaptureError(
+                f"module must compute what was captured of it, but they differ by {largest:.3g}: its rows depend on one "
+                "another, it is random, or it depends on the values of its input in a way that one row does not show"
+            )
+        return largest

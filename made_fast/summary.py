@@ -22,7 +22,7 @@ class Summary:
         levels: (D,), the sequential step at which each is drawn.
         num_steps: sequential steps of one draw.
         cut_off: variables that cannot see all that come before them, with how many they miss.
-        unused_units: hidden units of linear layers that reach no parameter, of how many.
+        unused_units: units of linear maps that reach no parameter, of how many; the parameters are not counted.
         macs: multiply-adds for one sample.
         dense_macs: multiply-adds for one row of one dense forward pass.
     """

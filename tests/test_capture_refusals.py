@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from capture_models import Bent, D, MaskedInForward, double
 from torch import Tensor, nn
 
@@ -76,6 +77,13 @@ def test_training_mode_is_refused_where_it_matters(layer: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"training mode: call eval\(\) first"):
         made_fast.accelerate(module, features=D)
     made_fast.accelerate(module.eval(), features=D)
+
+
+def test_dropout_by_function_is_refused_in_training_mode() -> None:
+    module = Refused(lambda module, x: F.dropout(x.roll(1, 1) * (torch.arange(D) > 0), 0.5, module.training))
+    with pytest.raises(ValueError, match=r"training changes what it gives: call eval\(\) first"):
+        made_fast.accelerate(module, features=D)
+    assert made_fast.accelerate(module.eval(), features=D).capture.difference == 0
 
 
 def test_arguments_are_checked() -> None:
