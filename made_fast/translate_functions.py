@@ -27,9 +27,8 @@ def _same_name(name: str) -> Translator:
     return lambda builder, x: function_of(builder, name, x)
 
 
-for _name in ("relu", "silu", "tanh", "sigmoid", "exp", "reciprocal"):
-    if _name in FUNCTIONS:
-        TRANSLATORS[getattr(aten, _name).default] = _same_name(_name)
+for _name in ("relu", "silu", "tanh", "sigmoid", "exp"):
+    TRANSLATORS[getattr(aten, _name).default] = _same_name(_name)
 
 
 @translates(aten.leaky_relu.default)

@@ -141,6 +141,15 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# Only where programs have the functions that these need.
+QUOTIENTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "exp": torch.exp,
+    "softsign": F.softsign,
+    "quotient": lambda x: x / (2 + x.square()),
+    "inverse": lambda x: (1 + x.abs()) ** -1,
+}
+
+
 def _written(x: Tensor) -> Tensor:
     y = torch.zeros_like(x)
     y[:, 0] = 0.25
@@ -156,7 +165,7 @@ class Bent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.linear(x, self.weight.tril(-1), torch.arange(D).to(x) / 5)
-        return FUNCTIONS[self.name](h)
+        return (FUNCTIONS | QUOTIENTS)[self.name](h)
 
 
 class Conditioned(nn.Module):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from capture_models import (
     FUNCTIONS,
+    QUOTIENTS,
     AttributeMasks,
     Bent,
     C,
@@ -32,8 +33,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import made_fast
+from made_fast import program
 from made_fast.backends import reference
-from made_fast.capture import capture
+from made_fast.capture import CaptureError, capture
 from made_fast.outputs import Categorical, MixtureOfLogistics, Normal, make_output
 
 TOLERANCE = 1e-12
@@ -93,6 +95,17 @@ def test_operations(name: str) -> None:
     found = capture(double(Bent(name)), D)
     assert found.difference <= TOLERANCE
     assert found.order.tolist() == list(range(D))
+
+
+@pytest.mark.parametrize("name", QUOTIENTS)
+def test_operations_that_not_every_program_has(name: str) -> None:
+    torch.manual_seed(0)
+    needed = "exp" if name == "exp" else "reciprocal"
+    if needed in program.FUNCTIONS:
+        assert capture(double(Bent(name)), D).difference <= TOLERANCE
+    else:
+        with pytest.raises(CaptureError, match=f"there is no {needed} among the functions"):
+            capture(double(Bent(name)), D)
 
 
 def test_a_flipped_result_is_no_more_autoregressive() -> None:
