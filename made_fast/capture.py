@@ -25,6 +25,7 @@ __all__ = ["Call", "CaptureError", "Captured", "call_of", "capture", "first_widt
 
 _CHECKED_ROWS = 7
 _TOLERANCE = 1e-9  # of the captured program, relative above 1, in fp64
+_CAST_TOLERANCE = 100  # in roundings of a dtype to which the module itself casts
 _CONTEXT_NAMES = ("context", "cond", "condition", "conditions", "cond_inputs", "c", "y", "theta", "labels")
 
 
@@ -142,7 +143,8 @@ def capture(
         return made
     rows = _Rows(encoded, context_features)
     expected = rows.parameters(exact, call, found.index)
-    difference = rows.difference(made.program(conditionals), expected)
+    tolerance = max(_TOLERANCE, _CAST_TOLERANCE * builder.rounding)
+    difference = rows.difference(made.program(conditionals), expected, tolerance)
     for each, original in zip(exact.modules(), module.modules(), strict=True):
         each.training = original.training
     if not torch.equal(rows.parameters(exact, call, found.index), expected):
@@ -292,7 +294,7 @@ class _Rows:
         parts = [each.double().reshape(_CHECKED_ROWS, -1) for each in tree_leaves(result) if isinstance(each, Tensor)]
         return torch.cat(parts, dim=1)[:, index]
 
-    def difference(self, program: Program, expected: Tensor) -> float:
+    def difference(self, program: Program, expected: Tensor, tolerance: float) -> float:
         """Largest difference between program and module, relative above 1.
 
         Raises:
@@ -300,7 +302,7 @@ class _Rows:
         """
         found = program.evaluate(self.x, self.context)
         largest = ((found - expected).abs() / expected.abs().clamp(min=1)).amax().item() if expected.numel() else 0.0
-        if not largest <= _TOLERANCE:
+        if not largest <= tolerance:
             raise CaptureError(
                 f"module must compute what was captured of it, but they differ by {largest:.3g}: its rows depend on one "
                 "another, it is random, or it depends on the values of its input in a way that one row does not show"

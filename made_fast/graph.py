@@ -136,7 +136,8 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what torch logs of errors that are raised anyway."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._subclasses.fake_tensor")]
+    names = ("torch.export", "torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [each.level for each in loggers]
     try:
         for each in loggers:
@@ -158,8 +159,8 @@ def _export_message(error: Exception, x: Tensor, context: Tensor | None) -> str:
     given = f"x of shape {tuple(x.shape)}{with_context}"
     if "DataDependent" in kind or "data-dependent" in text.lower() or "_local_scalar_dense" in text:
         return (
-            "module must not choose its way by values of its input (an if, a loop or a .item() on a tensor), but it does"
-            f"{_last_user_line(text)}: write it with torch.where or with arithmetic"
+            "module must not choose its way by values of tensors (an if, a loop or a .item()), but it does"
+            f"{_last_user_line(text)}: write it with arithmetic, or with torch.where on constants"
         )
     first = next((line.strip() for line in text.splitlines() if line.strip()), kind)
     return (

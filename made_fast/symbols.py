@@ -109,6 +109,7 @@ class Builder:
         self.ops: list[Op] = []
         self.widths = [features, context_features]
         self.dense_macs = 0  # of all matrices as they were given, which may become fewer or more operations
+        self.rounding = 0.0  # of the coarsest dtype to which the module casts on its way
         self._made: dict[Elementwise | Add | Multiply, int] = {}  # equal operations are made once
 
     def append(self, op: Op) -> int:

@@ -48,7 +48,7 @@ def _prelu(builder: Builder, x: Symbol, slope: Any) -> Symbol:
     return builder.add(builder.elementwise("relu", x), negative.scaled(-slope.reshape(slope.shape or (1,))))
 
 
-@translates(aten.rrelu.default, aten.rrelu_with_noise_functional.default)
+@translates(aten.rrelu.default)
 def _rrelu(
     builder: Builder, x: Symbol, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *_: Any
 ) -> Any:

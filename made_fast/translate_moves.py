@@ -113,11 +113,12 @@ def _copy(builder: Builder, target: Any, source: Any, non_blocking: bool = False
     *(aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten._to_copy.default, aten.type_as.default),
     aten.positive.default,
 )
-def _same(_: Builder, x: Symbol, *arguments: Any, **options: Any) -> Symbol:
+def _same(builder: Builder, x: Symbol, *arguments: Any, **options: Any) -> Symbol:
     dtypes = [each for each in (*arguments, *options.values()) if isinstance(each, torch.dtype)]
     dtypes += [each.dtype for each in arguments if isinstance(each, Tensor)]
     if any(not dtype.is_floating_point for dtype in dtypes):
         raise Refusal(f"it rounds them to {dtypes[0]}")
+    builder.rounding = max(builder.rounding, *(torch.finfo(dtype).eps for dtype in dtypes), 0)
     return x
 
 

@@ -141,8 +141,9 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-# Only where programs have the functions that these need.
-QUOTIENTS: dict[str, Callable[[Tensor], Tensor]] = {
+# With what not every program has, and what rounds.
+SPECIAL: dict[str, Callable[[Tensor], Tensor]] = {
+    "cast": lambda x: x.float().to(x.dtype),
     "exp": torch.exp,
     "softsign": F.softsign,
     "quotient": lambda x: x / (2 + x.square()),
@@ -165,7 +166,7 @@ class Bent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.linear(x, self.weight.tril(-1), torch.arange(D).to(x) / 5)
-        return (FUNCTIONS | QUOTIENTS)[self.name](h)
+        return (FUNCTIONS | SPECIAL)[self.name](h)
 
 
 class Conditioned(nn.Module):
