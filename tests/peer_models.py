@@ -126,11 +126,10 @@ def _from(module: str, name: str) -> Callable[..., nn.Module]:
 def _stack() -> Iterator[Peer]:
     for params in (1, 2):
         for natural in (True, False):
-            for hidden in ([], [40], [40, 30, 40]):
+            for hidden in ([40], [40, 30, 40]):
                 words = f"{'natural' if natural else 'random'} order, K={params}, hidden {hidden}"
-                if hidden:
-                    options = {"features": 12, "hidden": hidden, "params": params, "natural": natural}
-                    yield Peer("stack", words, Masked, 12, params=params, parameter_major=params > 1, options=options)
+                options = {"features": 12, "hidden": hidden, "params": params, "natural": natural}
+                yield Peer("stack", words, Masked, 12, params=params, parameter_major=params > 1, options=options)
 
 
 def _nflows() -> Iterator[Peer]:
