@@ -27,6 +27,7 @@ ALLOWED = {
     "real_conditionals": {"conditionals"},
     "conditioning": {"conditionals"},
     "outputs": {"conditionals", "real_conditionals", "distributions"},
+    "point": {"conditionals", "outputs"},
     "program": {"conditionals"},
     "dependencies": {"program"},
     "schedule": {"conditionals", "dependencies", "program"},

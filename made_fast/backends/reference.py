@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from made_fast import noise
-from made_fast.conditionals import Conditional, Decoding
+from made_fast.conditionals import Code, Conditional, Decoding
 from made_fast.conditioning import Conditions
 from made_fast.outputs import Output
 from made_fast.program import FUNCTIONS, Affine, Program
@@ -207,7 +207,7 @@ class _Draw:
         variable, slot = int(schedule.variables[place]), int(schedule.param_slots[place])
         conditional = program.conditionals[variable]
         params = table[slot : slot + conditional.num_params].T  # (B, K)
-        bad = params.isnan().any()
+        bad = (~params.isfinite() if conditional.code == Code.POINT else params.isnan()).any()
         uniforms = uniforms_of(conditional, self.seed, self.noise_row, int(schedule.noise_steps[place]))
         value, log_mass = draw_variable(
             program.conditionals,
