@@ -91,7 +91,9 @@ def check_decoding(decoding: Decoding, conditionals: Sequence[Conditional], *, c
     if (top_k or top_p < 1) and any(each.code != Code.CATEGORICAL for each in conditionals):
         raise ValueError("top_k and top_p need categorical variables alone, found another conditional")
     if decoding.features and any(each.code == Code.POINT for each in conditionals):
-        raise ValueError(f"{decoding.features[0]} has no meaning for a variable that is computed, not drawn: leave it out")
+        raise ValueError(
+            f"{decoding.features[0]} has no meaning for a variable that is computed, not drawn: leave it out"
+        )
     if constrained and decoding.features:
         raise ValueError(f"{decoding.features[0]} must be left out with allowed: its mass would mean nothing")
 

@@ -15,7 +15,7 @@ from made_fast.sampler import Sampler
 if TYPE_CHECKING:
     from made_fast.nn import MADE
 
-__all__ = ["KeptSampler"]
+__all__ = ["KeptSampler", "same_tensors"]
 
 
 class KeptSampler:
@@ -31,8 +31,8 @@ class KeptSampler:
         schedule, schedules = None, None
         if self._kept is not None:
             old_structure, old_weights, kept = self._kept
-            if _same(old_structure, structure):
-                if _same(old_weights, weights):
+            if same_tensors(old_structure, structure):
+                if same_tensors(old_weights, weights):
                     return kept
                 if isinstance(kept, Sampler):
                     schedule = kept.schedule
@@ -59,7 +59,8 @@ def _structure(model: nn.Module) -> list[Tensor]:
     ]
 
 
-def _same(known: list[Tensor], now: list[Tensor]) -> bool:
+def same_tensors(known: list[Tensor], now: list[Tensor]) -> bool:
+    """Whether two lists hold equal tensors of the same dtypes and devices."""
     return len(known) == len(now) and all(map(_equal, known, now))
 
 

@@ -18,7 +18,19 @@ from torch import Tensor
 
 from made_fast.conditionals import BernoulliConditional, Conditional, Encoding
 
-__all__ = ["ACTIVATIONS", "CONTEXT", "FUNCTIONS", "Add", "Affine", "Elementwise", "Multiply", "Op", "Program", "Term", "X"]
+__all__ = [
+    "ACTIVATIONS",
+    "CONTEXT",
+    "FUNCTIONS",
+    "Add",
+    "Affine",
+    "Elementwise",
+    "Multiply",
+    "Op",
+    "Program",
+    "Term",
+    "X",
+]
 
 X, CONTEXT = 0, 1
 

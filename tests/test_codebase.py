@@ -52,6 +52,8 @@ ALLOWED = {
         *("layers", "lowering", "functional", "sampler", "drawing", "ensemble_sampler", "freeze"),
         *("encoder", "parameters", "inspection", "model_files", *GROUND),
     },
+    "inverse": {"freeze", "point", "sampler", *GROUND},
+    "flows": {"inverse", "nn", "point", "request", "sampler", *GROUND},
     "estimation": {"nn", "sampler", "ensemble_sampler", *GROUND},
     "datasets": GROUND,
     "training": {"nn", "sampler", "datasets", *GROUND},

@@ -214,7 +214,9 @@ def test_law_9_functions_round_as_well_as_torch(engines: dict[str, Any], functio
         scale = true.abs().clamp_min(torch.finfo(dtype).tiny * 1e6)
         error = ((found - true).abs() / scale).max()
         torch_error = ((F.logsigmoid(sign * torch_params[:, 0]) - true).abs() / scale).max()
-        few = 2e-13 if function == "exp" else 1e-14  # logits to e^6.5 = 700 enter an exponential again, with their rounding
+        few = (
+            2e-13 if function == "exp" else 1e-14
+        )  # logits to e^6.5 = 700 enter an exponential again, with their rounding
         budget = few if dtype == exact else 2 * torch_error + torch.finfo(dtype).eps
         assert error <= budget, (name, float(error), float(torch_error))
 
