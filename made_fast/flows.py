@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from made_fast.conditionals import HALF_STEP, LOG_SQRT_2_PI
-from made_fast.inverse import AutoregressiveMap, CompiledInverse, affine_inverse, invert
+from made_fast.inverse import AutoregressiveMap, KeptSolve, Solve, affine_inverse, compiled, invert
 from made_fast.masks import rank_of
 from made_fast.nn import MADE
 from made_fast.noise import uniform
@@ -81,7 +81,7 @@ class MaskedAutoregressiveFlow(nn.Module):
             with torch.no_grad():  # a scale of 1 at first, so that deep stacks neither shrink nor grow
                 bias[1::2] += math.log(math.expm1(max(1 - self.floor, 1e-3)))
             self.networks.append(network)
-        self._inverses: dict[int, CompiledInverse] = {}
+        self._inverses: dict[int, KeptSolve] = {}
 
     def _network(self, number: int) -> MADE:
         found = self.networks[number]
@@ -102,7 +102,8 @@ class MaskedAutoregressiveFlow(nn.Module):
             ValueError: a shape does not fit.
         """
         z, log_det = self.noise_of(x, context)
-        return (-0.5 * z**2 - LOG_SQRT_2_PI).sum(-1) + log_det
+        found: Tensor = (-0.5 * z**2 - LOG_SQRT_2_PI).sum(-1) + log_det
+        return found
 
     def noise_of(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The base noise (..., D) that x (..., D) comes from, and log |det dz/dx| (...)."""
@@ -184,14 +185,14 @@ class MaskedAutoregressiveFlow(nn.Module):
             z = invert(AutoregressiveMap(apply, self._inverse(number), parameters), z, context)
         return z
 
-    def _inverse(self, number: int) -> CompiledInverse:
+    def _inverse(self, number: int) -> KeptSolve:
         if number not in self._inverses:
             network = self._network(number)
 
-            def make() -> Sampler:
-                return Sampler(affine_inverse(network.program(), self.floor), Point())
+            def make() -> Solve:
+                return compiled(Sampler(affine_inverse(network.program(), self.floor), Point()))
 
-            self._inverses[number] = CompiledInverse(network, make)
+            self._inverses[number] = KeptSolve(network, make)
         return self._inverses[number]
 
     def _request(self, num_samples: int, context: Tensor | None, options: dict[str, Any]) -> Request:

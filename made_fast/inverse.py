@@ -19,7 +19,7 @@ from made_fast.point import Point
 from made_fast.program import CONTEXT, Add, Affine, Elementwise, Multiply, Op, Program, Term
 from made_fast.sampler import Sampler
 
-__all__ = ["STALE", "AutoregressiveMap", "CompiledInverse", "affine_inverse", "invert"]
+__all__ = ["STALE", "AutoregressiveMap", "KeptSolve", "Solve", "affine_inverse", "compiled", "invert"]
 
 STALE = ("refresh", "raise", "keep")
 
@@ -156,23 +156,34 @@ def _with_base(op: Op, features: int) -> Op:
     return Affine(tuple(terms), op.bias)
 
 
-class CompiledInverse:
-    """Solves a map by a sampler of points, and makes it again when the tensors that it was made from have changed.
+def compiled(sampler: Sampler) -> Solve:
+    """Solves by a sampler of points whose context is (z, c), on the CPU, in the dtype of the sampler."""
+
+    def solve(z: Tensor, context: Tensor | None) -> Tensor:
+        joined = z if context is None else torch.cat([z, context.to(z.dtype)], dim=1)
+        found: Tensor = sampler.sample(1, joined.to("cpu", sampler.dtype), seed=0)
+        return found[:, 0].to(z)
+
+    return solve
+
+
+class KeptSolve:
+    """A solver of a module's map, made again when the tensors that it was made from have changed.
 
     Args:
         module: its parameters and buffers are what is compared.
-        make: returns the sampler of the module as it is now; its context is (z, c).
+        make: returns the solver of the module as it is now.
         stale: ``"refresh"``: makes it again; ``"raise"``: raises; ``"keep"``: compares nothing.
     """
 
-    def __init__(self, module: nn.Module, make: Callable[[], Sampler], stale: str = "refresh") -> None:
+    def __init__(self, module: nn.Module, make: Callable[[], Solve], stale: str = "refresh") -> None:
         if stale not in STALE:
             raise ValueError(f"stale must be one of {', '.join(STALE)}, got {stale!r}")
         self.module, self.make, self.stale = module, make, stale
-        self._kept: tuple[list[Tensor], Sampler] | None = None  # replaced as a whole
+        self._kept: tuple[list[Tensor], Solve] | None = None  # replaced as a whole
 
-    def sampler(self) -> Sampler:
-        """The sampler of the module as it is now.
+    def current(self) -> Solve:
+        """The solver of the module as it is now.
 
         Raises:
             RuntimeError: the module has changed, and that was to be told.
@@ -186,13 +197,11 @@ class CompiledInverse:
                 return kept[1]
             if self.stale == "raise":
                 raise RuntimeError("parameters or buffers have changed since this flow was made; make it again")
-        sampler = self.make()
-        self._kept = ([tensor.clone() for tensor in now], sampler)
-        return sampler
+        solve = self.make()
+        self._kept = ([tensor.clone() for tensor in now], solve)
+        return solve
 
     def __call__(self, z: Tensor, context: Tensor | None) -> Tensor:
         """x (B, D) from z (B, D) and context (B, C) or None, without gradients."""
-        sampler = self.sampler()
-        joined = z if context is None else torch.cat([z, context.to(z.dtype)], dim=1)
-        found: Tensor = sampler.sample(1, joined, seed=0)
-        return found[:, 0]
+        with torch.no_grad():
+            return self.current()(z, context)

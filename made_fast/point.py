@@ -34,9 +34,11 @@ class PointConditional(Conditional):
         return params[..., 0]
 
     def mean(self, params: Tensor) -> Tensor:
+        """The first parameter."""
         return params[..., 0]
 
     def mode(self, params: Tensor) -> Tensor:
+        """The first parameter."""
         return params[..., 0]
 
 
@@ -53,4 +55,5 @@ class Point(Output):
         self.conditional = PointConditional(2 if with_log_prob else 1)
 
     def conditionals(self, features: int) -> tuple[Conditional, ...]:
+        """The same of all variables."""
         return (self.conditional,) * features

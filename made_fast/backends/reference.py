@@ -21,6 +21,7 @@ from made_fast.schedule import AffinePlan, Kind, Schedule
 
 __all__ = [
     "Packed",
+    "affine_rows",
     "draw",
     "draw_variable",
     "masked_linear",
@@ -183,7 +184,7 @@ class _Draw:
         for kind, first, count, left, right, function in schedule.steps.tolist():
             last = first + count
             if kind == Kind.AFFINE:
-                table[first:last] = functions[function](_affine(packed, left, first, count, table))
+                table[first:last] = functions[function](affine_rows(packed, left, first, count, table))
             elif kind == Kind.UNARY:
                 table[first:last] = functions[function](table[left : left + count])
             elif kind == Kind.ADD:
@@ -268,7 +269,8 @@ def draw_variable(
     return value, log_mass
 
 
-def _affine(packed: Packed, index: int, first: int, count: int, table: Tensor) -> Tensor:
+def affine_rows(packed: Packed, index: int, first: int, count: int, table: Tensor) -> Tensor:
+    """Rows (count, B) of an affine operation, slots [first, first + count), from a table (slots, B)."""
     start = first - packed.schedule.affines[index].first_slot
     total = packed.biases[index][start : start + count, None].expand(count, table.shape[1])
     for block in packed.blocks[index]:

@@ -1,0 +1,154 @@
+"""How the inverse of one autoregressive transform of a library is found: what an adapter tells, and the solver made of it."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from made_fast.capture import capture
+from made_fast.inverse import AutoregressiveMap, KeptSolve, Solve, compiled, invert
+from made_fast.levels import LevelSolver
+from made_fast.point import Point, PointConditional
+from made_fast.sampler import Sampler
+
+__all__ = ["Adapter", "Inverter"]
+
+TOLERANCE = 1e-6  # of z computed back from x in fp64, relative above 1
+CHECKED_ROWS = 4
+
+
+class Adapter(ABC):
+    """What must be known of a transform, read from the library's own functions.
+
+    Attributes:
+        features, context_features: D and C.
+    """
+
+    features: int
+    context_features: int
+
+    @abstractmethod
+    def network(self, module: nn.Module, x: Tensor, context: Tensor | None) -> Tensor:
+        """Parameters (B, D * K) of all variables, variable-major."""
+
+    @abstractmethod
+    def apply(self, module: nn.Module, before: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
+        """The quick direction: z (B, D), of parameters from ``before`` (B, D), applied to x (B, D)."""
+
+    @abstractmethod
+    def solve_each(self, module: nn.Module, params: Tensor, z: Tensor, variables: Tensor | None) -> Tensor:
+        """The library's own elementwise inverse: x (B, n) from params (B, n * K) and z (B, n) of some variables (n,)."""
+
+
+class Inverter:
+    """Inverts one transform: compiled where its arithmetic can be read, else level by level.
+
+    Args:
+        module: the transform; it is read again when its parameters change.
+        adapter: of its library.
+        stale: see ``KeptSolve``.
+        check: whether a solver is checked against the library's own quick direction, in fp64, whenever it is made.
+
+    Attributes:
+        how: ``"compiled"`` or ``"levels"``, once made; and ``why``, what kept it from being compiled.
+        difference: the largest of the check, relative above 1.
+    """
+
+    def __init__(self, module: nn.Module, adapter: Adapter, *, stale: str = "refresh", check: bool = True) -> None:
+        self.module, self.adapter, self.check = module, adapter, check
+        self.how, self.why, self.difference = "", "", float("nan")
+        self.num_levels = 0
+        self._solve = KeptSolve(module, self._make, stale)
+
+    def prepare(self) -> None:
+        """Makes the solver now, so that what cannot be read is refused now."""
+        self._solve.current()
+
+    def __call__(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """x (B, D) from z (B, D) and context (B, C) or None; differentiable once."""
+        module, adapter = self.module, self.adapter
+        parameters: Sequence[Tensor] = [each for each in module.parameters() if each.requires_grad]
+
+        def apply(before: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
+            return adapter.apply(module, before, x, c)
+
+        return invert(AutoregressiveMap(apply, self._solve, parameters), z, context)
+
+    def _make(self) -> Solve:
+        parameter = next(self.module.parameters())
+        double = copy.deepcopy(self.module).to("cpu", torch.float64).eval().requires_grad_(False)
+        try:
+            made = self._compiled
+            exact, solve = made(torch.float64), made(parameter.dtype)
+            self.how = "compiled"
+        except _Unreadable as reason:
+            self.how, self.why = "levels", str(reason)
+            exact = self._levels(double, torch.float64)
+            own = copy.deepcopy(self.module).to("cpu").eval().requires_grad_(False)
+            solve = self._levels(own, parameter.dtype)
+        if self.check:
+            self._compare(double, exact)
+        return solve
+
+    def _compiled(self, dtype: torch.dtype) -> Solve:
+        features, adapter = self.adapter.features, self.adapter
+
+        def call(module: nn.Module, x: Tensor, joined: Tensor) -> Tensor:
+            context = joined[:, features:] if adapter.context_features else None
+            return adapter.solve_each(module, adapter.network(module, x, context), joined[:, :features], None)
+
+        if not hasattr(self, "_read") or dtype == torch.float64:
+            try:
+                self._read = capture(self.module, features, features + adapter.context_features, call=call)
+            except (ValueError, RuntimeError) as error:
+                raise _Unreadable(str(error)) from error
+        program = self._read.program(Point().conditionals(features)).to(dtype)
+        sampler = Sampler(program, Point())
+        self.num_levels = sampler.num_steps
+        return compiled(sampler)
+
+    def _levels(self, module: nn.Module, dtype: torch.dtype) -> Solve:
+        adapter = self.adapter
+
+        def call(module: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
+            return adapter.network(module, x, context)
+
+        read = capture(self.module, adapter.features, adapter.context_features, call=call)
+        conditional = PointConditional(read.params_per_variable[0])
+        solver = LevelSolver(read.program((conditional,) * adapter.features).to(dtype))
+        self.num_levels = solver.num_levels
+
+        def solve(z: Tensor, context: Tensor | None) -> Tensor:
+            own = z.to("cpu", dtype)
+
+            def step(params: Tensor, variables: Tensor) -> Tensor:
+                flat = params.reshape(len(own), -1).clone()  # some libraries write over their parameters
+                return adapter.solve_each(module, flat, own[:, variables], variables)
+
+            found = solver.solve(step, len(own), None if context is None else context.to("cpu", dtype))
+            return found.to(z)
+
+        return solve
+
+    def _compare(self, double: nn.Module, solve: Solve) -> None:
+        generator = torch.Generator().manual_seed(0)
+        widths = (self.adapter.features, self.adapter.context_features)
+        z, c = (torch.randn(CHECKED_ROWS, width, generator=generator, dtype=torch.float64) for width in widths)
+        context = c if self.adapter.context_features else None
+        with torch.no_grad():
+            x = solve(z, context)
+            back = self.adapter.apply(double, x, x, context)
+        self.difference = float(((back - z).abs() / z.abs().clamp(min=1)).max())
+        if not self.difference <= TOLERANCE:
+            raise ValueError(
+                f"the inverse that was read of {type(self.module).__name__} must lead back to the noise by its own "
+                f"forward pass, but differs by {self.difference:.2g} in fp64"
+            )
+
+
+class _Unreadable(ValueError):
+    """The elementwise part has operations that programs lack."""
