@@ -220,7 +220,7 @@ class _Reader:
         if not any(isinstance(each, _Elements) for each in flat):
             return node.target(*arguments, **options)
         if node.target in MOVES:
-            moved = torch.utils._pytree.tree_map(lambda each: self.ids_of(each), (arguments, options))
+            moved = torch.utils._pytree.tree_map(self.ids_of, (arguments, options))
             found = node.target(*moved[0], **moved[1])
             if isinstance(found, (list, tuple)):
                 return [_Elements(each) for each in found]
@@ -246,8 +246,9 @@ class _Reader:
 
     def function(self, name: str, arguments: list[Any], options: dict[str, Any]) -> _Elements:
         x, extra = arguments[0], [*arguments[1:], *options.values()]
-        usual = {"leaky_relu": [0.01], "softplus": [1.0, 20.0], "elu": [1.0], "gelu": ["none"]}.get(name, [])
-        if extra and any(own != expected for own, expected in zip(extra, usual, strict=False)):
+        known: dict[str, list[Any]] = {"leaky_relu": [0.01], "softplus": [1, 20], "elu": [1], "gelu": ["none"]}
+        usual = known.get(name, [])
+        if list(extra) != usual[: len(extra)]:
             raise ValueError(f"function {name} has a counterpart in programs with arguments {usual} only, got {extra}")
         return self.applied(name, x)
 
@@ -316,6 +317,11 @@ class _Reader:
             return self.scaled(left, 1 / _array(right), 0.0)
         return self.product(self.applied("reciprocal", right), left)
 
+    def glu(self, x: _Elements, dim: int = -1) -> _Elements:
+        """The first half times the sigmoid of the second."""
+        first, gate = (_Elements(each) for each in x.ids.chunk(2, dim))
+        return self.product(first, self.applied("sigmoid", gate))
+
     def clamp(self, x: _Elements, low: float | None = None, high: float | None = None) -> _Elements:
         """By relu: low + relu(x - low) - relu(x - high)."""
         if low is not None:
@@ -324,10 +330,12 @@ class _Reader:
             x = self.scaled(self.applied("relu", self.scaled(x, -1.0, high)), -1.0, high)
         return x
 
-    def batch_norm(self, x: _Elements, weight: Any, bias: Any, mean: Tensor, var: Tensor, *rest: Any) -> _Elements:
-        """In evaluation mode."""
-        scale = (var + rest[2]).rsqrt() * (1 if weight is None else weight)
-        return self.scaled(x, scale, (0 if bias is None else bias) - mean * scale)
+    def batch_norm(
+        self, x: _Elements, weight: Any, bias: Any, mean: Tensor, var: Tensor, momentum: float, eps: float
+    ) -> list[_Elements | None]:
+        """In evaluation mode; the second and third result are of training."""
+        scale = (var + eps).rsqrt() * (1 if weight is None else weight)
+        return [self.scaled(x, scale, (0 if bias is None else bias) - mean * scale), None, None]
 
 
 def _array(value: Any) -> np.ndarray[Any, Any]:
@@ -336,7 +344,7 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
     return found[0] if found.ndim > 1 and found.shape[0] in (1, ROWS) else found
 
 
-TRANSLATORS: dict[Any, Callable[..., _Elements]] = {
+TRANSLATORS: dict[Any, Callable[..., Any]] = {
     aten.linear.default: _Reader.linear,
     aten.addmm.default: lambda reader, bias, x, weight: reader.linear(x, weight.T, bias),
     aten.mm.default: lambda reader, x, weight: reader.linear(x, weight.T),
@@ -351,7 +359,7 @@ TRANSLATORS: dict[Any, Callable[..., _Elements]] = {
         reader.applied("relu", x), reader.applied("relu", reader.scaled(x, -1.0, 0.0))
     ),
     aten.clamp.default: _Reader.clamp,
-    aten.batch_norm.default: _Reader.batch_norm,
+    aten.glu.default: _Reader.glu,
     aten._native_batch_norm_legit_no_training.default: _Reader.batch_norm,
     aten.dropout.default: lambda reader, x, *rest: x,
 }

@@ -144,7 +144,8 @@ class MaskedAutoregressiveFlow(nn.Module):
             dtype = x.dtype
             for number in range(1, len(self.networks)):
                 x = self._inverse(number)(x.to(first.dtype), each)
-            return x.to(dtype).reshape(shape)
+            found: Tensor = x.to(dtype).reshape(shape)
+            return found
 
     def rsample(self, num_samples: int, context: Tensor | None = None, **options: Any) -> Tensor:
         """Draws the samples of ``sample``, differentiable in the parameters and the context (once).

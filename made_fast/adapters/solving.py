@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from made_fast.levels import LevelSolver
 from made_fast.point import Point, PointConditional
 from made_fast.sampler import Sampler
 
-__all__ = ["Adapter", "Inverter"]
+__all__ = ["Adapter", "Inverter", "levelled_as"]
 
 TOLERANCE = 1e-6  # of z computed back from x in fp64, relative above 1
 CHECKED_ROWS = 4
@@ -148,6 +149,14 @@ class Inverter:
                 f"the inverse that was read of {type(self.module).__name__} must lead back to the noise by its own "
                 f"forward pass, but differs by {self.difference:.2g} in fp64"
             )
+
+
+def levelled_as(module: nn.Module, mixin: type, **attributes: Any) -> Any:
+    """A copy that shares all parameters, of a class of the same name with ``mixin`` put before the module's own."""
+    kind: Any = type(type(module).__name__, (mixin, type(module)), {})
+    found = kind.__new__(kind)
+    found.__dict__.update({**module.__dict__, **attributes})
+    return found
 
 
 class _Unreadable(ValueError):

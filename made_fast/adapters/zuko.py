@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from made_fast.adapters.solving import Adapter, Inverter
+from made_fast.adapters.solving import Adapter, Inverter, levelled_as
 
 __all__ = ["levelled", "recognises"]
 
@@ -67,7 +66,5 @@ class _Levelled:
 
 def levelled(module: nn.Module, **options: Any) -> nn.Module:
     """The same lazy transform, with the same parameters, and an inverse in levels."""
-    found = copy.copy(module)
-    found.__class__ = type(type(module).__name__, (_Levelled, type(module)), {})
-    found.__dict__["_inverter"] = Inverter(module, _Adapter(module), **options)
+    found: nn.Module = levelled_as(module, _Levelled, _inverter=Inverter(module, _Adapter(module), **options))
     return found
