@@ -80,7 +80,8 @@ def test_nflows_transforms(case: str) -> None:
     transform = _stirred(getattr(_library("nflows.transforms"), name)(features=FEATURES, **options))
     ours = accelerate_flow(transform)
     (inverter,) = inverters(ours)
-    assert (inverter.how, inverter.difference < 1e-10) == (how, True)
+    assert inverter.how == how
+    assert inverter.difference < (1e-6 if case == "linear" else 1e-10)  # the library has fp32 knots there
     context = torch.randn(9, CONTEXT).double() if "context_features" in options else None
     z = torch.rand(9, FEATURES).double() if case == "linear" else torch.randn(9, FEATURES).double()
     x, log_det = ours.inverse(z, context)

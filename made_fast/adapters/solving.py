@@ -138,7 +138,8 @@ class Inverter:
     def _compare(self, double: nn.Module, solve: Solve) -> None:
         generator = torch.Generator().manual_seed(0)
         widths = (self.adapter.features, self.adapter.context_features)
-        z, c = (torch.randn(CHECKED_ROWS, width, generator=generator, dtype=torch.float64) for width in widths)
+        # Within [0, 1], which is all the domain that some splines have.
+        z, c = (torch.rand(CHECKED_ROWS, width, generator=generator, dtype=torch.float64) for width in widths)
         context = c if self.adapter.context_features else None
         with torch.no_grad():
             x = solve(z, context)
