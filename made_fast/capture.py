@@ -82,8 +82,12 @@ def capture(
         raise ValueError(f"layout must be 'variable', got {layout!r}")
     frozen = copy.deepcopy(module).to("cpu", torch.float64).eval().requires_grad_(False)
     inputs = [torch.zeros(ROWS, width, dtype=torch.float64) for width in (features, context_features) if width]
-    with torch.no_grad():
-        exported = torch.export.export(_Called(frozen, call), tuple(inputs), strict=False).run_decompositions({})
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(_Called(frozen, call), tuple(inputs), strict=False).run_decompositions({})
+    except RuntimeError as error:  # the base of all that torch.export raises
+        first = next(iter(str(error).strip().splitlines()), "no reason given")
+        raise ValueError(f"module must be one that torch.export can trace, but: {first}") from error
     reader = _Reader(features, context_features)
     flat = reader.read(exported)
     if flat.shape[0] % features:

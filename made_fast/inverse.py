@@ -201,6 +201,10 @@ class KeptSolve:
         self._kept = ([tensor.clone() for tensor in now], solve)
         return solve
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the solver out of copies; it is made again when needed."""
+        return {**self.__dict__, "_kept": None}
+
     def __call__(self, z: Tensor, context: Tensor | None) -> Tensor:
         """x (B, D) from z (B, D) and context (B, C) or None, without gradients."""
         with torch.no_grad():

@@ -1,5 +1,6 @@
 """Flows of other libraries: the same samples, densities and gradients as the library's own, in levels."""
 
+import copy
 import importlib
 from collections.abc import Iterator
 from typing import Any
@@ -295,6 +296,27 @@ def test_refusals() -> None:
     flow = _library("zuko").flows.MAF(FEATURES, transforms=1, hidden_features=(8,))
     with pytest.raises(ValueError, match="stale must be one of"):
         accelerate_flow(flow, stale="never")
+
+
+def test_training_mode_with_chance_in_it_is_refused() -> None:
+    transforms = _library("nflows.transforms")
+    for options in ({"dropout_probability": 0.3}, {"use_batch_norm": True}):
+        transform = transforms.MaskedAffineAutoregressiveTransform(FEATURES, 8, **options)
+        ours = accelerate_flow(transform)
+        with pytest.raises(ValueError, match=r"call eval\(\) first"):
+            ours.inverse(torch.randn(3, FEATURES))
+        assert ours.eval().inverse(torch.randn(3, FEATURES))[0].shape == (3, FEATURES)
+
+
+def test_a_copy_is_a_flow_of_its_own() -> None:
+    flow, ours = _maf()
+    z = torch.randn(6, FEATURES)
+    copied = copy.deepcopy(ours)
+    assert torch.equal(copied().transform.inv(z), ours().transform.inv(z))
+    with torch.no_grad():
+        next(copied.parameters()).add_(1)
+    assert not torch.equal(copied().transform.inv(z), ours().transform.inv(z))
+    _same(ours().transform.inv(z), flow().transform.inv(z), 1e-4)
 
 
 def test_a_leak_is_found() -> None:

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from made_fast.capture import capture
 from made_fast.inverse import AutoregressiveMap, KeptSolve, Solve, compiled, invert
 from made_fast.levels import LevelSolver
 from made_fast.point import Point, PointConditional
+from made_fast.program import Program
 from made_fast.sampler import Sampler
 
 __all__ = ["Adapter", "Inverter", "levelled_as"]
@@ -70,8 +73,17 @@ class Inverter:
         self._solve.current()
 
     def __call__(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """x (B, D) from z (B, D) and context (B, C) or None; differentiable once."""
+        """x (B, D) from z (B, D) and context (B, C) or None; differentiable once.
+
+        Raises:
+            ValueError: a module in it depends on chance or on the batch, as in training mode.
+        """
         module, adapter = self.module, self.adapter
+        for each in module.modules():
+            if each.training and (isinstance(each, _BatchNorm) or (isinstance(each, _DropoutNd) and each.p > 0)):
+                raise ValueError(
+                    f"flow must be in evaluation mode to be inverted, its {each} is not: call eval() first"
+                )
         parameters: Sequence[Tensor] = [each for each in module.parameters() if each.requires_grad]
 
         def apply(before: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
@@ -80,47 +92,52 @@ class Inverter:
         return invert(AutoregressiveMap(apply, self._solve, parameters), z, context)
 
     def _make(self) -> Solve:
-        parameter = next(self.module.parameters())
-        double = copy.deepcopy(self.module).to("cpu", torch.float64).eval().requires_grad_(False)
-        try:
-            made = self._compiled
-            exact, solve = made(torch.float64), made(parameter.dtype)
-            self.how = "compiled"
-        except _Unreadable as reason:
-            self.how, self.why = "levels", str(reason)
-            exact = self._levels(double, torch.float64)
-            own = copy.deepcopy(self.module).to("cpu").eval().requires_grad_(False)
-            solve = self._levels(own, parameter.dtype)
+        dtype = next(self.module.parameters()).dtype
+        double = self._frozen(torch.float64)
+        if self.how != "levels":  # what could not be compiled before cannot be now
+            try:
+                program = self._inverse_program()
+                self.how = "compiled"
+            except ValueError as reason:
+                self.how, self.why = "levels", str(reason)
+        if self.how == "compiled":
+            samplers = [Sampler(program.to(each), Point()) for each in (torch.float64, dtype)]
+            self.num_levels = samplers[0].num_steps
+            exact, solve = map(compiled, samplers)
+        else:
+            network = self._network_program()
+            exact = self._by_levels(double, network)
+            solve = self._by_levels(self._frozen(dtype), network.to(dtype))
         if self.check:
             self._compare(double, exact)
         return solve
 
-    def _compiled(self, dtype: torch.dtype) -> Solve:
+    def _frozen(self, dtype: torch.dtype) -> nn.Module:
+        return copy.deepcopy(self.module).to("cpu", dtype).eval().requires_grad_(False)
+
+    def _inverse_program(self) -> Program:
+        """The network with the elementwise inverse, a program of points; fp64."""
         features, adapter = self.adapter.features, self.adapter
 
         def call(module: nn.Module, x: Tensor, joined: Tensor) -> Tensor:
             context = joined[:, features:] if adapter.context_features else None
             return adapter.solve_each(module, adapter.network(module, x, context), joined[:, :features], None)
 
-        if not hasattr(self, "_read") or dtype == torch.float64:
-            try:
-                self._read = capture(self.module, features, features + adapter.context_features, call=call)
-            except (ValueError, RuntimeError) as error:
-                raise _Unreadable(str(error)) from error
-        program = self._read.program(Point().conditionals(features)).to(dtype)
-        sampler = Sampler(program, Point())
-        self.num_levels = sampler.num_steps
-        return compiled(sampler)
+        read = capture(self.module, features, features + adapter.context_features, call=call)
+        return read.program(Point().conditionals(features))
 
-    def _levels(self, module: nn.Module, dtype: torch.dtype) -> Solve:
+    def _network_program(self) -> Program:
+        """The network alone, fp64."""
         adapter = self.adapter
 
         def call(module: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
             return adapter.network(module, x, context)
 
         read = capture(self.module, adapter.features, adapter.context_features, call=call)
-        conditional = PointConditional(read.params_per_variable[0])
-        solver = LevelSolver(read.program((conditional,) * adapter.features).to(dtype))
+        return read.program((PointConditional(read.params_per_variable[0]),) * adapter.features)
+
+    def _by_levels(self, module: nn.Module, program: Program) -> Solve:
+        solver, adapter, dtype = LevelSolver(program), self.adapter, program.dtype
         self.num_levels = solver.num_levels
 
         def solve(z: Tensor, context: Tensor | None) -> Tensor:
@@ -158,7 +175,3 @@ def levelled_as(module: nn.Module, mixin: type, **attributes: Any) -> Any:
     found = kind.__new__(kind)
     found.__dict__.update({**module.__dict__, **attributes})
     return found
-
-
-class _Unreadable(ValueError):
-    """The elementwise part has operations that programs lack."""
