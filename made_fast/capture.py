@@ -199,6 +199,7 @@ class _Reader:
         inputs = iter([number for number in (X, CONTEXT) if self.widths[number]])
         graph = exported.graph_module.graph
         graph.eliminate_dead_code()
+        self._refuse_unknown(graph, set(kept))
         for node in graph.nodes:
             if node.op == "placeholder" and node.name in kept:
                 known[node] = constants[kept[node.name]]
@@ -217,6 +218,21 @@ class _Reader:
                 known[node] = self.call(node, list(arguments), dict(options))
         raise ValueError("module must return its parameters, but it returns nothing")
 
+    @staticmethod
+    def _refuse_unknown(graph: Any, kept: set[str]) -> None:
+        """Raises ValueError for an operation on the input that has no counterpart, before anything is translated."""
+        varying: set[Any] = set()
+        for node in graph.nodes:
+            if node.op == "placeholder" and node.name not in kept:
+                varying.add(node)
+            if node.op != "call_function" or not varying.intersection(node.all_input_nodes):
+                continue
+            varying.add(node)
+            if node.target not in MOVES and node.target not in UNARY and node.target not in TRANSLATORS:
+                lines = (node.meta.get("stack_trace") or "").strip().splitlines()
+                where = lines[-1].strip() if lines else "unknown place"
+                raise ValueError(f"operation {node.target} has no counterpart in programs (at: {where})")
+
     def call(self, node: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
         """The result of one node."""
         flat: list[Any] = []
@@ -231,11 +247,7 @@ class _Reader:
             return found if isinstance(found, _Elements) else _Elements(found)
         if node.target in UNARY:
             return self.function(UNARY[node.target], arguments, options)
-        translate = TRANSLATORS.get(node.target)
-        if translate is None:
-            where = next(iter(reversed((node.meta.get("stack_trace") or "").strip().splitlines())), "").strip()
-            raise ValueError(f"operation {node.target} has no counterpart in programs (at: {where or 'unknown place'})")
-        return translate(self, *arguments, **options)
+        return TRANSLATORS[node.target](self, *arguments, **options)
 
     def ids_of(self, value: Any) -> Any:
         """What an operation that moves elements is given: ids; constant floats become elements."""
@@ -308,12 +320,24 @@ class _Reader:
         """x @ weight.T + bias."""
         if not isinstance(weight, Tensor):
             raise ValueError("a linear layer must have constant weights, got weights that depend on the input")
-        ids = x.ids[0].reshape(-1, x.ids.shape[-1]).numpy()  # (L, m)
-        rows = np.repeat(ids, weight.shape[0], axis=0)
-        weights = np.tile(weight.numpy(), (len(ids), 1))
-        own = np.zeros(weight.shape[0]) if bias is None else bias.numpy()
-        number = self.affine(rows, weights, np.tile(own, len(ids)))
-        return self.value(number, (*x.ids.shape[1:-1], weight.shape[0]))
+        n, shape = weight.shape[0], tuple(x.ids.shape[1:])
+        own = torch.zeros(n, dtype=torch.float64) if bias is None else bias
+        if len(shape) > 1:
+            ids = x.ids[0].reshape(-1, shape[-1]).numpy()  # (L, m)
+            rows, weights = np.repeat(ids, n, axis=0), np.tile(weight.numpy(), (len(ids), 1))
+            return self.value(self.affine(rows, weights, np.tile(own.numpy(), len(ids))), (*shape[:-1], n))
+        ids = x.ids[0].numpy()
+        scaled, terms = weight * torch.from_numpy(self.scale[ids]), []
+        for number in sorted(set(self.source[ids][self.source[ids] >= 0].tolist())):
+            at = np.flatnonzero(self.source[ids] == number)
+            columns = torch.from_numpy(self.unit[ids[at]])
+            dense = torch.zeros(n, self.widths[number], dtype=torch.float64).index_add_(1, columns, scaled[:, at])
+            terms.append(Term(number, dense, dense != 0))
+        total = own + weight @ torch.from_numpy(self.shift[ids])
+        if not terms:
+            nothing = torch.zeros(n, self.widths[X], dtype=torch.float64)
+            terms = [Term(X, nothing, nothing != 0)]
+        return self.value(self.add(Affine(tuple(terms), total), n), (n,))
 
     def quotient(self, left: Any, right: Any) -> _Elements:
         """left / right."""
