@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
 CMAKE_ARGS ?=
+# Processes that tests are dealt out to; empty for one, which prints as it goes.
+WORKERS ?= -n 2 --dist worksteal
 # The Python that has torch with CUDA, and Triton.
 GPU_PYTHON ?= python3
 GPU_MINUTES ?= 5
@@ -20,8 +22,8 @@ demo: $(VENV)/installed  ## train on real digits, draw, compare with the naive s
 	$(BIN)/made-fast demo
 
 test: $(VENV)/installed  ## all tests
-	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k triton  # the GPU kernels, under Triton's interpreter
+	$(BIN)/python -m pytest $(WORKERS)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(WORKERS) -k triton  # the GPU kernels, under Triton's interpreter
 
 bench: $(VENV)/installed  ## the paired comparison of every contender
 	$(BIN)/python -m benchmarks.paired
