@@ -92,8 +92,8 @@ def _solve_transposed(z: Tensor, before: Tensor, slope: Tensor, grad: Tensor) ->
         return v
     for _ in range(before.shape[1]):
         better = (grad - _grad(z, before, v)) / slope
-        change, v = (better - v).abs().amax(), better
-        if not bool(change > torch.finfo(v.dtype).eps / 8 * v.abs().amax()):
+        change, v = (better - v).abs().amax(1), better
+        if not bool((change > torch.finfo(v.dtype).eps / 8 * v.abs().amax(1)).any()):  # in no row
             break
     return v
 
@@ -157,9 +157,14 @@ def _with_base(op: Op, features: int) -> Op:
 
 
 def compiled(sampler: Sampler) -> Solve:
-    """Solves by a sampler of points whose context is (z, c), on the CPU, in the dtype of the sampler."""
+    """Solves by a sampler of points whose context is (z, c), on the CPU, in the dtype of the sampler.
+
+    The solver raises ValueError where z is not finite, and FloatingPointError where x is not.
+    """
 
     def solve(z: Tensor, context: Tensor | None) -> Tensor:
+        if not bool(torch.isfinite(z).all()):
+            raise ValueError("z must be finite to be led back to x, found nan or inf")
         joined = z if context is None else torch.cat([z, context.to(z.dtype)], dim=1)
         found: Tensor = sampler.sample(1, joined.to("cpu", sampler.dtype), seed=0)
         return found[:, 0].to(z)

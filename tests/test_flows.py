@@ -162,5 +162,7 @@ def test_refusals() -> None:
         flow.sample(3)
     with pytest.raises(ValueError, match="temperature has no meaning"):
         flow.sample(3, _context(flow, 2), temperature=0.5)
+    with pytest.raises(ValueError, match="z must be finite"):
+        flow.inverse(torch.full((2, FEATURES), torch.nan).double(), _context(flow, 2))
     with pytest.raises(ValueError, match="z must have shape"):
         flow.inverse(torch.zeros(2, FEATURES + 1).double(), _context(flow, 2))
