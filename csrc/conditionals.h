@@ -279,7 +279,8 @@ struct VectorDraw {
   }
 };
 
-// Returns whether a parameter was nan, or one of a point not finite: what follows would depend on how zeros are skipped.
+// Returns whether a parameter was nan, or one of a point not finite: what follows would depend on how zeros are
+// skipped.
 template <class T>
 MADE_FAST_NOINLINE bool draw_conditional(const DrawTask<T>& task, int vectors) {
   const bool point = task.conditional->code == Code::point;
