@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from made_fast.conditionals import HALF_STEP, LOG_SQRT_2_PI
+from made_fast.conditionals import LOG_SQRT_2_PI
 from made_fast.inverse import AutoregressiveMap, KeptSolve, Solve, affine_inverse, compiled, invert
-from made_fast.masks import rank_of
 from made_fast.nn import MADE
-from made_fast.noise import uniform
 from made_fast.outputs import Normal
 from made_fast.point import Point
+from made_fast.program import Affine, Program, Term, X
 from made_fast.request import Request
 from made_fast.sampler import Sampler
 
@@ -82,6 +81,7 @@ class MaskedAutoregressiveFlow(nn.Module):
                 bias[1::2] += math.log(math.expm1(max(1 - self.floor, 1e-3)))
             self.networks.append(network)
         self._inverses: dict[int, KeptSolve] = {}
+        self._noise: tuple[Tensor, Sampler] | None = None  # the order that it follows, and what draws it
 
     def _network(self, number: int) -> MADE:
         found = self.networks[number]
@@ -204,16 +204,26 @@ class MaskedAutoregressiveFlow(nn.Module):
         return Request.checked(self._network(0).conditionals, self.context_features, num_samples, context, **options)
 
     def _base_noise(self, request: Request) -> Tensor:
-        """(count, D): the standard normal numbers that the first network draws."""
-        parameter = next(self.parameters())
-        steps = rank_of(self._network(0).order).to(parameter.device)
-        uniforms = uniform(request.seed, request.noise_rows().to(parameter.device)[:, None], steps)
-        found: Tensor = torch.special.ndtri(uniforms.double() + HALF_STEP).to(parameter.dtype)
-        return found
+        """(count, D): the standard normal numbers that the first network draws, by an engine."""
+        parameter, order = next(self.parameters()), self._network(0).order.cpu()
+        if self._noise is None or not torch.equal(self._noise[0], order) or self._noise[1].dtype != parameter.dtype:
+            self._noise = (order.clone(), _noise_sampler(order, parameter.dtype))
+        options: dict[str, Any] = {"seed": request.seed, "first_row": request.first_row, "rows": request.rows}
+        found: Tensor = self._noise[1].sample(request.count, **options)
+        return found.to(parameter)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves compiled inverses out of copies and pickles; they are made again when needed."""
-        return {**self.__dict__, "_inverses": {}}
+        return {**self.__dict__, "_inverses": {}, "_noise": None}
+
+
+def _noise_sampler(order: Tensor, dtype: torch.dtype) -> Sampler:
+    """Draws standard normal numbers, variable ``order[s]`` from the noise of step s: location 0, scale 1."""
+    features, output = len(order), Normal(floor=1.0)
+    nothing = torch.zeros(2 * features, features, dtype=dtype)
+    bias = torch.tensor([0.0, -1e4], dtype=dtype).repeat(features)  # softplus makes 0 of it, and the floor is the scale
+    ops = (Affine((Term(X, nothing, nothing != 0),), bias),)
+    return Sampler(Program(features, 0, ops, order, (2,) * features, output.conditionals(features)), output)
 
 
 def _without_seed(options: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE
+from made_fast.conditionals import HALF_STEP
 from made_fast.flows import MaskedAutoregressiveFlow
+from made_fast.masks import rank_of
+from made_fast.noise import uniform
 from made_fast.outputs import Normal
 
 FEATURES = 6
@@ -74,6 +77,16 @@ def test_one_transform_is_a_made_with_normal_output() -> None:
     assert torch.equal(flow.sample(50, seed=2), model.sample(50, seed=2))
     x = torch.randn(8, FEATURES)
     torch.testing.assert_close(flow.log_prob(x), model.log_prob(x))
+
+
+def test_noise_is_that_of_the_steps() -> None:
+    """The definition: the quantile of the uniform of (seed, row, step), by the order of the first network."""
+    flow = _flow("random")
+    z, _ = flow.noise_of(flow.rsample(9, seed=3, first_row=4))
+    steps = rank_of(flow.networks[0].order)
+    uniforms = uniform(3, torch.arange(4, 13)[:, None], steps)
+    expected = torch.special.ndtri(uniforms.double() + HALF_STEP)
+    torch.testing.assert_close(z.detach(), expected, rtol=0, atol=1e-9)
 
 
 def test_rows_do_not_depend_on_the_split(name: str) -> None:
