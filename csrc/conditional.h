@@ -7,7 +7,16 @@
 namespace made_fast {
 
 // The numbers are those of Code and Encoding in made_fast/conditionals.py.
-enum class Code : int32_t { bernoulli, spin, categorical, normal, mixture_of_normals, mixture_of_logistics, own };
+enum class Code : int32_t {
+  bernoulli,
+  spin,
+  categorical,
+  normal,
+  mixture_of_normals,
+  mixture_of_logistics,
+  own,
+  point
+};
 enum class Encoding : int32_t { number, one_hot, embedding };
 
 template <class T>

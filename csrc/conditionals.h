@@ -236,6 +236,9 @@ struct VectorDraw {
         return draw_logistics();
       case Code::own:
         return draw_own();
+      case Code::point:
+        x = params(0);
+        return;
     }
   }
 
@@ -253,6 +256,8 @@ struct VectorDraw {
       case Code::mixture_of_logistics:
         mixture().prepare();
         return mixture().log_prob(value);
+      case Code::point:
+        return conditional.num_params > 1 ? params(1) : Vec<T>{};
       case Code::own:
         break;
     }
@@ -274,15 +279,17 @@ struct VectorDraw {
   }
 };
 
-// Returns whether a parameter was nan.
+// Returns whether a parameter was nan, or one of a point not finite: what follows would depend on how zeros are
+// skipped.
 template <class T>
 MADE_FAST_NOINLINE bool draw_conditional(const DrawTask<T>& task, int vectors) {
+  const bool point = task.conditional->code == Code::point;
   Int<T> nan_lanes{};
   for (int v = 0; v < vectors; ++v) {
     VectorDraw<T> one{task, v * kLanes<T>};
     for (int64_t k = 0; k < task.conditional->num_params; ++k) {
       const Vec<T> value = one.params(k);
-      nan_lanes |= value != value;
+      nan_lanes |= point ? value - value != T(0) : value != value;
     }
     one.run();
   }

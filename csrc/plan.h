@@ -16,7 +16,7 @@ constexpr int kAlign = 64;     // bytes; also the widest vector
 enum class Kind : int32_t { affine, unary, add, multiply, draw };
 
 // The codes are positions in FUNCTIONS of made_fast/program.py.
-enum class Function : int32_t { identity, relu, leaky_relu, elu, gelu, silu, softplus, tanh, sigmoid };
+enum class Function : int32_t { identity, relu, leaky_relu, elu, gelu, silu, softplus, tanh, sigmoid, exp, reciprocal };
 
 struct Step {
   Kind kind;

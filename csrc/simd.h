@@ -141,6 +141,14 @@ MADE_FAST_INLINE Vec<T> exp_(Vec<T> x) {
   return scale * fraction + scale;
 }
 
+// The same to both ends of the range of T and beyond, where it is 0 or infinity. Near the ends exp_ is clamped, and its
+// summand is lost among the denormal numbers: there it is the square of the root.
+template <class T>
+MADE_FAST_INLINE Vec<T> whole_exp(Vec<T> x) {
+  const Vec<T> root = exp_<T>(x * T(0.5)), inside = exp_<T>(x);
+  return absolute<T>(x) > T(0.8) * Simd<T>::exp_max ? root * root : inside;
+}
+
 template <class T>
 MADE_FAST_INLINE Vec<T> expm1_(Vec<T> x) {
   Vec<T> scale, fraction;
@@ -227,6 +235,10 @@ MADE_FAST_INLINE Vec<T> call(Function function, Vec<T> x) {
       return tanh_<T>(x);
     case Function::sigmoid:
       return sigmoid_<T>(x);
+    case Function::exp:
+      return whole_exp<T>(x);
+    case Function::reciprocal:
+      return T(1) / x;
   }
   return x;
 }

@@ -44,6 +44,7 @@ class Code(IntEnum):
     MIXTURE_OF_NORMALS = 4
     MIXTURE_OF_LOGISTICS = 5
     OWN = 6
+    POINT = 7
 
 
 class Encoding(IntEnum):

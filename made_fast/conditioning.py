@@ -90,6 +90,10 @@ def check_decoding(decoding: Decoding, conditionals: Sequence[Conditional], *, c
         raise ValueError(f"top_p must lie in (0, 1], got {top_p!r}")
     if (top_k or top_p < 1) and any(each.code != Code.CATEGORICAL for each in conditionals):
         raise ValueError("top_k and top_p need categorical variables alone, found another conditional")
+    if decoding.features and any(each.code == Code.POINT for each in conditionals):
+        raise ValueError(
+            f"{decoding.features[0]} has no meaning for a variable that is computed, not drawn: leave it out"
+        )
     if constrained and decoding.features:
         raise ValueError(f"{decoding.features[0]} must be left out with allowed: its mass would mean nothing")
 
@@ -223,6 +227,8 @@ def _listed(variable: int, wanted: object) -> Tensor:
 def _ends(conditional: Conditional, variable: int, wanted: object) -> tuple[float, float]:
     if conditional.code == Code.OWN:
         raise ValueError(f"allowed[{variable}] cannot be used with a distribution of one's own")
+    if conditional.code == Code.POINT:
+        raise ValueError(f"allowed[{variable}] has no meaning for a variable that is computed, not drawn")
     if not isinstance(wanted, Between):
         raise ValueError(f"allowed[{variable}] must be a Between for a real variable, got {wanted!r}")
     low = -torch.inf if wanted.low is None else float(wanted.low)

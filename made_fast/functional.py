@@ -29,7 +29,7 @@ def masked_linear(
         mask: (out, in) bool, on the device of ``x``. Or its degrees, int64 (out + in,), those of the rows first: then
             ``M[i, j] = degrees[i] >= degrees[out + j]``, and the mask itself is never made.
         bias: (out,) like ``x``, or None.
-        activation: name of a function in ``made_fast.program.FUNCTIONS``, or None.
+        activation: name of a function in ``made_fast.program.ACTIVATIONS``, or None.
         backend: ``"auto"`` or the name of a backend.
 
     Returns:

@@ -22,12 +22,12 @@ from made_fast.lowering import program_of
 from made_fast.model_files import config_of, load_model
 from made_fast.outputs import Output, make_output
 from made_fast.parameters import log_prob_of, parameters_of
-from made_fast.program import FUNCTIONS, Program
+from made_fast.program import ACTIVATIONS, FUNCTIONS, Program
 from made_fast.sampler import Sampler
 
 __all__ = ["MADE", "MaskedLinear"]
 
-ACTIVATIONS = tuple(name for name in FUNCTIONS if name != "identity")
+HIDDEN_ACTIVATIONS = tuple(name for name in ACTIVATIONS if name != "identity")
 
 
 class MADE(nn.Module):
@@ -91,8 +91,8 @@ class MADE(nn.Module):
     ) -> None:
         super().__init__()
         widths = checkpoint.check_widths(hidden_features)
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        if activation not in HIDDEN_ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(HIDDEN_ACTIVATIONS)}, got {activation!r}")
         if not isinstance(context_features, int) or context_features < 0:
             raise ValueError(f"context_features must be an integer, 0 or more, got {context_features!r}")
         if residual and (not widths or len(set(widths)) != 1):

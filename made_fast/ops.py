@@ -17,7 +17,7 @@ from torch import Tensor
 from made_fast import backends, masks
 from made_fast.backends import reference
 from made_fast.mask_plan import MaskPlan, find_plan
-from made_fast.program import FUNCTIONS
+from made_fast.program import ACTIVATIONS
 
 __all__ = ["FROM_RESULT", "apply", "masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight"]
 
@@ -56,8 +56,8 @@ def check(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activati
     _check_mask(mask, (weight.shape[0], weight.shape[1]))
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have shape {tuple(weight.shape[:1])} to match weight, got {tuple(bias.shape)}")
-    if activation is not None and not (isinstance(activation, str) and activation in FUNCTIONS):
-        raise ValueError(f"activation must be None or one of {', '.join(FUNCTIONS)}, got {activation!r}")
+    if activation is not None and not (isinstance(activation, str) and activation in ACTIVATIONS):
+        raise ValueError(f"activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     if weight.device != x.device or mask.device != x.device or (bias is not None and bias.device != x.device):
         name, other = next((n, t) for n, t in _named(weight, mask, bias) if t.device != x.device)
         raise ValueError(f"{name} must be on {x.device} like x, got {other.device}")

@@ -18,7 +18,19 @@ from torch import Tensor
 
 from made_fast.conditionals import BernoulliConditional, Conditional, Encoding
 
-__all__ = ["CONTEXT", "FUNCTIONS", "Add", "Affine", "Elementwise", "Multiply", "Op", "Program", "Term", "X"]
+__all__ = [
+    "ACTIVATIONS",
+    "CONTEXT",
+    "FUNCTIONS",
+    "Add",
+    "Affine",
+    "Elementwise",
+    "Multiply",
+    "Op",
+    "Program",
+    "Term",
+    "X",
+]
 
 X, CONTEXT = 0, 1
 
@@ -33,7 +45,11 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
+    "exp": torch.exp,
+    "reciprocal": torch.reciprocal,
 }
+# Those that layers apply to their sums; the others are arithmetic of programs alone, such as that of flows.
+ACTIVATIONS = tuple(name for name in FUNCTIONS if name not in ("exp", "reciprocal"))
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,11 @@ class Program:
     def affines(self) -> list[Affine]:
         """The affine operations, in order."""
         return [op for op in self.ops if isinstance(op, Affine)]
+
+    @cached_property
+    def functions(self) -> frozenset[str]:
+        """The functions that it applies."""
+        return frozenset(op.function for op in self.ops if isinstance(op, Elementwise))
 
     @cached_property
     def dtype(self) -> torch.dtype:

@@ -93,6 +93,7 @@ class Sampler(Draws):
             outputs={each.name for each in self.conditionals},
             own=[name for name in backends.OWN_DRAWS if all(getattr(each, name) is not None for each in own)],
             features=features,
+            functions=program.functions,
             bf16_weights=self.bf16_weights,
         )
 

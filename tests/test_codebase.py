@@ -27,6 +27,7 @@ ALLOWED = {
     "real_conditionals": {"conditionals"},
     "conditioning": {"conditionals"},
     "outputs": {"conditionals", "real_conditionals", "distributions"},
+    "point": {"conditionals", "outputs"},
     "program": {"conditionals"},
     "dependencies": {"program"},
     "schedule": {"conditionals", "dependencies", "program"},
@@ -70,6 +71,10 @@ ALLOWED = {
         *("layers", "lowering", "functional", "sampler", "drawing", "ensemble_sampler", "freeze"),
         *("encoder", "parameters", "inspection", "model_files", *GROUND),
     },
+    "inverse": {"freeze", "point", "sampler", *GROUND},
+    "levels": {"backends", "point", *GROUND},
+    "adapters": {"adapters", "capture", "inverse", "levels", "point", "sampler", *GROUND},
+    "flows": {"inverse", "nn", "point", "request", "sampler", *GROUND},
     "estimation": {"nn", "sampler", "ensemble_sampler", *GROUND},
     "datasets": GROUND,
     "training": {"nn", "sampler", "datasets", *GROUND},
@@ -133,7 +138,9 @@ def test_imports_go_down_only(module: str) -> None:
     if module in ANYTHING:
         return
     found = _own(MODULES[module])
-    if module.startswith("backends."):
+    if module.startswith("adapters."):
+        assert {name for name in found if name.split(".")[0] not in ALLOWED["adapters"]} == set()
+    elif module.startswith("backends."):
         backend = module.split(".")[1]
         inside = {name for name in found if name.startswith(f"backends.{backend}")}
         assert found - inside <= GROUND | TOOLS.get(backend, set())

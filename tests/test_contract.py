@@ -206,13 +206,18 @@ def test_law_9_functions_round_as_well_as_torch(engines: dict[str, Any], functio
     torch_params = FUNCTIONS[function](context)
     true_params = FUNCTIONS[function](context.to(exact))
     for name, engine in engines.items():
+        if engine.backend.functions and function not in engine.backend.functions:
+            continue  # and it says so, see test_point.py
         x, found = engine.draw(program, len(context), seed=1, context=context)
         sign = (2 * x - 1)[:, 0]
         true = F.logsigmoid(sign.to(exact) * true_params[:, 0])
         scale = true.abs().clamp_min(torch.finfo(dtype).tiny * 1e6)
         error = ((found - true).abs() / scale).max()
         torch_error = ((F.logsigmoid(sign * torch_params[:, 0]) - true).abs() / scale).max()
-        budget = 1e-14 if dtype == exact else 2 * torch_error + torch.finfo(dtype).eps
+        few = (
+            2e-13 if function == "exp" else 1e-14
+        )  # logits to e^6.5 = 700 enter an exponential again, with their rounding
+        budget = few if dtype == exact else 2 * torch_error + torch.finfo(dtype).eps
         assert error <= budget, (name, float(error), float(torch_error))
 
 

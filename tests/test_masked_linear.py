@@ -11,7 +11,7 @@ from torch import Tensor
 from made_fast import backends, build_config, masked_linear, masks
 from made_fast.backends import reference
 from made_fast.mask_plan import MaskPlan, plan_from_mask
-from made_fast.program import FUNCTIONS
+from made_fast.program import ACTIVATIONS
 
 SHAPES = [(1, 1, 1), (5, 3, 2), (16, 16, 16), (17, 33, 50), (40, 70, 300), (300, 260, 37), (33, 600, 5), (70, 20, 600)]
 DTYPES = [torch.float32, torch.float64]
@@ -145,7 +145,7 @@ def test_what_lies_under_the_mask_is_never_read(products: Any, name: str) -> Non
             assert torch.equal(found, clean[product]), (shape, product)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", ACTIVATIONS)
 def test_activations_are_applied_on_the_way(products: Any, function: str, dtype: torch.dtype) -> None:
     module, extra = products
     x, weight, bias, _ = _tensors((40, 70, 50), dtype)

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from made_fast import backends, masked_linear
-from made_fast.program import FUNCTIONS
+from made_fast.program import ACTIVATIONS, FUNCTIONS
 
 SERVING = [
     backend.name
@@ -64,7 +64,7 @@ def _agree(function: Callable[..., Tensor], dense: Callable[..., Tensor], *input
 
 
 @anywhere
-@pytest.mark.parametrize("activation", FUNCTIONS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_first_and_second_derivatives(backend: str, activation: str) -> None:
     for kind, leading, rows, columns in (("degrees", (3,), 5, 4), ("scattered", (2, 2), 3, 7), ("nested", (), 9, 1)):
         mask = _mask(kind, rows, columns)

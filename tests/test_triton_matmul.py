@@ -16,7 +16,7 @@ from torch.library import opcheck
 from made_fast import masked_linear, ops
 from made_fast.backends import reference
 from made_fast.mask_plan import MaskPlan, plan_from_mask
-from made_fast.program import FUNCTIONS
+from made_fast.program import ACTIVATIONS
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -137,7 +137,7 @@ def test_a_batch_in_parts(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 @runs
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", ACTIVATIONS)
 def test_activations_of_a_sum_in_fp32(function: str, dtype: torch.dtype) -> None:
     mask = MASKS["permuted"](20, 30)
     x, weight, bias, _ = _tensors((20, 30, 9), dtype)

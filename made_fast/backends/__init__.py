@@ -19,7 +19,8 @@ import torch
 
 __all__ = ["BACKENDS", "Backend", "Row", "choose", "load", "table", "why_not"]
 
-CODES = ("bernoulli", "spin", "categorical", "normal", "mixture_of_normals", "mixture_of_logistics", "own")
+CODES = ("bernoulli", "spin", "categorical", "normal", "mixture_of_normals", "mixture_of_logistics", "own", "point")
+ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid")
 OWN_DRAWS = ("native_draw", "triton_draw")
 FEATURES = ("given", "allowed", "temperature", "greedy", "top_k", "top_p", "shared_prefix")
 
@@ -45,6 +46,7 @@ class Backend:
     dtypes: tuple[torch.dtype, ...] = ()
     outputs: tuple[str, ...] = ()  # codes of the conditionals that it draws, in lower case
     features: tuple[str, ...] | None = None  # what else it does while drawing, of FEATURES; None for all
+    functions: tuple[str, ...] = ()  # of made_fast.program that it applies to units while drawing
     own: str | None = None  # the attribute of a Conditional by which it draws own distributions, of OWN_DRAWS
     bf16_weights: Callable[[], bool] | None = None  # asks whether weights can be kept in bf16 on this machine
 
@@ -88,6 +90,7 @@ BACKENDS: tuple[Backend, ...] = (
             "own",
         ),
         features=("given", "allowed", "temperature", "greedy"),
+        functions=ACTIVATIONS,
         own="triton_draw",
     ),
     Backend("reference", "plain torch, any device and dtype: the definition", None),
@@ -124,6 +127,7 @@ def why_not(
     outputs: Collection[str] = (),
     own: Collection[str] = (),
     features: Collection[str] = (),
+    functions: Collection[str] = (),
     bf16_weights: bool = False,
 ) -> str | None:
     """Why a backend cannot serve, or None if it can. Reads metadata only, so it is safe while a graph is traced."""
@@ -138,6 +142,9 @@ def why_not(
             return f"has no output {output!r}, only {', '.join(backend.outputs)}"
     if "own" in outputs and backend.own is not None and backend.own not in own:
         return f"draws own distributions by their {backend.own}, which is None (see Conditional)"
+    for function in functions:
+        if backend.functions and function not in backend.functions:
+            return f"has no function {function!r} while drawing, only {', '.join(backend.functions)}"
     for feature in features:
         if backend.features is not None and feature not in backend.features:
             return f"has no {feature!r} while drawing, only {', '.join(backend.features) or 'plain draws'}"
@@ -154,6 +161,7 @@ def choose(
     outputs: Collection[str] = (),
     own: Collection[str] = (),
     features: Collection[str] = (),
+    functions: Collection[str] = (),
     bf16_weights: bool = False,
 ) -> Backend:
     """Returns the backend to use: the requested one, or with ``"auto"`` the first that can.
@@ -171,7 +179,13 @@ def choose(
     for backend in BACKENDS:
         if requested not in ("auto", backend.name):
             continue
-        asked: dict[str, Any] = {"outputs": outputs, "own": own, "features": features, "bf16_weights": bf16_weights}
+        asked: dict[str, Any] = {
+            "outputs": outputs,
+            "own": own,
+            "features": features,
+            "functions": functions,
+            "bf16_weights": bf16_weights,
+        }
         reason = why_not(backend, device=device, dtype=dtype, **asked)
         if reason is None:
             return backend

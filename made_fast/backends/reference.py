@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from made_fast import noise
-from made_fast.conditionals import Conditional, Decoding
+from made_fast.conditionals import Code, Conditional, Decoding
 from made_fast.conditioning import Conditions
 from made_fast.outputs import Output
 from made_fast.program import FUNCTIONS, Affine, Program
@@ -21,6 +21,7 @@ from made_fast.schedule import AffinePlan, Kind, Schedule
 
 __all__ = [
     "Packed",
+    "affine_rows",
     "draw",
     "draw_variable",
     "masked_linear",
@@ -183,7 +184,7 @@ class _Draw:
         for kind, first, count, left, right, function in schedule.steps.tolist():
             last = first + count
             if kind == Kind.AFFINE:
-                table[first:last] = functions[function](_affine(packed, left, first, count, table))
+                table[first:last] = functions[function](affine_rows(packed, left, first, count, table))
             elif kind == Kind.UNARY:
                 table[first:last] = functions[function](table[left : left + count])
             elif kind == Kind.ADD:
@@ -207,7 +208,7 @@ class _Draw:
         variable, slot = int(schedule.variables[place]), int(schedule.param_slots[place])
         conditional = program.conditionals[variable]
         params = table[slot : slot + conditional.num_params].T  # (B, K)
-        bad = params.isnan().any()
+        bad = (~params.isfinite() if conditional.code == Code.POINT else params.isnan()).any()
         uniforms = uniforms_of(conditional, self.seed, self.noise_row, int(schedule.noise_steps[place]))
         value, log_mass = draw_variable(
             program.conditionals,
@@ -268,7 +269,8 @@ def draw_variable(
     return value, log_mass
 
 
-def _affine(packed: Packed, index: int, first: int, count: int, table: Tensor) -> Tensor:
+def affine_rows(packed: Packed, index: int, first: int, count: int, table: Tensor) -> Tensor:
+    """Rows (count, B) of an affine operation, slots [first, first + count), from a table (slots, B)."""
     start = first - packed.schedule.affines[index].first_slot
     total = packed.biases[index][start : start + count, None].expand(count, table.shape[1])
     for block in packed.blocks[index]:

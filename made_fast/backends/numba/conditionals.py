@@ -18,7 +18,7 @@ from made_fast.conditionals import HALF_STEP, LOG_SQRT_2_PI, Code
 
 __all__ = ["draw", "draw_within", "log_prob", "mode"]
 
-BERNOULLI, SPIN, CATEGORICAL, NORMAL, MIXTURE_OF_NORMALS, MIXTURE_OF_LOGISTICS, OWN = map(int, Code)
+BERNOULLI, SPIN, CATEGORICAL, NORMAL, MIXTURE_OF_NORMALS, MIXTURE_OF_LOGISTICS, OWN, POINT = map(int, Code)
 LEAST = 2.0**-1022  # that ndtri is asked for: it is -inf at 0
 
 
@@ -152,6 +152,8 @@ def log_prob(code, size, components, floor, params, x, scratch):
         return _normal_log_prob(np.float64(params[0]), _scale(floor, params[1]), x)
     if code == OWN:
         return np.nan
+    if code == POINT:
+        return np.float64(params[1]) if len(params) > 1 else 0.0
     return _mixture_log_prob(code, size, components, floor, params, x, scratch[0])
 
 
@@ -159,6 +161,8 @@ def log_prob(code, size, components, floor, params, x, scratch):
 def draw(code, size, components, floor, params, uniforms, temperature, top_k, top_p, scratch):
     """x from one or two uniforms, of a built-in conditional."""
     weights = scratch[0]
+    if code == POINT:
+        return np.float64(params[0])
     if code in (BERNOULLI, SPIN):
         return 1.0 if params[0] / temperature > logit(uniforms[0]) else _low(code)
     if code == CATEGORICAL:

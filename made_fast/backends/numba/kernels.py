@@ -25,9 +25,11 @@ __all__ = ["Column", "General", "Network", "Rows", "draw_rows"]
 
 AFFINE, UNARY, ADD, MULTIPLY, DRAW = map(int, Kind)
 CODES = {name: code for code, name in enumerate(FUNCTIONS)}
-RELU, LEAKY_RELU, ELU, GELU, SILU, SOFTPLUS, TANH, SIGMOID = (CODES[name] for name in list(FUNCTIONS)[1:])
+RELU, LEAKY_RELU, ELU, GELU, SILU, SOFTPLUS, TANH, SIGMOID, EXP, RECIPROCAL = (
+    CODES[name] for name in list(FUNCTIONS)[1:]
+)
 NUMBER, ONE_HOT, EMBEDDING = map(int, Encoding)
-OWN = int(Code.OWN)
+OWN, POINT = int(Code.OWN), int(Code.POINT)
 
 
 class Column(IntEnum):
@@ -117,6 +119,10 @@ def _function(code, x):
         return math.tanh(x)
     if code == SIGMOID:
         return one / (one + math.exp(-x))
+    if code == EXP:
+        return math.exp(x)
+    if code == RECIPROCAL:
+        return one / x
     return x
 
 
@@ -257,7 +263,8 @@ def _advance(number, whole, nats, log_weight, values, uniforms, x, network, gene
                 else:
                     one = variables[place]
                     for i in range(one[NUM_PARAMS]):
-                        bad |= math.isnan(values[one[PARAMS] + i])
+                        parameter = values[one[PARAMS] + i]
+                        bad |= math.isnan(parameter) or (one[CODE] == POINT and math.isinf(parameter))
                     numbers, own = general.numbers[place], uniforms[one[STEP]]
                     log_p, log_mass, begin, end = _draw_variable(
                         values, one, numbers, own, x, general, condition, scratch, with_log_prob

@@ -1,0 +1,89 @@
+"""Flows of other libraries, inverted in levels instead of D passes. Nothing is imported from them: attributes are read."""
+
+from __future__ import annotations
+
+import copy
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from made_fast.adapters import nflows, pyro, zuko
+from made_fast.adapters.solving import Inverter
+from made_fast.inverse import STALE
+
+__all__ = ["accelerate_flow", "inverters"]
+
+ADAPTERS: tuple[ModuleType, ...] = (nflows, zuko, pyro)
+
+
+def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) -> Any:
+    """Returns the same flow with the slow direction of its autoregressive transforms in levels.
+
+    It shares all parameters with the original, which is not changed, and has the same class, methods and signatures: base
+    distributions, embedding networks, permutations, couplings and batch normalisation are the library's own. Only the slow
+    direction of autoregressive transforms is replaced: affine ones by the compiled engine, others by the library's own
+    elementwise inverse, called once for each level on the variables of that level. Gradients are those of the implicit
+    function (first derivatives).
+
+    Args:
+        flow: a flow, a transform, or any module that has such transforms in it, of nflows, normflows, zuko or pyro; or a
+            distribution of pyro with such transforms.
+        stale: what happens when parameters have changed: ``"refresh"`` reads the transform again, ``"raise"`` raises
+            RuntimeError, ``"keep"`` compares nothing and draws from the old ones.
+        check: whether each transform is checked in fp64 against the library's own quick direction whenever it is read.
+
+    Raises:
+        ValueError: nothing in it is autoregressive in a way that is known here, or a network cannot be read; the message
+            says which and why.
+    """
+    if stale not in STALE:
+        raise ValueError(f"stale must be one of {', '.join(STALE)}, got {stale!r}")
+    done: dict[int, nn.Module] = {}
+    options = {"stale": stale, "check": check}
+    if isinstance(flow, nn.Module):
+        found: Any = _replaced(flow, done, options)
+    elif isinstance(getattr(flow, "transforms", None), list):
+        found = copy.copy(flow)
+        found.transforms = [
+            _replaced(each, done, options) if isinstance(each, nn.Module) else each for each in flow.transforms
+        ]
+    else:
+        raise ValueError(f"flow must be a torch module or a distribution with transforms, got {type(flow).__name__}")
+    if not inverters(found):
+        raise ValueError(
+            f"flow must have an autoregressive transform of nflows, normflows, zuko or pyro in it, found none in "
+            f"{type(flow).__name__}"
+        )
+    for inverter in inverters(found):
+        inverter.prepare()
+    return found
+
+
+def inverters(flow: Any) -> list[Inverter]:
+    """The inverters of an accelerated flow: how each transform is inverted, in how many levels, how exactly."""
+    tops = [flow] if isinstance(flow, nn.Module) else [each for each in flow.transforms if isinstance(each, nn.Module)]
+    found = [module.__dict__.get("_inverter") for top in tops for module in top.modules()]
+    return list({id(each): each for each in found if each is not None}.values())
+
+
+def _replaced(module: nn.Module, done: dict[int, nn.Module], options: dict[str, Any]) -> nn.Module:
+    """The module itself, or a copy in which transforms are replaced; parameters are shared."""
+    if id(module) in done:
+        return done[id(module)]
+    adapter = next((each for each in ADAPTERS if each.recognises(module)), None)
+    if adapter is not None:
+        found: nn.Module = adapter.levelled(module, **options)
+    else:
+        children = {
+            name: None if child is None else _replaced(child, done, options) for name, child in module._modules.items()
+        }
+        found = module
+        if any(children[name] is not module._modules[name] for name in children):
+            found = copy.copy(module)
+            found.__dict__["_modules"] = children
+            for name, fresh in (("parts", list(children.values())), ("_inv", None), ("_cached_x_y", (None, None))):
+                if name in module.__dict__:  # what torch's own transforms keep beside their modules
+                    found.__dict__[name] = fresh
+    done[id(module)] = found
+    return found
