@@ -43,13 +43,14 @@ class Configuration:
         return ",".join(shown)
 
 
-def _regularised(hidden: tuple[int, ...], dropouts: tuple[float, ...], **others: object) -> tuple[Configuration, ...]:
-    return tuple(Configuration(hidden, input_dropout=each, **others) for each in dropouts)  # type: ignore[arg-type]
-
-
 _SMALL = (
-    *_regularised((500,), (0.05, 0.15, 0.3)),
-    *_regularised((500, 500), (0.05, 0.15, 0.3)),
+    *(
+        Configuration((500,), weight_decay=decay, learning_rate=rate)
+        for rate in (1e-3, 3e-3)
+        for decay in (0.01, 0.03, 0.1)
+    ),
+    Configuration((500, 500)),
+    Configuration((500, 500), learning_rate=3e-3, weight_decay=0.03),
 )
 _GRIDS: dict[str, tuple[Configuration, ...]] = {
     "adult": _SMALL,
