@@ -216,10 +216,9 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"--data must be a folder with .npz files, found none in {arguments.data}")
     left, weights, results = arguments.budget, {path: weight_of(path.stem) for path in paths}, []
     for path in sorted(paths, key=lambda path: weights[path]):  # what the small ones leave over is the large one's
-        started = time.monotonic()
-        results.append(
-            run_set(path, arguments.out, left * weights.pop(path) / (weight_of(path.stem) + sum(weights.values())))
-        )
+        started, share = time.monotonic(), weights[path] / sum(weights.values())
+        results.append(run_set(path, arguments.out, left * share))
+        del weights[path]
         left -= (time.monotonic() - started) / 60
         print(markdown(results), flush=True)
     (arguments.out / "paper.md").write_text(markdown(results))

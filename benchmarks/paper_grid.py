@@ -53,11 +53,6 @@ _SMALL = (
     Configuration((500, 500), learning_rate=3e-3, weight_decay=0.03),
 )
 _GRIDS: dict[str, tuple[Configuration, ...]] = {
-    "adult": _SMALL,
-    "mushrooms": _SMALL,
-    "connect4": _SMALL,
-    "ocr-letters": _SMALL,
-    "web": _SMALL,
     "binarized_mnist": (
         Configuration((2000,), batch_size=200, learning_rate=2e-3, input_dropout=0.02, averaging=0.9995, patience=15),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from made_fast.capture import Captured, CaptureError, capture, first_width
 from made_fast.drawing import Draws
-from made_fast.freeze import same_tensors
+from made_fast.freeze import check_stale, same_tensors
 from made_fast.graph import Call, own_attributes
 from made_fast.outputs import Output, make_output
 from made_fast.program import Program
@@ -47,8 +47,7 @@ class AcceleratedSampler(Draws):
     def __init__(
         self, module: nn.Module, features: int, output: str | Output | None, stale: Stale, options: dict[str, Any]
     ) -> None:
-        if stale not in get_args(Stale):
-            raise ValueError(f"stale must be one of {', '.join(get_args(Stale))}, got {stale!r}")
+        check_stale(stale)
         self.module, self.stale = module, stale
         self._backend = options.pop("backend")
         self._options, self._lock = options, threading.Lock()

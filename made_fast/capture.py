@@ -16,7 +16,7 @@ from made_fast.conditionals import Conditional, Encoding
 from made_fast.dependencies import reads
 from made_fast.graph import Call, CaptureError, exact_copy, export
 from made_fast.layouts import arrange
-from made_fast.program import CONTEXT, Affine, Elementwise, Op, Program, Term, X
+from made_fast.program import CONTEXT, Affine, Elementwise, Op, Program, X
 from made_fast.simplify import simplified
 from made_fast.symbols import Builder, Symbol
 from made_fast.translate import is_known, translate
@@ -72,19 +72,10 @@ class Captured:
         device: torch.device | str = "cpu",
     ) -> Program:
         """As a program; all Bernoulli if ``conditionals`` are left out."""
-
-        def moved(op: Op) -> Op:
-            if not isinstance(op, Affine):
-                return op
-            terms = tuple(
-                Term(each.source, each.weight.to(device, dtype), None if each.mask is None else each.mask.to(device))
-                for each in op.terms
-            )
-            return Affine(terms, None if op.bias is None else op.bias.to(device, dtype))
-
         sizes = (self.features, self.context_features)
-        ops, order = tuple(map(moved, self.ops)), self.order.to(device)
-        return Program(*sizes, ops, order, self.params_per_variable, tuple(conditionals))
+        order = self.order.to(device)
+        program = Program(*sizes, self.ops, order, self.params_per_variable, tuple(conditionals))
+        return program.to(dtype, device)
 
 
 def capture(

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from made_fast.program import Affine, Op, Program
 
-__all__ = ["dependencies", "masks_of", "reads", "ring_message"]
+__all__ = ["closure_of", "dependencies", "masks_of", "reads", "ring_message"]
 
 BoolArray = NDArray[np.bool_]
 
@@ -46,12 +46,17 @@ def dependencies(program: Program) -> BoolArray:
     return found
 
 
+def closure_of(seen: BoolArray) -> BoolArray:
+    """Which variables depend on which, directly or by way of others, from what (D, D) they read."""
+    closure = seen.astype(np.float32)
+    for _ in range(len(seen).bit_length()):
+        closure = (closure + closure @ closure > 0).astype(np.float32)
+    return closure > 0
+
+
 def ring_message(program: Program) -> str:
     """Names the variables that depend on themselves, and not those that merely wait for them."""
-    closure = dependencies(program).astype(np.float32)
-    for _ in range(program.features.bit_length()):
-        closure = (closure + closure @ closure > 0).astype(np.float32)
-    ring = np.flatnonzero(closure.diagonal())
+    ring = np.flatnonzero(closure_of(dependencies(program)).diagonal())
     shown = ", ".join(map(str, ring[:8])) + (", ..." if len(ring) > 8 else "")
     return (
         f"the network is not autoregressive: variables {shown} depend on themselves, alone or in a ring; "

@@ -15,7 +15,9 @@ from made_fast.sampler import Sampler
 if TYPE_CHECKING:
     from made_fast.nn import MADE
 
-__all__ = ["KeptSampler", "same_tensors"]
+__all__ = ["STALE", "KeptSampler", "check_stale", "same_tensors"]
+
+STALE = ("refresh", "raise", "keep")  # what is done about a change: make it again, raise, look for none
 
 
 class KeptSampler:
@@ -57,6 +59,12 @@ def _structure(model: nn.Module) -> list[Tensor]:
         for name, tensor in module._buffers.items()
         if tensor is not None and name not in module._non_persistent_buffers_set
     ]
+
+
+def check_stale(stale: str) -> None:
+    """Raises ValueError if it is not one of ``STALE``."""
+    if stale not in STALE:
+        raise ValueError(f"stale must be one of {', '.join(STALE)}, got {stale!r}")
 
 
 def same_tensors(known: list[Tensor], now: list[Tensor]) -> bool:

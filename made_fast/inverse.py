@@ -14,14 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from made_fast.freeze import same_tensors
+from made_fast.freeze import check_stale, same_tensors
 from made_fast.point import Point
 from made_fast.program import CONTEXT, Add, Affine, Elementwise, Multiply, Op, Program, Term
 from made_fast.sampler import Sampler
 
-__all__ = ["STALE", "AutoregressiveMap", "KeptSolve", "Solve", "affine_inverse", "compiled", "invert"]
-
-STALE = ("refresh", "raise", "keep")
+__all__ = ["AutoregressiveMap", "KeptSolve", "Solve", "affine_inverse", "compiled", "invert"]
 
 Solve = Callable[[Tensor, "Tensor | None"], Tensor]
 
@@ -182,8 +180,7 @@ class KeptSolve:
     """
 
     def __init__(self, module: nn.Module, make: Callable[[], Solve], stale: str = "refresh") -> None:
-        if stale not in STALE:
-            raise ValueError(f"stale must be one of {', '.join(STALE)}, got {stale!r}")
+        check_stale(stale)
         self.module, self.make, self.stale = module, make, stale
         self._kept: tuple[list[Tensor], Solve] | None = None  # replaced as a whole
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from made_fast.dependencies import closure_of
 from made_fast.graph import CaptureError
 
 __all__ = ["LAYOUTS", "Arrangement", "arrange", "order_of"]
@@ -143,10 +144,8 @@ def _ring(seen: BoolArray) -> str:
     if len(own):
         more = f" (so do {len(own) - 1} others)" if len(own) > 1 else ""
         return f"{start}the parameters of variable {own[0]} depend on variable {own[0]} itself{more}{end}"
-    closure = seen.astype(np.float32)
-    for _ in range(len(seen).bit_length()):
-        closure = (closure + closure @ closure > 0).astype(np.float32)
-    mutual = (closure > 0) & (closure.T > 0)
+    closure = closure_of(seen)
+    mutual = closure & closure.T
     direct = mutual & seen
     both = direct & direct.T
     first, second = np.argwhere(both if both.any() else direct)[0]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from made_fast.backends import reference
 from made_fast.point import Point
-from made_fast.program import FUNCTIONS, Program
+from made_fast.program import Program
 from made_fast.schedule import Kind, build_schedule
 
 __all__ = ["LevelSolver"]
@@ -78,22 +78,10 @@ class LevelSolver:
         x = torch.empty(rows, schedule.features, dtype=dtype)
         for steps, places in self._levels:
             for each in steps:
-                self._evaluate(each, table)
+                reference.evaluate(self._packed, each, table)
             variables = torch.from_numpy(schedule.variables[places])
             slots = schedule.param_slots[places][:, None] + np.arange(self._params)
             values = step(table[torch.from_numpy(slots)].permute(2, 0, 1), variables)
             table[torch.from_numpy(schedule.x_slots[places])] = values.T.to(dtype)
             x[:, variables] = values.to(dtype)
         return x
-
-    def _evaluate(self, step: list[int], table: Tensor) -> None:
-        kind, first, count, left, right, code = step
-        function = list(FUNCTIONS.values())[code]
-        if kind == Kind.AFFINE:
-            table[first : first + count] = function(reference.affine_rows(self._packed, left, first, count, table))
-        elif kind == Kind.UNARY:
-            table[first : first + count] = function(table[left : left + count])
-        elif kind == Kind.ADD:
-            table[first : first + count] = table[left : left + count] + table[right : right + count]
-        else:
-            table[first : first + count] = table[left : left + count] * table[right : right + count]

@@ -190,9 +190,13 @@ class Program:
         """Multiply-adds for one row of one dense forward pass."""
         return sum(term.weight.numel() for op in self.affines for term in op.terms)
 
-    def to(self, dtype: torch.dtype) -> Program:
-        """Returns the same program with weights and biases of another dtype."""
-        return self._mapped(lambda weight: weight.to(dtype), lambda bias: bias.to(dtype))
+    def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Program:
+        """Returns the same program with weights and biases of another dtype, and on another device if one is named."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, dtype=dtype)
+
+        return self._mapped(moved, moved)
 
     def with_rounded_weights(self, dtype: torch.dtype) -> Program:
         """Returns the program with weights rounded to another dtype but kept in their own; biases are left as they are."""

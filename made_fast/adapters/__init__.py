@@ -10,7 +10,7 @@ from torch import nn
 
 from made_fast.adapters import nflows, pyro, zuko
 from made_fast.adapters.solving import Inverter
-from made_fast.inverse import STALE
+from made_fast.freeze import check_stale
 
 __all__ = ["accelerate_flow", "inverters"]
 
@@ -37,8 +37,7 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
         ValueError: nothing in it is autoregressive in a way that is known here, or a network cannot be read; the message
             says which and why.
     """
-    if stale not in STALE:
-        raise ValueError(f"stale must be one of {', '.join(STALE)}, got {stale!r}")
+    check_stale(stale)
     done: dict[int, nn.Module] = {}
     options = {"stale": stale, "check": check}
     if isinstance(flow, nn.Module):

@@ -21,9 +21,9 @@ from made_fast.schedule import AffinePlan, Kind, Schedule
 
 __all__ = [
     "Packed",
-    "affine_rows",
     "draw",
     "draw_variable",
+    "evaluate",
     "masked_linear",
     "masked_linear_grad_input",
     "masked_linear_grad_weight",
@@ -179,21 +179,13 @@ class _Draw:
             slot = schedule.context_slot
             table[slot : slot + len(read)] = context[self.condition].T[read].to(table.dtype)
         sums = torch.zeros(2, batch, dtype=torch.float64, device=out.device)  # of log-probabilities and weights
-        functions = list(FUNCTIONS.values())
         bad = torch.zeros((), dtype=torch.bool, device=out.device)
-        for kind, first, count, left, right, function in schedule.steps.tolist():
-            last = first + count
-            if kind == Kind.AFFINE:
-                table[first:last] = functions[function](affine_rows(packed, left, first, count, table))
-            elif kind == Kind.UNARY:
-                table[first:last] = functions[function](table[left : left + count])
-            elif kind == Kind.ADD:
-                table[first:last] = table[left : left + count] + table[right : right + count]
-            elif kind == Kind.MULTIPLY:
-                table[first:last] = table[left : left + count] * table[right : right + count]
-            else:
-                for place in range(first, last):
-                    bad |= self._draw_variable(place, table, sums, out, log_prob is not None)
+        for step in schedule.steps.tolist():
+            if step[0] != Kind.DRAW:
+                evaluate(packed, step, table)
+                continue
+            for place in range(step[1], step[1] + step[2]):
+                bad |= self._draw_variable(place, table, sums, out, log_prob is not None)
         if bool(bad):
             raise FloatingPointError(
                 "parameters became nan while drawing: weights or context are too large for this dtype"
@@ -269,8 +261,24 @@ def draw_variable(
     return value, log_mass
 
 
-def affine_rows(packed: Packed, index: int, first: int, count: int, table: Tensor) -> Tensor:
-    """Rows (count, B) of an affine operation, slots [first, first + count), from a table (slots, B)."""
+_FUNCTIONS = tuple(FUNCTIONS.values())  # by code
+
+
+def evaluate(packed: Packed, step: list[int], table: Tensor) -> None:
+    """One step of ``Schedule.steps`` that draws nothing, written into a table (slots, B)."""
+    kind, first, count, left, right, code = step
+    own = table[first : first + count]
+    if kind == Kind.AFFINE:
+        own[:] = _FUNCTIONS[code](_affine(packed, left, first, count, table))
+    elif kind == Kind.UNARY:
+        own[:] = _FUNCTIONS[code](table[left : left + count])
+    elif kind == Kind.ADD:
+        own[:] = table[left : left + count] + table[right : right + count]
+    else:
+        own[:] = table[left : left + count] * table[right : right + count]
+
+
+def _affine(packed: Packed, index: int, first: int, count: int, table: Tensor) -> Tensor:
     start = first - packed.schedule.affines[index].first_slot
     total = packed.biases[index][start : start + count, None].expand(count, table.shape[1])
     for block in packed.blocks[index]:
