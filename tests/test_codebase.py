@@ -63,7 +63,7 @@ ALLOWED = {
     "summary": GROUND,
     "acceleration": {"adapters", "capture", "graph", "freeze", "summary", "sampler", "drawing", "request", *GROUND},
     "lowering": {"layers", *GROUND},
-    "inspection": GROUND,
+    "inspection": {"summary", *GROUND},
     "model_files": {"inspection", *GROUND},
     "ensemble_sampler": {"sampler", "drawing", "request", "backends", *GROUND},
     "freeze": {"sampler", "ensemble_sampler", *GROUND},
@@ -82,7 +82,19 @@ ALLOWED = {
     # the program on top: it compares samplers in `demo`, lists backends, and says the version
     "cli_options": set(),
     "cli_sample": {"cli_options", "datasets", "nn", "sharding", *GROUND},
-    "cli": {"cli_options", "cli_sample", "training", "datasets", "nn", "backends", "testing", "made_fast", *GROUND},
+    "cli_doctor": {"cli_options", "adapters", "capture", "nn", "point", "summary", *GROUND},
+    "cli": {
+        "cli_options",
+        "cli_doctor",
+        "cli_sample",
+        "training",
+        "datasets",
+        "nn",
+        "backends",
+        "testing",
+        "made_fast",
+        *GROUND,
+    },
     "__main__": {"cli"},
 }
 ANYTHING = {"__init__", "testing"}
