@@ -87,6 +87,13 @@ def test_accelerate_names_a_flow_that_has_nothing_to_gain() -> None:
             made_fast.accelerate(flow)
 
 
+def test_a_flow_that_is_still_the_identity() -> None:
+    flow = library("normflows").flows.AutoregressiveRationalQuadraticSpline(FEATURES, 1, 8, num_bins=4).eval()
+    assert not flow.mprqat.autoregressive_net.final_layer.weight.any()
+    z = torch.randn(4, FEATURES)
+    same(made_fast.accelerate(flow).forward(z), flow.forward(z), 1e-4)
+
+
 def test_networks_of_these_libraries_are_noflows() -> None:
     net = library("nflows.transforms.made").MADE(4, 8).eval()
     assert made_fast.accelerate(net).sample(3, seed=0).shape == (3, 4)
@@ -98,6 +105,12 @@ def test_a_posterior_is_accelerated_by_its_estimator() -> None:
     class Posterior:
         def __init__(self, estimator: nn.Module) -> None:
             self.posterior_estimator = estimator
+
+        def __getstate__(self) -> dict[str, Any]:
+            return self.__dict__
+
+        def __setstate__(self, state: dict[str, Any]) -> None:  # as in sbi: a shallow copy shares its attributes
+            self.__dict__ = state
 
     flow = library("zuko").flows.MAF(FEATURES, transforms=1, hidden_features=(8,))
     posterior = Posterior(flow)

@@ -58,7 +58,8 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
     if isinstance(flow, nn.Module):
         found: Any = _replaced(flow, done, options)
     elif parts is not None:
-        found = copy.copy(flow)
+        found = object.__new__(type(flow))  # copy.copy of a posterior would have the attributes of the original
+        vars(found).update(vars(flow))
         for name, part in parts.items():
             fresh = [_replaced(each, done, options) if isinstance(each, nn.Module) else each for each in _listed(part)]
             setattr(found, name, fresh if isinstance(part, list) else fresh[0])

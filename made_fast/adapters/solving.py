@@ -135,7 +135,8 @@ class Inverter:
         def call(module: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
             return adapter.network(module, x, context)
 
-        read = capture(frozen, adapter.features, adapter.context_features, call=call)
+        # Weights that are still zero depend on nothing, by which the layout could be told.
+        read = capture(frozen, adapter.features, adapter.context_features, call=call, layout="variable-major")
         return read.program((PointConditional(read.params_per_variable[0]),) * adapter.features)
 
     def _by_levels(self, module: nn.Module, program: Program) -> Solve:
