@@ -44,6 +44,7 @@ template <class T>
 void put_half(const T*, uint32_t*, bool);
 #endif
 #include "panel.h"
+#include "lookups.h"
 #include "tile.h"
 #include "masked.h"
 #include "masked_outer.h"

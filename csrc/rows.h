@@ -57,10 +57,11 @@ int64_t padded_limits(const Plan<T>& plan) {
 // Where things lie in the scratch of the path for few rows.
 template <class T>
 struct RowPositions {
-  int64_t values, limits, params, x, drawing, bytes;
+  int64_t values, looked, limits, params, x, drawing, bytes;
   explicit RowPositions(const Plan<T>& plan) {
     Places places;
     values = places.add(padded_slots(plan) * int64_t(sizeof(T)));
+    looked = places.add(plan.looked_slots * int64_t(sizeof(T)));
     limits = places.add(padded_limits(plan) * int64_t(sizeof(T)));
     params = places.add(plan.most_params * kLanes<T> * int64_t(sizeof(T)));
     x = places.add(2 * kLanes<T> * int64_t(sizeof(T)));
@@ -74,6 +75,7 @@ struct Row {
   const Plan<T>& plan;
   const Request<T>& request;
   T* values;  // (num_slots,): sums that are not finished, then values
+  T* looked;  // (looked_slots,): what look-ups add to the sums
   T* limits;  // (D,): thresholds by noise step, of plain draws
   T* params;  // (most_params, lanes): those of one variable, the same in all lanes
   T* x;       // (2, lanes): what was drawn, and what is read of it
@@ -83,12 +85,15 @@ struct Row {
 
   // Adds a finished value to everything that reads it.
   void propagate(int64_t slot) {
-    const T value = values[slot];
-    if (value == T(0)) return;
-    for (int64_t c = plan.column_start[slot]; c < plan.column_start[slot + 1]; ++c) {
+    if (values[slot] != T(0)) add_columns(slot, values[slot], values);
+  }
+
+  // The columns of a unit, times its value, to sums by slot.
+  void add_columns(int64_t unit, T value, T* totals) {
+    for (int64_t c = plan.column_start[unit]; c < plan.column_start[unit + 1]; ++c) {
       const Column& column = plan.columns[c];
       const T* weights = plan.column_weights + column.weights;
-      T* sums = values + column.first_slot;
+      T* sums = totals + column.first_slot;
       for (int32_t i = 0; i < column.count; i += kLanes<T>)
         store<T>(sums + i, load<T>(sums + i) + load<T>(weights + i) * value);
     }
@@ -135,7 +140,9 @@ struct Row {
         store<T>(params + k * kLanes<T>, splat<T>(values[variable.param_slot + k]));
       drawing.draw(variable, params, kLanes<T>, x);
       out[variable.number] = x[0];
-      if (conditional.encoding == Encoding::number) {
+      if (variable.x_slot >= plan.num_slots) {
+        add_columns(variable.x_slot + static_cast<int64_t>(x[0]), T(1), looked);
+      } else if (conditional.encoding == Encoding::number) {
         scale_numbers<T>(conditional, x, x + kLanes<T>, kLanes<T>);
         values[variable.x_slot] = x[kLanes<T>];
       } else {
@@ -144,13 +151,14 @@ struct Row {
     }
     for (int32_t place = step.first; place < step.first + step.count; ++place) {
       const Variable& variable = plan.drawn[place];
-      const int32_t units = plan.conditionals[variable.conditional].units;
+      const int32_t units = variable.x_slot < plan.num_slots ? plan.conditionals[variable.conditional].units : 0;
       for (int32_t unit = 0; unit < units; ++unit) propagate(variable.x_slot + unit);
     }
   }
 
   void run(int64_t row) {
     std::memcpy(values, plan.bias, static_cast<size_t>(padded_slots(plan)) * sizeof(T));
+    std::memset(looked, 0, static_cast<size_t>(plan.looked_slots) * sizeof(T));
     const bool plain = plan.plain && request.plain();
     if (plain) make_limits(request.noise_row(row));
     const int64_t source = request.source(row);
@@ -163,6 +171,7 @@ struct Row {
       T* first = values + step->first;
       switch (step->kind) {
         case Kind::affine:
+          if (plan.affines[step->left].open >= 0) add<T>(first, looked + step->first, first, step->count);
           apply<T>(step->function, first, first, step->count);
           break;
         case Kind::unary:
@@ -195,6 +204,7 @@ bool draw_row(const Plan<T>& plan, const Request<T>& request, int64_t row, char*
   Row<T> state{plan,
                request,
                numbers(at.values),
+               numbers(at.looked),
                numbers(at.limits),
                numbers(at.params),
                numbers(at.x),

@@ -11,10 +11,10 @@ template <class T>
 constexpr int kWidest = kPhiloxLanes * ((kTileRows<T> + kPhiloxLanes - 1) / kPhiloxLanes);  // rows, in whole counters
 
 // Where things lie in the scratch of a tile: the table (and that of pairs), what was drawn where that is not in the
-// table, the parameters of one variable, the thresholds of four steps, log-probabilities.
+// table, the parameters of one variable, the sums of look-ups, the thresholds of four steps, log-probabilities.
 template <class T>
 struct TilePositions {
-  int64_t table, pairs, drawn, params, limits, log_prob, drawing, bytes;
+  int64_t table, pairs, drawn, params, looked, known, limits, log_prob, drawing, bytes;
   TilePositions(const Plan<T>& plan, int lanes) {
     const auto rows = [lanes](int64_t count) { return count * lanes * int64_t(sizeof(T)); };
     Places places;
@@ -22,6 +22,8 @@ struct TilePositions {
     pairs = places.add(plan.pair_weights == nullptr ? 0 : rows((plan.first_param + plan.ring + 1) / 2));
     drawn = places.add(plan.in_place ? 0 : rows(plan.features));
     params = places.add(plan.in_place ? 0 : rows(plan.most_params));
+    looked = places.add(OpenPanels<T>::bytes_of_sums(plan, lanes));
+    known = places.add(plan.num_open * int64_t(sizeof(int32_t)));
     limits = places.add(4 * kWidest<T> * int64_t(sizeof(T)));
     log_prob = places.add(kWidest<T> * int64_t(sizeof(double)));
     drawing = places.add(Drawing<T>::bytes(plan, lanes));
@@ -41,6 +43,7 @@ struct Tile {
   uint32_t* pairs;
   T* drawn;   // (D, stride): variables in the order of drawing, unless they are drawn over their parameters
   T* params;  // (most_params, stride): those of one variable, where they do not lie together
+  OpenPanels<T> open_panels;
   T* limits;  // (4, width): thresholds of the steps of the present noise block, of plain draws
   double* log_prob;
   Drawing<T>& drawing;
@@ -108,6 +111,12 @@ struct Tile {
                                     place_of(first_slot), panel.num_rows - kPanelRows / 2);
   }
 
+  // Adds to one unit the variables that it looks up; `panel` is its own, `index` its place in there.
+  void finish_lookups(int64_t unit, const AffineInfo& affine, const Panel& panel, int index) {
+    open_panels.advance(plan, panel, affine.open, plan.num_lookups[unit], drawn);
+    open_panels.add_to(affine.open, index, place_of(unit));
+  }
+
   // Adds the inputs of one unit that became known after its panel was multiplied, and rectifies if that is its
   // function.
   template <bool kRectify>
@@ -129,12 +138,14 @@ struct Tile {
 
   void finish(const Step& step) {
     const AffineInfo& affine = plan.affines[step.left];
-    const bool rectify = step.function == Function::relu;
+    const bool looks_up = affine.open >= 0, rectify = step.function == Function::relu && !looks_up;
     for (int32_t unit = step.first; unit < step.first + step.count; ++unit) {
       const int32_t index = unit - affine.first_slot, number = affine.first_panel + index / kPanelRows;
       if (index % kPanelRows == 0) multiply_panel(number, unit);
+      if (looks_up && index % kPanelRows == 0) open_panels.start(affine.open);
       if (index % kPanelRows == kPanelRows / 2) multiply_second_half(plan.panels[number], unit);
       rectify ? finish_unit<true>(unit) : finish_unit<false>(unit);
+      if (looks_up) finish_lookups(unit, affine, plan.panels[number], index % kPanelRows);
     }
     if (!rectify) apply<T>(step.function, slot(step.first), slot(step.first), int64_t(step.count) * stride);
   }
@@ -192,6 +203,7 @@ struct Tile {
       const Conditional<T>& conditional = plan.conditionals[variable.conditional];
       T* x = drawn_at(place);
       drawing.draw(variable, gather_params(variable.param_slot, conditional.num_params), stride, x);
+      if (variable.x_slot >= plan.num_slots) continue;  // looked up
       T* units = slot(variable.x_slot);
       if (conditional.encoding != Encoding::number) {
         encode_categories<T>(conditional, plan.tables + variable.table, x, stride, units, stride);
@@ -293,6 +305,7 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
                            reinterpret_cast<uint32_t*>(scratch + at.pairs),
                            numbers(at.drawn),
                            numbers(at.params),
+                           {numbers(at.looked), reinterpret_cast<int32_t*>(scratch + at.known), NV * kLanes<T>},
                            numbers(at.limits),
                            reinterpret_cast<double*>(scratch + at.log_prob),
                            drawing,
