@@ -94,6 +94,13 @@ def test_a_flow_that_is_still_the_identity() -> None:
     same(made_fast.accelerate(flow).forward(z), flow.forward(z), 1e-4)
 
 
+def test_univariates_with_weights_of_their_own_are_refused() -> None:
+    for name in ("NAF", "UNAF"):
+        flow = getattr(library("zuko").flows, name)(4, transforms=1, hidden_features=(8,))
+        with pytest.raises(ValueError, match="has weights of its own, stacked by variable"):
+            made_fast.accelerate(flow)
+
+
 def test_networks_of_these_libraries_are_noflows() -> None:
     net = library("nflows.transforms.made").MADE(4, 8).eval()
     assert made_fast.accelerate(net).sample(3, seed=0).shape == (3, 4)

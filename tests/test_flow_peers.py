@@ -139,6 +139,7 @@ ZUKO: dict[str, tuple[str, dict[str, Any], str]] = {
     "coupling": ("MAF", {"passes": 2, "context": CONTEXT}, "compiled"),
     "nsf": ("NSF", {"bins": 4}, "levels"),
     "nsf_context": ("NSF", {"bins": 4, "context": CONTEXT, "randperm": True}, "levels"),
+    "sospf": ("SOSPF", {"degree": 2, "polynomials": 2}, "levels"),
     "nsf_passes": ("NSF", {"bins": 4, "passes": 2}, "levels"),
 }
 

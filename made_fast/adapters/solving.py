@@ -95,6 +95,7 @@ class Inverter:
     def _make(self) -> Solve:
         dtype = next(self.module.parameters()).dtype
         double = self._frozen(torch.float64)
+        self._rehearse(double)
         if self.how != "levels":  # what could not be compiled before cannot be now
             try:
                 program = self._inverse_program(double)
@@ -115,6 +116,15 @@ class Inverter:
 
     def _frozen(self, dtype: torch.dtype) -> nn.Module:
         return detached_copy(self.module).to("cpu", dtype).eval().requires_grad_(False)
+
+    def _rehearse(self, frozen: nn.Module) -> None:
+        """Runs it once, so that what the library caches are tensors: an export would leave fake ones behind, for good."""
+        widths = (self.adapter.features, self.adapter.context_features)
+        x, c = (torch.full((1, width), 0.5, dtype=torch.float64) for width in widths)  # in the domain of all
+        context = c if self.adapter.context_features else None
+        with torch.no_grad():
+            self.adapter.apply(frozen, x, x, context)
+            self.adapter.solve_each(frozen, self.adapter.network(frozen, x, context).clone(), x, None)
 
     def _inverse_program(self, frozen: nn.Module) -> Program:
         """The network with the elementwise inverse, a program of points; fp64."""

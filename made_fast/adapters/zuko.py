@@ -20,6 +20,11 @@ def recognises(module: nn.Module) -> bool:
 
 class _Adapter(Adapter):
     def __init__(self, module: Any) -> None:
+        if isinstance(module.univariate, nn.Module):
+            raise ValueError(
+                "flow must have univariate transforms that are made of parameters alone, but "
+                f"{type(module.univariate).__name__} has weights of its own, stacked by variable"
+            )
         layers = [each for each in module.hyper.modules() if isinstance(each, nn.Linear)]
         self.features = int(layers[-1].out_features) // int(module.total)
         self.context_features = int(layers[0].in_features) - self.features
