@@ -1,0 +1,51 @@
+"""What the site needs beyond its plugins: formulas as MathML, which needs no script, and a check of what pages load."""
+
+from __future__ import annotations
+
+import html
+import re
+import textwrap
+from typing import Any
+
+import griffe
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
+_ROLE = re.compile(r":math:`([^`]*)`")
+_DIRECTIVE = re.compile(r"^( *)\.\. math:: ?(.*(?:\n(?:\1 +\S.*))*)", re.MULTILINE)
+_FOREIGN = re.compile(
+    r'<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//|<link\b[^>]*stylesheet[^>]*href="(?:https?:)?//'
+)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Formulas between dollars as MathML."""
+
+    def mathml(found: re.Match[str]) -> str:
+        display = "block" if found[1] == "div" else "inline"
+        return convert(html.unescape(found[2]).strip(), display=display)
+
+    return _FORMULA.sub(mathml, content)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Refuses a page that would load something from another place."""
+    foreign = _FOREIGN.search(output)
+    if foreign is not None:
+        raise PluginError(f"{page.file.src_uri} loads from elsewhere: {output[foreign.start() : foreign.end() + 60]!r}")
+    return output
+
+
+class RestFormulas(griffe.Extension):
+    """Formulas of docstrings, which are written for Sphinx, as Markdown has them."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rewrites the docstring of every object that was read."""
+        if obj.docstring is not None:
+            obj.docstring.value = _DIRECTIVE.sub(_between_dollars, _ROLE.sub(r"$\1$", obj.docstring.value))
+
+
+def _between_dollars(found: re.Match[str]) -> str:
+    formula = textwrap.dedent(found[2]).strip()
+    return f"{found[1]}$$\n{textwrap.indent(formula, found[1])}\n{found[1]}$$"
