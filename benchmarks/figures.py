@@ -190,7 +190,9 @@ def work() -> Figure:
     once[np.arange(units), when[places]] = 1
     titles = (f"slow loop: {every.sum():,} units evaluated", f"schedule: {once.sum():,} units evaluated")
     for axis, evaluated, title in zip(axes, (every, once), titles, strict=True):
-        axis.imshow(evaluated, cmap=ListedColormap([PALE, BLUE]), vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axis.imshow(
+            evaluated, cmap=ListedColormap([PALE, BLUE]), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+        )
         for edge in np.cumsum(widths)[:-1]:
             axis.axhline(edge - 0.5, color=INK, linewidth=0.8)
         for step in range(23):

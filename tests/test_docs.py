@@ -1,38 +1,208 @@
-"""Pages of docs/ whose code is run as it stands."""
+"""Every block of Python on every page is run as it stands, and so is every example in a docstring.
 
+Pages are found, not listed. What a page takes for granted, what it needs, and the few blocks that are not run stand in the tables
+below, each with its reason.
+"""
+
+import doctest
+import importlib
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from made_fast import backends
+from made_fast import MADE, backends
+from made_fast.datasets import write_rows
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^[ \t>]*(?:```|~~~) *\{?\.?(?:py|Py)", re.MULTILINE)  # however it is spelled and indented
 
-
-def run_page(name: str) -> dict[str, Any]:
-    """The names that the page's blocks of Python define, run one after the other."""
-    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / name).read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
-    names: dict[str, Any] = {}
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"{name}, block {number}", "exec"), names)
-    return names
+Names = dict[str, Any]
 
 
-def test_own_outputs() -> None:
-    pytest.importorskip("numba")
-    torch.manual_seed(0)
-    names = run_page("own-outputs.md")
-    model, fast, x = names["model"], names["fast"], names["x"]
+def _name(path: Path) -> str:
+    """The page relative to docs/, or to the repository for those that are not in it."""
+    return str(path.relative_to(DOCS if DOCS in path.parents else ROOT))
+
+
+PAGES = {
+    _name(path): path
+    for path in [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *sorted(DOCS.rglob("*.md"))]
+    if FENCE.search(path.read_text())
+}
+
+# Blocks that are not run: a page, text that is in one block of it, the reason.
+NOT_RUN = (
+    ("distributed.md", "import ray", "needs ray; its function is that of the next block, which is run"),
+    ("examples.md", "mnist.py", "a whole program, run by test_examples.py"),
+    ("examples.md", "mixed_table.py", "a whole program, run by test_examples.py"),
+    ("examples.md", "ising.py", "a whole program, run by test_examples.py"),
+    ("examples.md", "simulation_based_inference.py", "a whole program, run by test_examples.py"),
+)
+
+# Pages whose blocks need a package that the tests can do without.
+NEEDED = {
+    "flows.md": "zuko",
+    "own-outputs.md": "numba",
+    "quick-start.md": "sklearn",
+}
+
+
+def _readme() -> Names:
+    x = torch.bernoulli(torch.full((20, 784), 0.13))
+    return {"torch": torch, "x": x, "minibatches": x.split(10), "optimizer": torch.optim.SGD([nn.Parameter(x)], lr=0.1)}
+
+
+def _accelerate() -> Names:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.ones(12, 12).tril(-1))
+            self.weight = nn.Parameter(torch.randn(12, 12))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ (self.weight * self.mask).T
+
+    return {"model": Network()}
+
+
+def _flows() -> Names:
+    import zuko
+
+    return {"zuko": zuko}
+
+
+def _distributed() -> Names:
+    MADE(64, (8,)).save("digits.safetensors")
+    rows = torch.bernoulli(torch.full((11, 64), 0.5)).to(torch.uint8)
+    for rank, part in enumerate(rows.tensor_split(2)):
+        for kind in ("npy", "npz"):
+            write_rows(Path(f"samples-0000{rank}-of-00002.{kind}"), [part], len(part), 64)
+    return {"expected": rows}
+
+
+# What a page takes for granted: names, and files in the folder where its blocks run.
+GIVEN: dict[str, Callable[[], Names]] = {
+    "README.md": _readme,
+    "accelerate.md": _accelerate,
+    "flows.md": _flows,
+    "distributed.md": _distributed,
+}
+
+
+def _check_own_outputs(names: Names) -> None:
+    model, own, x = names["model"], names["fast"], names["x"]
     expected = model.sample(1000, seed=0)
     torch.testing.assert_close(x, expected, rtol=1e-4, atol=2e-4)
     torch.testing.assert_close(names["log_prob"], model.log_prob(x), rtol=1e-4, atol=1e-4)
     usable = {row.name for row in backends.table() if row.usable}
     for backend in sorted(usable & {"cpp", "numba"}):
-        drawn = fast.sample(1000, seed=0, backend=backend)
+        drawn = own.sample(1000, seed=0, backend=backend)
         torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=2e-4)
     with pytest.raises(ValueError, match="native_draw"):
         model.sample(3, backend="numba")
+
+
+def _check_distributed(names: Names) -> None:
+    assert np.array_equal(names["samples"], names["expected"])  # of the packed shards, read last
+    joined = np.load("samples.npy")
+    assert np.array_equal(joined, names["expected"])
+
+
+def _check_autoencoder(names: Names) -> None:
+    assert float(names["total"]) > 200  # as the page says
+    assert float(names["log_prob"].exp().sum()) == pytest.approx(1, abs=1e-5)
+
+
+def _check_property(names: Names) -> None:
+    connected = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 1], [0, 1, 0, 0]]).bool()
+    assert not bool((names["jacobian"] != 0)[~connected].any())
+
+
+# What must be true of the names that a page defines, beyond its own assertions.
+CHECKS: dict[str, Callable[[Names], None]] = {
+    "own-outputs.md": _check_own_outputs,
+    "distributed.md": _check_distributed,
+    "understand/autoencoders.md": _check_autoencoder,
+    "understand/autoregressive.md": _check_property,
+}
+
+
+def _reason(page: str, block: str) -> str | None:
+    """Why a block is not run; None if it is."""
+    return next((reason for name, text, reason in NOT_RUN if name == page and text in block), None)
+
+
+def _run_script(block: str, name: str) -> None:
+    """A block that is a program of its own, in an interpreter of its own."""
+    path = Path(f"{re.sub('[^a-z]', '_', name)}.py")
+    path.write_text(block)
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def run_page(page: str, names: Names | None = None) -> Names:
+    """The names that the page's blocks of Python define, run one after the other in the current folder."""
+    names = {} if names is None else names
+    blocks = BLOCK.findall(PAGES[page].read_text())
+    assert blocks
+    for number, block in enumerate(blocks):
+        if _reason(page, block) is not None:
+            continue
+        if 'if __name__ == "__main__":' in block:
+            _run_script(block, f"{page} {number}")
+        else:
+            exec(compile(block, f"{page}, block {number}", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if page in NEEDED:
+        pytest.importorskip(NEEDED[page])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))  # for pages that show how to measure
+    torch.manual_seed(0)
+    names = run_page(page, GIVEN.get(page, dict)())
+    CHECKS.get(page, lambda _: None)(names)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_escapes(page: str) -> None:
+    text = PAGES[page].read_text()
+    assert len(BLOCK.findall(text)) == len(FENCE.findall(text)), (
+        "write ```python at the start of a line, and nothing after it"
+    )
+
+
+def test_the_tables_name_what_exists() -> None:
+    assert {"README.md", "accelerate.md", "understand/sampling.md"} <= set(PAGES)
+    for table in (NEEDED, GIVEN, CHECKS):
+        assert set(table) <= set(PAGES)
+    for page, text, _ in NOT_RUN:
+        assert sum(text in block for block in BLOCK.findall(PAGES[page].read_text())) == 1, (page, text)
+
+
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "made_fast").rglob("*.py")
+    if ">>>" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings(module: str) -> None:
+    torch.manual_seed(0)
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, tried = doctest.testmod(importlib.import_module(module), optionflags=options)
+    assert tried
+    assert not failed
