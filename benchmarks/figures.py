@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from made_fast import MADE
-from made_fast.masks import input_degrees, layer_degrees, output_degrees, rank_of
+from made_fast.masks import input_degrees, layer_degrees, rank_of
 from made_fast.schedule import Kind, Schedule
 
 BLUE, ORANGE, GREY, PALE, INK = "#3b5bb5", "#e8862e", "#b9bdc9", "#e6e9f1", "#22252e"

@@ -97,7 +97,7 @@ def _name(path: Path) -> str:
 MODULES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 SOURCES = [
     path
-    for folder in ("made_fast", "csrc", "tests", "benchmarks")
+    for folder in ("made_fast", "csrc", "tests", "benchmarks", "examples")
     for path in sorted((ROOT / folder).rglob("*"))
     if path.suffix in {".py", ".pyi", ".h", ".cpp", ".hpp", ".cu"}
     and not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(ROOT).parts)
