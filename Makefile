@@ -39,7 +39,7 @@ lint: $(VENV)/linters
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror csrc/*
 
-docs: $(VENV)/docs  ## the documentation as pages in site/; a broken link or anchor fails
+docs: $(VENV)/docs  ## the documentation as pages in site/; a broken link or anchor fails; to search in them: python -m http.server -d site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(VENV)/bin/python:

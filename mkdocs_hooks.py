@@ -12,6 +12,7 @@ from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
+_FUNCTION = re.compile(r"\\(log|exp)\s+(?![,;(])")  # the space that TeX puts after a function
 _ROLE = re.compile(r":math:`([^`]*)`")
 _DIRECTIVE = re.compile(r"^( *)\.\. math:: ?(.*(?:\n(?:\1 +\S.*))*)", re.MULTILINE)
 _FOREIGN = re.compile(
@@ -24,7 +25,7 @@ def on_page_content(content: str, **_: Any) -> str:
 
     def mathml(found: re.Match[str]) -> str:
         display = "block" if found[1] == "div" else "inline"
-        return convert(html.unescape(found[2]).strip(), display=display)
+        return convert(_FUNCTION.sub(r"\\\1\\,", html.unescape(found[2]).strip()), display=display)
 
     return _FORMULA.sub(mathml, content)
 

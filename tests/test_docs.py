@@ -206,3 +206,25 @@ def test_examples_in_docstrings(module: str) -> None:
     failed, tried = doctest.testmod(importlib.import_module(module), optionflags=options)
     assert tried
     assert not failed
+
+
+def _documented() -> set[str]:
+    """What the pages of reference show: names, and of whole modules all that they name."""
+    shown = set()
+    for path in (DOCS / "reference").glob("*.md"):
+        for name, options in re.findall(r"^::: (\S+)\n((?: +.*\n)*)", path.read_text(), re.MULTILINE):
+            shown.add(name)
+            members = re.search(r"members: \[([^\]]*)\]", options)
+            if members is not None:
+                shown |= {f"{name}.{each.strip()}" for each in members[1].split(",")}
+            elif "show_root_heading: false" in options:  # a module, whole
+                shown |= {f"{name}.{each}" for each in importlib.import_module(name).__all__}
+    return shown
+
+
+@pytest.mark.parametrize("module", ["made_fast", "functional", "layers", "flows", "adapters", "estimation", "testing"])
+def test_the_reference_has_all_public_names(module: str) -> None:
+    name = module if module == "made_fast" else f"made_fast.{module}"
+    public, shown = importlib.import_module(name).__all__, _documented()
+    ours = {each for each in public if name == "made_fast" or f"made_fast.{each}" not in shown}
+    assert {each for each in ours if f"{name}.{each}" not in shown} == set()
