@@ -153,12 +153,12 @@ def orders() -> Figure:
     figure = Figure(figsize=(7.6, 3.9), layout="constrained")
     axes = figure.subplots(2, 4)
     for number in range(4):
-        rank = rank_of(model.order_of(number)).reshape(8, 8)
+        rank = rank_of(model.order_of(number)).reshape(8, 8).numpy()
         image = axes[0, number].imshow(rank, cmap="viridis")
         _bare(axes[0, number], f"mask {number}" + (": natural order" if number == 0 else ""))
         term = model.program(mask=number).affines[0].terms[0]
         assert term.mask is not None
-        axes[1, number].imshow(term.mask, cmap=ListedColormap([PALE, BLUE]), interpolation="nearest")
+        axes[1, number].imshow(term.mask.numpy(), cmap=ListedColormap([PALE, BLUE]), interpolation="nearest")
         _bare(axes[1, number], "", "pixels")
     axes[1, 0].set_ylabel("hidden units", fontsize=8)
     axes[0, 0].set_ylabel("image", fontsize=8)
