@@ -40,7 +40,7 @@ lint: $(VENV)/linters
 	$(BIN)/clang-format --dry-run -Werror csrc/*
 
 docs: $(VENV)/docs  ## the documentation as pages in site/; a broken link or anchor fails; to search in them: python -m http.server -d site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
