@@ -6,6 +6,7 @@ tables, each with its reason.
 
 import doctest
 import importlib
+import linecache
 import re
 import subprocess
 import sys
@@ -161,7 +162,14 @@ def run_page(page: str, names: Names | None = None) -> Names:
         if 'if __name__ == "__main__":' in block:
             _run_script(block, f"{page} {number}")
         else:
-            exec(compile(block, f"{page}, block {number}", "exec"), names)
+            label = f"{page}, block {number}"
+            linecache.cache[label] = (
+                len(block),
+                None,
+                block.splitlines(keepends=True),
+                label,
+            )  # Triton reads its kernels
+            exec(compile(block, label, "exec"), names)
     return names
 
 
