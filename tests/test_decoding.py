@@ -107,7 +107,7 @@ def test_temperature(backend: str, output: str, option: str) -> None:
 def test_temperature_of_real_variables(backend: str, output: str, option: str) -> None:
     """What the tempered conditional's cdf makes of each real variable is uniform: parts, not mixtures, are tempered."""
     model = made(output, option, SINGLE if backend == "triton" else DOUBLE)
-    context, count, temperature = context_of(model, 1), 4000 if backend != "triton" else 1000, 0.5
+    context, count, temperature = context_of(model, 1), 4000 if backend != "triton" else 1000, 0.25
     x, log_prob = model.sample_and_log_prob(count, context, seed=9, backend=backend, temperature=temperature)
     x = x.reshape(count, -1)
     with torch.no_grad():
