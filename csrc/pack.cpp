@@ -106,7 +106,8 @@ void PackedPlan<T>::pack_pairs() {
 
 template <class T>
 void PackedPlan<T>::plan_panels(const AffineSource<T>& affine) {
-  affines_.push_back({static_cast<int32_t>(affine.first_slot), static_cast<int32_t>(panels_.size()), -1});
+  affines_.push_back({static_cast<int32_t>(affine.first_slot), static_cast<int32_t>(panels_.size()),
+                      static_cast<int32_t>(affine.num_rows), -1});
   // Without a mask every panel reads leading columns, and all panels share one list of slots.
   const int64_t shared = static_cast<int64_t>(panel_columns_.size());
   if (!affine.mask)
@@ -334,6 +335,7 @@ void PackedPlan<T>::fill_plan() {
   p.tables = source_.tables.data();
   p.context_units = source_.context_units.data();
   p.affines = affines_.data();
+  p.num_affines = static_cast<int64_t>(affines_.size());
   p.bias = bias_.data();
   p.panels = panels_.data();
   p.panel_weights = panel_weights_.data();

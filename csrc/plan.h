@@ -51,7 +51,7 @@ struct Column {
 };
 
 struct AffineInfo {
-  int32_t first_slot, first_panel;
+  int32_t first_slot, first_panel, num_rows;
   int32_t open;  // its number among the operations that look up, or -1
 };
 
@@ -82,6 +82,7 @@ struct Plan {
   int64_t first_param, ring;
   const int32_t* context_units;
   const AffineInfo* affines;
+  int64_t num_affines;
   const T* bias;  // (num_slots,), what each slot starts from
 
   const Panel* panels;

@@ -49,6 +49,7 @@ struct Tile {
   Drawing<T>& drawing;
   int64_t base;  // row of this piece in lane 0
   int rows;
+  const Prefix<T>* prefix;  // of all these rows, or null
   int noise_block = -1;
   Int<T> nan_lanes{};
 
@@ -96,19 +97,35 @@ struct Tile {
       multiply_pairs<NV>(plan, plan.pair_panels[number], plan.bias + first_slot, pairs, place_of(first_slot));
     } else {
       constexpr int units = kUnits<NV>;
+      const int32_t* columns = plan.panel_columns + panel.columns;
+      const int64_t shared = prefix == nullptr ? 0 : prefix->count_known(columns, panel.num_columns);
+      const T* start = prefix == nullptr ? plan.bias : prefix->values;
       for (int part = 0; part < panel.num_rows; part += units) {
-        const T* weights = plan.panel_weights + panel.weights + part;
-        multiply<units, true>(weights, kPanelRows, plan.panel_columns + panel.columns, panel.num_columns,
-                              plan.bias + first_slot + part, place_of(first_slot + part), panel.num_rows - part);
+        const T* weights = plan.panel_weights + panel.weights + shared * kPanelRows + part;
+        multiply<units, true>(weights, kPanelRows, columns + shared, panel.num_columns - static_cast<int>(shared),
+                              start + first_slot + part, place_of(first_slot + part), panel.num_rows - part);
       }
     }
   }
 
   // When the fifth unit of a panel is due: what has become known since, for the four that are left.
   void multiply_second_half(const Panel& panel, int64_t first_slot) {
-    multiply<kPanelRows / 2, false>(plan.panel_weights + panel.half_weights, kPanelRows / 2,
-                                    plan.panel_columns + panel.half_columns, panel.num_half_columns, nullptr,
-                                    place_of(first_slot), panel.num_rows - kPanelRows / 2);
+    constexpr int half = kPanelRows / 2;
+    const int32_t* columns = plan.panel_columns + panel.half_columns;
+    const int64_t shared = prefix == nullptr ? 0 : prefix->count_known(columns, panel.num_half_columns);
+    multiply<half, false>(plan.panel_weights + panel.half_weights + shared * half, half, columns + shared,
+                          panel.num_half_columns - static_cast<int>(shared), nullptr, place_of(first_slot),
+                          panel.num_rows - half);
+  }
+
+  void start_lookups(const AffineInfo& affine, const Panel& panel, int64_t first_slot) {
+    open_panels.start(affine.open);
+    if (prefix == nullptr) return;
+    open_panels.known[affine.open] = prefix->count_looked_up(plan, panel);
+    T* sums = open_panels.sums_of(affine.open);
+    for (int lane = 0; lane < stride; ++lane)
+      std::memcpy(sums + lane * kPanelRows, prefix->looked + first_slot,
+                  static_cast<size_t>(panel.num_rows) * sizeof(T));
   }
 
   // Adds to one unit the variables that it looks up; `panel` is its own, `index` its place in there.
@@ -121,7 +138,9 @@ struct Tile {
   // function.
   template <bool kRectify>
   void finish_unit(int64_t unit) {
-    const int64_t begin = plan.tail_start[unit], end = plan.tail_start[unit + 1];
+    const int64_t end = plan.tail_start[unit + 1];
+    int64_t begin = plan.tail_start[unit];
+    if (prefix != nullptr) begin += prefix->count_known(plan.tail_columns + begin, end - begin);
     if (begin == end && !kRectify) return;
     T* own = place_of(unit);
     Vec<T> sum[NV];
@@ -142,7 +161,7 @@ struct Tile {
     for (int32_t unit = step.first; unit < step.first + step.count; ++unit) {
       const int32_t index = unit - affine.first_slot, number = affine.first_panel + index / kPanelRows;
       if (index % kPanelRows == 0) multiply_panel(number, unit);
-      if (looks_up && index % kPanelRows == 0) open_panels.start(affine.open);
+      if (looks_up && index % kPanelRows == 0) start_lookups(affine, plan.panels[number], unit);
       if (index % kPanelRows == kPanelRows / 2) multiply_second_half(plan.panels[number], unit);
       rectify ? finish_unit<true>(unit) : finish_unit<false>(unit);
       if (looks_up) finish_lookups(unit, affine, plan.panels[number], index % kPanelRows);
@@ -224,12 +243,46 @@ struct Tile {
     }
   }
 
+  void spread(T value, T* out) const {
+    for (int v = 0; v < stride; v += kLanes<T>) store<T>(out + v, splat<T>(value));
+  }
+
+  // The units of a panel that was begun before the first step that is not shared.
+  void resume_panel(const AffineInfo& affine) {
+    int32_t index = 0;
+    while (index < affine.num_rows && prefix->known[affine.first_slot + index] != 0) ++index;
+    if (index == affine.num_rows || index % kPanelRows == 0) return;
+    const Panel& panel = plan.panels[affine.first_panel + index / kPanelRows];
+    const int32_t begin = index / kPanelRows * kPanelRows;
+    for (; index < begin + panel.num_rows; ++index)
+      spread(prefix->values[affine.first_slot + index], place_of(affine.first_slot + index));
+    if (affine.open >= 0) start_lookups(affine, panel, affine.first_slot + begin);
+  }
+
+  // Sets the table to what the prefix has found; returns the step to go on with.
+  const Step* resume() {
+    const int64_t drawn_to = prefix->num_drawn;
+    const int64_t params_from = drawn_to < plan.features ? plan.drawn[drawn_to].param_slot : plan.num_slots;
+    for (int64_t i = 0; i < plan.num_slots; ++i)
+      if (prefix->known[i] == kValue || (prefix->known[i] == kParameter && i >= params_from))
+        spread(prefix->values[i], place_of(i));
+    for (int64_t i = 0; i < plan.num_affines; ++i) resume_panel(plan.affines[i]);
+    for (int64_t place = 0; place < drawn_to; ++place) spread(prefix->x[plan.variables[place]], drawn_at(place));
+    drawing.start_sums(prefix->log_prob, prefix->log_weight);
+    return prefix->next;
+  }
+
   void run() {
-    if (plan.num_context_units) fill_context();
-    publish(plan.context_slot, plan.num_context_units);
+    const Step* step = plan.steps;
+    if (prefix != nullptr) {
+      step = resume();
+    } else {
+      if (plan.num_context_units) fill_context();
+      publish(plan.context_slot, plan.num_context_units);
+    }
     const bool plain = plan.plain && request.plain();
     for (int r = 0; r < stride; ++r) log_prob[r] = 0;
-    for (const Step* step = plan.steps; step != plan.steps + plan.num_steps; ++step) {
+    for (; step != plan.steps + plan.num_steps; ++step) {
       const int64_t values = int64_t(step->count) * stride;
       switch (step->kind) {
         case Kind::affine:
@@ -295,7 +348,8 @@ struct Tile {
 };
 
 template <class T, int NV, bool kPairs>
-bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch) {
+bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch,
+              const Prefix<T>* prefix) {
   const TilePositions<T> at(plan, NV * kLanes<T>);
   const auto numbers = [scratch](int64_t place) { return reinterpret_cast<T*>(scratch + place); };
   Drawing<T> drawing(plan, request, first, rows, NV * kLanes<T>, scratch + at.drawing);
@@ -310,7 +364,8 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
                            reinterpret_cast<double*>(scratch + at.log_prob),
                            drawing,
                            first,
-                           rows};
+                           rows,
+                           prefix};
   // The other half of a pair may be read, with weight zero, before it is known: it must be a number.
   if (kPairs) std::memset(tile.pairs, 0, static_cast<size_t>(at.drawn - at.pairs));
   tile.run();
@@ -318,9 +373,10 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
 }
 
 template <class T, bool kPairs>
-bool draw_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch) {
+bool draw_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch,
+               const Prefix<T>* prefix) {
   const int vectors = whole_vectors<T>(rows) / kLanes<T>;
-  if (vectors == 1) return run_tile<T, 1, kPairs>(plan, request, first, rows, scratch);
-  if (vectors == 2 || kTileVectors == 2) return run_tile<T, 2, kPairs>(plan, request, first, rows, scratch);
-  return run_tile<T, kTileVectors, kPairs>(plan, request, first, rows, scratch);
+  if (vectors == 1) return run_tile<T, 1, kPairs>(plan, request, first, rows, scratch, prefix);
+  if (vectors == 2 || kTileVectors == 2) return run_tile<T, 2, kPairs>(plan, request, first, rows, scratch, prefix);
+  return run_tile<T, kTileVectors, kPairs>(plan, request, first, rows, scratch, prefix);
 }
