@@ -13,8 +13,7 @@ import argparse
 import torch
 from torch import Tensor
 
-from made_fast import MADE
-from made_fast.conditioning import Between
+from made_fast import MADE, Between
 from made_fast.outputs import Bernoulli, Categorical, Mixed, MixtureOfNormals
 from made_fast.training import fit
 
@@ -63,7 +62,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # A range query: which share of rows has region 0 or 2, age from 30 to 50, spending of 300 or more? No row is looked at:
     # each draw is cut to what the query allows, and the mass that is kept estimates the share without bias.
     query = {REGION: {0, 2}, AGE: Between(3.0, 5.0), SPENDING: Between(low=3.0)}
-    share = model.sampler().estimate_probability(query, 20_000, seed=3)
+    share = model.estimate_probability(query, 20_000, seed=3)
     low, high = (float(end) for end in share.interval(0.95))
     large = generate(500_000, seed=4)
     matches = (large[:, REGION] != 1) & (large[:, AGE] >= 3) & (large[:, AGE] <= 5) & (large[:, SPENDING] >= 3)

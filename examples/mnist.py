@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )
 
     # How probable each upper half is, with the lower half summed out. Exact here, so its error is 0.
-    upper = model.sampler().log_marginal(truth, observed, 2, seed=2)
+    upper = model.log_marginal(truth, observed, 2, seed=2)
     print(
         f"-log p of the upper halves: {-upper.value.mean():.2f} nats, standard error {upper.standard_error.max():.1g}"
     )

@@ -101,7 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch-size", type=positive, default=1000, help="rows at a time")
     add_threads(evaluate)
     cli_sample.add_options(command("sample", cli_sample.sample, "Draw samples into a .npz, .npy or .png file."))
-    command("backends", _backends, "Show which backends can be used here, and how the compiled one was built.")
+    shown = command("backends", _backends, "Show which backends can be used here, and how the compiled one was built.")
+    shown.add_argument("--outputs", action="store_true", help="show what each output can do, and on which backends")
     return parser
 
 
@@ -274,9 +275,14 @@ def _compare_samplers(model: MADE, seed: int) -> bool:
     return contradict == 0
 
 
-def _backends(_: argparse.Namespace) -> int:
+def _backends(args: argparse.Namespace) -> int:
     from made_fast import backends, build_config
 
+    if args.outputs:
+        from made_fast.capabilities import markdown
+
+        print(markdown())
+        return 0
     rows = backends.table()
     width = max(len(row.name) for row in rows)
     print(f"{'name':<{width}}  usable  why not")

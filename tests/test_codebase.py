@@ -38,6 +38,7 @@ ALLOWED = {
     "request": GROUND,
     "drawing": {"request", *GROUND},
     "sampler": {"backends", "drawing", "request", *GROUND},
+    "capabilities": {"backends", "sampler", "request", *GROUND},
     "symbols": {"program"},
     "graph": set(),
     "translators": {"symbols", "program"},
@@ -64,12 +65,13 @@ ALLOWED = {
     "acceleration": {"capture", "graph", "freeze", "summary", "sampler", "drawing", "request", *GROUND},
     "lowering": {"layers", *GROUND},
     "inspection": GROUND,
+    "model_draws": {"drawing", *GROUND},
     "model_files": {"inspection", *GROUND},
     "ensemble_sampler": {"sampler", "drawing", "request", "backends", *GROUND},
     "freeze": {"sampler", "ensemble_sampler", *GROUND},
     "nn": {
         *("layers", "lowering", "functional", "sampler", "drawing", "ensemble_sampler", "freeze"),
-        *("encoder", "parameters", "inspection", "model_files", *GROUND),
+        *("encoder", "parameters", "inspection", "model_draws", "model_files", *GROUND),
     },
     "inverse": {"freeze", "point", "sampler", *GROUND},
     "levels": {"backends", "point", *GROUND},
@@ -81,7 +83,20 @@ ALLOWED = {
     # the program on top: it compares samplers in `demo`, lists backends, and says the version
     "cli_options": set(),
     "cli_sample": {"cli_options", "datasets", "nn", "sharding", *GROUND},
-    "cli": {"cli_options", "cli_sample", "training", "datasets", "nn", "backends", "testing", "made_fast", *GROUND},
+    "cli": {
+        *(
+            "cli_options",
+            "cli_sample",
+            "training",
+            "datasets",
+            "nn",
+            "backends",
+            "capabilities",
+            "testing",
+            "made_fast",
+        ),
+        *GROUND,
+    },
     "__main__": {"cli"},
 }
 ANYTHING = {"__init__", "testing"}
