@@ -102,7 +102,7 @@ def test_it_is_complete() -> None:
     assert {*capabilities.examples()} == {*OUTPUTS, "own"}
     heads = [*METHODS, *REQUESTS, *(f"drawn by {row.name}" for row in backends.BACKENDS)]
     assert {*CELLS} == {*itertools.product(names, heads)}
-    assert {*backends.FEATURES} - {"shared_prefix"} <= {*REQUESTS}  # of which nobody can see the effect
+    assert {*backends.FEATURES} <= {*REQUESTS}
     mixed = {each.name for each in capabilities.examples()["mixed"][0].conditionals(len(OUTPUTS) - 1)}
     assert mixed == {*OUTPUTS} - {"mixed"}
 
