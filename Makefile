@@ -75,4 +75,4 @@ $(TRITON_VERSIONS:%=.venv-triton-%/installed): .venv-triton-%/installed: pyproje
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-triton-* build
+	rm -rf $(VENV) .venv-triton-* build site
