@@ -48,7 +48,11 @@ class Trained:
     def record(self) -> dict[str, Any]:
         """What the JSON says of it."""
         seconds = sum(epoch.seconds for epoch in self.curve)
-        return {"valid": self.valid, "minutes": seconds / 60, "curve": [dataclasses.astuple(each) for each in self.curve]}
+        return {
+            "valid": self.valid,
+            "minutes": seconds / 60,
+            "curve": [dataclasses.astuple(each) for each in self.curve],
+        }
 
 
 def options(name: str, text: str | None, argv: Sequence[str] | None, *, epochs: int) -> argparse.Namespace:
@@ -58,7 +62,9 @@ def options(name: str, text: str | None, argv: Sequence[str] | None, *, epochs: 
     parser.add_argument("--set", default="binarized_mnist", metavar="NAME", help="of images (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/seed"), metavar="DIR", help="(default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=15.0, metavar="M", help="begin no epoch later (default: 15)")
-    parser.add_argument("--epochs", type=int, default=epochs, metavar="N", help="for each contender (default: %(default)s)")
+    parser.add_argument(
+        "--epochs", type=int, default=epochs, metavar="N", help="for each contender (default: %(default)s)"
+    )
     parser.add_argument("--hidden", type=int, default=500, metavar="H", help="units of a layer (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, rows and samples (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="(default: torch's number)")
@@ -77,7 +83,9 @@ def open_data(arguments: argparse.Namespace) -> tuple[Dataset, tuple[int, int]]:
     """The data set, and the shape of its images."""
     data = load(arguments.data / f"{arguments.set}.npz")
     if data.image_shape is None:
-        raise SystemExit(f"--set must name a set of square images, 8 x 8 or larger; {arguments.set} has D = {data.features}")
+        raise SystemExit(
+            f"--set must name a set of square images, 8 x 8 or larger; {arguments.set} has D = {data.features}"
+        )
     return data, data.image_shape
 
 

@@ -20,10 +20,15 @@ NOTED = {"150": 150.0, "100": 100.0}  # nats of binarized MNIST
 GRIDS = 16  # samples of each contender that are shown
 
 
+def narrow_of(hidden: int, seed: int) -> dict[str, Any]:
+    """Arguments of a network with a tenth of the units in each of two layers, and degrees by chance."""
+    return {"hidden_features": (max(1, hidden // 10),) * 2, "degrees": "random", "seed": seed}
+
+
 def makers_of(features: int, hidden: int, seed: int) -> dict[str, Callable[[], MADE]]:
-    """Networks by name; the narrow ones have a tenth of the units, in two layers with degrees by chance."""
+    """Networks by name."""
     wide: dict[str, Any] = {"hidden_features": (hidden,), "seed": seed}
-    narrow: dict[str, Any] = {"hidden_features": (max(1, hidden // 10),) * 2, "degrees": "random", "seed": seed}
+    narrow = narrow_of(hidden, seed)
     return {
         "narrow, without": lambda: MADE(features, **narrow),
         "wide, without": lambda: MADE(features, **wide),
