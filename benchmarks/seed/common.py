@@ -22,7 +22,7 @@ from made_fast import checkpoint
 from made_fast.datasets import Dataset, image_grid, load
 from made_fast.training import Epoch, fit
 
-__all__ = ["Trained", "Turns", "load_stage", "naive_draw", "open_data", "options", "picture", "settings_text", "write"]
+__all__ = ["Trained", "Turns", "naive_draw", "open_data", "options", "picture", "settings_text", "write"]
 
 INK = "#1f2328"
 BATCH, RATE, AVERAGING = 100, 1e-3, 0.998
@@ -97,7 +97,7 @@ class Turns:
     Args:
         arguments: of the experiment.
         makers: builds each contender; torch's generator is seeded before.
-        stages: numbers of epochs after which weights are kept beside, for ``load_stage``.
+        stages: numbers of epochs; up to the largest, the weights after each epoch are kept for ``stage``.
     """
 
     def __init__(
@@ -141,13 +141,15 @@ class Turns:
             checkpoint=path,
             resume=path.exists(),
         )
-        if epoch in self.stages:
+        if epoch <= max(self.stages, default=0):
             checkpoint.save(self._path(name, f"{epoch}.safetensors"), model.state_dict(), {})
         return Trained(model.eval(), history.epochs)
 
     def stage(self, name: str, epoch: int) -> nn.Module:
-        """A contender as it was after one of the stages."""
-        return load_stage(self._make(name), self._path(name, f"{epoch}.safetensors"))
+        """A contender as it was after an early epoch, in evaluation mode."""
+        model = self._make(name)
+        model.load_state_dict(checkpoint.load(self._path(name, f"{epoch}.safetensors"))[0])
+        return model.eval()
 
     def _make(self, name: str) -> nn.Module:
         torch.manual_seed(self.arguments.seed)
@@ -156,12 +158,6 @@ class Turns:
     def _path(self, name: str, suffix: str) -> Path:
         plain = "".join(letter if letter.isalnum() else "-" for letter in name)
         return self.folder / f"{plain}.{suffix}"
-
-
-def load_stage(model: nn.Module, path: Path) -> nn.Module:
-    """The model with the weights of a file, in evaluation mode."""
-    model.load_state_dict(checkpoint.load(path)[0])
-    return model.eval()
 
 
 @torch.no_grad()
