@@ -25,7 +25,7 @@ COLOURS = {"autoencoder": "#cf222e", "MADE": "#0550ae"}
 
 
 class Autoencoder(nn.Module):
-    """The layers of ``MADE(features, (hidden,))`` without masks; ``log_prob`` is named so for ``fit``, and is no such thing."""
+    """The layers of ``MADE(features, (hidden,))`` without masks; ``log_prob`` has its name from ``fit`` and is none."""
 
     def __init__(self, features: int, hidden: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def losses_of(found: dict[str, common.Trained], rows: Tensor, seed: int) -> dict
     noise = torch.bernoulli(chances, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         return {
-            name: {what: -each.model.log_prob(x) for what, x in (("images", rows), ("noise", noise))}  # type: ignore[operator]
+            name: {what: -each.model.log_prob(x) for what, x in (("images", rows), ("noise", noise))}
             for name, each in found.items()
         }
 
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "validation images\n": rows[:SHOWN],
         "reconstructed by the\nautoencoder": again,
         **tries(model, rows, arguments.seed),
-        "samples of MADE\n": found["MADE"].model.sample(SHOWN, seed=arguments.seed),  # type: ignore[operator]
+        "samples of MADE\n": found["MADE"].model.sample(SHOWN, seed=arguments.seed),
     }
     means = {name: {what: each.mean().item() for what, each in of.items()} for name, of in losses.items()}
     figure = plot(shape, found, patches, losses, shown)

@@ -122,7 +122,8 @@ class Turns:
                 break
             last, found = now, {name: self._train(name, train, valid, epoch) for name in self.makers}
             self.counted.write_text(f"{epoch}\n")
-            figures = ", ".join(f"{name} {each.curve[-1].valid_nll:.2f}" for name, each in found.items())
+            shown = {" ".join(name.split()): each.curve[-1].valid_nll for name, each in found.items()}
+            figures = "; ".join(f"{name} {nats:.2f}" for name, nats in shown.items())
             print(f"{self.arguments.experiment}, epoch {epoch}: {figures}", file=sys.stderr, flush=True)
         return found
 

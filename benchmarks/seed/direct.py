@@ -81,7 +81,7 @@ def plot(
     axis.grid(visible=True, alpha=0.25)
     axis.set_title("With and without the direct connection: the width of the hidden layers decides", fontsize=11)
     for place, (name, each) in zip(below.subplots(1, len(found)), found.items(), strict=True):
-        rows = each.model.sample(GRIDS, seed=arguments.seed)  # type: ignore[operator]
+        rows = each.model.sample(GRIDS, seed=arguments.seed)
         missed = blind[name]["missed by a variable"]
         common.show(place, rows, shape, f"{name}\n{each.valid:.1f} nats, a variable misses {missed:.0f}")
     return figure

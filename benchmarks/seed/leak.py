@@ -1,8 +1,8 @@
 """An index that is off by one: ``python -m benchmarks.seed.leak --data DIR``.
 
-Parameters of a variable may read the variables *before* it: the last masks ask for ``>`` where hidden masks ask for ``>=``. This
-trains a network whose last masks ask for ``>=`` too, so that every variable sees itself, and one whose last masks are one
-step too strict. The first has an impossible likelihood and cannot be drawn from, the second is a worse density. Then it
+Parameters of a variable may read the variables *before* it: the last masks ask for ``>`` where hidden masks ask for ``>=``.
+This trains a network whose last masks ask for ``>=`` too, so that every variable sees itself, and one whose last masks are
+one step too strict. The first has an impossible likelihood and cannot be drawn from, the second is a worse density. Then it
 prints what ``MADE.check``, the sampler and ``made_fast.accelerate`` say of them.
 """
 
@@ -81,7 +81,7 @@ def samples_of(found: dict[str, common.Trained], features: int, seed: int) -> di
     """Samples by the title under which they are shown; of the leaking network, by what the picture held before."""
     drawn: dict[str, Tensor] = {}
     for name in (PROPER, STRICT):
-        drawn[f"{name}\n"] = found[name].model.sample(GRIDS, seed=seed)  # type: ignore[operator]
+        drawn[f"{name}\n"] = found[name].model.sample(GRIDS, seed=seed)
     noise = torch.rand(GRIDS, features, generator=torch.Generator().manual_seed(seed)).round()
     starts = {"zeros": torch.zeros(GRIDS, features), "ones": torch.ones(GRIDS, features), "noise": noise}
     for text, start in starts.items():

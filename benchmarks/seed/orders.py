@@ -63,7 +63,7 @@ def makers_of(orders: dict[str, Tensor], hidden: int, seed: int) -> dict[str, Ca
 def beside_natural(found: dict[str, common.Trained], rows: Tensor) -> dict[str, dict[str, float]]:
     """How many nats more than the natural order each needs on the same rows, with the half-width of a 95 % interval."""
     nats = {
-        name: torch.cat([-each.model.log_prob(part) for part in rows.float().split(1000)])  # type: ignore[operator]
+        name: torch.cat([-each.model.log_prob(part) for part in rows.float().split(1000)])
         for name, each in found.items()
     }
     more = {name: (each - nats["natural"]).double() for name, each in nats.items()}
