@@ -27,7 +27,7 @@ NARROW, MISTAKEN = "random, narrow,\nno direct", "random, drawn in\nthe natural 
 def orders_of(shape: tuple[int, int], seed: int) -> dict[str, Tensor]:
     """Permutations of the pixels, int64 (D,), by name."""
     height, width = shape
-    pixels = torch.arange(height * width).reshape(shape)
+    pixels = torch.arange(height * width).reshape(shape).numpy()
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     snake = torch.where(row % 2 == 0, column, width - 1 - column) + row * width
     # Four times the squared distance from the middle, whole numbers; the angle puts the pixels of a ring side by side.
@@ -97,7 +97,7 @@ def plot(
     for place, name in enumerate(names):
         column = axes[3 * (place // 5) : 3 * (place // 5) + 3, place % 5]
         of = "random" if name in (NARROW, MISTAKEN) else name
-        ranks = masks.rank_of(orders["natural" if name == MISTAKEN else of]).reshape(shape)
+        ranks = masks.rank_of(orders["natural" if name == MISTAKEN else of]).reshape(shape).numpy()
         column[0].imshow(ranks, cmap="viridis", interpolation="nearest")
         column[0].set_title(name, fontsize=10)
         column[0].set_axis_off()
