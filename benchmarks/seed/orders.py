@@ -27,7 +27,7 @@ NARROW, MISTAKEN = "random, narrow,\nno direct", "random, drawn in\nthe natural 
 def orders_of(shape: tuple[int, int], seed: int) -> dict[str, Tensor]:
     """Permutations of the pixels, int64 (D,), by name."""
     height, width = shape
-    pixels = torch.arange(height * width).reshape(shape).numpy()
+    pixels = torch.arange(height * width).reshape(shape)
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     snake = torch.where(row % 2 == 0, column, width - 1 - column) + row * width
     # Four times the squared distance from the middle, whole numbers; the angle puts the pixels of a ring side by side.
