@@ -109,7 +109,7 @@ def plot(
     axis.axhline(0, color="#8c959f", linewidth=0.7)
     axis.set_xlabel("epoch")
     axis.set_ylabel("validation NLL, nats a row")
-    axis.set_title("Towards certainty of everything: no density", fontsize=10)
+    axis.set_title("A leak takes the figure below any density's, towards 0", fontsize=10)
     axis.legend(frameon=False, fontsize=9)
     axis.grid(visible=True, alpha=0.25)
     lines = []

@@ -86,9 +86,10 @@ def plot(
     found: dict[str, common.Trained],
     early: dict[str, Any],
     orders: dict[str, Tensor],
+    differences: dict[str, dict[str, float]],
     seed: int,
 ) -> Any:
-    """Two blocks of five columns: the order as a picture, samples after short and after long training; bars at the end."""
+    """Two blocks of five columns: the order as a picture, samples after short and long training; differences last."""
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=(9, 12.2), layout="constrained")
@@ -109,28 +110,28 @@ def plot(
             text = f"{min(SHORT, epochs) if axis is column[1] else epochs} epochs"
             title = text if name == MISTAKEN else f"{text}: {nats:.1f} nats"
             common.show(axis, samples_of(each, name, seed), shape, title)
-    _bars(figure, axes[3:, 4], found)
+    _differences(figure, axes[3:, 4], differences)
     figure.suptitle("Orders (dark first), and samples after short and long training", fontsize=12)
     return figure
 
 
-def _bars(figure: Any, axes: Any, found: dict[str, common.Trained]) -> None:
-    """Validation figures of the orders as bars, in the place of three axes."""
+def _differences(figure: Any, axes: Any, differences: dict[str, dict[str, float]]) -> None:
+    """What each order costs beside the natural one, with intervals, in the place of three axes."""
     grid = axes[0].get_subplotspec().get_gridspec()
     for axis in axes:
         axis.remove()
-    axis, shown = figure.add_subplot(grid[3:, 4]), {name: each for name, each in found.items() if name != NARROW}
-    heights = [each.valid for each in shown.values()]
-    bars = axis.barh(list(shown), heights, color="#54aeff", height=0.55)
-    axis.bar_label(bars, [f"{height:.1f}" for height in heights], fontsize=9, padding=2)
-    axis.set_xlim(
-        min(heights) - 0.25 * (max(heights) - min(heights)) - 0.5,
-        max(heights) + 0.5 * (max(heights) - min(heights)) + 0.5,
-    )
-    axis.invert_yaxis()
-    axis.set_title("nats after all epochs", fontsize=9)
+    axis, shown = figure.add_subplot(grid[3:, 4]), {name: at for name, at in differences.items() if name != NARROW}
+    for place, (name, at) in enumerate(shown.items()):
+        axis.errorbar(at["nats more"], place, xerr=at["half-width"], fmt="o", color="#0550ae", markersize=5, capsize=3)
+        text = f"{name}: {at['nats more']:+.2f}" if name != "natural" else name
+        axis.annotate(text, (at["nats more"], place), (0, 9), textcoords="offset points", fontsize=8.5, ha="center")
+    axis.axvline(0, color="#8c959f", linewidth=0.8)
+    axis.margins(x=0.6)
+    axis.set_ylim(len(shown) - 0.5, -0.7)
+    axis.set_yticks([])
+    axis.set_title("nats more than natural,\nsame validation rows, 95 %", fontsize=9)
     axis.tick_params(labelsize=8)
-    for side in ("top", "right"):
+    for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
 
 
@@ -145,8 +146,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     turns = common.Turns(arguments, dict(makers), stages=(short,))
     found = turns.run(data.train, data.valid)
     early = {name: turns.stage(name, min(short, len(found[name].curve))) for name in found}
-    figure = plot(shape, found, early, orders, arguments.seed)
-    return common.write(arguments, data, found, figure, short=short, differences=beside_natural(found, data.valid))
+    differences = beside_natural(found, data.valid)
+    figure = plot(shape, found, early, orders, differences, arguments.seed)
+    return common.write(arguments, data, found, figure, short=short, differences=differences)
 
 
 if __name__ == "__main__":
