@@ -121,10 +121,10 @@ def plot(
         label = f"{name}: {each['sum'][-1]:,.6g}"
         sums.plot(epochs, each["sum"], color=COLOURS[name], linewidth=1.8, marker="o", markersize=3, label=label)
     states = 2 ** (PATCH[0] * PATCH[1])
-    sums.axhline(states, color="#8c959f", linewidth=0.8, linestyle="--")
-    sums.annotate(f"all {states:,} x reconstructed", (1, states), (0, -10), textcoords="offset points", fontsize=8)
+    label = f"{states:,}: each x taken for certain"
+    sums.axhline(states, color="#8c959f", linewidth=0.8, linestyle="--", label=label)
     sums.set_yscale("log")
-    sums.set_xlabel("epoch")
+    common.epoch_axis(sums)
     sums.set_title(f"Sum of exp(-loss) over all x of {PATCH[0]} x {PATCH[1]} pixels", fontsize=10)
     sums.legend(frameon=False, fontsize=9)
     sums.grid(visible=True, alpha=0.25)
@@ -135,8 +135,8 @@ def plot(
             spread.hist(
                 values, bins=60, histtype=style, color=COLOURS[name], alpha=0.45 if what == "images" else 1, label=label
             )
-    ticks = [0, 1, 2, 3]
-    spread.set_xticks(ticks, [f"{10**tick:,}" for tick in ticks])
+    ticks = [-1, 0, 1, 2, 3]
+    spread.set_xticks(ticks, [f"{10.0**tick:,.4g}" for tick in ticks])
     spread.set_xlabel("loss of a row, nats")
     spread.set_yticks([])
     spread.set_title("Loss of validation images, and of independent pixels", fontsize=10)

@@ -22,8 +22,6 @@ from made_fast import checkpoint
 from made_fast.datasets import Dataset, image_grid, load
 from made_fast.training import Epoch, fit
 
-__all__ = ["Trained", "Turns", "naive_draw", "open_data", "options", "picture", "settings_text", "write"]
-
 INK = "#1f2328"
 BATCH, RATE, AVERAGING = 100, 1e-3, 0.998
 
@@ -192,6 +190,12 @@ def show(axis: Any, rows: Tensor, shape: tuple[int, int], title: str = "", *, co
     axis.imshow(grid, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axis.set_title(title, fontsize=9, color=INK)
     axis.set_axis_off()
+
+
+def epoch_axis(axis: Any) -> None:
+    """Names the horizontal axis and gives it whole numbers."""
+    axis.set_xlabel("epoch")
+    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def settings_text(arguments: argparse.Namespace, data: Dataset, found: dict[str, Trained]) -> str:

@@ -73,9 +73,10 @@ def plot(
     if data.name == "binarized_mnist":
         for text, nats in NOTED.items():
             axis.axhline(nats, color="#8c959f", linewidth=0.7, linestyle="--")
-            axis.annotate(f"noted: {text}", (1, nats), (2, 2), textcoords="offset points", fontsize=8, color="#57606a")
+            place = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8, "color": "#57606a"}
+            axis.annotate(f"noted:\n{text}", (1.005, nats), **place)
         axis.set_ylim(80, 235)
-    axis.set_xlabel("epoch")
+    common.epoch_axis(axis)
     axis.set_ylabel("negative log-likelihood, nats a row")
     axis.legend(frameon=False, fontsize=9, title="validation (dotted: training), best in brackets", title_fontsize=8)
     axis.grid(visible=True, alpha=0.25)
@@ -83,7 +84,7 @@ def plot(
     for place, (name, each) in zip(below.subplots(1, len(found)), found.items(), strict=True):
         rows = each.model.sample(GRIDS, seed=arguments.seed)
         missed = blind[name]["missed by a variable"]
-        common.show(place, rows, shape, f"{name}\n{each.valid:.1f} nats, a variable misses {missed:.0f}")
+        common.show(place, rows, shape, f"{name}\n{each.valid:.1f} nats, a variable misses {missed:.2g}")
     return figure
 
 

@@ -107,7 +107,7 @@ def plot(
         )
     axis.set_ylim(bottom=-4)
     axis.axhline(0, color="#8c959f", linewidth=0.7)
-    axis.set_xlabel("epoch")
+    common.epoch_axis(axis)
     axis.set_ylabel("validation NLL, nats a row")
     axis.set_title("A leak takes the figure below any density's, towards 0", fontsize=10)
     axis.legend(frameon=False, fontsize=9)
