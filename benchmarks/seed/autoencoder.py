@@ -166,7 +166,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     }
     means = {name: {what: each.mean().item() for what, each in of.items()} for name, of in losses.items()}
     figure = plot(shape, found, patches, losses, shown)
-    return common.write(arguments, data, found, figure, patches=patches, losses=means)
+    networks = f"{arguments.hidden} hidden units ({max(2, arguments.hidden // 10)} on patches)"
+    return common.write(arguments, data, found, figure, networks=networks, patches=patches, losses=means)
 
 
 if __name__ == "__main__":

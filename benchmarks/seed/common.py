@@ -198,22 +198,38 @@ def epoch_axis(axis: Any) -> None:
     axis.xaxis.get_major_locator().set_params(integer=True)
 
 
-def settings_text(arguments: argparse.Namespace, data: Dataset, found: dict[str, Trained]) -> str:
-    """The line under a figure: what was trained, for how long, with which seed."""
+def settings_text(arguments: argparse.Namespace, data: Dataset, found: dict[str, Trained], networks: str) -> str:
+    """The lines under a figure: what was trained, for how long, with which seed."""
     epochs = {len(each.curve) for each in found.values()}
     minutes = sum(each.record()["minutes"] for each in found.values())
     return (
-        f"{data.name}, {len(data.train):,} rows of {data.features} variables; AdamW {RATE:g}, batches of {BATCH}; "
+        f"{data.name}, {len(data.train):,} rows of {data.features} variables; {networks}, ReLU\n"
+        f"AdamW {RATE:g}, batches of {BATCH}; "
         f"{'/'.join(map(str, sorted(epochs)))} epochs each, {minutes:.1f} minutes in all on {torch.get_num_threads()} "
         f"thread{'s' if torch.get_num_threads() > 1 else ''}; seed {arguments.seed}"
     )
 
 
 def write(
-    arguments: argparse.Namespace, data: Dataset, found: dict[str, Trained], figure: Any, **more: Any
+    arguments: argparse.Namespace,
+    data: Dataset,
+    found: dict[str, Trained],
+    figure: Any,
+    *,
+    networks: str,
+    **more: Any,
 ) -> dict[str, Any]:
-    """Writes NAME.png and NAME.json into ``--out``, the line of settings under the figure; returns the record."""
-    settings = settings_text(arguments, data, found)
+    """Writes NAME.png and NAME.json into ``--out``, the settings under the figure; returns the record.
+
+    Args:
+        arguments: of the experiment.
+        data: that it was trained on.
+        found: the contenders.
+        figure: of matplotlib.
+        networks: what they are, in words.
+        more: members of the JSON beside those of all experiments.
+    """
+    settings = settings_text(arguments, data, found, networks)
     figure.supxlabel(settings, fontsize=7.5, color="#57606a")
     figure.savefig(arguments.out / f"{arguments.experiment}.png", dpi=100, pil_kwargs={"optimize": True})
     result = {"experiment": arguments.experiment, "settings": settings, "machine": machine()}

@@ -84,7 +84,7 @@ def plot(
     for place, (name, each) in zip(below.subplots(1, len(found)), found.items(), strict=True):
         rows = each.model.sample(GRIDS, seed=arguments.seed)
         missed = blind[name]["missed by a variable"]
-        common.show(place, rows, shape, f"{name}\n{each.valid:.1f} nats, a variable misses {missed:.2g}")
+        common.show(place, rows, shape, f"{name}\n{each.valid:.1f} nats, blind to {missed:.2g}")
     return figure
 
 
@@ -96,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found = common.Turns(arguments, dict(makers)).run(data.train, data.valid)
     blind = {name: blindness(each.model) for name, each in found.items() if isinstance(each.model, MADE)}
     figure = plot(arguments, data, shape, found, blind)
-    return common.write(arguments, data, found, figure, sight=blind)
+    narrow = narrow_of(arguments.hidden, arguments.seed)["hidden_features"]
+    networks = f"wide: {arguments.hidden} hidden units, narrow: {narrow[0]} and {narrow[1]} with degrees by chance"
+    return common.write(arguments, data, found, figure, networks=networks, sight=blind)
 
 
 if __name__ == "__main__":

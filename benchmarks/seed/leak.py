@@ -137,9 +137,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         print(f">>> {call}\n{text}\n")
     drawn = samples_of(found, data.features, arguments.seed)
     ones = {title.replace("\n", " ").strip(): rows.mean().item() for title, rows in drawn.items()}
-    return common.write(
-        arguments, data, found, plot(shape, found, drawn, said), answers=said, **{"share of ones": ones}
-    )
+    networks = f"{arguments.hidden} hidden units and the direct connection"
+    figure = plot(shape, found, drawn, said)
+    more = {"answers": said, "share of ones": ones}
+    return common.write(arguments, data, found, figure, networks=networks, **more)
 
 
 if __name__ == "__main__":

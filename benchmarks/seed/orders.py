@@ -148,7 +148,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     early = {name: turns.stage(name, min(short, len(found[name].curve))) for name in found}
     differences = beside_natural(found, data.valid)
     figure = plot(shape, found, early, orders, differences, arguments.seed)
-    return common.write(arguments, data, found, figure, short=short, differences=differences)
+    networks = (
+        f"{arguments.hidden} hidden units and the direct connection, narrow: two layers of {arguments.hidden // 10}"
+    )
+    return common.write(arguments, data, found, figure, networks=networks, short=short, differences=differences)
 
 
 if __name__ == "__main__":
