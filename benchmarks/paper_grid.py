@@ -44,17 +44,14 @@ class Configuration:
 
 
 _SMALL = (
-    *(
-        Configuration((500,), weight_decay=decay, learning_rate=rate)
-        for rate in (1e-3, 3e-3)
-        for decay in (0.01, 0.03, 0.1)
-    ),
+    *(Configuration((500,), weight_decay=decay) for decay in (0.03, 0.1)),
+    Configuration((500,), learning_rate=3e-3, weight_decay=0.03),
     Configuration((500, 500)),
-    Configuration((500, 500), learning_rate=3e-3, weight_decay=0.03),
+    *(Configuration((500,), num_masks=count, epochs=1000) for count in (2, 4)),
 )
 _GRIDS: dict[str, tuple[Configuration, ...]] = {
     "binarized_mnist": (
-        Configuration((2000,), batch_size=200, learning_rate=2e-3, input_dropout=0.02, averaging=0.9995, patience=15),
+        Configuration((4000,), num_masks=8, batch_size=200, learning_rate=2e-3, averaging=0.9995, patience=8),
     ),
 }
 _WEIGHTS = {"binarized_mnist": 60.0, "ocr-letters": 12.0, "web": 12.0, "connect4": 8.0, "adult": 3.0, "mushrooms": 2.0}

@@ -70,6 +70,19 @@ class Drawing {
       sums_[lanes_ + lane] += static_cast<double>(task.log_mass[lane]);
   }
 
+  void read_sums(double& log_prob, double& log_weight) const {
+    log_prob = sums_[0];
+    log_weight = sums_[lanes_];
+  }
+
+  // What all lanes start from.
+  void start_sums(double log_prob, double log_weight) {
+    for (int lane = 0; lane < lanes_; ++lane) {
+      sums_[lane] = log_prob;
+      sums_[lanes_ + lane] = log_weight;
+    }
+  }
+
   void write_sums() const {
     for (int lane = 0; lane < rows_; ++lane) {
       if (request_.log_prob != nullptr) request_.log_prob[base_ + lane] = static_cast<T>(sums_[lane]);

@@ -14,11 +14,20 @@ template <class T>
 PackedPlan<T>::PackedPlan(PlanSource<T> source) : source_(std::move(source)) {
   const std::vector<AffineSource<T>>& affines = source_.affines;
   tail_start_.assign(static_cast<size_t>(source_.shape.num_slots) + 1, 0);
-  for (const auto& affine : affines) plan_panels(affine);
+  list_looked_up();
+  for (const auto& affine : affines) {
+    plan_panels(affine);
+    plan_lookups(affine, affines_.back());
+  }
   // Affine operations come in the order of their slots, so tails lie in the order of slots; counts become starts.
   for (size_t i = 1; i < tail_start_.size(); ++i) tail_start_[i] += tail_start_[i - 1];
   T* weights = panel_weights_.allocate(static_cast<size_t>(panel_size_));
-  for (size_t i = 0; i < affines.size(); ++i) fill_panels(affines[i], affines_[i], weights);
+  T* of_lookups = lookup_weights_.allocate(static_cast<size_t>(lookup_size_));
+  std::fill(of_lookups, of_lookups + lookup_size_, T(0));
+  for (size_t i = 0; i < affines.size(); ++i) {
+    fill_panels(affines[i], affines_[i], weights);
+    fill_lookups(affines[i], affines_[i], of_lookups);
+  }
   // What is no sum is written before it is read; until then it shows as nan.
   const size_t slots = static_cast<size_t>(source_.shape.num_slots) + kAlign + kPanelRows;
   T* bias = bias_.allocate(slots);
@@ -97,10 +106,13 @@ void PackedPlan<T>::pack_pairs() {
 
 template <class T>
 void PackedPlan<T>::plan_panels(const AffineSource<T>& affine) {
-  affines_.push_back({static_cast<int32_t>(affine.first_slot), static_cast<int32_t>(panels_.size())});
+  affines_.push_back({static_cast<int32_t>(affine.first_slot), static_cast<int32_t>(panels_.size()),
+                      static_cast<int32_t>(affine.num_rows), -1});
   // Without a mask every panel reads leading columns, and all panels share one list of slots.
   const int64_t shared = static_cast<int64_t>(panel_columns_.size());
-  if (!affine.mask) panel_columns_.insert(panel_columns_.end(), affine.slots, affine.slots + affine.num_columns);
+  if (!affine.mask)
+    std::copy_if(affine.slots, affine.slots + affine.num_columns, std::back_inserter(panel_columns_),
+                 [this](int64_t slot) { return !looked_up(slot); });
   for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
     const int64_t rows = std::min<int64_t>(kPanelRows, affine.num_rows - row);
     const int64_t known = known_to(affine, row, rows);
@@ -131,15 +143,16 @@ int64_t PackedPlan<T>::known_to(const AffineSource<T>& affine, int64_t row, int6
 template <class T>
 int64_t PackedPlan<T>::list_columns(const AffineSource<T>& affine, int64_t shared, int64_t row, int64_t rows,
                                     int64_t begin, int64_t end, int32_t& count) {
+  const auto has_slot = [this](int64_t slot) { return !looked_up(slot); };
   if (!affine.mask) {
-    count = static_cast<int32_t>(end - begin);
-    return shared + begin;
+    count = static_cast<int32_t>(std::count_if(affine.slots + begin, affine.slots + end, has_slot));
+    return shared + std::count_if(affine.slots, affine.slots + begin, has_slot);
   }
   const auto start = static_cast<int64_t>(panel_columns_.size());
   for (int64_t column = begin; column < end; ++column) {
     bool any = false;
     for (int64_t r = row; r < row + rows; ++r) any |= affine.reads(r, column);
-    if (any) panel_columns_.push_back(static_cast<int32_t>(affine.slots[column]));
+    if (any && has_slot(affine.slots[column])) panel_columns_.push_back(static_cast<int32_t>(affine.slots[column]));
   }
   count = static_cast<int32_t>(static_cast<int64_t>(panel_columns_.size()) - start);
   return start;
@@ -148,11 +161,86 @@ int64_t PackedPlan<T>::list_columns(const AffineSource<T>& affine, int64_t share
 template <class T>
 void PackedPlan<T>::plan_tail(const AffineSource<T>& affine, int64_t row, int64_t from) {
   for (int64_t column = from; column < affine.needed[row]; ++column) {
-    if (!affine.reads(row, column)) continue;
+    if (looked_up(affine.slots[column]) || !affine.reads(row, column)) continue;
     tail_columns_.push_back(static_cast<int32_t>(affine.slots[column]));
     tail_weights_.push_back(affine.weights[row * affine.num_columns + column]);
     ++tail_start_[static_cast<size_t>(affine.first_slot + row) + 1];
     ++panel_macs_;
+  }
+}
+
+// Variables come in the order of drawing, those that are looked up with units behind the slots.
+template <class T>
+void PackedPlan<T>::list_looked_up() {
+  for (size_t place = 0; place < source_.variables.size(); ++place) {
+    const auto number = static_cast<int32_t>(place);
+    if (looked_up(source_.variables[place].x_slot))
+      place_of_.insert(place_of_.end(), static_cast<size_t>(units_of(number)), number);
+  }
+  num_lookups_.assign(static_cast<size_t>(source_.shape.num_slots), 0);
+}
+
+// Lists for each panel the variables that it looks up, in order of time; a list serves all panels where there is no
+// mask.
+template <class T>
+void PackedPlan<T>::plan_lookups(const AffineSource<T>& affine, AffineInfo& info) {
+  struct Known {
+    int32_t place;
+    int64_t first, last;  // columns
+  };
+  std::vector<Known> all;
+  for (int64_t column = 0; column < affine.num_columns; ++column) {
+    if (!looked_up(affine.slots[column])) continue;
+    const int32_t place = place_of_[static_cast<size_t>(affine.slots[column] - source_.shape.num_slots)];
+    if (all.empty() || all.back().place != place) all.push_back({place, column, column});
+    all.back().last = column;
+  }
+  if (all.empty()) return;
+  info.open = static_cast<int32_t>(plan_.num_open++);
+  plan_.looked_slots = affine.first_slot + affine.num_rows;
+  for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
+    const int64_t rows = std::min<int64_t>(kPanelRows, affine.num_rows - row);
+    Panel& panel = panels_[static_cast<size_t>(info.first_panel + row / kPanelRows)];
+    panel.lookups = static_cast<int64_t>(lookups_.size());
+    panel.lookup_weights = lookup_size_;
+    int64_t size = 0;
+    for (const Known& known : all) {
+      bool any = false;
+      for (int64_t r = row; r < row + rows && !any; ++r)
+        for (int64_t column = known.first; column <= known.last && !any; ++column) any = affine.reads(r, column);
+      if (!any) continue;
+      lookups_.push_back({known.place, size});
+      ++panel.num_lookups;
+      size += kPanelRows * units_of(known.place);
+      for (int64_t r = row; r < row + rows; ++r)
+        if (known.first < std::min(affine.ready[r], affine.needed[r]))
+          num_lookups_[static_cast<size_t>(affine.first_slot + r)] = panel.num_lookups;
+    }
+    lookup_size_ += size;
+    panel_macs_ += kPanelRows * panel.num_lookups;
+  }
+}
+
+template <class T>
+void PackedPlan<T>::fill_lookups(const AffineSource<T>& affine, const AffineInfo& info, T* weights) const {
+  if (info.open < 0) return;
+  std::vector<int64_t> start(source_.variables.size());  // of the weights of a variable, -1 where a panel has none
+  for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
+    const Panel& panel = panels_[static_cast<size_t>(info.first_panel + row / kPanelRows)];
+    std::fill(start.begin(), start.end(), -1);
+    for (int64_t i = panel.lookups; i < panel.lookups + panel.num_lookups; ++i) {
+      const Lookup& lookup = lookups_[static_cast<size_t>(i)];
+      start[static_cast<size_t>(lookup.place)] = panel.lookup_weights + lookup.weights;
+    }
+    for (int64_t column = 0; column < affine.num_columns; ++column) {
+      if (!looked_up(affine.slots[column])) continue;
+      const auto place =
+          static_cast<size_t>(place_of_[static_cast<size_t>(affine.slots[column] - source_.shape.num_slots)]);
+      if (start[place] < 0) continue;
+      const int64_t category = affine.slots[column] - source_.variables[place].x_slot;
+      const T* from = affine.transposed + column * affine.num_rows + row;
+      for (int32_t r = 0; r < panel.num_rows; ++r) weights[start[place] + kPanelRows * category + r] += from[r];
+    }
   }
 }
 
@@ -203,7 +291,7 @@ template <class T>
 void PackedPlan<T>::pack_columns(const std::vector<AffineSource<T>>& affines) {
   constexpr int64_t lanes = kAlign / static_cast<int64_t>(sizeof(T));
   const std::vector<ColumnSource> found = find_columns(affines);
-  column_start_.assign(static_cast<size_t>(source_.shape.num_slots) + 1, 0);
+  column_start_.assign(static_cast<size_t>(source_.shape.num_slots) + place_of_.size() + 1, 0);
   for (const ColumnSource& f : found) {
     const int64_t first_slot = affines[static_cast<size_t>(f.affine)].first_slot;
     const int64_t begin = (first_slot + f.first) / lanes * lanes;
@@ -211,6 +299,7 @@ void PackedPlan<T>::pack_columns(const std::vector<AffineSource<T>>& affines) {
     columns_.push_back({column_macs_, static_cast<int32_t>(begin), static_cast<int32_t>(end - begin)});
     column_macs_ += end - begin;
     ++column_start_[static_cast<size_t>(f.slot) + 1];
+    if (looked_up(f.slot)) plan_.looked_slots = std::max(plan_.looked_slots, end);
   }
   for (size_t i = 1; i < column_start_.size(); ++i) column_start_[i] += column_start_[i - 1];
   T* weights = column_weights_.allocate(static_cast<size_t>(column_macs_));
@@ -246,6 +335,7 @@ void PackedPlan<T>::fill_plan() {
   p.tables = source_.tables.data();
   p.context_units = source_.context_units.data();
   p.affines = affines_.data();
+  p.num_affines = static_cast<int64_t>(affines_.size());
   p.bias = bias_.data();
   p.panels = panels_.data();
   p.panel_weights = panel_weights_.data();
@@ -256,6 +346,9 @@ void PackedPlan<T>::fill_plan() {
   p.tail_start = tail_start_.data();
   p.tail_columns = tail_columns_.data();
   p.tail_weights = tail_weights_.data();
+  p.lookups = lookups_.data();
+  p.lookup_weights = lookup_weights_.data();
+  p.num_lookups = num_lookups_.data();
   p.column_start = column_start_.data();
   p.columns = columns_.data();
   p.column_weights = column_weights_.data();
@@ -263,8 +356,9 @@ void PackedPlan<T>::fill_plan() {
 
 template <class T>
 int64_t PackedPlan<T>::bytes() const {
-  return static_cast<int64_t>((panel_weights_.size() + column_weights_.size() + tail_weights_.size()) * sizeof(T) +
-                              (panel_columns_.size() + tail_columns_.size()) * sizeof(int32_t));
+  return static_cast<int64_t>(
+      (panel_weights_.size() + column_weights_.size() + tail_weights_.size() + lookup_weights_.size()) * sizeof(T) +
+      (panel_columns_.size() + tail_columns_.size()) * sizeof(int32_t));
 }
 
 template class PackedPlan<float>;

@@ -92,6 +92,14 @@ class PackedPlan {
   int64_t list_columns(const AffineSource<T>& affine, int64_t shared, int64_t row, int64_t rows, int64_t begin,
                        int64_t end, int32_t& count);
   void plan_tail(const AffineSource<T>& affine, int64_t row, int64_t from);
+  void list_looked_up();
+  int64_t units_of(int32_t place) const {
+    const Variable& variable = source_.variables[static_cast<size_t>(place)];
+    return source_.conditionals[static_cast<size_t>(variable.conditional)].units;
+  }
+  bool looked_up(int64_t slot) const { return slot >= source_.shape.num_slots; }
+  void plan_lookups(const AffineSource<T>& affine, AffineInfo& info);
+  void fill_lookups(const AffineSource<T>& affine, const AffineInfo& info, T* weights) const;
   void fill_plan();
   void pack_columns(const std::vector<AffineSource<T>>& affines);
   static std::vector<ColumnSource> find_columns(const std::vector<AffineSource<T>>& affines);
@@ -106,11 +114,14 @@ class PackedPlan {
   std::vector<int32_t> tail_columns_;
   std::vector<Column> columns_;
   std::vector<T> tail_weights_;
-  AlignedArray<T> bias_, panel_weights_, column_weights_;
+  std::vector<int32_t> place_of_;  // (units that are looked up,) which variable, in the order of drawing
+  std::vector<Lookup> lookups_;
+  std::vector<int32_t> num_lookups_;
+  AlignedArray<T> bias_, panel_weights_, column_weights_, lookup_weights_;
   std::vector<Panel> pair_panels_;
   std::vector<uint32_t> pair_weights_;
   std::vector<int32_t> pair_columns_;
-  int64_t panel_size_ = 0, panel_macs_ = 0, column_macs_ = 0;
+  int64_t panel_size_ = 0, lookup_size_ = 0, panel_macs_ = 0, column_macs_ = 0;
 };
 
 extern template class PackedPlan<float>;

@@ -34,6 +34,14 @@ struct Panel {
   // What becomes known between its first and its fifth unit, for the last four rows; 4 weights to a column.
   int64_t half_weights, half_columns;
   int32_t num_half_columns;
+  int64_t lookups, lookup_weights;  // where the one-hot variables that it reads start in either
+  int32_t num_lookups;
+};
+
+// A one-hot variable as a panel reads it: for each category the weights of 8 units.
+struct Lookup {
+  int32_t place;    // in the order of drawing
+  int64_t weights;  // (size, 8), from where those of the panel start
 };
 
 // The weights by which one slot enters later slots; starts and ends on a vector, zeros fill the gaps.
@@ -43,12 +51,14 @@ struct Column {
 };
 
 struct AffineInfo {
-  int32_t first_slot, first_panel;
+  int32_t first_slot, first_panel, num_rows;
+  int32_t open;  // its number among the operations that look up, or -1
 };
 
 // One variable that is drawn.
 struct Variable {
-  int32_t number, noise_step, param_slot, x_slot;
+  int32_t number, noise_step, param_slot;
+  int32_t x_slot;       // from num_slots on: it is looked up; its units have columns, but no slots
   int32_t conditional;  // into conditionals
   int64_t support;      // where its flags start in a row of Conditions::support
   int64_t table;        // where its embedding starts in tables
@@ -72,6 +82,7 @@ struct Plan {
   int64_t first_param, ring;
   const int32_t* context_units;
   const AffineInfo* affines;
+  int64_t num_affines;
   const T* bias;  // (num_slots,), what each slot starts from
 
   const Panel* panels;
@@ -84,8 +95,13 @@ struct Plan {
   const int64_t* tail_start;     // (num_slots + 1,): inputs of a unit that become known after its panel was multiplied
   const int32_t* tail_columns;
   const T* tail_weights;
+  const Lookup* lookups;
+  const T* lookup_weights;
+  const int32_t* num_lookups;  // (num_slots,) how many leading ones of its panel a unit needs
+  int64_t num_open;            // affine operations that look up
+  int64_t looked_slots;        // they end here
 
-  const int64_t* column_start;  // (num_slots + 1,) into columns
+  const int64_t* column_start;  // (num_slots + units that are looked up + 1,) into columns
   const Column* columns;
   const T* column_weights;
 };

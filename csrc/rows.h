@@ -57,10 +57,11 @@ int64_t padded_limits(const Plan<T>& plan) {
 // Where things lie in the scratch of the path for few rows.
 template <class T>
 struct RowPositions {
-  int64_t values, limits, params, x, drawing, bytes;
+  int64_t values, looked, limits, params, x, drawing, bytes;
   explicit RowPositions(const Plan<T>& plan) {
     Places places;
     values = places.add(padded_slots(plan) * int64_t(sizeof(T)));
+    looked = places.add(plan.looked_slots * int64_t(sizeof(T)));
     limits = places.add(padded_limits(plan) * int64_t(sizeof(T)));
     params = places.add(plan.most_params * kLanes<T> * int64_t(sizeof(T)));
     x = places.add(2 * kLanes<T> * int64_t(sizeof(T)));
@@ -69,26 +70,33 @@ struct RowPositions {
   }
 };
 
+constexpr uint8_t kValue = 1, kParameter = 2;
+
 template <class T>
 struct Row {
   const Plan<T>& plan;
   const Request<T>& request;
-  T* values;  // (num_slots,): sums that are not finished, then values
-  T* limits;  // (D,): thresholds by noise step, of plain draws
-  T* params;  // (most_params, lanes): those of one variable, the same in all lanes
-  T* x;       // (2, lanes): what was drawn, and what is read of it
+  T* values;       // (num_slots,): sums that are not finished, then values
+  T* looked;       // (looked_slots,): what look-ups add to the sums
+  T* limits;       // (D,): thresholds by noise step, of plain draws
+  T* params;       // (most_params, lanes): those of one variable, the same in all lanes
+  T* x;            // (2, lanes): what was drawn, and what is read of it
+  uint8_t* known;  // (num_slots,): what is finished, 0 for nothing; or null
   Drawing<T> drawing;
   double log_prob = 0;
   bool nan_seen = false;
 
   // Adds a finished value to everything that reads it.
   void propagate(int64_t slot) {
-    const T value = values[slot];
-    if (value == T(0)) return;
-    for (int64_t c = plan.column_start[slot]; c < plan.column_start[slot + 1]; ++c) {
+    if (values[slot] != T(0)) add_columns(slot, values[slot], values);
+  }
+
+  // The columns of a unit, times its value, to sums by slot.
+  void add_columns(int64_t unit, T value, T* totals) {
+    for (int64_t c = plan.column_start[unit]; c < plan.column_start[unit + 1]; ++c) {
       const Column& column = plan.columns[c];
       const T* weights = plan.column_weights + column.weights;
-      T* sums = values + column.first_slot;
+      T* sums = totals + column.first_slot;
       for (int32_t i = 0; i < column.count; i += kLanes<T>)
         store<T>(sums + i, load<T>(sums + i) + load<T>(weights + i) * value);
     }
@@ -124,7 +132,7 @@ struct Row {
       if (request.log_prob != nullptr)
         log_prob += static_cast<double>((-softplus_<T>(splat<T>(drawn > T(0) ? -logit : logit)))[0]);
     }
-    for (int32_t i = 0; i < step.count; ++i) propagate(plan.x_slot + step.first + i);
+    finished(plan.x_slot + step.first, step.count);
   }
 
   void draw(const Step& step, T* out) {
@@ -135,7 +143,9 @@ struct Row {
         store<T>(params + k * kLanes<T>, splat<T>(values[variable.param_slot + k]));
       drawing.draw(variable, params, kLanes<T>, x);
       out[variable.number] = x[0];
-      if (conditional.encoding == Encoding::number) {
+      if (variable.x_slot >= plan.num_slots) {
+        add_columns(variable.x_slot + static_cast<int64_t>(x[0]), T(1), looked);
+      } else if (conditional.encoding == Encoding::number) {
         scale_numbers<T>(conditional, x, x + kLanes<T>, kLanes<T>);
         values[variable.x_slot] = x[kLanes<T>];
       } else {
@@ -144,25 +154,44 @@ struct Row {
     }
     for (int32_t place = step.first; place < step.first + step.count; ++place) {
       const Variable& variable = plan.drawn[place];
-      const int32_t units = plan.conditionals[variable.conditional].units;
-      for (int32_t unit = 0; unit < units; ++unit) propagate(variable.x_slot + unit);
+      const int32_t units = variable.x_slot < plan.num_slots ? plan.conditionals[variable.conditional].units : 0;
+      finished(variable.x_slot, units);
     }
   }
 
-  void run(int64_t row) {
+  // Sums and values before the first step.
+  void begin(int64_t row) {
     std::memcpy(values, plan.bias, static_cast<size_t>(padded_slots(plan)) * sizeof(T));
-    const bool plain = plan.plain && request.plain();
-    if (plain) make_limits(request.noise_row(row));
+    std::memset(looked, 0, static_cast<size_t>(plan.looked_slots) * sizeof(T));
     const int64_t source = request.source(row);
     for (int64_t i = 0; i < plan.num_context_units; ++i) {
       values[plan.context_slot + i] = request.context[source * plan.context_features + plan.context_units[i]];
-      propagate(plan.context_slot + i);
+      finished(plan.context_slot + i, 1);
     }
-    T* out = request.out + row * plan.features;
-    for (const Step* step = plan.steps; step != plan.steps + plan.num_steps; ++step) {
+  }
+
+  // These slots have their values; a parameter is read by the draw of its variable alone.
+  void finished(int64_t first, int64_t count, bool params = false) {
+    if (known != nullptr) std::memset(known + first, params ? kParameter : kValue, static_cast<size_t>(count));
+    for (int64_t i = first; i < first + count && !params; ++i) propagate(i);
+  }
+
+  bool observes(const Step& step, int64_t row) const {
+    const uint8_t* observed = request.conditions.observed + request.source(row) * plan.features;
+    for (int32_t i = step.first; i < step.first + step.count; ++i)
+      if (!observed[plan.variables[i]]) return false;
+    return true;
+  }
+
+  // Takes steps, to the end or to the first draw of a variable that is not observed; returns the one that is due next.
+  const Step* go_on(const Step* step, T* out, int64_t row, bool while_observed) {
+    const bool plain = plan.plain && request.plain();
+    if (plain) make_limits(request.noise_row(row));
+    for (; step != plan.steps + plan.num_steps; ++step) {
       T* first = values + step->first;
       switch (step->kind) {
         case Kind::affine:
+          if (plan.affines[step->left].open >= 0) add<T>(first, looked + step->first, first, step->count);
           apply<T>(step->function, first, first, step->count);
           break;
         case Kind::unary:
@@ -175,13 +204,17 @@ struct Row {
           times<T>(values + step->left, values + step->right, first, step->count);
           break;
         case Kind::draw:
+          if (while_observed && !observes(*step, row)) return step;
           plain ? draw_plain(*step, out) : draw(*step, out);
           continue;
       }
-      // A parameter is read by the draw of its variable alone.
-      for (int32_t i = 0; i < step->count && step->first < plan.first_param; ++i) propagate(step->first + i);
+      finished(step->first, step->count, step->first >= plan.first_param);
     }
-    if (!plain)
+    return step;
+  }
+
+  void write_sums(int64_t row) const {
+    if (!(plan.plain && request.plain()))
       drawing.write_sums();
     else if (request.log_prob != nullptr)
       request.log_prob[row] = static_cast<T>(log_prob);
@@ -189,16 +222,16 @@ struct Row {
 };
 
 template <class T>
-bool draw_row(const Plan<T>& plan, const Request<T>& request, int64_t row, char* scratch) {
+Row<T> row_at(const Plan<T>& plan, const Request<T>& request, int64_t row, char* scratch) {
   const RowPositions<T> at(plan);
   const auto numbers = [scratch](int64_t place) { return reinterpret_cast<T*>(scratch + place); };
-  Row<T> state{plan,
-               request,
-               numbers(at.values),
-               numbers(at.limits),
-               numbers(at.params),
-               numbers(at.x),
-               {plan, request, row, 1, kLanes<T>, scratch + at.drawing}};
-  state.run(row);
-  return state.nan_seen || state.drawing.nan_seen();
+  return {plan,
+          request,
+          numbers(at.values),
+          numbers(at.looked),
+          numbers(at.limits),
+          numbers(at.params),
+          numbers(at.x),
+          nullptr,
+          {plan, request, row, 1, kLanes<T>, scratch + at.drawing}};
 }

@@ -11,10 +11,10 @@ template <class T>
 constexpr int kWidest = kPhiloxLanes * ((kTileRows<T> + kPhiloxLanes - 1) / kPhiloxLanes);  // rows, in whole counters
 
 // Where things lie in the scratch of a tile: the table (and that of pairs), what was drawn where that is not in the
-// table, the parameters of one variable, the thresholds of four steps, log-probabilities.
+// table, the parameters of one variable, the sums of look-ups, the thresholds of four steps, log-probabilities.
 template <class T>
 struct TilePositions {
-  int64_t table, pairs, drawn, params, limits, log_prob, drawing, bytes;
+  int64_t table, pairs, drawn, params, looked, known, limits, log_prob, drawing, bytes;
   TilePositions(const Plan<T>& plan, int lanes) {
     const auto rows = [lanes](int64_t count) { return count * lanes * int64_t(sizeof(T)); };
     Places places;
@@ -22,6 +22,8 @@ struct TilePositions {
     pairs = places.add(plan.pair_weights == nullptr ? 0 : rows((plan.first_param + plan.ring + 1) / 2));
     drawn = places.add(plan.in_place ? 0 : rows(plan.features));
     params = places.add(plan.in_place ? 0 : rows(plan.most_params));
+    looked = places.add(OpenPanels<T>::bytes_of_sums(plan, lanes));
+    known = places.add(plan.num_open * int64_t(sizeof(int32_t)));
     limits = places.add(4 * kWidest<T> * int64_t(sizeof(T)));
     log_prob = places.add(kWidest<T> * int64_t(sizeof(double)));
     drawing = places.add(Drawing<T>::bytes(plan, lanes));
@@ -41,11 +43,13 @@ struct Tile {
   uint32_t* pairs;
   T* drawn;   // (D, stride): variables in the order of drawing, unless they are drawn over their parameters
   T* params;  // (most_params, stride): those of one variable, where they do not lie together
+  OpenPanels<T> open_panels;
   T* limits;  // (4, width): thresholds of the steps of the present noise block, of plain draws
   double* log_prob;
   Drawing<T>& drawing;
   int64_t base;  // row of this piece in lane 0
   int rows;
+  const Prefix<T>* prefix;  // of all these rows, or null
   int noise_block = -1;
   Int<T> nan_lanes{};
 
@@ -93,26 +97,50 @@ struct Tile {
       multiply_pairs<NV>(plan, plan.pair_panels[number], plan.bias + first_slot, pairs, place_of(first_slot));
     } else {
       constexpr int units = kUnits<NV>;
+      const int32_t* columns = plan.panel_columns + panel.columns;
+      const int64_t shared = prefix == nullptr ? 0 : prefix->count_known(columns, panel.num_columns);
+      const T* start = prefix == nullptr ? plan.bias : prefix->values;
       for (int part = 0; part < panel.num_rows; part += units) {
-        const T* weights = plan.panel_weights + panel.weights + part;
-        multiply<units, true>(weights, kPanelRows, plan.panel_columns + panel.columns, panel.num_columns,
-                              plan.bias + first_slot + part, place_of(first_slot + part), panel.num_rows - part);
+        const T* weights = plan.panel_weights + panel.weights + shared * kPanelRows + part;
+        multiply<units, true>(weights, kPanelRows, columns + shared, panel.num_columns - static_cast<int>(shared),
+                              start + first_slot + part, place_of(first_slot + part), panel.num_rows - part);
       }
     }
   }
 
   // When the fifth unit of a panel is due: what has become known since, for the four that are left.
   void multiply_second_half(const Panel& panel, int64_t first_slot) {
-    multiply<kPanelRows / 2, false>(plan.panel_weights + panel.half_weights, kPanelRows / 2,
-                                    plan.panel_columns + panel.half_columns, panel.num_half_columns, nullptr,
-                                    place_of(first_slot), panel.num_rows - kPanelRows / 2);
+    constexpr int half = kPanelRows / 2;
+    const int32_t* columns = plan.panel_columns + panel.half_columns;
+    const int64_t shared = prefix == nullptr ? 0 : prefix->count_known(columns, panel.num_half_columns);
+    multiply<half, false>(plan.panel_weights + panel.half_weights + shared * half, half, columns + shared,
+                          panel.num_half_columns - static_cast<int>(shared), nullptr, place_of(first_slot),
+                          panel.num_rows - half);
+  }
+
+  void start_lookups(const AffineInfo& affine, const Panel& panel, int64_t first_slot) {
+    open_panels.start(affine.open);
+    if (prefix == nullptr) return;
+    open_panels.known[affine.open] = prefix->count_looked_up(plan, panel);
+    T* sums = open_panels.sums_of(affine.open);
+    for (int lane = 0; lane < stride; ++lane)
+      std::memcpy(sums + lane * kPanelRows, prefix->looked + first_slot,
+                  static_cast<size_t>(panel.num_rows) * sizeof(T));
+  }
+
+  // Adds to one unit the variables that it looks up; `panel` is its own, `index` its place in there.
+  void finish_lookups(int64_t unit, const AffineInfo& affine, const Panel& panel, int index) {
+    open_panels.advance(plan, panel, affine.open, plan.num_lookups[unit], drawn);
+    open_panels.add_to(affine.open, index, place_of(unit));
   }
 
   // Adds the inputs of one unit that became known after its panel was multiplied, and rectifies if that is its
   // function.
   template <bool kRectify>
   void finish_unit(int64_t unit) {
-    const int64_t begin = plan.tail_start[unit], end = plan.tail_start[unit + 1];
+    const int64_t end = plan.tail_start[unit + 1];
+    int64_t begin = plan.tail_start[unit];
+    if (prefix != nullptr) begin += prefix->count_known(plan.tail_columns + begin, end - begin);
     if (begin == end && !kRectify) return;
     T* own = place_of(unit);
     Vec<T> sum[NV];
@@ -129,12 +157,14 @@ struct Tile {
 
   void finish(const Step& step) {
     const AffineInfo& affine = plan.affines[step.left];
-    const bool rectify = step.function == Function::relu;
+    const bool looks_up = affine.open >= 0, rectify = step.function == Function::relu && !looks_up;
     for (int32_t unit = step.first; unit < step.first + step.count; ++unit) {
       const int32_t index = unit - affine.first_slot, number = affine.first_panel + index / kPanelRows;
       if (index % kPanelRows == 0) multiply_panel(number, unit);
+      if (looks_up && index % kPanelRows == 0) start_lookups(affine, plan.panels[number], unit);
       if (index % kPanelRows == kPanelRows / 2) multiply_second_half(plan.panels[number], unit);
       rectify ? finish_unit<true>(unit) : finish_unit<false>(unit);
+      if (looks_up) finish_lookups(unit, affine, plan.panels[number], index % kPanelRows);
     }
     if (!rectify) apply<T>(step.function, slot(step.first), slot(step.first), int64_t(step.count) * stride);
   }
@@ -192,6 +222,7 @@ struct Tile {
       const Conditional<T>& conditional = plan.conditionals[variable.conditional];
       T* x = drawn_at(place);
       drawing.draw(variable, gather_params(variable.param_slot, conditional.num_params), stride, x);
+      if (variable.x_slot >= plan.num_slots) continue;  // looked up
       T* units = slot(variable.x_slot);
       if (conditional.encoding != Encoding::number) {
         encode_categories<T>(conditional, plan.tables + variable.table, x, stride, units, stride);
@@ -212,12 +243,46 @@ struct Tile {
     }
   }
 
+  void spread(T value, T* out) const {
+    for (int v = 0; v < stride; v += kLanes<T>) store<T>(out + v, splat<T>(value));
+  }
+
+  // The units of a panel that was begun before the first step that is not shared.
+  void resume_panel(const AffineInfo& affine) {
+    int32_t index = 0;
+    while (index < affine.num_rows && prefix->known[affine.first_slot + index] != 0) ++index;
+    if (index == affine.num_rows || index % kPanelRows == 0) return;
+    const Panel& panel = plan.panels[affine.first_panel + index / kPanelRows];
+    const int32_t begin = index / kPanelRows * kPanelRows;
+    for (; index < begin + panel.num_rows; ++index)
+      spread(prefix->values[affine.first_slot + index], place_of(affine.first_slot + index));
+    if (affine.open >= 0) start_lookups(affine, panel, affine.first_slot + begin);
+  }
+
+  // Sets the table to what the prefix has found; returns the step to go on with.
+  const Step* resume() {
+    const int64_t drawn_to = prefix->num_drawn;
+    const int64_t params_from = drawn_to < plan.features ? plan.drawn[drawn_to].param_slot : plan.num_slots;
+    for (int64_t i = 0; i < plan.num_slots; ++i)
+      if (prefix->known[i] == kValue || (prefix->known[i] == kParameter && i >= params_from))
+        spread(prefix->values[i], place_of(i));
+    for (int64_t i = 0; i < plan.num_affines; ++i) resume_panel(plan.affines[i]);
+    for (int64_t place = 0; place < drawn_to; ++place) spread(prefix->x[plan.variables[place]], drawn_at(place));
+    drawing.start_sums(prefix->log_prob, prefix->log_weight);
+    return prefix->next;
+  }
+
   void run() {
-    if (plan.num_context_units) fill_context();
-    publish(plan.context_slot, plan.num_context_units);
+    const Step* step = plan.steps;
+    if (prefix != nullptr) {
+      step = resume();
+    } else {
+      if (plan.num_context_units) fill_context();
+      publish(plan.context_slot, plan.num_context_units);
+    }
     const bool plain = plan.plain && request.plain();
     for (int r = 0; r < stride; ++r) log_prob[r] = 0;
-    for (const Step* step = plan.steps; step != plan.steps + plan.num_steps; ++step) {
+    for (; step != plan.steps + plan.num_steps; ++step) {
       const int64_t values = int64_t(step->count) * stride;
       switch (step->kind) {
         case Kind::affine:
@@ -283,7 +348,8 @@ struct Tile {
 };
 
 template <class T, int NV, bool kPairs>
-bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch) {
+bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch,
+              const Prefix<T>* prefix) {
   const TilePositions<T> at(plan, NV * kLanes<T>);
   const auto numbers = [scratch](int64_t place) { return reinterpret_cast<T*>(scratch + place); };
   Drawing<T> drawing(plan, request, first, rows, NV * kLanes<T>, scratch + at.drawing);
@@ -293,11 +359,13 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
                            reinterpret_cast<uint32_t*>(scratch + at.pairs),
                            numbers(at.drawn),
                            numbers(at.params),
+                           {numbers(at.looked), reinterpret_cast<int32_t*>(scratch + at.known), NV * kLanes<T>},
                            numbers(at.limits),
                            reinterpret_cast<double*>(scratch + at.log_prob),
                            drawing,
                            first,
-                           rows};
+                           rows,
+                           prefix};
   // The other half of a pair may be read, with weight zero, before it is known: it must be a number.
   if (kPairs) std::memset(tile.pairs, 0, static_cast<size_t>(at.drawn - at.pairs));
   tile.run();
@@ -305,9 +373,10 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
 }
 
 template <class T, bool kPairs>
-bool draw_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch) {
+bool draw_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch,
+               const Prefix<T>* prefix) {
   const int vectors = whole_vectors<T>(rows) / kLanes<T>;
-  if (vectors == 1) return run_tile<T, 1, kPairs>(plan, request, first, rows, scratch);
-  if (vectors == 2 || kTileVectors == 2) return run_tile<T, 2, kPairs>(plan, request, first, rows, scratch);
-  return run_tile<T, kTileVectors, kPairs>(plan, request, first, rows, scratch);
+  if (vectors == 1) return run_tile<T, 1, kPairs>(plan, request, first, rows, scratch, prefix);
+  if (vectors == 2 || kTileVectors == 2) return run_tile<T, 2, kPairs>(plan, request, first, rows, scratch, prefix);
+  return run_tile<T, kTileVectors, kPairs>(plan, request, first, rows, scratch, prefix);
 }

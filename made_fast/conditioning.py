@@ -162,11 +162,15 @@ def _checked_given(
         raise ValueError("observed must be bool or hold only 0 and 1, got other values")
     given, observed = given.detach().cpu(), observed.detach().cpu().bool()
     given = given if given.is_floating_point() else given.double()
+    alike: dict[Conditional, list[int]] = {}
     for variable, conditional in enumerate(conditionals):
-        value, seen = torch.broadcast_tensors(given[..., variable], observed[..., variable])
-        wrong = seen & ~conditional.valid(value)
+        alike.setdefault(conditional, []).append(variable)
+    for conditional, variables in alike.items():
+        own = slice(None) if len(variables) == features else variables
+        values, seen = torch.broadcast_tensors(given[..., own], observed[..., own])
+        wrong = seen & ~conditional.valid(values)
         if bool(wrong.any()):
-            found = value[wrong][0].item()
+            variable, found = variables[int(wrong.nonzero()[0, -1])], values[wrong][0].item()
             raise ValueError(f"given must be {conditional.expected} for variable {variable}, got {found}")
     known = torch.where(observed, given, torch.zeros((), dtype=given.dtype))
     return known, observed

@@ -22,7 +22,7 @@ __all__ = ["BACKENDS", "Backend", "Row", "choose", "load", "table", "why_not"]
 CODES = ("bernoulli", "spin", "categorical", "normal", "mixture_of_normals", "mixture_of_logistics", "own", "point")
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid")
 OWN_DRAWS = ("native_draw", "triton_draw")
-FEATURES = ("given", "allowed", "temperature", "greedy", "top_k", "top_p", "shared_prefix")
+FEATURES = ("given", "allowed", "temperature", "greedy", "top_k", "top_p")
 
 _log = logging.getLogger("made_fast")
 _HAS_CORE = importlib.util.find_spec("made_fast._core") is not None
@@ -61,7 +61,7 @@ BACKENDS: tuple[Backend, ...] = (
         devices=("cpu",),
         dtypes=(torch.float32, torch.float64),
         outputs=CODES,
-        features=("given", "allowed", "temperature", "greedy", "top_k", "top_p"),
+        features=FEATURES,
         own="native_draw",
         bf16_weights=_core_has_bf16,
     ),
