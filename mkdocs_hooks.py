@@ -1,8 +1,13 @@
-"""What the site needs beyond its plugins: formulas as MathML, which needs no script, and a check of what pages load."""
+"""What the site needs beyond its plugins.
+
+Formulas as MathML, which needs no script; links to files of the repository that are pages of the site; a check of what pages
+load.
+"""
 
 from __future__ import annotations
 
 import html
+import posixpath
 import re
 import textwrap
 from typing import Any
@@ -11,6 +16,14 @@ import griffe
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
+# Files outside docs/ that a page includes. Pages link to the file, which works where the repository is browsed too.
+_SHOWN = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "benchmarks/README.md": "performance.md",
+}
+_OUTWARD = re.compile(r"\]\(((?:\.\./)+[^)#\s]*)(#[^)\s]*)?\)")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
 _FUNCTION = re.compile(r"\\(log|exp)\s+(?![,;(])")  # the space that TeX puts after a function
 _ROLE = re.compile(r":math:`([^`]*)`")
@@ -18,6 +31,17 @@ _DIRECTIVE = re.compile(r"^( *)\.\. math:: ?(.*(?:\n(?:\1 +\S.*))*)", re.MULTILI
 _FOREIGN = re.compile(
     r'<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//|<link\b[^>]*stylesheet[^>]*href="(?:https?:)?//'
 )
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links out of docs/ to files that are shown as pages lead to the pages."""
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def inward(found: re.Match[str]) -> str:
+        shown = _SHOWN.get(posixpath.normpath(posixpath.join("docs", folder, found[1])))
+        return found[0] if shown is None else f"]({posixpath.relpath(shown, folder or '.')}{found[2] or ''})"
+
+    return _OUTWARD.sub(inward, markdown)
 
 
 def on_page_content(content: str, **_: Any) -> str:
