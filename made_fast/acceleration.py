@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from made_fast.adapters import accelerate_flow, is_flow
 from made_fast.capture import Captured, CaptureError, capture, first_width
 from made_fast.drawing import Draws
 from made_fast.freeze import check_stale, same_tensors
@@ -33,7 +34,7 @@ class _Made(NamedTuple):
     capture: Captured
     sampler: Sampler
     tensors: list[Tensor]
-    others: list[Any]
+    others: list[Any] | None  # None in a copy, whose attributes have other identities, until it is first looked at
 
 
 class AcceleratedSampler(Draws):
@@ -52,7 +53,7 @@ class AcceleratedSampler(Draws):
         self._backend = options.pop("backend")
         self._options, self._lock = options, threading.Lock()
         self._features, self._output = features, None if output is None else make_output(output)
-        self._made = self._make()
+        self._made, self._copied_stale = self._make(), False
         self.features, self.context_features = features, self.sampler.context_features
         self.conditionals = self.sampler.conditionals
 
@@ -127,7 +128,21 @@ class AcceleratedSampler(Draws):
     def is_stale(self) -> bool:
         """Whether the module has changed since it was captured."""
         tensors, others = _state_of(self.module)
-        return not (others == self._made.others and same_tensors(self._made.tensors, tensors))
+        made = self._made
+        if made.others is None and not self._copied_stale:
+            self._made = made = made._replace(others=others)
+        return not (others == made.others and same_tensors(made.tensors, tensors))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle is of the module together with what was captured of it."""
+        state = {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return {**state, "_copied_stale": self.is_stale, "_made": self._made._replace(others=None)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+        if vars(self.module):  # empty where the module holds its own sampler and is filled later
+            _ = self.is_stale  # takes down the identities of the copy's attributes
 
     def _make(self) -> _Made:
         tensors, others = _state_of(self.module)
@@ -166,7 +181,7 @@ class AcceleratedSampler(Draws):
 
 
 def accelerate(
-    module: nn.Module,
+    module: Any,
     *,
     features: int | None = None,
     context_features: int | None = None,
@@ -176,17 +191,20 @@ def accelerate(
     check: bool = True,
     stale: Stale = "refresh",
     backend: str = "auto",
-) -> AcceleratedSampler:
-    """Makes a sampler of any torch module that gives the parameters of autoregressive conditionals.
+) -> Any:
+    """Makes a sampler of any torch module that gives the parameters of autoregressive conditionals; or quickens a flow.
 
     The module is read by ``torch.export`` and translated into linear maps, elementwise functions, sums and products of units;
     what each variable depends on, and so the order, is found from the weights. Each unit is then evaluated once for a whole
     sample. The module is not changed.
 
+    A flow of nflows, normflows, zuko, pyro or sbi comes back as the same flow with its slow direction in levels, by
+    ``made_fast.adapters.accelerate_flow``; ``check`` and ``stale`` are then the only options.
+
     Args:
         module: maps x (B, D), in floating point, to parameters: (B, P), (B, D, K), (B, K, D) or a tuple of such. It is handed
             the values of the variables as they are; categories one-hot, (B, sum of sizes), unless its first weight matrix has
-            D columns.
+            D columns. Or a flow.
         features: D; the columns of the module's first weight matrix if left out.
         context_features: C, if the module has a context: a second argument (B, C), or the last C columns of its only one.
         output: what the parameters mean, by name or as an object of ``made_fast.outputs``; Bernoulli logits if left out, for
@@ -198,6 +216,9 @@ def accelerate(
         stale: what a draw does if parameters, buffers or plain attributes of the module have changed: ``"refresh"`` captures
             again, ``"raise"`` raises, ``"keep"`` draws from the module as it was and saves the comparison.
         backend: ``"auto"`` or the name of a backend.
+
+    Returns:
+        An ``AcceleratedSampler``; of a flow, a flow of the same class.
 
     Raises:
         ValueError: an argument does not fit, the module has an operation that cannot be translated (the message says which
@@ -212,6 +233,13 @@ def accelerate(
         >>> sampler.sample(100, seed=0).shape
         torch.Size([100, 3])
     """
+    if is_flow(module):
+        sizes = {"features": features, "context_features": context_features}
+        own = {"output": output, "layout": layout, "call": call, "backend": None if backend == "auto" else backend}
+        for name, value in {**sizes, **own}.items():
+            if value is not None:
+                raise ValueError(f"{name} must be left out for a flow, which says itself what it draws, got {value!r}")
+        return accelerate_flow(module, stale=stale, check=check)
     if not isinstance(module, nn.Module):
         raise ValueError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     module = getattr(module, "_orig_mod", module)  # of torch.compile, which shares its parameters

@@ -1,4 +1,4 @@
-"""The command ``made-fast``: demo, train, evaluate, sample, backends.
+"""The command ``made-fast``: demo, train, evaluate, sample, doctor, backends.
 
 Each command is a function of the parsed arguments that imports what it needs itself, so that ``--help`` waits for nothing.
 A mistake of the user ends in one line on stderr; a traceback means a bug.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from made_fast import cli_sample
+from made_fast import cli_doctor, cli_sample
 from made_fast.cli_options import add_threads, check_output, count, positive, say
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _EXAMPLES = {
     "sample": "made-fast sample mnist.safetensors -n 100 --out samples.png\n"
     "  made-fast sample mnist.safetensors -n 5000000 --out samples.npy --seed 1 --progress\n"
     "  torchrun --nproc-per-node 4 -m made_fast sample mnist.safetensors -n 5000000 --out samples.npy",
+    "doctor": "made-fast doctor mnist.safetensors\n  made-fast doctor package.module:model --context-features 3",
     "backends": "made-fast backends",
 }
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``made-fast``; those of the process by default.
 
     Returns:
-        The exit status: 0, or 1 after an error, or 130 after Ctrl-C. A usage error exits with 2 by itself.
+        The exit status: 0, or 1 after an error (2 of ``doctor``), or 130 after Ctrl-C. A usage error exits with 2 by itself.
     """
     args = _parser().parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (ValueError, OSError, ImportError, MemoryError) as error:
         print(f"made-fast: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return int(getattr(args, "error_status", 1))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch-size", type=positive, default=1000, help="rows at a time")
     add_threads(evaluate)
     cli_sample.add_options(command("sample", cli_sample.sample, "Draw samples into a .npz, .npy or .png file."))
+    cli_doctor.add_options(command("doctor", cli_doctor.doctor, "Explain what drawing from a module or a flow takes."))
     shown = command("backends", _backends, "Show which backends can be used here, and how the compiled one was built.")
     shown.add_argument("--outputs", action="store_true", help="show what each output can do, and on which backends")
     return parser

@@ -6,7 +6,7 @@ import copy
 import math
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -59,6 +59,14 @@ class EnsembleSampler(Draws):
         self._exact = copy.deepcopy(model).float() if half else model
         self._samplers: dict[int, Sampler] = {}
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves what was made of single masks out of copies and pickles; it is made again when needed."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_samplers", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._samplers, self._lock = {}, threading.Lock()
 
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         # Log-probabilities take a forward pass for each mask, and, unlike the samples, their last digits depend on how many

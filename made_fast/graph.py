@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils._pytree import tree_leaves
 
-__all__ = ["Call", "CaptureError", "Graph", "exact_copy", "export", "own_attributes", "place_of"]
+__all__ = ["Call", "CaptureError", "Graph", "detached_copy", "exact_copy", "export", "own_attributes", "place_of"]
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # training, _parameters, _buffers, hooks and so on
 
@@ -72,20 +73,25 @@ def exact_copy(module: nn.Module) -> nn.Module:
         raise CaptureError(
             "module must be a plain torch.nn.Module, got a scripted or traced one: give what it was made from"
         )
-    computed = [
-        value
-        for each in module.modules()
-        for value in own_attributes(each).values()
-        if isinstance(value, Tensor) and not value.is_leaf  # deepcopy refuses these, which pruning leaves behind
-    ]
     try:
-        exact = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+        exact = detached_copy(module)
     except (RuntimeError, TypeError) as error:
         raise CaptureError(f"module must be one that copy.deepcopy can copy, got {error}") from error
     exact = exact.requires_grad_(False).to("cpu", torch.float64).eval()
     for each in exact.modules():
         vars(each).update({name: _exact(value) for name, value in own_attributes(each).items()})
     return exact
+
+
+def detached_copy(module: nn.Module) -> nn.Module:
+    """``copy.deepcopy`` of a module, also where attributes hold results of gradients, as pruning and caches leave behind."""
+    computed = [
+        value
+        for each in module.modules()
+        for value in tree_leaves(list(own_attributes(each).values()))
+        if isinstance(value, Tensor) and not value.is_leaf  # deepcopy refuses these
+    ]
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
 
 
 def own_attributes(module: nn.Module) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from made_fast import masks
 from made_fast.dependencies import dependencies
 from made_fast.program import Program
 from made_fast.schedule import build_schedule
+from made_fast.summary import Summary, summary_of
 
 if TYPE_CHECKING:
     from made_fast.nn import MADE
@@ -32,40 +33,40 @@ class Report:
     Attributes:
         model: its own description.
         num_parameters: numbers that are trained.
-        num_masks: how many masks were looked at.
-        num_levels: sequential steps of one draw, of each mask.
-        cut_off: pairs (mask, variable, how many of those before it it cannot see).
+        summaries: of the network under each mask that was looked at, by the number of the mask.
         largest_leak: largest derivative of a parameter by what it must not depend on, over random inputs: 0.
         jacobian_rows: how many parameters were differentiated, of how many.
-        unused_units: hidden units that nothing reads, of mask 0.
-        sample_share: multiply-adds of one sample as a share of those of one dense forward pass.
     """
 
     model: str
     num_parameters: int
-    num_masks: int
-    num_levels: tuple[int, ...]
-    cut_off: tuple[tuple[int, int, int], ...]
+    summaries: dict[int, Summary]
     largest_leak: float
     jacobian_rows: tuple[int, int]
-    unused_units: int
-    sample_share: float
+
+    @property
+    def cut_off(self) -> list[tuple[int, int, int]]:
+        """Triples (mask, variable, how many of those before it it cannot see)."""
+        return [(mask, *each) for mask, summary in self.summaries.items() for each in summary.cut_off]
 
     def __str__(self) -> str:
         """The summary, a few lines."""
-        levels = sorted({min(self.num_levels), max(self.num_levels)})
-        shown = " to ".join(map(str, levels))
+        steps = [each.num_steps for each in self.summaries.values()]
+        shown = " to ".join(map(str, sorted({min(steps), max(steps)})))
+        first, num_masks = next(iter(self.summaries.values())), len(steps)
+        unused, units = first.unused_units
         rows, of = self.jacobian_rows
         lines = [
             f"{self.model}",
-            f"  {self.num_parameters:,} trained numbers; {self.num_masks} mask{'s' if self.num_masks > 1 else ''}",
+            f"  {self.num_parameters:,} trained numbers; {num_masks} mask{'s' if num_masks > 1 else ''}",
             "  autoregressive: every variable depends on variables before it alone",
             f"    by the masks, and by the derivatives of {rows:,} of {of:,} parameters: largest forbidden one "
             f"{self.largest_leak:g}",
-            f"  one draw: {shown} sequential steps, {self.sample_share:.2f} of the multiply-adds of a dense forward pass",
+            f"  one draw: {shown} sequential steps, {first.share:.2f} of the multiply-adds of a dense forward pass;",
+            f"    the naive sampler takes {first.naive_share:,.0f} times as many, in {len(first.order)} passes",
         ]
-        if self.unused_units:
-            lines.append(f"  {self.unused_units} hidden units reach no parameter")
+        if unused:
+            lines.append(f"  {unused:,} of {units:,} hidden units reach no parameter")
         if self.cut_off:
             mask, variable, missing = max(self.cut_off, key=lambda each: each[2])
             lines.append(
@@ -99,39 +100,28 @@ def check_masks(model: MADE) -> list[tuple[int, Tensor]]:
 
 def check_model(model: MADE) -> Report:
     """See ``MADE.check``."""
-    seen = check_masks(model)
-    cut_off: list[tuple[int, int, int]] = []
-    schedules = []
-    for mask, sees in seen:
-        rank = masks.rank_of(model.order_of(mask)).cpu()
-        missing = ((rank[None, :] < rank[:, None]) & ~sees).sum(1)
-        cut_off.extend((mask, int(variable), int(missing[variable])) for variable in missing.nonzero()[:, 0])
+    summaries = {}
+    for mask, _ in check_masks(model):
         program = model.program(mask=mask)
-        schedules.append(build_schedule(program))
+        summaries[mask] = summary_of(program, build_schedule(program))
     leak, rows = _largest_leak(model)
     if leak != 0:
         raise ValueError(f"parameters must not depend on later variables, but a derivative is {leak:g}")
-    if cut_off:
-        mask, variable, missing_of = max(cut_off, key=lambda each: each[2])
-        warnings.warn(
-            f"{len(cut_off)} variables cannot see all that come before them, variable {variable} of mask {mask} misses "
-            f"{missing_of}: a hidden layer is narrower than the number of variables, or degrees are random",
-            stacklevel=3,
-        )
-    schedule = schedules[0]
-    hidden = sum(layer.out_features for layer in model.masked_layers[: len(model.hidden)])
-    evaluated = sum(len(plan.rows) for plan in schedule.affines) - sum(model.params_per_variable)
-    return Report(
+    report = Report(
         model=f"MADE({model.extra_repr()})",
         num_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        num_masks=len(seen),
-        num_levels=tuple(each.num_levels for each in schedules),
-        cut_off=tuple(cut_off),
+        summaries=summaries,
         largest_leak=leak,
         jacobian_rows=rows,
-        unused_units=hidden - evaluated,
-        sample_share=schedule.macs / max(1, program.dense_macs),
     )
+    if report.cut_off:
+        mask, variable, missing = max(report.cut_off, key=lambda each: each[2])
+        warnings.warn(
+            f"{len(report.cut_off)} variables cannot see all that come before them, variable {variable} of mask {mask} "
+            f"misses {missing}: a hidden layer is narrower than the number of variables, or degrees are random",
+            stacklevel=3,
+        )
+    return report
 
 
 def _largest_leak(model: MADE) -> tuple[float, tuple[int, int]]:

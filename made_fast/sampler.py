@@ -93,6 +93,14 @@ class Sampler(Draws):
         self._lock = threading.Lock()
         self._choose(backend)  # a backend that cannot serve is refused here, not at the first draw
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves what backends made of the program out of copies and pickles; it is made again when needed."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_packed", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._packed, self._lock = {}, threading.Lock()
+
     def _choose(self, requested: str, features: Collection[str] = ()) -> backends.Backend:
         program = self.program
         return backends.choose(

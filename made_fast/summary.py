@@ -40,6 +40,11 @@ class Summary:
         """Multiply-adds of a sample as a share of those of one dense forward pass."""
         return self.macs / max(1, self.dense_macs)
 
+    @property
+    def naive_share(self) -> float:
+        """How many times the multiply-adds of a sample naive sampling takes: a dense forward pass for each variable."""
+        return len(self.order) * self.dense_macs / max(1, self.macs)
+
     def __str__(self) -> str:
         """A few lines."""
         shown = ", ".join(map(str, self.order[:12])) + (", ..." if len(self.order) > 12 else "")
@@ -47,6 +52,7 @@ class Summary:
         lines = [
             f"{len(self.order)} variables, drawn in {self.num_steps} sequential steps, in the order {shown}",
             f"  one sample: {self.macs:,} multiply-adds, {self.share:.2f} of one dense forward pass ({self.dense_macs:,})",
+            f"  the naive sampler takes {self.naive_share:,.0f} times as many, in {len(self.order)} passes",
             f"  {unused:,} of {units:,} hidden units reach no parameter",
         ]
         if self.cut_off:

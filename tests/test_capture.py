@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -242,3 +243,36 @@ def test_casts_of_the_module_itself_are_forgiven_their_rounding() -> None:
     torch.manual_seed(0)
     module = double(Bent("cast"))
     assert 1e-12 < capture(module, D).difference < 1e-5
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda sampler: pickle.loads(pickle.dumps(sampler))])
+def test_a_copy_is_of_sampler_and_module(duplicate: Callable[[Any], Any]) -> None:
+    torch.manual_seed(0)
+    module = double(MaskedInForward())
+    for stale in ("refresh", "raise", "keep"):
+        sampler = made_fast.accelerate(module, stale=stale)
+        expected = sampler.sample(20, seed=0)
+        twin = duplicate(sampler)
+        assert not twin.is_stale and twin.module is not module
+        assert torch.equal(twin.sample(20, seed=0), expected)
+        with torch.no_grad():
+            twin.module.first.weight.add_(1)
+        assert twin.is_stale and not sampler.is_stale
+        late = duplicate(twin)
+        assert late.is_stale
+        if stale == "raise":
+            with pytest.raises(RuntimeError, match="has changed"):
+                late.sample(1)
+        else:
+            fresh = made_fast.accelerate(late.module).sample(20, seed=0)
+            assert torch.equal(late.sample(20, seed=0), expected if stale == "keep" else fresh)
+            assert not torch.equal(expected, fresh)
+
+
+def test_a_module_may_hold_its_own_sampler() -> None:
+    module = double(MaskedInForward())
+    module.drawn = made_fast.accelerate(module)
+    expected = module.drawn.sample(5, seed=0)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert twin.drawn.module is twin
+        assert torch.equal(twin.drawn.sample(5, seed=0), expected)

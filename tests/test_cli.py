@@ -17,7 +17,7 @@ from made_fast.testing import naive_sample
 pytest.importorskip("sklearn")
 image = pytest.importorskip("PIL.Image")
 
-COMMANDS = ("demo", "train", "evaluate", "sample", "backends")
+COMMANDS = ("demo", "train", "evaluate", "sample", "doctor", "backends")
 
 
 def start(*words: str, **options) -> subprocess.Popen:

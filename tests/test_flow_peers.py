@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import made_fast
 from made_fast.adapters import accelerate_flow, inverters
 
 FEATURES, CONTEXT = 5, 2
@@ -294,8 +295,13 @@ def test_refusals() -> None:
         with pytest.raises(ValueError, match=message):
             accelerate_flow(wrong)
     flow = _library("zuko").flows.MAF(FEATURES, transforms=1, hidden_features=(8,))
-    with pytest.raises(ValueError, match="stale must be one of"):
-        accelerate_flow(flow, stale="never")
+    for door in (accelerate_flow, made_fast.accelerate):
+        with pytest.raises(ValueError, match="stale must be one of"):
+            door(flow, stale="never")
+    options = {"features": 5, "context_features": 2, "output": "normal", "layout": "variable-major", "backend": "cpp"}
+    for name, value in {**options, "call": lambda module, x, context: module(x)}.items():
+        with pytest.raises(ValueError, match=f"^{name} must be left out for a flow"):
+            made_fast.accelerate(flow, **{name: value})
 
 
 def test_training_mode_with_chance_in_it_is_refused() -> None:

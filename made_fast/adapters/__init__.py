@@ -12,9 +12,23 @@ from made_fast.adapters import nflows, pyro, zuko
 from made_fast.adapters.solving import Inverter
 from made_fast.freeze import check_stale
 
-__all__ = ["accelerate_flow", "inverters"]
+__all__ = ["accelerate_flow", "inverters", "is_flow"]
 
 ADAPTERS: tuple[ModuleType, ...] = (nflows, zuko, pyro)
+
+# Where classes of flows are defined, and those that they derive from; the networks in them are defined elsewhere.
+_FLOWS = (
+    *("nflows.flows.", "nflows.transforms.base", "normflows.core", "normflows.flows."),
+    *("zuko.flows.", "zuko.lazy", "pyro.distributions."),
+)
+
+
+def is_flow(thing: Any) -> bool:
+    """Whether it is something for ``accelerate_flow``, by attributes and by the names of classes; nothing is imported."""
+    if not isinstance(thing, nn.Module):
+        return _parts_of(thing) is not None
+    kinds = [kind.__module__ for kind in type(thing).__mro__]
+    return any(kind.startswith(_FLOWS) for kind in kinds) or any(map(_adapter_of, thing.modules()))
 
 
 def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) -> Any:
@@ -40,15 +54,20 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
     check_stale(stale)
     done: dict[int, nn.Module] = {}
     options = {"stale": stale, "check": check}
+    parts = _parts_of(flow)
     if isinstance(flow, nn.Module):
         found: Any = _replaced(flow, done, options)
-    elif isinstance(getattr(flow, "transforms", None), list):
-        found = copy.copy(flow)
-        found.transforms = [
-            _replaced(each, done, options) if isinstance(each, nn.Module) else each for each in flow.transforms
-        ]
+    elif parts is not None:
+        found = object.__new__(type(flow))  # copy.copy of a posterior would have the attributes of the original
+        vars(found).update(vars(flow))
+        for name, part in parts.items():
+            fresh = [_replaced(each, done, options) if isinstance(each, nn.Module) else each for each in _listed(part)]
+            setattr(found, name, fresh if isinstance(part, list) else fresh[0])
     else:
-        raise ValueError(f"flow must be a torch module or a distribution with transforms, got {type(flow).__name__}")
+        raise ValueError(
+            "flow must be a torch module, a distribution with transforms or a posterior with a posterior_estimator, got "
+            f"{type(flow).__name__}"
+        )
     if not inverters(found):
         raise ValueError(
             f"flow must have an autoregressive transform of nflows, normflows, zuko or pyro in it, found none in "
@@ -61,18 +80,36 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
 
 def inverters(flow: Any) -> list[Inverter]:
     """The inverters of an accelerated flow: how each transform is inverted, in how many levels, how exactly."""
-    tops = [flow] if isinstance(flow, nn.Module) else [each for each in flow.transforms if isinstance(each, nn.Module)]
+    parts = {"": flow} if isinstance(flow, nn.Module) else _parts_of(flow) or {}
+    tops = [each for part in parts.values() for each in _listed(part) if isinstance(each, nn.Module)]
     found = [module.__dict__.get("_inverter") for top in tops for module in top.modules()]
     return list({id(each): each for each in found if each is not None}.values())
+
+
+def _parts_of(thing: Any) -> dict[str, Any] | None:
+    """The attributes that hold the modules of what is none: of a distribution, of a posterior of sbi; None of others."""
+    transforms, estimator = getattr(thing, "transforms", None), getattr(thing, "posterior_estimator", None)
+    if isinstance(transforms, list):
+        return {"transforms": transforms}
+    return {"posterior_estimator": estimator} if isinstance(estimator, nn.Module) else None
+
+
+def _listed(part: Any) -> list[Any]:
+    return part if isinstance(part, list) else [part]
+
+
+def _adapter_of(module: nn.Module) -> ModuleType | None:
+    return next((each for each in ADAPTERS if each.recognises(module)), None)
 
 
 def _replaced(module: nn.Module, done: dict[int, nn.Module], options: dict[str, Any]) -> nn.Module:
     """The module itself, or a copy in which transforms are replaced; parameters are shared."""
     if id(module) in done:
         return done[id(module)]
-    adapter = next((each for each in ADAPTERS if each.recognises(module)), None)
+    adapter = _adapter_of(module)
     if adapter is not None:
-        found: nn.Module = adapter.levelled(module, **options)
+        known = module.__dict__.get("_inverter")  # of a flow that is accelerated already, maybe in another way
+        found: nn.Module = adapter.levelled(module if known is None else known.module, **options)
     else:
         children = {
             name: None if child is None else _replaced(child, done, options) for name, child in module._modules.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -89,18 +90,27 @@ class _LevelledConditional:
         return found
 
 
+_CACHES = {"_inv": None, "_cached_x_y": (None, None), "_cached_log_scale": None}  # results, some with their gradients
+
+
 def _levelled_affine(module: Any, inverter: Inverter) -> Any:
-    found = levelled_as(module, _LevelledAffine, _inverter=inverter, _inv=None, _cached_x_y=(None, None))
-    for name in ("_call", "_inverse"):  # of the stable kind: bound to the original
-        found.__dict__.pop(name, None)
-    if module.stable:
-        found.__dict__["_call"] = found._call_stable
-    return found
+    return _forgetful(levelled_as(module, _LevelledAffine, _inverter=inverter))
+
+
+def _forgetful(module: Any) -> Any:
+    """A shallow copy without what it remembers of the original: results, and methods that are bound to that."""
+    own = vars(module)
+    own.update({name: value for name, value in _CACHES.items() if name in own})
+    for name in ("_call", "_inverse"):  # of the stable kind
+        own.pop(name, None)
+    if getattr(module, "stable", False) and hasattr(module, "_call_stable"):
+        own["_call"] = module._call_stable
+    return module
 
 
 def levelled(module: nn.Module, **options: Any) -> nn.Module:
     """The same transform, with the same parameters, and an inverse in levels."""
-    inverter = Inverter(module, _Adapter(module), **options)
+    inverter = Inverter(_forgetful(copy.copy(module)), _Adapter(module), **options)
     if hasattr(module, "arn"):
         found: nn.Module = _levelled_affine(module, inverter)
     else:

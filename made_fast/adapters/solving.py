@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from made_fast.capture import capture
+from made_fast.graph import detached_copy
 from made_fast.inverse import AutoregressiveMap, KeptSolve, Solve, compiled, invert
 from made_fast.levels import LevelSolver
 from made_fast.point import Point, PointConditional
@@ -113,7 +114,7 @@ class Inverter:
         return solve
 
     def _frozen(self, dtype: torch.dtype) -> nn.Module:
-        return copy.deepcopy(self.module).to("cpu", dtype).eval().requires_grad_(False)
+        return detached_copy(self.module).to("cpu", dtype).eval().requires_grad_(False)
 
     def _inverse_program(self, frozen: nn.Module) -> Program:
         """The network with the elementwise inverse, a program of points; fp64."""
@@ -134,7 +135,8 @@ class Inverter:
         def call(module: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
             return adapter.network(module, x, context)
 
-        read = capture(frozen, adapter.features, adapter.context_features, call=call)
+        # Weights that are still zero depend on nothing, by which the layout could be told.
+        read = capture(frozen, adapter.features, adapter.context_features, call=call, layout="variable-major")
         return read.program((PointConditional(read.params_per_variable[0]),) * adapter.features)
 
     def _by_levels(self, module: nn.Module, program: Program) -> Solve:
@@ -172,7 +174,22 @@ class Inverter:
 
 def levelled_as(module: nn.Module, mixin: type, **attributes: Any) -> Any:
     """A copy that shares all parameters, of a class of the same name with ``mixin`` put before the module's own."""
-    kind: Any = type(type(module).__name__, (mixin, type(module)), {})
-    found = kind.__new__(kind)
+    found = _unfilled(mixin, type(module))
     found.__dict__.update({**module.__dict__, **attributes})
     return found
+
+
+@cache
+def _class_of(mixin: type, own: type) -> Any:
+    def reduced(self: Any, protocol: Any) -> tuple[Any, ...]:
+        """As the library's class is pickled, but made by ``_unfilled``: this class has no name to be found by."""
+        _, _, *rest = super(kind, self).__reduce_ex__(protocol)
+        return (_unfilled, (mixin, own), *rest)
+
+    kind: Any = type(own.__name__, (mixin, own), {"__reduce_ex__": reduced})
+    return kind
+
+
+def _unfilled(mixin: type, own: type) -> Any:
+    kind = _class_of(mixin, own)
+    return kind.__new__(kind)

@@ -1,0 +1,5 @@
+"""Classes with the names, arguments and state dicts of other libraries, whose samples are those of ``accelerate``.
+
+``made_fast.compat.nflows.MADE`` and ``made_fast.compat.pytorch_made.MADE`` load checkpoints that the originals saved and
+compute the same function. Nothing is imported from the originals.
+"""

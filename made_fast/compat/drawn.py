@@ -1,0 +1,130 @@
+"""What modules with the structure of other libraries share: masked layers, samples, log-probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from made_fast.acceleration import AcceleratedSampler
+from made_fast.outputs import Output, make_output
+
+__all__ = ["Drawn", "Masked", "connected", "count"]
+
+
+class Masked(nn.Linear):
+    """``nn.Linear`` with a float buffer ``mask`` (out, in) of 0 and 1, as state dicts of both libraries have it."""
+
+    mask: Tensor
+    degrees: Tensor
+
+    def __init__(self, mask: Tensor, degrees: Tensor | None = None) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask.to(self.weight.dtype))
+        if degrees is not None:
+            self.register_buffer("degrees", degrees)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return F.linear(input, self.weight * self.mask, self.bias)
+
+
+class _Kept:
+    """A place for the sampler of a module that is no part of the module's copies and pickles."""
+
+    def __init__(self) -> None:
+        self.sampler: AcceleratedSampler | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Kept:
+        return _Kept()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Kept, ()
+
+
+class Drawn(nn.Module):
+    """A module that maps x (B, D), and a context, to parameters, with an output that says what they mean.
+
+    Attributes:
+        output: an object of ``made_fast.outputs``; None if it was left out and K > 1.
+    """
+
+    def __init__(self, features: int, context_features: int, params: int, output: str | Output | None) -> None:
+        super().__init__()
+        self._sizes = (features, context_features)
+        self.output = make_output("bernoulli") if output is None and params == 1 else None
+        if output is not None:
+            self.output = make_output(output)
+            found = {each.num_params for each in self.output.conditionals(features)}
+            if found != {params}:
+                raise ValueError(
+                    f"output must take {params} parameters for each variable, as the network makes, got {self.output.name!r} "
+                    f"with {', '.join(map(str, sorted(found)))}"
+                )
+        self._kept = _Kept()
+
+    def sampler(self) -> AcceleratedSampler:
+        """The sampler of this module, made at first use; it notices new weights and new masks.
+
+        Raises:
+            ValueError: no output was given, the module is in training mode where that matters, or it cannot be captured.
+        """
+        output = self._output()
+        kept = self._kept.sampler
+        if kept is None or kept.module is not self or kept.output is not output:
+            features, context_features = self._sizes
+            options = {"context_features": context_features, "layout": None, "call": None, "check": True}
+            kept = AcceleratedSampler(self, features, output, "refresh", {**options, "backend": "auto"})
+            self._kept.sampler = kept
+        return kept
+
+    def sample(self, num_samples: int, context: Tensor | None = None, **options: Any) -> Any:
+        """Draws samples (n, D), or (N, n, D) for contexts (N, C); the options are those of ``made_fast.Sampler.sample``."""
+        return self.sampler().sample(num_samples, context, **options)
+
+    def sample_and_log_prob(self, num_samples: int, context: Tensor | None = None, **options: Any) -> Any:
+        """Draws samples with their log-probabilities in nats: see ``made_fast.Sampler.sample_and_log_prob``."""
+        return self.sampler().sample_and_log_prob(num_samples, context, **options)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(x | context) in nats, (B,), from x (B, D) and context (B, C) or None.
+
+        Raises:
+            ValueError: no output was given, or x has values that it cannot take.
+        """
+        output = self._output()
+        if x.ndim != 2 or x.shape[1] != self._sizes[0]:
+            raise ValueError(f"x must have shape (B, {self._sizes[0]}), got {tuple(x.shape)}")
+        output.check(x)
+        return output.log_prob(self._variable_major(x, context), x).sum(-1)
+
+    def _variable_major(self, x: Tensor, context: Tensor | None) -> Tensor:
+        params: Tensor = self(x) if context is None else self(x, context)
+        return params
+
+    def _output(self) -> Output:
+        if self.output is None:
+            raise ValueError(
+                "output must be given, since there are several parameters for each variable: make the module with "
+                "output=..., see made_fast.outputs"
+            )
+        return self.output
+
+
+def count(name: str, value: object, least: int) -> int:
+    """The argument, if it is a whole number of ``least`` or more.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer, {least} or more, got {value!r}")
+    return value
+
+
+def connected(rows: Tensor, columns: Tensor, *, strict: bool = False) -> Tensor:
+    """The mask (out, in) of units with degrees ``rows`` that read units with degrees ``columns``."""
+    found = rows[:, None] > columns if strict else rows[:, None] >= columns
+    return found.to(torch.get_default_dtype())
