@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import math
 import sys
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import machine
 from made_fast import checkpoint
-from made_fast.datasets import Dataset, image_grid, load
+from made_fast.datasets import Dataset, image_grid, load, load_pillow
 from made_fast.training import Epoch, fit
 
 INK = "#1f2328"
@@ -210,6 +211,15 @@ def settings_text(arguments: argparse.Namespace, data: Dataset, found: dict[str,
     )
 
 
+def _write_png(path: Path, figure: Any) -> None:
+    """Writes a figure in 256 colours, in half of the bytes."""
+    image, _, _ = load_pillow()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100)
+    with image.open(buffer) as picture:
+        picture.convert("RGB").quantize(256, method=image.Quantize.MEDIANCUT).save(path, optimize=True)
+
+
 def write(
     arguments: argparse.Namespace,
     data: Dataset,
@@ -231,7 +241,7 @@ def write(
     """
     settings = settings_text(arguments, data, found, networks)
     figure.supxlabel(settings, fontsize=7.5, color="#57606a")
-    figure.savefig(arguments.out / f"{arguments.experiment}.png", dpi=100, pil_kwargs={"optimize": True})
+    _write_png(arguments.out / f"{arguments.experiment}.png", figure)
     result = {"experiment": arguments.experiment, "settings": settings, "machine": machine()}
     result |= {name: getattr(arguments, name) for name in ("set", "hidden", "seed")}
     result |= {"runs": {name: each.record() for name, each in found.items()}, **more}

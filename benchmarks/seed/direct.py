@@ -26,11 +26,12 @@ def narrow_of(hidden: int, seed: int) -> dict[str, Any]:
 
 
 def makers_of(features: int, hidden: int, seed: int) -> dict[str, Callable[[], MADE]]:
-    """Networks by name."""
+    """Networks by name; those that are called even have degrees that are spread evenly."""
     wide: dict[str, Any] = {"hidden_features": (hidden,), "seed": seed}
     narrow = narrow_of(hidden, seed)
     return {
         "narrow, without": lambda: MADE(features, **narrow),
+        "narrow, even, without": lambda: MADE(features, **{**narrow, "degrees": "even"}),
         "wide, without": lambda: MADE(features, **wide),
         "direct connection alone": lambda: MADE(features, (), direct=True),
         "narrow, with": lambda: MADE(features, **narrow, direct=True),
@@ -61,10 +62,10 @@ def plot(
     """Curves above, samples below."""
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(11, 6.9), layout="constrained")
+    figure = plt.figure(figsize=(12, 6.9), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1.45, 1))
     axis = above.subplots()
-    colours = dict(zip(found, ("#cf222e", "#e08a00", "#6e7781", "#54aeff", "#0550ae"), strict=True))
+    colours = dict(zip(found, ("#cf222e", "#bf3989", "#e08a00", "#6e7781", "#54aeff", "#0550ae"), strict=True))
     for name, each in found.items():
         epochs = [epoch.number for epoch in each.curve]
         label = f"{name} ({each.valid:.1f})"
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     blind = {name: blindness(each.model) for name, each in found.items() if isinstance(each.model, MADE)}
     figure = plot(arguments, data, shape, found, blind)
     narrow = narrow_of(arguments.hidden, arguments.seed)["hidden_features"]
-    networks = f"wide: {arguments.hidden} hidden units, narrow: {narrow[0]} and {narrow[1]} with degrees by chance"
+    networks = f"wide: {arguments.hidden} hidden units, narrow: {narrow[0]} and {narrow[1]}, degrees by chance or even"
     return common.write(arguments, data, found, figure, networks=networks, sight=blind)
 
 
