@@ -10,12 +10,13 @@ WORKERS ?= -n 2 --dist worksteal
 GPU_PYTHON ?= python3
 GPU_MINUTES ?= 5
 OUT ?= out
+DOCS_EXTRA := import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')
 
 # The oldest Triton that is supported, the one everything else is tested with, and whatever is newest.
 TRITON_VERSIONS ?= 3.6 $(shell sed -n 's/^triton==//p' constraints.txt) newest
 TRITON_MATRIX := $(TRITON_VERSIONS:%=triton-matrix-%)
 
-.PHONY: demo test bench gpu lint triton-matrix $(TRITON_MATRIX) clean
+.PHONY: demo test bench gpu lint docs triton-matrix $(TRITON_MATRIX) clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed  ## train on real digits, draw, compare with the naive sampler, write samples.png
@@ -38,6 +39,9 @@ lint: $(VENV)/linters
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror csrc/*
 
+docs: $(VENV)/docs  ## the documentation as pages in site/; a broken link or anchor fails; to search in them: python -m http.server -d site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -49,6 +53,12 @@ $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
 
 $(VENV)/linters: $(VENV)/installed
 	$(BIN)/pip install --quiet -c constraints.txt ruff mypy clang-format
+	touch $@
+
+# The pages are made from the sources: what they describe need not be installed.
+$(VENV)/docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -c "$(DOCS_EXTRA)" > $(VENV)/docs.txt
+	$(BIN)/pip install --quiet -c constraints.txt -r $(VENV)/docs.txt
 	touch $@
 
 triton-matrix: $(TRITON_MATRIX)  ## compile every GPU kernel with each of TRITON_VERSIONS; no GPU is needed
@@ -65,4 +75,4 @@ $(TRITON_VERSIONS:%=.venv-triton-%/installed): .venv-triton-%/installed: pyproje
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-triton-* build
+	rm -rf $(VENV) .venv-triton-* build site

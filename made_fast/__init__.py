@@ -3,8 +3,9 @@
 from importlib.metadata import PackageNotFoundError as _NotInstalled
 from importlib.metadata import version as _version
 
-from made_fast import backends, masks
+from made_fast import backends, masks, outputs
 from made_fast.acceleration import accelerate
+from made_fast.conditioning import Between
 from made_fast.functional import masked_linear
 from made_fast.layers import MaskedLinear
 from made_fast.nn import MADE
@@ -13,6 +14,7 @@ from made_fast.sharding import sample_rows
 
 __all__ = [
     "MADE",
+    "Between",
     "MaskedLinear",
     "Sampler",
     "accelerate",
@@ -20,6 +22,7 @@ __all__ = [
     "build_config",
     "masked_linear",
     "masks",
+    "outputs",
     "sample_rows",
 ]
 

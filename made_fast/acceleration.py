@@ -224,9 +224,14 @@ def accelerate(
         ValueError: an argument does not fit, the module has an operation that cannot be translated (the message says which
             and where), it is not autoregressive (the message names variables), or it is in training mode where that matters.
 
-    Example:
-        >>> sampler = made_fast.accelerate(model)
-        >>> sampler.sample(100, seed=0)
+    Examples:
+        >>> import torch, made_fast
+        >>> module = torch.nn.Linear(3, 3)
+        >>> module.weight.data.copy_(module.weight.tril(-1))  # parameter d reads the variables before d
+        tensor(...)
+        >>> sampler = made_fast.accelerate(module)
+        >>> sampler.sample(100, seed=0).shape
+        torch.Size([100, 3])
     """
     if is_flow(module):
         sizes = {"features": features, "context_features": context_features}

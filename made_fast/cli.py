@@ -103,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     add_threads(evaluate)
     cli_sample.add_options(command("sample", cli_sample.sample, "Draw samples into a .npz, .npy or .png file."))
     cli_doctor.add_options(command("doctor", cli_doctor.doctor, "Explain what drawing from a module or a flow takes."))
-    command("backends", _backends, "Show which backends can be used here, and how the compiled one was built.")
+    shown = command("backends", _backends, "Show which backends can be used here, and how the compiled one was built.")
+    shown.add_argument("--outputs", action="store_true", help="show what each output can do, and on which backends")
     return parser
 
 
@@ -276,9 +277,14 @@ def _compare_samplers(model: MADE, seed: int) -> bool:
     return contradict == 0
 
 
-def _backends(_: argparse.Namespace) -> int:
+def _backends(args: argparse.Namespace) -> int:
     from made_fast import backends, build_config
 
+    if args.outputs:
+        from made_fast.capabilities import markdown
+
+        print(markdown())
+        return 0
     rows = backends.table()
     width = max(len(row.name) for row in rows)
     print(f"{'name':<{width}}  usable  why not")

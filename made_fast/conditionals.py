@@ -121,6 +121,10 @@ class Conditional(ABC):
     native_draw: dict[str, Any] | None = None
     triton_draw: Any = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Conditional:
+        """Itself: it never changes, and compiled functions that an own one may hold cannot be copied."""
+        return self
+
     @property
     def reads_itself(self) -> bool:
         """Whether the network reads the variable as it is."""

@@ -187,6 +187,13 @@ class Draws(ABC):
             ValueError: an argument does not fit; the message names it.
 
         Source: Yang et al., "Deep Unsupervised Cardinality Estimation" (Naru), VLDB 2019.
+
+        Examples:
+            >>> from made_fast import MADE
+            >>> sampler = MADE(3, ()).sampler()  # biases alone, which are not 0
+            >>> share = sampler.estimate_probability({0: {1}, 2: {0, 1}}, 10, seed=0)  # x_0 is 1, x_2 may be anything
+            >>> 0 < float(share.value) < 1, float(share.standard_error) < 1e-6
+            (True, True)
         """
         _check_options(num_samples, options)
         drawn = self.sample(num_samples, context, allowed=allowed, **options)

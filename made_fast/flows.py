@@ -47,6 +47,12 @@ class MaskedAutoregressiveFlow(nn.Module):
         ValueError: an argument does not fit; the message names it.
 
     Source: Papamakarios, Pavlakou, Murray, "Masked Autoregressive Flow for Density Estimation", NeurIPS 2017.
+
+    Examples:
+        >>> flow = MaskedAutoregressiveFlow(3, transforms=2, hidden_features=(16,))
+        >>> x, log_prob = flow.sample_and_log_prob(5, seed=0)
+        >>> torch.allclose(log_prob, flow.log_prob(x), atol=1e-4)
+        True
     """
 
     def __init__(

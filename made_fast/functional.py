@@ -39,6 +39,12 @@ def masked_linear(
         ValueError: shapes or dtypes do not fit together, a name is unknown, or a named backend cannot serve.
 
     Under autocast, in forward mode and inside the transforms of ``torch.func``, ``"auto"`` means the reference.
+
+    Examples:
+        >>> import torch
+        >>> mask = torch.tensor([[True, False], [True, True]])
+        >>> masked_linear(torch.tensor([[1.0, 10.0]]), torch.ones(2, 2), mask)
+        tensor([[ 1., 11.]])
     """
     ops.check(x, weight, mask, bias, activation)
     name = activation or "identity"

@@ -26,6 +26,12 @@ class MaskedLinear(nn.Linear):
         ValueError: the mask has another shape or other values.
 
     Source of ``conditioning``: Germain et al., MADE, ICML 2015, section 4.3.
+
+    Examples:
+        >>> layer = MaskedLinear(3, 2, torch.tensor([[1, 0, 0], [1, 1, 0]]), bias=False)
+        >>> x = torch.tensor([0.0, 0.0, 5.0])  # nothing reads the last one
+        >>> bool((layer(x) == 0).all())
+        True
     """
 
     mask: Tensor | None

@@ -50,6 +50,10 @@ def make_order(
 
     Raises:
         ValueError: the name is unknown, the sequence is no permutation, or the image does not have D pixels.
+
+    Examples:
+        >>> make_order("columns", 6, image_shape=(2, 3))
+        tensor([0, 3, 1, 4, 2, 5])
     """
     if not isinstance(features, int) or features < 1:
         raise ValueError(f"features must be an integer, 1 or more, got {features!r}")
@@ -174,7 +178,15 @@ def layer_degrees(
 
 
 def connectivity(row_degrees: Tensor, column_degrees: Tensor) -> Tensor:
-    """Returns the mask of a layer: connected iff ``row_degree >= column_degree``; bool, shape (out, in)."""
+    """Returns the mask of a layer: connected iff ``row_degree >= column_degree``; bool, shape (out, in).
+
+    Examples:
+        >>> connectivity(hidden_degrees(4, 3), input_degrees(torch.tensor([0, 1, 2]))).int()
+        tensor([[1, 0, 0],
+                [1, 0, 0],
+                [1, 1, 0],
+                [1, 1, 0]], dtype=torch.int32)
+    """
     return row_degrees[:, None] >= column_degrees[None, :]
 
 

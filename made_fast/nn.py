@@ -19,6 +19,7 @@ from made_fast.freeze import KeptSampler
 from made_fast.inspection import Report, check_model
 from made_fast.layers import MaskedLinear
 from made_fast.lowering import program_of
+from made_fast.model_draws import ModelDraws
 from made_fast.model_files import config_of, load_model
 from made_fast.outputs import Output, make_output
 from made_fast.parameters import log_prob_of, parameters_of
@@ -30,7 +31,7 @@ __all__ = ["MADE", "MaskedLinear"]
 HIDDEN_ACTIVATIONS = tuple(name for name in ACTIVATIONS if name != "identity")
 
 
-class MADE(nn.Module):
+class MADE(ModelDraws, nn.Module):
     r"""Masked autoencoder: an exact autoregressive density :math:`p(x) = \prod_s p(x_{o(s)} \mid x_{o(<s)})`.
 
     Args:
@@ -256,21 +257,6 @@ class MADE(nn.Module):
         Those of one mask, the current one if left out; the conditionals of a mean are not the mean of conditionals.
         """
         return self.output.distribution(self.forward(x, context, mask=mask), self.features)
-
-    def sample(
-        self, num_samples: int, context: Tensor | None = None, *, mask: int | None = None, **options: Any
-    ) -> Any:
-        """Draws samples: (n, D), or (B, n, D) with context (B, C). For the options see ``Sampler.sample``.
-
-        From one mask if it is named, else from the whole ensemble, whatever the mode: each row takes a mask by chance.
-        """
-        return self.sampler(mask=mask).sample(num_samples, context, **options)
-
-    def sample_and_log_prob(
-        self, num_samples: int, context: Tensor | None = None, *, mask: int | None = None, **options: Any
-    ) -> Any:
-        """Draws samples with their log-probabilities in nats. For the arguments see ``sample``."""
-        return self.sampler(mask=mask).sample_and_log_prob(num_samples, context, **options)
 
     def sampler(self, *, mask: int | None = None, bf16_weights: bool = False) -> Sampler | EnsembleSampler:
         """Returns a sampler of the model as it is now, of one mask or of the whole ensemble.

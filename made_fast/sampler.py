@@ -12,18 +12,28 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from made_fast import backends
-from made_fast.conditionals import Code
+from made_fast.conditionals import Code, Conditional
 from made_fast.drawing import Draws
 from made_fast.outputs import Output
 from made_fast.program import Program
 from made_fast.request import Request
 from made_fast.schedule import Schedule, build_schedule
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "needs_of"]
 
 # A call is cut into pieces of about this many multiply-adds, so that Ctrl-C and the progress bar wait for one piece only:
 # by type of device, a tenth of a second or so on each.
 _MACS_PER_PIECE = {"cpu": 4_000_000_000, "cuda": 2_000_000_000_000}
+
+
+def needs_of(conditionals: Collection[Conditional], features: Collection[str] = ()) -> dict[str, Any]:
+    """What a backend must have to draw these conditionals and do these things meanwhile: arguments of ``backends.choose``."""
+    own = [each for each in conditionals if each.code == Code.OWN]
+    return {
+        "outputs": {each.name for each in conditionals},
+        "own": [name for name in backends.OWN_DRAWS if all(getattr(each, name) is not None for each in own)],
+        "features": {*features, "conditions of own distributions"} if features and own else features,
+    }
 
 
 class Sampler(Draws):
@@ -93,16 +103,13 @@ class Sampler(Draws):
 
     def _choose(self, requested: str, features: Collection[str] = ()) -> backends.Backend:
         program = self.program
-        own = [each for each in self.conditionals if each.code == Code.OWN]
         return backends.choose(
             self.backend if requested == "auto" else requested,
             device=program.device,
             dtype=program.dtype,
-            outputs={each.name for each in self.conditionals},
-            own=[name for name in backends.OWN_DRAWS if all(getattr(each, name) is not None for each in own)],
-            features=features,
             functions=program.functions,
             bf16_weights=self.bf16_weights,
+            **needs_of(self.conditionals, features),
         )
 
     @property
@@ -127,7 +134,7 @@ class Sampler(Draws):
 
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         own = self._own_draws
-        module, packed = self._ready(request.backend, self._features(request))
+        module, packed = self._ready(request.backend, frozenset(request.features))
         count, device, dtype = request.count, self.program.device, self.program.dtype
         context = None if request.context is None else request.context.to(device, dtype).contiguous()
         conditions = None if request.conditions is None else request.conditions.moved(device, dtype)
@@ -161,11 +168,6 @@ class Sampler(Draws):
             if target is not piece:
                 piece.copy_(target)
         return x, log_prob, log_weight
-
-    def _features(self, request: Request) -> frozenset[str]:
-        """What a backend must be able to do for a request."""
-        features = frozenset(request.features)
-        return features | {"conditions of own distributions"} if features and self._own_draws else features
 
     def _ready(self, requested: str, features: frozenset[str] = frozenset()) -> tuple[ModuleType, Any]:
         """The module of a backend and this program in its layout, made at first use."""

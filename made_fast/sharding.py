@@ -30,6 +30,10 @@ def sample_rows(rank: int, world_size: int, n: int) -> range:
 
     Raises:
         ValueError: an argument is no integer or out of its range; the message names it.
+
+    Examples:
+        >>> [sample_rows(rank, 3, 10) for rank in range(3)]
+        [range(0, 4), range(4, 7), range(7, 10)]
     """
     _check("world_size", world_size, 1)
     _check("n", n, 0)

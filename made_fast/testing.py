@@ -51,6 +51,11 @@ def naive_sample(
 
     Returns:
         (n, D), or (N, n, D); with conditions ``WeightedSamples``: what every other sampler is compared with, draw for draw.
+
+    Examples:
+        >>> model = MADE(5, (8,))
+        >>> torch.equal(model.sample(20, seed=0), naive_sample(model, 20, seed=0))
+        True
     """
     parameter = next(module.parameters())
     request = Request.checked(module.conditionals, module.context_features, num_samples, context, seed=seed, **options)

@@ -38,6 +38,7 @@ ALLOWED = {
     "request": GROUND,
     "drawing": {"request", *GROUND},
     "sampler": {"backends", "drawing", "request", *GROUND},
+    "capabilities": {"backends", "sampler", "request", *GROUND},
     "symbols": {"program"},
     "graph": set(),
     "translators": {"symbols", "program"},
@@ -64,12 +65,13 @@ ALLOWED = {
     "acceleration": {"adapters", "capture", "graph", "freeze", "summary", "sampler", "drawing", "request", *GROUND},
     "lowering": {"layers", *GROUND},
     "inspection": {"summary", *GROUND},
+    "model_draws": {"drawing", *GROUND},
     "model_files": {"inspection", *GROUND},
     "ensemble_sampler": {"sampler", "drawing", "request", "backends", *GROUND},
     "freeze": {"sampler", "ensemble_sampler", *GROUND},
     "nn": {
         *("layers", "lowering", "functional", "sampler", "drawing", "ensemble_sampler", "freeze"),
-        *("encoder", "parameters", "inspection", "model_files", *GROUND),
+        *("encoder", "parameters", "inspection", "model_draws", "model_files", *GROUND),
     },
     "inverse": {"freeze", "point", "sampler", *GROUND},
     "levels": {"backends", "point", *GROUND},
@@ -84,15 +86,18 @@ ALLOWED = {
     "cli_sample": {"cli_options", "datasets", "nn", "sharding", *GROUND},
     "cli_doctor": {"cli_options", "adapters", "capture", "nn", "point", "summary", *GROUND},
     "cli": {
-        "cli_options",
-        "cli_doctor",
-        "cli_sample",
-        "training",
-        "datasets",
-        "nn",
-        "backends",
-        "testing",
-        "made_fast",
+        *(
+            "cli_options",
+            "cli_doctor",
+            "cli_sample",
+            "training",
+            "datasets",
+            "nn",
+            "backends",
+            "capabilities",
+            "testing",
+            "made_fast",
+        ),
         *GROUND,
     },
     "__main__": {"cli"},
@@ -110,7 +115,7 @@ def _name(path: Path) -> str:
 MODULES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 SOURCES = [
     path
-    for folder in ("made_fast", "csrc", "tests", "benchmarks")
+    for folder in ("made_fast", "csrc", "tests", "benchmarks", "examples")
     for path in sorted((ROOT / folder).rglob("*"))
     if path.suffix in {".py", ".pyi", ".h", ".cpp", ".hpp", ".cu"}
     and not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(ROOT).parts)

@@ -244,7 +244,7 @@ def test_law_6_what_follows_an_observed_prefix_is_exact(backend: str, output: st
         torch.testing.assert_close(
             drawn.log_weight.double().flatten(), log_marginal.expand(count), rtol=1e-4, atol=1e-4
         )
-        estimate = model.sampler().log_marginal(given, observed, 10, context, seed=1, backend=backend)
+        estimate = model.log_marginal(given, observed, 10, context, seed=1, backend=backend)
         torch.testing.assert_close(estimate.value.flatten(), log_marginal[None], rtol=1e-4, atol=1e-4)
         assert estimate.standard_error.max() < 1e-5
 
@@ -283,9 +283,9 @@ def test_law_6_weighted_samples_follow_the_conditional(backend: str, output: str
                 wanted = posterior[states[:, variable] == value].sum()
                 assert (share - wanted).abs() <= 5 * error + 1e-3, (arguments, variable, value)
         if "given" in arguments:
-            assert _close_to(model.sampler().log_marginal(given, observed, count, seed=3, backend=backend), exact)
+            assert _close_to(model.log_marginal(given, observed, count, seed=3, backend=backend), exact)
         else:
-            estimate = model.sampler().estimate_probability(arguments["allowed"], count, seed=3, backend=backend)
+            estimate = model.estimate_probability(arguments["allowed"], count, seed=3, backend=backend)
             assert _close_to(estimate, exact.exp())
 
 
@@ -314,17 +314,29 @@ def test_law_6_probabilities_of_real_variables(backend: str, output: str, option
     other = {variable: {1.0} for variable in range(2) if model.conditionals[variable].size}
     for query in ({**ends, **other}, ends):  # ends lie between two points of the grid
         exact = probabilities[inside(states, query)].sum()
-        estimate = model.sampler().estimate_probability(query, count, seed=3, backend=backend)
+        estimate = model.estimate_probability(query, count, seed=3, backend=backend)
         assert (estimate.value - exact).abs() <= 5 * estimate.standard_error + 2e-3
         assert 0 <= estimate.value <= 1
     given = torch.zeros(2, dtype=dtype)
     density = probabilities[(states[:, last] == 0)].sum() / (0.05 if not model.conditionals[last].size else 1)
-    estimate = model.sampler().log_marginal(given, torch.arange(2) == last, count, seed=3, backend=backend)
+    estimate = model.log_marginal(given, torch.arange(2) == last, count, seed=3, backend=backend)
     assert (estimate.value - density.log()).abs() <= 5 * estimate.standard_error + 1e-2
-    exact = model.sampler().log_marginal(given, torch.arange(2) == first, 7, seed=3, backend=backend)
+    exact = model.log_marginal(given, torch.arange(2) == first, 7, seed=3, backend=backend)
     assert exact.standard_error < 1e-6
     with torch.no_grad():
         params = model.distribution(given).params
     at = sum(each.num_params for each in model.conditionals[:first])
     own = params[at : at + model.conditionals[first].num_params]
     torch.testing.assert_close(exact.value.float(), model.conditionals[first].log_prob(own, given[first]).float())
+
+
+def test_a_model_estimates_as_its_sampler_does() -> None:
+    model = made("categorical", "both", SINGLE)
+    x, observed, query = torch.zeros(FEATURES), torch.arange(FEATURES) == 1, {0: {1, 2}, 2: Between(high=1)}
+    for mask in (None, 2):
+        sampler = model.sampler(mask=mask)
+        found = model.log_marginal(x, observed, 50, seed=3, mask=mask)
+        assert found == sampler.log_marginal(x, observed, 50, seed=3)
+        probability = model.estimate_probability(query, 50, seed=3, mask=mask)
+        assert probability == sampler.estimate_probability(query, 50, seed=3)
+    assert model.log_marginal(x, observed, 50, seed=3, mask=0) != found

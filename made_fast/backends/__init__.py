@@ -108,7 +108,14 @@ class Row:
 
 
 def table() -> list[Row]:
-    """Returns the backends, best first, with what keeps each from being used on this machine."""
+    """Returns the backends, best first, with what keeps each from being used on this machine.
+
+    Examples:
+        >>> [row.name for row in table()]
+        ['cpp', 'numba', 'triton', 'reference']
+        >>> table()[-1].usable  # plain torch always is
+        True
+    """
     return [Row(each.name, _absent(each) is None, _absent(each), each.summary) for each in BACKENDS]
 
 
