@@ -73,6 +73,7 @@ def _readme() -> Names:
     known, seen = torch.zeros(3), torch.tensor([True, False, False])
     return {
         "torch": torch,
+        "network": _accelerate()["model"],
         "known": known,
         "seen": seen,
         "x": x,
