@@ -12,7 +12,7 @@ import torch
 from benchmarks.cases import Case
 from benchmarks.gpu_timing import Clock, Rotation
 from made_fast import MADE
-from made_fast.sampler import Sampler
+from made_fast.sampling.sampler import Sampler
 
 Row = dict[str, Any]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.cases import Case
-from made_fast.sampler import Sampler
+from made_fast.sampling.sampler import Sampler
 
 Row = dict[str, Any]
 MICRO = 1e-6
@@ -263,7 +263,7 @@ def dense_seconds(frozen: Sampler, card: Card, rows: int, precision: str, assume
 
 def counted(plan: Any, features: int, rows: int, processors: int, precision: str) -> Counts:
     """Counts for a draw of ``rows`` rows, in tiles as the backend chooses them."""
-    from made_fast.backends.triton.sampler_configs import choose_tile
+    from made_fast.backends.triton.drawing.sizes import choose_tile
 
     tile = choose_tile(rows, processors, precision)
     return count(plan, features, tile.config["R"], tile.programs)
@@ -273,8 +273,8 @@ def plan_of(frozen: Sampler) -> Any:
     """The plan of a sampler, as the Triton backend packs it; or None without Triton."""
     if importlib.util.find_spec("triton") is None:
         return None
-    from made_fast.backends.triton.draw_plan import build_plan
-    from made_fast.backends.triton.sampler_configs import LAYOUT
+    from made_fast.backends.triton.drawing.plan import build_plan
+    from made_fast.backends.triton.drawing.sizes import LAYOUT
 
     ready = frozen._packed.get("triton")
     return build_plan(frozen.program, frozen.schedule, **LAYOUT._asdict()) if ready is None else ready[1].plan

@@ -14,7 +14,7 @@ from benchmarks.gpu_contenders import TOLERANCE
 from benchmarks.gpu_timing import median, peak_extra, precision
 from benchmarks.timing import ratio
 from made_fast import MADE
-from made_fast.sampler import Sampler
+from made_fast.sampling.sampler import Sampler
 
 Shape = tuple[int, int, int]
 

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from made_fast import MADE, Sampler
-from made_fast.conditionals import Conditional, Encoding
-from made_fast.program import Program
+from made_fast.outputs.codes import Encoding
+from made_fast.outputs.conditional import Conditional
+from made_fast.programs.program import Program
 
 SEED = 20
 Run = Callable[[], Tensor]

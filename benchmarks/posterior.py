@@ -17,7 +17,7 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 
 from benchmarks.timing import measure, ratio
-from made_fast.adapters import accelerate_flow, inverters
+from made_fast.flows.adapters import accelerate_flow, inverters
 
 
 def trained(features: int, model: str, simulations: int, epochs: int) -> tuple[Any, Tensor]:

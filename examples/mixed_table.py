@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE, Between
-from made_fast.outputs import Bernoulli, Categorical, Mixed, MixtureOfNormals
-from made_fast.training import fit
+from made_fast.outputs.binary import Bernoulli
+from made_fast.outputs.categorical import Categorical
+from made_fast.outputs.kinds import Mixed
+from made_fast.outputs.mixtures import MixtureOfNormals
+from made_fast.training.fitting import fit
 
 REGION, MEMBER, AGE, SPENDING = range(4)
 

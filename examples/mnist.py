@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from made_fast import MADE
-from made_fast.datasets import image_grid, load, write_png
-from made_fast.training import evaluate, fit
+from made_fast.datasets.npz import load
+from made_fast.datasets.pictures import image_grid, write_png
+from made_fast.training.fitting import evaluate, fit
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

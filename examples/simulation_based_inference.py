@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE
-from made_fast.outputs import MixtureOfNormals
+from made_fast.outputs.mixtures import MixtureOfNormals
 
 NOISE = 0.3
 OBSERVED = torch.tensor([0.8, -0.7])

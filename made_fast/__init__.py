@@ -3,14 +3,13 @@
 from importlib.metadata import PackageNotFoundError as _NotInstalled
 from importlib.metadata import version as _version
 
-from made_fast import backends, masks, outputs
+from made_fast import backends, former, masks, outputs
 from made_fast.acceleration import accelerate
-from made_fast.conditioning import Between
-from made_fast.functional import masked_linear
-from made_fast.layers import MaskedLinear
-from made_fast.nn import MADE
-from made_fast.sampler import Sampler
-from made_fast.sharding import sample_rows
+from made_fast.layers.linear import MaskedLinear, masked_linear
+from made_fast.models.made import MADE
+from made_fast.requests.conditions import Between
+from made_fast.sampling.sampler import Sampler
+from made_fast.sampling.sharding import sample_rows
 
 __all__ = [
     "MADE",
@@ -30,6 +29,8 @@ try:
     __version__ = _version("made_fast")
 except _NotInstalled:  # run from a source tree, where nothing could be installed
     __version__ = "0.0.0"
+
+former.register(__name__)
 
 
 def build_config() -> dict[str, object]:

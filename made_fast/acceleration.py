@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from made_fast.adapters import accelerate_flow, is_flow
-from made_fast.capture import Captured, CaptureError, capture, first_width
-from made_fast.drawing import Draws
-from made_fast.freeze import check_stale, same_tensors
-from made_fast.graph import Call, own_attributes
-from made_fast.outputs import Output, make_output
-from made_fast.program import Program
-from made_fast.request import Request
-from made_fast.sampler import Sampler
-from made_fast.schedule import Schedule
-from made_fast.summary import Summary, summary_of
+from made_fast.capture.captured import Captured, CaptureError, capture, first_width
+from made_fast.capture.export import Call, own_attributes
+from made_fast.flows.adapters import accelerate_flow, is_flow
+from made_fast.outputs.kinds import make_output
+from made_fast.outputs.output import Output
+from made_fast.programs.program import Program
+from made_fast.programs.schedule import Schedule
+from made_fast.programs.summary import Summary, summary_of
+from made_fast.requests.request import Request
+from made_fast.sampling.draws import Draws
+from made_fast.sampling.kept import check_stale, same_tensors
+from made_fast.sampling.sampler import Sampler
 
 __all__ = ["AcceleratedSampler", "accelerate"]
 
@@ -199,7 +200,7 @@ def accelerate(
     sample. The module is not changed.
 
     A flow of nflows, normflows, zuko, pyro or sbi comes back as the same flow with its slow direction in levels, by
-    ``made_fast.adapters.accelerate_flow``; ``check`` and ``stale`` are then the only options.
+    ``made_fast.flows.adapters.accelerate_flow``; ``check`` and ``stale`` are then the only options.
 
     Args:
         module: maps x (B, D), in floating point, to parameters: (B, P), (B, D, K), (B, K, D) or a tuple of such. It is handed

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from made_fast import estimates
-from made_fast.estimates import Estimate, mean_of
-from made_fast.nn import MADE
+from made_fast.models.made import MADE
+from made_fast.sampling import estimates
+from made_fast.sampling.estimates import Estimate, mean_of
 
 __all__ = [
     "BASELINES",

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from made_fast import masks
 from made_fast.backends import reference
-from made_fast.conditionals import Conditional
-from made_fast.drawing import WeightedSamples
-from made_fast.ensemble import masks_of_rows
-from made_fast.nn import MADE
-from made_fast.request import Request
+from made_fast.masks.mask_set import masks_of_rows
+from made_fast.models.made import MADE
+from made_fast.outputs.conditional import Conditional
+from made_fast.requests.request import Request
+from made_fast.sampling.draws import WeightedSamples
 
 __all__ = ["naive_sample", "unexplained_differences"]
 

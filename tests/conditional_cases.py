@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from made_fast.conditionals import BernoulliConditional, CategoricalConditional, Conditional, SpinConditional
-from made_fast.real_conditionals import (
-    MixtureOfLogisticsConditional,
-    MixtureOfNormalsConditional,
-    NormalConditional,
-)
+from made_fast.outputs.binary import BernoulliConditional, SpinConditional
+from made_fast.outputs.categorical import CategoricalConditional
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.mixtures import MixtureOfLogisticsConditional, MixtureOfNormalsConditional
+from made_fast.outputs.normal import NormalConditional
 
 CASES: dict[str, Conditional] = {
     "bernoulli": BernoulliConditional(),

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE, backends
-from made_fast.outputs import Output, make_output
-from made_fast.program import Affine, Op, Program, Term
-from made_fast.schedule import build_schedule
+from made_fast.outputs.kinds import make_output
+from made_fast.outputs.output import Output
+from made_fast.programs.program import Affine, Op, Program, Term
+from made_fast.programs.schedule import build_schedule
 
 if backends._TRITON_INTERPRETED:
     # Triton's interpreter multiplies by BLAS, which on some processors rounds a row by its place in the tile; a GPU does not.

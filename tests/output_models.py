@@ -14,8 +14,12 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from made_fast import MADE, backends
-from made_fast.conditioning import Between
-from made_fast.outputs import Categorical, Mixed, MixtureOfLogistics, MixtureOfNormals, Normal, Output, make_output
+from made_fast.outputs.categorical import Categorical
+from made_fast.outputs.kinds import Mixed, make_output
+from made_fast.outputs.mixtures import MixtureOfLogistics, MixtureOfNormals
+from made_fast.outputs.normal import Normal
+from made_fast.outputs.output import Output
+from made_fast.requests.conditions import Between
 
 FEATURES = 4
 FALSE_ALARM = 1e-5  # how often a correct sampler fails one of the tests of chance, over all seeds; the seed is fixed

@@ -13,7 +13,7 @@ from test_flow_peers import _stirred as stirred
 from torch import nn
 
 import made_fast
-from made_fast.adapters import inverters
+from made_fast.flows.adapters import inverters
 
 FEATURES, CONTEXT = 5, 2
 

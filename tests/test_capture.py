@@ -34,10 +34,13 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import made_fast
-from made_fast import program
 from made_fast.backends import reference
-from made_fast.capture import CaptureError, capture
-from made_fast.outputs import Categorical, MixtureOfLogistics, Normal, make_output
+from made_fast.capture.captured import CaptureError, capture
+from made_fast.outputs.categorical import Categorical
+from made_fast.outputs.kinds import make_output
+from made_fast.outputs.mixtures import MixtureOfLogistics
+from made_fast.outputs.normal import Normal
+from made_fast.programs import program
 
 TOLERANCE = 1e-12
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import made_fast
 from made_fast.backends import reference
-from made_fast.outputs import Normal
+from made_fast.outputs.normal import Normal
 
 # Those that work unit by unit and do not grow.
 BENDS = (

@@ -12,8 +12,8 @@ from capture_models import Bent, D, MaskedInForward, double
 from torch import Tensor, nn
 
 import made_fast
-from made_fast.capture import CaptureError
-from made_fast.outputs import Normal
+from made_fast.capture.captured import CaptureError
+from made_fast.outputs.normal import Normal
 
 
 class Refused(nn.Module):

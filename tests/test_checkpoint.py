@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from made_fast import MADE, checkpoint
+from made_fast import MADE
+from made_fast.models import files as checkpoint
 
 Build = Callable[..., MADE]
 Context = Callable[..., Tensor | None]

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from made_fast import MADE, __version__, backends, cli, cli_sample, training
+from made_fast import MADE, __version__, backends, cli, training
+from made_fast.cli import commands
+from made_fast.cli import sample as cli_sample
 from made_fast.testing import naive_sample
 
 pytest.importorskip("sklearn")
@@ -84,8 +86,8 @@ def test_help_of_each_command_shows_an_example_that_parses(capsys, command):
     assert status == 0
     assert examples
     for example in examples:
-        run = cli._parser().parse_args(example.split()).run
-        assert run.__name__.lstrip("_") == command
+        run = commands._parser().parse_args(example.split()).run
+        assert run.__module__ == f"made_fast.cli.{command}"
 
 
 def test_help_shows_the_defaults_that_say_something(capsys):

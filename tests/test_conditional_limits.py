@@ -11,8 +11,12 @@ from conditional_cases import CASES, EDGES, grid, log_probs_of, pytest_generate_
 from scipy.stats import norm
 from torch import Tensor
 
-from made_fast.conditionals import CategoricalConditional, Code, Conditional, Decoding
-from made_fast.real_conditionals import MixtureOfNormalsConditional, NormalConditional
+from made_fast.outputs.categorical import CategoricalConditional
+from made_fast.outputs.codes import Code
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.decoding import Decoding
+from made_fast.outputs.mixtures import MixtureOfNormalsConditional
+from made_fast.outputs.normal import NormalConditional
 
 
 def test_draws_within_what_is_allowed_of_finite_conditionals(finite: Any) -> None:

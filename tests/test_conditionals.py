@@ -11,17 +11,12 @@ from conditional_cases import CASES, EDGES, grid, log_probs_of, pytest_generate_
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal
 
-from made_fast.conditionals import (
-    CategoricalConditional,
-    Code,
-    Conditional,
-    Decoding,
-    Encoding,
-    choose_category,
-)
-from made_fast.real_conditionals import (
-    NormalConditional,
-)
+from made_fast.outputs.categorical import CategoricalConditional
+from made_fast.outputs.codes import Code, Encoding
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.decoding import Decoding
+from made_fast.outputs.normal import NormalConditional
+from made_fast.outputs.rules import choose_category
 
 
 def _peer(conditional: Any, params: Tensor) -> Any:

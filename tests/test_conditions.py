@@ -25,8 +25,9 @@ from output_models import (
 from torch import Tensor
 
 from made_fast import MADE
-from made_fast.conditioning import Between, Conditions, conditions_of
-from made_fast.drawing import ScoredSamples, WeightedSamples
+from made_fast.requests.checks import conditions_of
+from made_fast.requests.conditions import Between, Conditions
+from made_fast.sampling.draws import ScoredSamples, WeightedSamples
 from made_fast.testing import naive_sample, unexplained_differences
 
 SINGLE, DOUBLE = torch.float32, torch.float64

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from made_fast import MADE, backends, build_config
 from made_fast.backends import reference
-from made_fast.conditionals import Conditional
-from made_fast.outputs import Own
-from made_fast.program import CONTEXT, FUNCTIONS, Affine, Elementwise, Program, Term, X
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.own import Own
+from made_fast.programs.functions import FUNCTIONS
+from made_fast.programs.program import CONTEXT, Affine, Elementwise, Program, Term, X
 from made_fast.testing import naive_sample
 
 Build = Callable[..., MADE]

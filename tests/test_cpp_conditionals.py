@@ -10,22 +10,16 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE, backends, build_config
-from made_fast.conditionals import (
-    BernoulliConditional,
-    CategoricalConditional,
-    Conditional,
-    Decoding,
-    SpinConditional,
-)
-from made_fast.conditioning import Conditions
-from made_fast.outputs import Mixed
-from made_fast.program import CONTEXT, Affine, Program, Term
-from made_fast.real_conditionals import (
-    MixtureOfLogisticsConditional,
-    MixtureOfNormalsConditional,
-    NormalConditional,
-)
-from made_fast.schedule import build_schedule
+from made_fast.outputs.binary import BernoulliConditional, SpinConditional
+from made_fast.outputs.categorical import CategoricalConditional
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.decoding import Decoding
+from made_fast.outputs.kinds import Mixed
+from made_fast.outputs.mixtures import MixtureOfLogisticsConditional, MixtureOfNormalsConditional
+from made_fast.outputs.normal import NormalConditional
+from made_fast.programs.program import CONTEXT, Affine, Program, Term
+from made_fast.programs.schedule import build_schedule
+from made_fast.requests.conditions import Conditions
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
 

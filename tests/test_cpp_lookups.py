@@ -10,10 +10,13 @@ from torch import Tensor
 import made_fast
 from made_fast import MADE, build_config
 from made_fast.backends import reference
-from made_fast.conditionals import CategoricalConditional
-from made_fast.outputs import Bernoulli, Categorical, Mixed, Normal, Output
-from made_fast.program import Affine, Elementwise, Program, Term, X
-from made_fast.schedule import build_schedule
+from made_fast.outputs.binary import Bernoulli
+from made_fast.outputs.categorical import Categorical, CategoricalConditional
+from made_fast.outputs.kinds import Mixed
+from made_fast.outputs.normal import Normal
+from made_fast.outputs.output import Output
+from made_fast.programs.program import Affine, Elementwise, Program, Term, X
+from made_fast.programs.schedule import build_schedule
 from made_fast.testing import unexplained_differences
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")

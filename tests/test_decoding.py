@@ -19,8 +19,9 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from made_fast import MADE
-from made_fast.conditionals import Code, Conditional
-from made_fast.outputs import Categorical
+from made_fast.outputs.categorical import Categorical
+from made_fast.outputs.codes import Code
+from made_fast.outputs.conditional import Conditional
 from made_fast.testing import unexplained_differences
 
 SINGLE, DOUBLE = torch.float32, torch.float64

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from made_fast import MADE, backends
-from made_fast.datasets import write_rows
+from made_fast.datasets.samples import write_rows
 from made_fast.testing import unexplained_differences
 
 ROOT = Path(__file__).parents[1]

@@ -8,11 +8,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from made_fast import MADE
-from made_fast.conditionals import Encoding
-from made_fast.encoder import Encoder, read, read_layer
-from made_fast.functional import masked_linear
-from made_fast.layers import MaskedLinear
-from made_fast.outputs import Categorical, Mixed, MixtureOfLogistics, Output
+from made_fast.layers.encoder import Encoder, read, read_layer
+from made_fast.layers.linear import MaskedLinear, masked_linear
+from made_fast.outputs.categorical import Categorical
+from made_fast.outputs.codes import Encoding
+from made_fast.outputs.kinds import Mixed
+from made_fast.outputs.mixtures import MixtureOfLogistics
+from made_fast.outputs.output import Output
 
 D, B, H = 5, 6, 4
 OUTPUTS: dict[str, Output] = {

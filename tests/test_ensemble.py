@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from made_fast import MADE, MaskedLinear, masks
-from made_fast.dependencies import dependencies
-from made_fast.ensemble import EVALUATION_MASKS
+from made_fast.masks.mask_set import EVALUATION_MASKS
+from made_fast.programs.dependencies import dependencies
 
 Build = Callable[..., MADE]
 Context = Callable[..., Tensor | None]

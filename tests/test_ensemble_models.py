@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from made_fast import MADE, checkpoint, training
+from made_fast import MADE, training
+from made_fast.models import files as checkpoint
 
 Build = Callable[..., MADE]
 

@@ -10,10 +10,10 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-import made_fast.ensemble_sampler
+import made_fast.sampling.ensemble_sampler
 from made_fast import MADE, Sampler, backends
-from made_fast.ensemble import EVALUATION_MASKS, masks_of_rows
-from made_fast.ensemble_sampler import EnsembleSampler
+from made_fast.masks.mask_set import EVALUATION_MASKS, masks_of_rows
+from made_fast.sampling.ensemble_sampler import EnsembleSampler
 from made_fast.testing import naive_sample, unexplained_differences
 
 Build = Callable[..., MADE]
@@ -231,7 +231,7 @@ def test_both_kinds_of_sampler_take_the_same_arguments() -> None:
 def test_packed_weights_have_a_limit(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(PLAIN)
     expected = model.sample(50, seed=1)
-    monkeypatch.setattr(made_fast.ensemble_sampler, "_PACKED_BYTES", 1)
+    monkeypatch.setattr(made_fast.sampling.ensemble_sampler, "_PACKED_BYTES", 1)
     sampler = build(PLAIN).sampler()
     for _ in range(2):
         assert torch.equal(sampler.sample(50, seed=1), expected)
@@ -242,7 +242,7 @@ def test_log_probabilities_come_in_pieces(build: Build, make_context: Context, m
     model = build(OPTIONS["everything"])
     context = make_context(model, 7)
     x, log_prob = model.sample_and_log_prob(9, context, seed=1)
-    monkeypatch.setattr(made_fast.ensemble_sampler, "_VALUES_AT_ONCE", 100)
+    monkeypatch.setattr(made_fast.sampling.ensemble_sampler, "_VALUES_AT_ONCE", 100)
     again = model.sample_and_log_prob(9, context, seed=1)
     assert torch.equal(again[0], x)
     torch.testing.assert_close(again[1], log_prob)

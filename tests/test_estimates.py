@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from made_fast.estimates import log_mean_exp, mean_of, mean_of_weights
+from made_fast.sampling.estimates import log_mean_exp, mean_of, mean_of_weights
 
 
 def test_a_mean_and_its_error() -> None:

@@ -19,7 +19,7 @@ from made_fast.estimation import (
     log_mean_exp,
     score_function_loss,
 )
-from made_fast.outputs import Bernoulli
+from made_fast.outputs.binary import Bernoulli
 
 Build = Callable[..., MADE]
 Context = Callable[..., Tensor | None]

@@ -10,12 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from made_fast import MADE, backends, capabilities
-from made_fast.capabilities import METHODS, REQUESTS, able, request_of
-from made_fast.cli import main
-from made_fast.conditionals import PLAIN, Conditional
-from made_fast.drawing import WeightedSamples
-from made_fast.outputs import OUTPUTS, Mixed, Output, Own
+from made_fast import MADE, backends
+from made_fast.cli.main import main
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.decoding import PLAIN
+from made_fast.outputs.kinds import OUTPUTS, Mixed
+from made_fast.outputs.output import Output
+from made_fast.outputs.own import Own
+from made_fast.sampling import capabilities
+from made_fast.sampling.capabilities import METHODS, REQUESTS, able, request_of
+from made_fast.sampling.draws import WeightedSamples
 from made_fast.testing import naive_sample
 
 README = Path(__file__).parents[1] / "README.md"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import made_fast
-from made_fast.adapters import accelerate_flow, inverters
+from made_fast.flows.adapters import accelerate_flow, inverters
 
 FEATURES, CONTEXT = 5, 2
 

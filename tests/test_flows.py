@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE
-from made_fast.conditionals import HALF_STEP
-from made_fast.flows import MaskedAutoregressiveFlow
-from made_fast.masks import rank_of
+from made_fast.flows.maf import MaskedAutoregressiveFlow
+from made_fast.masks.degrees import rank_of
 from made_fast.noise import uniform
-from made_fast.outputs import Normal
+from made_fast.outputs.normal import Normal
+from made_fast.outputs.rules import HALF_STEP
 
 FEATURES = 6
 CASES: dict[str, dict[str, Any]] = {

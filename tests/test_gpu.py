@@ -16,7 +16,7 @@ from torch import Tensor
 
 from made_fast import MADE, backends
 from made_fast.backends import reference
-from made_fast.sampler import Sampler
+from made_fast.sampling.sampler import Sampler
 from made_fast.testing import naive_sample, unexplained_differences
 
 pytestmark = needs_device

@@ -10,7 +10,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from made_fast import MADE, MaskedLinear, backends, noise
-from made_fast.program import Affine, Program
+from made_fast.programs.program import Affine, Program
 from made_fast.testing import naive_sample, unexplained_differences
 
 Build = Callable[..., MADE]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE
-from made_fast.levels import LevelSolver
-from made_fast.outputs import Normal
-from made_fast.point import PointConditional
-from made_fast.sampler import Sampler
+from made_fast.flows.levels import LevelSolver
+from made_fast.outputs.normal import Normal
+from made_fast.outputs.point import PointConditional
+from made_fast.sampling.sampler import Sampler
 
 Build = Callable[..., MADE]
 

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from made_fast import mask_plan, masks
-from made_fast.mask_plan import MaskPlan, MaskSide, find_plan, plan_from_degrees, plan_from_mask
+from made_fast import masks
+from made_fast.masks import plan as mask_plan
+from made_fast.masks.plan import MaskPlan, MaskSide, plan_from_degrees, plan_from_mask
+from made_fast.masks.plan_cache import find_plan
 
 
 def _read_by(side: MaskSide) -> np.ndarray:

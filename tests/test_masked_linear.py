@@ -10,8 +10,8 @@ from torch import Tensor
 
 from made_fast import backends, build_config, masked_linear, masks
 from made_fast.backends import reference
-from made_fast.mask_plan import MaskPlan, plan_from_mask
-from made_fast.program import ACTIVATIONS
+from made_fast.masks.plan import MaskPlan, plan_from_mask
+from made_fast.programs.functions import ACTIVATIONS
 
 SHAPES = [(1, 1, 1), (5, 3, 2), (16, 16, 16), (17, 33, 50), (40, 70, 300), (300, 260, 37), (33, 600, 5), (70, 20, 600)]
 DTYPES = [torch.float32, torch.float64]

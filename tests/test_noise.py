@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from made_fast import noise
-from made_fast.program import Affine, Program, Term, X
+from made_fast.programs.program import Affine, Program, Term, X
 
 WORD = 2**32 - 1
 

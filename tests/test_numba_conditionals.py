@@ -8,15 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from made_fast.conditionals import (
-    BernoulliConditional,
-    CategoricalConditional,
-    Code,
-    Conditional,
-    Decoding,
-    SpinConditional,
-)
-from made_fast.real_conditionals import MixtureOfLogisticsConditional, MixtureOfNormalsConditional, NormalConditional
+from made_fast.outputs.binary import BernoulliConditional, SpinConditional
+from made_fast.outputs.categorical import CategoricalConditional
+from made_fast.outputs.codes import Code
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.decoding import Decoding
+from made_fast.outputs.mixtures import MixtureOfLogisticsConditional, MixtureOfNormalsConditional
+from made_fast.outputs.normal import NormalConditional
 
 kernels = pytest.importorskip("made_fast.backends.numba.conditionals", exc_type=ImportError)
 special = pytest.importorskip("made_fast.backends.numba.special", exc_type=ImportError)

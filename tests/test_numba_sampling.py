@@ -10,9 +10,11 @@ from torch import Tensor
 
 from made_fast import MADE
 from made_fast.backends import reference
-from made_fast.conditionals import Code, Decoding
-from made_fast.conditioning import Between, Conditions, conditions_of
-from made_fast.schedule import build_schedule
+from made_fast.outputs.codes import Code
+from made_fast.outputs.decoding import Decoding
+from made_fast.programs.schedule import build_schedule
+from made_fast.requests.checks import conditions_of
+from made_fast.requests.conditions import Between, Conditions
 from made_fast.testing import naive_sample, unexplained_differences
 
 numba = pytest.importorskip("made_fast.backends.numba", exc_type=ImportError)

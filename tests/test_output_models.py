@@ -28,8 +28,8 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from made_fast import MADE, masks
-from made_fast.dependencies import dependencies
-from made_fast.program import Program
+from made_fast.programs.dependencies import dependencies
+from made_fast.programs.program import Program
 from made_fast.testing import naive_sample, unexplained_differences
 
 SINGLE, DOUBLE = torch.float32, torch.float64

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor
 
 from made_fast import outputs
-from made_fast.conditionals import Code, Conditional
-from made_fast.outputs import OUTPUTS, Bernoulli, Categorical, Mixed, MixtureOfLogistics, Normal, Own, make_output
-from made_fast.real_conditionals import NormalConditional
+from made_fast.outputs.binary import Bernoulli
+from made_fast.outputs.categorical import Categorical
+from made_fast.outputs.codes import Code
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.kinds import OUTPUTS, Mixed, make_output
+from made_fast.outputs.mixtures import MixtureOfLogistics
+from made_fast.outputs.normal import Normal, NormalConditional
+from made_fast.outputs.own import Own
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "bernoulli": {},

@@ -8,8 +8,12 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from made_fast import MADE, parameters
-from made_fast.outputs import Categorical, Mixed, MixtureOfLogistics, Output
+from made_fast import MADE
+from made_fast.models import parameters
+from made_fast.outputs.categorical import Categorical
+from made_fast.outputs.kinds import Mixed
+from made_fast.outputs.mixtures import MixtureOfLogistics
+from made_fast.outputs.output import Output
 
 D, B = 5, 6
 OUTPUTS: dict[str, Output] = {

@@ -14,8 +14,12 @@ from torch import Tensor
 
 import made_fast
 from made_fast.backends import reference
-from made_fast.conditionals import PLAIN, Conditional, Decoding
-from made_fast.outputs import Normal, Output, Own, make_output
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.decoding import PLAIN, Decoding
+from made_fast.outputs.kinds import make_output
+from made_fast.outputs.normal import Normal
+from made_fast.outputs.output import Output
+from made_fast.outputs.own import Own
 
 ROWS = 8
 MODULES = {"nflows": "nflows", "normflows": "normflows", "zuko": "zuko", "pyro": "pyro"}

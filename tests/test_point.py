@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from made_fast import backends
-from made_fast.conditioning import Between
-from made_fast.point import Point, PointConditional
-from made_fast.program import CONTEXT, Add, Affine, Elementwise, Multiply, Program, Term, X
-from made_fast.sampler import Sampler
-from made_fast.schedule import build_schedule
+from made_fast.outputs.point import Point, PointConditional
+from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Multiply, Program, Term, X
+from made_fast.programs.schedule import build_schedule
+from made_fast.requests.conditions import Between
+from made_fast.sampling.sampler import Sampler
 
 FEATURES, ROWS = 7, 53
 

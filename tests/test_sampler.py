@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import made_fast.sampler
+import made_fast.sampling.sampler
 from made_fast import MADE, Sampler, backends
 from made_fast.testing import naive_sample
 
@@ -258,7 +258,7 @@ def test_a_long_job_is_cut_into_pieces(
     context = make_context(model, 7)
     x, log_prob = model.sample_and_log_prob(45, context, seed=1, first_row=9)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(made_fast.sampler, "_MACS_PER_PIECE", {"cpu": 1})
+    monkeypatch.setattr(made_fast.sampling.sampler, "_MACS_PER_PIECE", {"cpu": 1})
     for options in ({}, {"dtype": torch.uint8}, {"progress": True}):
         again = model.sample_and_log_prob(45, context, seed=1, first_row=9, **options)
         assert torch.equal(again[0].float(), x)
@@ -271,7 +271,7 @@ def test_rows_may_be_named(
 ) -> None:
     sampler, rows = build(PLAIN, torch.float32).sampler(), torch.tensor([7, 3, 200, 3, 0])
     x, log_prob = sampler.sample_and_log_prob(201, seed=1)
-    monkeypatch.setattr(made_fast.sampler, "_MACS_PER_PIECE", {"cpu": 1})  # 64 rows at a time
+    monkeypatch.setattr(made_fast.sampling.sampler, "_MACS_PER_PIECE", {"cpu": 1})  # 64 rows at a time
     many = torch.randperm(201)
     for picked in (rows, many, many.repeat_interleave(2)[::2], rows[:0]):  # the third is not contiguous
         found = sampler.sample_and_log_prob(len(picked), seed=1, rows=picked)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE, noise
-from made_fast.program import CONTEXT, FUNCTIONS, Add, Affine, Elementwise, Multiply, Op, Program, Term, X
-from made_fast.schedule import build_schedule
+from made_fast.programs.functions import FUNCTIONS
+from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Multiply, Op, Program, Term, X
+from made_fast.programs.schedule import build_schedule
 
 FUNCTION_NAMES = list(FUNCTIONS)
 

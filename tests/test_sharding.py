@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from made_fast import MADE, cli, sample_rows, sharding
+from made_fast import MADE, cli, sample_rows
+from made_fast.sampling import sharding
 
 
 @given(world_size=st.integers(1, 40), n=st.integers(0, 10**12))

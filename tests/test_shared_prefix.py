@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE, build_config
-from made_fast.outputs import Bernoulli, Categorical, Mixed, MixtureOfNormals, Normal, Output, Spin
+from made_fast.outputs.binary import Bernoulli, Spin
+from made_fast.outputs.categorical import Categorical
+from made_fast.outputs.kinds import Mixed
+from made_fast.outputs.mixtures import MixtureOfNormals
+from made_fast.outputs.normal import Normal
+from made_fast.outputs.output import Output
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
 

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from made_fast import MADE, MaskedLinear, backends, masked_linear
-from made_fast.program import FUNCTIONS
+from made_fast.programs.functions import FUNCTIONS
 
 SERVING = [
     backend.name

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from made_fast import backends, masked_linear
-from made_fast.program import ACTIVATIONS, FUNCTIONS
+from made_fast.programs.functions import ACTIVATIONS, FUNCTIONS
 
 SERVING = [
     backend.name

@@ -17,7 +17,7 @@ if not INTERPRETED and not torch.cuda.is_available():
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 tl = pytest.importorskip("triton.language")
-conditionals = pytest.importorskip("made_fast.backends.triton.conditionals")
+conditionals = pytest.importorskip("made_fast.backends.triton.conditionals.weights")
 choose, chunk_of, greatest_logit = conditionals.choose, conditionals.chunk_of, conditionals.greatest_logit
 log_prob_of_component = conditionals.log_prob_of_component
 log_prob_of_mixture = conditionals.log_prob_of_mixture

@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE, backends
-from made_fast.outputs import make_output
-from made_fast.program import Add, Affine, Elementwise, Multiply, Program, Term, X
-from made_fast.schedule import build_schedule
+from made_fast.outputs.kinds import make_output
+from made_fast.programs.program import Add, Affine, Elementwise, Multiply, Program, Term, X
+from made_fast.programs.schedule import build_schedule
 from made_fast.testing import unexplained_differences
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
 from made_fast.backends import reference  # noqa: E402
-from made_fast.backends.triton import launch, sampling  # noqa: E402
-from made_fast.backends.triton.draw_plan import DrawPlan, Event, Head, build_plan  # noqa: E402
+from made_fast.backends.triton import launch  # noqa: E402
+from made_fast.backends.triton.drawing import launches as sampling  # noqa: E402
+from made_fast.backends.triton.drawing.plan import DrawPlan, Event, Head, build_plan  # noqa: E402
+from made_fast.backends.triton.drawing.sizes import LAYOUT, SAMPLER, Layout, choose_tile  # noqa: E402
 from made_fast.backends.triton.launch import Config  # noqa: E402
-from made_fast.backends.triton.sampler_configs import LAYOUT, SAMPLER, Layout, choose_tile  # noqa: E402
 
 ROW = next(row for row in backends.BACKENDS if row.name == "triton")
 DEVICE = ROW.devices[0]

@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from made_fast import masked_linear, ops
+from made_fast import masked_linear
 from made_fast.backends import reference
-from made_fast.mask_plan import MaskPlan, plan_from_mask
-from made_fast.program import ACTIVATIONS
+from made_fast.layers import operators as ops
+from made_fast.masks.plan import MaskPlan, plan_from_mask
+from made_fast.programs.functions import ACTIVATIONS
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from made_fast.backends.triton import configs, launch, matmul
+from made_fast.backends.triton import launch
 from made_fast.backends.triton.launch import Config
+from made_fast.backends.triton.masked import launches as matmul
+from made_fast.backends.triton.masked import sizes as configs
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -7,27 +7,24 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE, backends
-from made_fast.conditioning import Between, conditions_of
-from made_fast.outputs import (
-    Categorical,
-    Mixed,
-    MixtureOfLogistics,
-    MixtureOfNormals,
-    Normal,
-    Output,
-    Spin,
-    make_output,
-)
-from made_fast.program import Affine, Multiply, Program, Term, X
-from made_fast.schedule import build_schedule
+from made_fast.outputs.binary import Spin
+from made_fast.outputs.categorical import Categorical
+from made_fast.outputs.kinds import Mixed, make_output
+from made_fast.outputs.mixtures import MixtureOfLogistics, MixtureOfNormals
+from made_fast.outputs.normal import Normal
+from made_fast.outputs.output import Output
+from made_fast.programs.program import Affine, Multiply, Program, Term, X
+from made_fast.programs.schedule import build_schedule
+from made_fast.requests.checks import conditions_of
+from made_fast.requests.conditions import Between
 from made_fast.testing import naive_sample, unexplained_differences
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
 from made_fast.backends import reference  # noqa: E402
-from made_fast.backends.triton import sampling  # noqa: E402
+from made_fast.backends.triton.drawing import launches as sampling  # noqa: E402
+from made_fast.backends.triton.drawing.sizes import LAYOUT, Layout  # noqa: E402
 from made_fast.backends.triton.launch import Config  # noqa: E402
-from made_fast.backends.triton.sampler_configs import LAYOUT, Layout  # noqa: E402
 
 ROW = next(row for row in backends.BACKENDS if row.name == "triton")
 DEVICE = ROW.devices[0]

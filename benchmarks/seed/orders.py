@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.seed import common
 from benchmarks.seed.direct import narrow_of
 from made_fast import MADE, masks
-from made_fast.datasets import Dataset
+from made_fast.datasets.npz import Dataset
 
 SHORT = 2  # epochs of the short training
 GRIDS = 9

@@ -32,7 +32,7 @@ _TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # then its kern
 
 
 def _core_has_bf16() -> bool:
-    return _HAS_CORE and bool(load(BACKENDS[0])._core.has_bf16())
+    return _HAS_CORE and bool(_load("cpp").has_bf16())
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Backend:
     dtypes: tuple[torch.dtype, ...] = ()
     outputs: tuple[str, ...] = ()  # codes of the conditionals that it draws, in lower case
     features: tuple[str, ...] | None = None  # what else it does while drawing, of FEATURES; None for all
-    functions: tuple[str, ...] = ()  # of made_fast.program that it applies to units while drawing
+    functions: tuple[str, ...] = ()  # of made_fast.programs that it applies to units while drawing
     own: str | None = None  # the attribute of a Conditional by which it draws own distributions, of OWN_DRAWS
     bf16_weights: Callable[[], bool] | None = None  # asks whether weights can be kept in bf16 on this machine
 

@@ -13,11 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from made_fast import noise
-from made_fast.conditionals import Code, Conditional, Decoding
-from made_fast.conditioning import Conditions
-from made_fast.outputs import Output
-from made_fast.program import FUNCTIONS, Affine, Program
-from made_fast.schedule import AffinePlan, Kind, Schedule
+from made_fast.outputs.codes import Code
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.decoding import Decoding
+from made_fast.outputs.output import Output
+from made_fast.programs.functions import FUNCTIONS
+from made_fast.programs.program import Affine, Program
+from made_fast.programs.schedule import AffinePlan, Kind, Schedule
+from made_fast.requests.conditions import Conditions
 
 __all__ = [
     "Packed",

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from made_fast.acceleration import AcceleratedSampler
-from made_fast.outputs import Output, make_output
+from made_fast.outputs.kinds import make_output
+from made_fast.outputs.output import Output
 
 __all__ = ["Drawn", "Masked", "connected", "count"]
 

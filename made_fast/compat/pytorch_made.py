@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from made_fast.compat.drawn import Drawn, Masked, connected, count
-from made_fast.outputs import Output
+from made_fast.outputs.output import Output
 
 __all__ = ["MADE"]
 

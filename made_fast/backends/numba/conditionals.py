@@ -1,6 +1,6 @@
 """The conditionals, one variable of one row at a time, in fp64 whatever the dtype of the parameters.
 
-The definitions are those of made_fast/conditionals.py and made_fast/real_conditionals.py. ``code``, ``size``, ``components``
+The definitions are those of made_fast/outputs/. ``code``, ``size``, ``components``
 and ``floor`` are those of a conditional; ``params`` are its parameters, side by side; ``scratch`` (2, n) fp64 has room for
 two numbers for each of its values and components.
 """
@@ -14,7 +14,8 @@ import numpy as np
 
 from made_fast.backends.numba.jit import jit
 from made_fast.backends.numba.special import logit, ndtr, ndtri, softplus
-from made_fast.conditionals import HALF_STEP, LOG_SQRT_2_PI, Code
+from made_fast.outputs.codes import Code
+from made_fast.outputs.rules import HALF_STEP, LOG_SQRT_2_PI
 
 __all__ = ["draw", "draw_within", "log_prob", "mode"]
 

@@ -17,9 +17,9 @@ from made_fast.backends.numba.conditionals import draw, draw_within, log_prob, m
 from made_fast.backends.numba.jit import jit
 from made_fast.backends.numba.own import draw_own
 from made_fast.backends.numba.special import logit, softplus
-from made_fast.conditionals import Code, Encoding
-from made_fast.program import FUNCTIONS
-from made_fast.schedule import Kind
+from made_fast.outputs.codes import Code, Encoding
+from made_fast.programs.functions import FUNCTIONS
+from made_fast.programs.schedule import Kind
 
 __all__ = ["Column", "General", "Network", "Rows", "draw_rows"]
 

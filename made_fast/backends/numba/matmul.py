@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from made_fast.backends.numba.jit import in_threads, jit
-from made_fast.mask_plan import GROUP_ROWS, MaskPlan, MaskSide
-from made_fast.program import FUNCTIONS
+from made_fast.masks.plan import GROUP_ROWS, MaskPlan, MaskSide
+from made_fast.programs.functions import FUNCTIONS
 
 __all__ = ["masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight"]
 

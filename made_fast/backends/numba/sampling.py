@@ -12,11 +12,12 @@ from torch import Tensor
 
 from made_fast.backends.numba.jit import in_threads
 from made_fast.backends.numba.kernels import Column, General, Network, Rows, draw_rows
-from made_fast.conditionals import Code, Decoding
-from made_fast.conditioning import Conditions
-from made_fast.outputs import Output
-from made_fast.program import Program
-from made_fast.schedule import AffinePlan, Schedule
+from made_fast.outputs.codes import Code
+from made_fast.outputs.decoding import Decoding
+from made_fast.outputs.output import Output
+from made_fast.programs.program import Program
+from made_fast.programs.schedule import AffinePlan, Schedule
+from made_fast.requests.conditions import Conditions
 
 __all__ = ["Packed", "draw", "pack"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from made_fast.backends.triton.drawing.launches import Packed, draw, pack
 from made_fast.backends.triton.launch import Config
-from made_fast.backends.triton.matmul import masked_linear, masked_linear_grad_input, masked_linear_grad_weight
-from made_fast.backends.triton.sampling import Packed, draw, pack
+from made_fast.backends.triton.masked.launches import masked_linear, masked_linear_grad_input, masked_linear_grad_weight
 
 __all__ = [
     "Config",

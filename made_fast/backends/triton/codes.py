@@ -5,7 +5,7 @@ In the interpreter the arguments of a kernel are plain numbers, so one of these 
 
 import triton.language as tl
 
-from made_fast.conditionals import Code, Encoding
+from made_fast.outputs.codes import Code, Encoding
 
 SPIN = tl.constexpr(int(Code.SPIN))
 CATEGORICAL = tl.constexpr(int(Code.CATEGORICAL))

@@ -1,0 +1,69 @@
+"""Arguments of users, checked in the words of all our messages: the name, what was expected, what was found."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Collection
+
+__all__ = ["one_of", "positive_number", "whole_number"]
+
+
+def whole_number(name: str, value: object, least: int = 0, most: int | None = None, *, note: str = "") -> int:
+    """The value as an ``int``: of Python's whole numbers, numpy's, or a torch tensor of one; not of flags.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        least, most: the bounds, both included; without ``most`` there is no upper one.
+        note: stands behind the bounds in the message.
+
+    Raises:
+        ValueError: it is no whole number, or out of bounds.
+
+    Examples:
+        >>> import numpy as np
+        >>> whole_number("features", np.int64(3), 1)
+        3
+    """
+    found = _index(value)
+    if found is None or found < least or (most is not None and found > most):
+        bounds = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name} must be an integer, {bounds}{note}, got {value!r}")
+    return found
+
+
+def _index(value: object) -> int | None:
+    """What ``operator.index`` gives, but None for flags: of Python, of numpy and of torch."""
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # torch raises its own where a tensor is no number
+        return None
+
+
+def one_of(name: str, value: object, known: Collection[str]) -> str:
+    """The value, one of the known names.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    return value
+
+
+def positive_number(name: str, value: object) -> float:
+    """The value as a ``float``, above 0 and finite; Python's numbers and numpy's, not flags.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    try:
+        found = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return found

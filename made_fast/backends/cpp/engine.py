@@ -1,0 +1,251 @@
+"""The compiled backend: the C++ engine on CPU tensors."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import astuple, dataclass
+
+import torch  # before _core, so that both share one OpenMP pool
+from torch import Tensor
+
+from made_fast import _core
+from made_fast.backends.cpp.arrays import layout
+from made_fast.masks.plan import MaskPlan, MaskSide
+from made_fast.masks.plan_cache import digest_with
+from made_fast.outputs.decoding import Decoding
+from made_fast.outputs.output import Output
+from made_fast.programs.functions import FUNCTIONS
+from made_fast.programs.program import Program
+from made_fast.programs.schedule import Schedule
+from made_fast.requests.conditions import Conditions
+
+__all__ = [
+    "Packed",
+    "build_config",
+    "draw",
+    "has_bf16",
+    "instruction_set",
+    "masked_linear",
+    "masked_linear_grad_input",
+    "masked_linear_grad_weight",
+    "pack",
+]
+
+_INSTRUCTION_SETS = _core.instruction_sets()
+_NO_MEMORY, _NOT_A_NUMBER = 1, 2
+_MACS_PER_THREAD = 1_000_000  # of a masked matmul: threads that meet for less lose more than they gain
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A program made ready for ``draw``; weights are copied."""
+
+    features: int
+    native: _core.SamplerF32 | _core.SamplerF64
+    isa: str
+
+
+def instruction_set() -> str:
+    """The instruction set in use: the best that this processor has, or ``MADE_FAST_ISA`` from the environment.
+
+    Raises:
+        ValueError: ``MADE_FAST_ISA`` names one that this processor or this build does not have.
+    """
+    wanted = os.environ.get("MADE_FAST_ISA", _INSTRUCTION_SETS[0])
+    if wanted not in _INSTRUCTION_SETS:
+        known = ", ".join(_INSTRUCTION_SETS)
+        raise ValueError(f"MADE_FAST_ISA must be one of {known} on this processor, got {wanted!r}")
+    return wanted
+
+
+def has_bf16() -> bool:
+    """Whether this processor and build have the bf16 instruction."""
+    return bool(_core.has_bf16())
+
+
+def build_config() -> dict[str, object]:
+    """Compiler, build type, instruction sets that can run here, and the one in use."""
+    compiler, build_type = _core.compiler()
+    return {
+        "compiler": compiler,
+        "build_type": build_type,
+        "instruction_sets": _core.instruction_sets(),
+        "instruction_set": instruction_set(),
+        "bf16": has_bf16(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def pack(program: Program, schedule: Schedule, output: Output, *, bf16: bool = False) -> Packed:
+    """Copies the weights into the engine's layout; with ``bf16`` for the processor's bf16 instruction as well."""
+    kind = _core.SamplerF64 if program.dtype == torch.float64 else _core.SamplerF32
+    native = kind(**layout(program, schedule), bf16=bf16)
+    return Packed(schedule.features, native, instruction_set())
+
+
+def draw(
+    packed: Packed,
+    out: Tensor,
+    log_prob: Tensor | None,
+    *,
+    seed: int,
+    first_row: int,
+    row_offset: int = 0,
+    rows: Tensor | None = None,
+    context: Tensor | None = None,
+    rows_per_context: int = 1,
+    conditions: Conditions | None = None,
+    decoding: Decoding | None = None,
+    log_weight: Tensor | None = None,
+    rows_at_once: int = 0,
+    isa: str | None = None,
+) -> None:
+    """Draws rows; see ``reference.draw``. The interpreter lock is released meanwhile.
+
+    Args:
+        packed: from ``pack``.
+        out: (B, D), contiguous, the dtype of the program; written.
+        log_prob: (B,), contiguous, the same dtype, or None; written.
+        seed, first_row, row_offset, rows, rows_per_context: see ``reference.draw``; rows on the CPU.
+        context: see ``reference.draw``; contiguous, the same dtype.
+        conditions, decoding, log_weight: see ``reference.draw``; contiguous.
+        rows_at_once: 0 lets the engine choose; 1 forces the path for few rows, more forces tiles of so many rows.
+        isa: instruction set; the one in use when packed if left out.
+
+    Raises:
+        FloatingPointError: the parameters of a drawn variable were nan.
+        MemoryError: there was none for the scratch.
+    """
+    assert out.is_contiguous() and out.shape[1] == packed.features
+    assert rows is None or (rows.dtype == torch.int64 and rows.shape == out.shape[:1] and rows.is_contiguous())
+    assert rows is None or rows.device.type == "cpu"
+    status = packed.native.draw(
+        isa=packed.isa if isa is None else isa,
+        num_rows=out.shape[0],
+        first_row=first_row + row_offset,
+        rows=0 if rows is None else rows.data_ptr(),
+        seed=seed & 0xFFFFFFFFFFFFFFFF,
+        context=0 if context is None else context.data_ptr(),
+        row_offset=row_offset,
+        rows_per_context=rows_per_context,
+        out=out.data_ptr(),
+        log_prob=0 if log_prob is None else log_prob.data_ptr(),
+        log_weight=0 if log_weight is None else log_weight.data_ptr(),
+        conditions=() if conditions is None else _addresses(conditions),
+        decoding=() if decoding is None else astuple(decoding),
+        num_threads=torch.get_num_threads(),
+        rows_at_once=rows_at_once,
+    )
+    if status == _NO_MEMORY:
+        raise MemoryError("no memory for the sampler's scratch")
+    if status == _NOT_A_NUMBER:
+        raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
+
+
+def _addresses(conditions: Conditions) -> tuple[int, ...]:
+    """Where the arrays of conditions lie, 0 for those that are not there; and the flags in a row of ``support``."""
+    support = conditions.support
+    arrays = (
+        conditions.given,
+        conditions.observed,
+        support,
+        conditions.bounds,
+        None if support is None else conditions.constrained,
+    )
+    assert all(each is None or each.is_contiguous() for each in arrays)
+    return (*(0 if each is None else each.data_ptr() for each in arrays), 0 if support is None else support.shape[1])
+
+
+_CODES = {name: code for code, name in enumerate(FUNCTIONS)}  # csrc/plan.h
+
+digest_with(lambda mask: _core.digest(mask.data_ptr(), mask.numel() * mask.element_size()))
+
+
+def masked_linear(
+    x: Tensor,
+    weight: Tensor,
+    plan: MaskPlan,
+    bias: Tensor | None = None,
+    activation: str = "identity",
+    *,
+    isa: str | None = None,
+) -> Tensor:
+    """See ``reference.masked_linear``; tensors contiguous, x (B, in)."""
+    strides = (plan.shape[1], 1)
+    return _matmul(plan, "forward", x, weight, strides, bias, activation, isa)
+
+
+def masked_linear_grad_input(grad: Tensor, weight: Tensor, plan: MaskPlan, *, isa: str | None = None) -> Tensor:
+    """See ``reference.masked_linear_grad_input``; tensors contiguous, grad (B, out)."""
+    strides = (1, plan.shape[1])  # the weight transposed
+    return _matmul(plan, "backward", grad, weight, strides, None, "identity", isa)
+
+
+def _matmul(
+    plan: MaskPlan,
+    side: str,
+    x: Tensor,
+    weight: Tensor,
+    strides: tuple[int, int],
+    bias: Tensor | None,
+    activation: str,
+    isa: str | None,
+) -> Tensor:
+    out = x.new_empty(x.shape[0], plan.shape[0] if side == "forward" else plan.shape[1])
+    run = _core.masked_matmul_f64 if x.dtype == torch.float64 else _core.masked_matmul_f32
+    status = run(
+        instruction_set() if isa is None else isa,
+        _native(plan, side),
+        x.shape[0],
+        x.data_ptr(),
+        weight.data_ptr(),
+        *strides,
+        0 if bias is None else bias.data_ptr(),
+        _CODES[activation],
+        out.data_ptr(),
+        _threads(plan, x.shape[0]),
+    )
+    return _done(out, status)
+
+
+def masked_linear_grad_weight(grad: Tensor, x: Tensor, plan: MaskPlan, *, isa: str | None = None) -> Tensor:
+    """See ``reference.masked_linear_grad_weight``; tensors contiguous, grad (B, out), x (B, in)."""
+    out = grad.new_empty(plan.shape)
+    run = _core.masked_outer_f64 if grad.dtype == torch.float64 else _core.masked_outer_f32
+    status = run(
+        instruction_set() if isa is None else isa,
+        _native(plan, "forward"),
+        grad.shape[0],
+        grad.data_ptr(),
+        x.data_ptr(),
+        out.data_ptr(),
+        _threads(plan, grad.shape[0]),
+    )
+    return _done(out, status)
+
+
+def _native(plan: MaskPlan, name: str) -> _core.MaskSide:
+    found = plan.made.get(f"cpp {name}")
+    if found is None:
+        side: MaskSide = getattr(plan, name)
+        found = plan.made[f"cpp {name}"] = _core.MaskSide(
+            rows=side.rows,
+            columns=side.columns,
+            groups=side.groups,
+            longest_first=side.longest_first,
+            positions=side.positions,
+            bits=side.bits,
+            contiguous=side.contiguous,
+        )
+    return found
+
+
+def _threads(plan: MaskPlan, batch: int) -> int:
+    """As many as pay: waking one costs microseconds, and milliseconds where another program has its core."""
+    return max(1, min(torch.get_num_threads(), batch * plan.kept // _MACS_PER_THREAD))
+
+
+def _done(out: Tensor, status: int) -> Tensor:
+    if status == _NO_MEMORY:
+        raise MemoryError("no memory for the scratch of a masked matmul")
+    return out

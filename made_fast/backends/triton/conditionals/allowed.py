@@ -1,0 +1,133 @@
+"""Draws from what is allowed, with the log of its mass: flags for the values of finite variables, bounds of real ones."""
+
+import triton
+import triton.language as tl
+
+from made_fast.backends.triton.codes import (
+    BINARY_BITS,
+    CATEGORICAL,
+    CATEGORICAL_BIT,
+    LOGISTICS,
+    LOGISTICS_BIT,
+    NORMAL,
+    NORMAL_BIT,
+    NORMALS,
+    NORMALS_BIT,
+    SPIN,
+)
+from made_fast.backends.triton.conditionals.normal import ndtr, ndtri
+from made_fast.backends.triton.conditionals.weights import chunk_of, component_of, passed, uniform, weights_of_levels
+from made_fast.backends.triton.functions import softplus
+
+__all__ = ["draw_allowed"]
+
+
+@triton.jit
+def draw_allowed(x, at, kind, floor, noise, choice, flags, ends, OUTPUT: tl.constexpr):
+    """A value (R,) from what is allowed, and the log of the mass of all that is, fp64 (R,).
+
+    Args:
+        x: the plain draw.
+        at, kind, floor, noise, choice, OUTPUT: see conditionals/draw.py.
+        flags: (R,) pointers to the first value's flag of a finite variable.
+        ends: (R,) pointers to the least and greatest value of a real one.
+    """
+    CODES: tl.constexpr = OUTPUT[0]
+    WIDTH: tl.constexpr = OUTPUT[1]
+    code, _, count, components, size = kind
+    greatest, total = choice
+    log_mass = tl.zeros_like(x).to(tl.float64)
+    if BINARY_BITS & CODES:
+        if code <= SPIN:
+            x, log_mass = _binary(x, tl.load(at), code, tl.load(flags) != 0, tl.load(flags + 1) != 0)
+    if CATEGORICAL_BIT & CODES:
+        if code == CATEGORICAL:
+            x, log_mass = _finite(at, count, greatest, total, floor, size, flags, uniform(noise, 0), False, WIDTH)
+    if LOGISTICS_BIT & CODES:
+        if code == LOGISTICS:
+            x, log_mass = _finite(at, count, greatest, total, floor, size, flags, uniform(noise, 0), True, WIDTH)
+    if (NORMAL_BIT | NORMALS_BIT) & CODES:
+        if (code == NORMAL) | (code == NORMALS):
+            x, log_mass = _normals(at, count, components, greatest, total, floor, noise, ends)
+    return x, log_mass
+
+
+@triton.jit
+def _binary(x, logit, code, low, high):
+    x = tl.where(low & high, x, tl.where(high, 1.0, tl.where(code == SPIN, -1.0, 0.0)))
+    log_prob = -softplus(tl.where(x > 0, -logit, logit))
+    return x, tl.where(low & high, 0.0, log_prob).to(tl.float64)
+
+
+@triton.jit
+def _weights(first, at, count, greatest, total, floor, size, LEVELS: tl.constexpr, WIDTH: tl.constexpr):
+    """Weights (R, WIDTH) of values from number ``first`` on, and their numbers."""
+    if LEVELS:
+        k = (first + tl.arange(0, WIDTH))[None, :]
+        weight = weights_of_levels(k, at, count, greatest, total, floor, size)
+    else:
+        value, k = chunk_of(at, first, count, float("-inf"), WIDTH)
+        weight = tl.exp(value - greatest[:, None])
+    return weight, k
+
+
+@triton.jit
+def _finite(at, count, greatest, total, floor, size, flags, u, LEVELS: tl.constexpr, WIDTH: tl.constexpr):
+    everything, kept = tl.zeros_like(greatest), tl.zeros_like(greatest)
+    nearest = tl.zeros_like(greatest).to(tl.int32) + 2147483647  # the first that is allowed
+    before, threshold = tl.zeros_like(greatest), tl.zeros_like(greatest)
+    chosen, last = nearest, tl.zeros_like(nearest)
+    for choosing in range(0, 2):  # first the sums, then the choice: in a loop, since the weights take long to compile
+        threshold = u * kept
+        for first in range(0, size, WIDTH):
+            weight, k = _weights(first, at, count, greatest, total, floor, size, LEVELS, WIDTH)
+            allowed = tl.load(flags[:, None] + k, mask=k < size, other=0) != 0
+            some = tl.where(allowed, weight, 0.0)
+            if choosing == 0:
+                everything += tl.sum(weight, axis=1)
+                kept += tl.sum(some, axis=1)
+                nearest = tl.minimum(nearest, tl.min(tl.where(allowed, k, 2147483647), axis=1))
+            else:
+                before, chosen, last = passed(some, k, before, chosen, last, threshold)
+    chosen = tl.where(kept > 0, tl.minimum(chosen, last), tl.minimum(nearest, size - 1))
+    return chosen.to(tl.float32), (tl.log(kept) - tl.log(everything)).to(tl.float64)
+
+
+@triton.jit
+def _between(loc, scale, lower, upper):
+    """The cdf at the lower bound, the mass between the bounds, and whether both were mirrored to keep the tail's digits."""
+    low = (lower.to(tl.float64) - loc.to(tl.float64)) / scale.to(tl.float64)
+    high = (upper.to(tl.float64) - loc.to(tl.float64)) / scale.to(tl.float64)
+    mirrored = low > 0
+    below, above = tl.split(ndtr(tl.join(tl.where(mirrored, -high, low), tl.where(mirrored, -low, high))))
+    return below, above - below, mirrored
+
+
+@triton.jit
+def _normals(at, count, components, greatest, total, floor, noise, ends):
+    """A normal, which has no logits, or a mixture: a component by its mass between the bounds, then a draw between them."""
+    lower, upper = tl.load(ends), tl.load(ends + 1)
+    kept, sum = tl.zeros_like(greatest).to(tl.float64), tl.zeros_like(greatest).to(tl.float64)
+    chosen, last = tl.zeros_like(greatest).to(tl.int32) + 2147483647, tl.zeros_like(greatest).to(tl.int32)
+    u, some, threshold = uniform(noise, 0).to(tl.float64), kept > 0, kept
+    for choosing in range(0, 2):  # first the sum, then the choice: in a loop, since masses take long to compile
+        some = kept > 0
+        threshold = u * tl.where(some, kept, total.to(tl.float64))
+        for j in range(0, components):
+            loc, scale = component_of(at + count, components, j, floor)
+            _, mass, _ = _between(loc, scale, lower, upper)
+            share = tl.where(count > 0, tl.exp(tl.load(at + j) - greatest), 1.0).to(tl.float64)
+            if choosing == 0:
+                kept += share * mass
+            else:
+                weight = share * tl.where(some, mass, 1.0)
+                sum += weight
+                chosen = tl.minimum(chosen, tl.where((weight > 0) & (sum > threshold), j, 2147483647))
+                last = tl.where(weight > 0, j, last)
+    loc, scale = component_of(at + count, components, tl.minimum(chosen, last), floor)
+    below, mass, mirrored = _between(loc, scale, lower, upper)
+    u = uniform(noise, tl.minimum(count, 1)).to(tl.float64)
+    z = ndtri(below + (u + 2.9802322387695312e-08) * mass)
+    z = tl.where(mirrored, -z, z).to(tl.float32)
+    x = tl.where(mass > 0, loc + scale * z, loc)  # without mass the bound nearest to the location
+    return tl.minimum(tl.maximum(x, lower), upper), tl.log(kept) - tl.log(total.to(tl.float64))

@@ -1,0 +1,1 @@
+"""Masked products on the GPU."""

@@ -1,0 +1,84 @@
+"""The command ``made-fast``: demo, train, evaluate, sample, doctor, backends.
+
+Each command imports what it needs when it runs, so that ``--help`` waits for nothing.
+A mistake of the user ends in one line on stderr; a traceback means a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from made_fast.cli import backends, demo, doctor, evaluate, sample, train
+
+__all__ = ["main"]
+
+# A command is a file with TEXT, EXAMPLE, ``add_options(parser)`` and ``run(args) -> status``; its name is that of the file.
+COMMANDS = (demo, train, evaluate, sample, doctor, backends)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        argv: the words after ``made-fast``; those of the process by default.
+
+    Returns:
+        The exit status: 0, or 1 after an error (2 of ``doctor``), or 130 after Ctrl-C. A usage error exits with 2 by itself.
+    """
+    args = _parser().parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if getattr(args, "threads", None) is not None:
+            import torch
+
+            torch.set_num_threads(args.threads)
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        print("made-fast: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        print(f"made-fast: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return int(getattr(args, "error_status", 1))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"made-fast: error: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> NoReturn:
+        from made_fast import __version__
+
+        print(f"made-fast {__version__}")
+        sys.exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="made-fast", description="Train a MADE on binary data and draw from it quickly.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for each in COMMANDS:
+        name = each.__name__.rsplit(".", 1)[-1]
+        made = commands.add_parser(
+            name,
+            help=each.TEXT,
+            description=each.TEXT,
+            epilog=f"example:\n  {each.EXAMPLE}",
+            formatter_class=_Formatter,
+        )
+        made.set_defaults(run=each.run)
+        each.add_options(made)
+    return parser
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Shows examples as they are, and the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False or action.default is argparse.SUPPRESS
+        return action.help if silent else f"{action.help} (default: %(default)s)"

@@ -1,0 +1,123 @@
+"""The command ``made-fast doctor``: what drawing from a module takes, from the module alone."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from made_fast.cli.options import count, positive, say
+
+__all__ = ["EXAMPLE", "TEXT", "add_options", "run"]
+
+TEXT = "Explain what drawing from a module or a flow takes."
+EXAMPLE = "made-fast doctor mnist.safetensors\n  made-fast doctor package.module:model --context-features 3"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``doctor``."""
+    parser.add_argument(
+        "module",
+        metavar="MODULE",
+        help="package.module:attribute, which is a module, a flow or a function that makes one; or a .safetensors file",
+    )
+    parser.add_argument(
+        "--features", type=positive, metavar="D", help="variables; the first weight matrix tells if left out"
+    )
+    parser.add_argument("--context-features", type=count, default=0, metavar="C", help="width of the context")
+    parser.add_argument(
+        "--output", metavar="NAME", help="what the parameters mean, if the module reads one-hot categories"
+    )
+    parser.set_defaults(error_status=2)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what was found; see the help of the command.
+
+    Raises:
+        ValueError: the module cannot be found, made or read; the message says why.
+    """
+    from made_fast.flows.adapters import is_flow
+    from made_fast.models.made import MADE
+
+    module = MADE.load(Path(args.module)) if args.module.endswith(".safetensors") else _found(args.module)
+    if not (is_flow(module) or isinstance(module, MADE)):
+        _say_module(module, args)
+        return 0
+    for name, given in (("--features", args.features), ("--context-features", args.context_features)):
+        if given:
+            raise ValueError(f"{name} must be left out for a {type(module).__name__}, which knows it")
+    if args.output is not None:
+        raise ValueError(f"--output must be left out for a {type(module).__name__}, which knows it")
+    if isinstance(module, MADE):
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the report says the same
+            say(str(module.check()))
+    else:
+        _say_flow(module)
+    return 0
+
+
+def _say_flow(flow: Any) -> None:
+    from made_fast.flows.adapters import accelerate_flow, inverters
+
+    say(f"{type(flow).__name__}: a flow whose slow direction takes one pass of the network for each variable")
+    for number, each in enumerate(inverters(accelerate_flow(flow))):
+        reason = f", since {' '.join(each.why.split())}" if each.why else ""
+        say(
+            f"  transform {number}, {type(each.module).__name__}: {each.adapter.features} variables in {each.num_levels} "
+            f"sequential steps, {each.how}{reason}"
+        )
+        say(f"    led back to the noise by its own forward pass, it differs by {each.difference:.2g} in fp64")
+
+
+def _say_module(module: Any, args: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from torch import nn
+
+    from made_fast.capture.captured import capture, first_width
+    from made_fast.outputs.kinds import make_output
+    from made_fast.outputs.point import PointConditional
+    from made_fast.programs.schedule import build_schedule
+    from made_fast.programs.summary import summary_of
+
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{args.module} must be a torch.nn.Module or a flow, got {type(module).__name__}")
+    features = args.features or first_width(module) - args.context_features
+    if features < 1:
+        raise ValueError("--features must be given: the module has no weight matrix from which to take it")
+    conditionals = () if args.output is None else make_output(args.output).conditionals(features)
+    found = capture(module, features, args.context_features, conditionals=conditionals)
+    read = conditionals or tuple(PointConditional(size) for size in found.params_per_variable)
+    program = found.program(read)
+    summary = replace(summary_of(program, build_schedule(program)), dense_macs=found.dense_macs)
+    sizes = sorted(set(found.params_per_variable))
+    say(f"{type(module).__name__}: {' or '.join(map(str, sizes))} parameters for each variable, {found.layout}")
+    say(f"  captured: it differs from the module's own forward by {found.difference:.2g} in fp64")
+    say(str(summary))
+
+
+def _found(name: str) -> Any:
+    """What a name means: the attribute of a Python module, called if it is a function that makes one."""
+    from torch import nn
+
+    path, colon, attribute = name.partition(":")
+    if not (path and colon and attribute):
+        raise ValueError(f"MODULE must be package.module:attribute or a .safetensors file, got {name!r}")
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        thing: Any = reduce(getattr, attribute.split("."), importlib.import_module(path))
+        makes = callable(thing) and not isinstance(thing, nn.Module) and not hasattr(thing, "transforms")
+        return thing() if makes else thing
+    except Exception as error:  # whatever the user's own code raises
+        raise ValueError(f"{name} must be importable and give a module, but {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(here)

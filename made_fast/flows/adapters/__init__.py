@@ -1,0 +1,125 @@
+"""Flows of other libraries, inverted in levels instead of D passes. Nothing is imported from them: attributes are read."""
+
+from __future__ import annotations
+
+import copy
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from made_fast.flows.adapters import nflows, pyro, zuko
+from made_fast.flows.adapters.solving import Inverter
+from made_fast.sampling.kept import check_stale
+
+__all__ = ["accelerate_flow", "inverters", "is_flow"]
+
+ADAPTERS: tuple[ModuleType, ...] = (nflows, zuko, pyro)
+
+# Where classes of flows are defined, and those that they derive from; the networks in them are defined elsewhere.
+_FLOWS = (
+    *("nflows.flows.", "nflows.transforms.base", "normflows.core", "normflows.flows."),
+    *("zuko.flows.", "zuko.lazy", "pyro.distributions."),
+)
+
+
+def is_flow(thing: Any) -> bool:
+    """Whether it is something for ``accelerate_flow``, by attributes and by the names of classes; nothing is imported."""
+    if not isinstance(thing, nn.Module):
+        return _parts_of(thing) is not None
+    kinds = [kind.__module__ for kind in type(thing).__mro__]
+    return any(kind.startswith(_FLOWS) for kind in kinds) or any(map(_adapter_of, thing.modules()))
+
+
+def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) -> Any:
+    """Returns the same flow with the slow direction of its autoregressive transforms in levels.
+
+    It shares all parameters with the original, which is not changed, and has the same class, methods and signatures: base
+    distributions, embedding networks, permutations, couplings and batch normalisation are the library's own. Only the slow
+    direction of autoregressive transforms is replaced: affine ones by the compiled engine, others by the library's own
+    elementwise inverse, called once for each level on the variables of that level. Gradients are those of the implicit
+    function (first derivatives).
+
+    Args:
+        flow: a flow, a transform, or any module that has such transforms in it, of nflows, normflows, zuko or pyro; or a
+            distribution of pyro with such transforms.
+        stale: what happens when parameters have changed: ``"refresh"`` reads the transform again, ``"raise"`` raises
+            RuntimeError, ``"keep"`` compares nothing and draws from the old ones.
+        check: whether each transform is checked in fp64 against the library's own quick direction whenever it is read.
+
+    Raises:
+        ValueError: nothing in it is autoregressive in a way that is known here, or a network cannot be read; the message
+            says which and why.
+    """
+    check_stale(stale)
+    done: dict[int, nn.Module] = {}
+    options = {"stale": stale, "check": check}
+    parts = _parts_of(flow)
+    if isinstance(flow, nn.Module):
+        found: Any = _replaced(flow, done, options)
+    elif parts is not None:
+        found = object.__new__(type(flow))  # copy.copy of a posterior would have the attributes of the original
+        vars(found).update(vars(flow))
+        for name, part in parts.items():
+            fresh = [_replaced(each, done, options) if isinstance(each, nn.Module) else each for each in _listed(part)]
+            setattr(found, name, fresh if isinstance(part, list) else fresh[0])
+    else:
+        raise ValueError(
+            "flow must be a torch module, a distribution with transforms or a posterior with a posterior_estimator, got "
+            f"{type(flow).__name__}"
+        )
+    if not inverters(found):
+        raise ValueError(
+            f"flow must have an autoregressive transform of nflows, normflows, zuko or pyro in it, found none in "
+            f"{type(flow).__name__}"
+        )
+    for inverter in inverters(found):
+        inverter.prepare()
+    return found
+
+
+def inverters(flow: Any) -> list[Inverter]:
+    """The inverters of an accelerated flow: how each transform is inverted, in how many levels, how exactly."""
+    parts = {"": flow} if isinstance(flow, nn.Module) else _parts_of(flow) or {}
+    tops = [each for part in parts.values() for each in _listed(part) if isinstance(each, nn.Module)]
+    found = [module.__dict__.get("_inverter") for top in tops for module in top.modules()]
+    return list({id(each): each for each in found if each is not None}.values())
+
+
+def _parts_of(thing: Any) -> dict[str, Any] | None:
+    """The attributes that hold the modules of what is none: of a distribution, of a posterior of sbi; None of others."""
+    transforms, estimator = getattr(thing, "transforms", None), getattr(thing, "posterior_estimator", None)
+    if isinstance(transforms, list):
+        return {"transforms": transforms}
+    return {"posterior_estimator": estimator} if isinstance(estimator, nn.Module) else None
+
+
+def _listed(part: Any) -> list[Any]:
+    return part if isinstance(part, list) else [part]
+
+
+def _adapter_of(module: nn.Module) -> ModuleType | None:
+    return next((each for each in ADAPTERS if each.recognises(module)), None)
+
+
+def _replaced(module: nn.Module, done: dict[int, nn.Module], options: dict[str, Any]) -> nn.Module:
+    """The module itself, or a copy in which transforms are replaced; parameters are shared."""
+    if id(module) in done:
+        return done[id(module)]
+    adapter = _adapter_of(module)
+    if adapter is not None:
+        known = module.__dict__.get("_inverter")  # of a flow that is accelerated already, maybe in another way
+        found: nn.Module = adapter.levelled(module if known is None else known.module, **options)
+    else:
+        children = {
+            name: None if child is None else _replaced(child, done, options) for name, child in module._modules.items()
+        }
+        found = module
+        if any(children[name] is not module._modules[name] for name in children):
+            found = copy.copy(module)
+            found.__dict__["_modules"] = children
+            for name, fresh in (("parts", list(children.values())), ("_inv", None), ("_cached_x_y", (None, None))):
+                if name in module.__dict__:  # what torch's own transforms keep beside their modules
+                    found.__dict__[name] = fresh
+    done[id(module)] = found
+    return found

@@ -1,0 +1,118 @@
+"""pyro: affine transforms with an ``arn``, or of a conditional kind with an ``nn``. Their slow direction is the density."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from made_fast.flows.adapters.solving import Adapter, Inverter, levelled_as
+
+__all__ = ["levelled", "recognises"]
+
+
+def _net_of(module: Any) -> Any:
+    return module.arn if hasattr(module, "arn") else module.nn
+
+
+def _parts(params: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and raw scale (B, n) from params (B, n * 2)."""
+    mean, raw = params.unflatten(-1, (-1, 2)).unbind(-1)
+    return mean, raw
+
+
+def recognises(module: nn.Module) -> bool:
+    """Whether a module is such a transform."""
+    affine = hasattr(module, "arn") and hasattr(module, "log_scale_min_clip") and hasattr(module, "_inverse")
+    conditional = type(module).__name__ == "ConditionalAffineAutoregressive" and hasattr(module, "nn")
+    return (affine or conditional) and isinstance(_net_of(module), nn.Module)
+
+
+class _Adapter(Adapter):
+    """The formulas are the library's, whose own inverse is one loop; the check compares with its ``_call``."""
+
+    def __init__(self, module: Any) -> None:
+        net = _net_of(module)
+        own = module if hasattr(module, "arn") else type(module).condition(module, torch.zeros(net.context_dim))
+        self.features, self.context_features = int(net.input_dim), int(getattr(net, "context_dim", 0))
+        self.stable, self.bias = bool(own.stable), float(own.sigmoid_bias)
+        self.low, self.high = float(own.log_scale_min_clip), float(own.log_scale_max_clip)
+
+    def network(self, module: Any, x: Tensor, context: Tensor | None) -> Tensor:
+        net = _net_of(module)
+        mean, raw = net(x) if context is None else net(x, context)
+        found: Tensor = torch.stack([mean, raw], -1).flatten(-2)
+        return found
+
+    def apply(self, module: Any, before: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
+        mean, raw = _parts(self.network(module, before, context))
+        if self.stable:
+            scale = torch.sigmoid(raw + self.bias)
+            return scale * x + (1 - scale) * mean
+        clamped = raw + (raw.clamp(self.low, self.high) - raw).detach()  # whose gradient the library keeps
+        return torch.exp(clamped) * x + mean
+
+    def solve_each(self, module: Any, params: Tensor, z: Tensor, variables: Tensor | None) -> Tensor:
+        mean, raw = _parts(params)
+        if self.stable:
+            return (z - mean) * (1 + torch.exp(-raw - self.bias)) + mean
+        return (z - mean) * torch.exp(-raw.clamp(self.low, self.high))
+
+
+class _LevelledAffine:
+    """Put before the class of an affine transform."""
+
+    def _inverse(self: Any, y: Tensor) -> Any:
+        inverter, context = self._inverter, self.__dict__.get("_context")
+        rows = y.reshape(-1, y.shape[-1])
+        if context is not None:
+            context = context.expand(*y.shape[:-1], context.shape[-1]).reshape(-1, context.shape[-1])
+        x = inverter(rows, context).reshape(y.shape)
+        # The log-determinant is read of this afterwards.
+        raw = self.arn(x)[1]
+        if self.stable:
+            self._cached_log_scale = self.logsigmoid(raw + self.sigmoid_bias)
+        else:
+            clamped = raw.clamp(self.log_scale_min_clip, self.log_scale_max_clip)
+            self._cached_log_scale = raw + (clamped - raw).detach()
+        return x
+
+
+class _LevelledConditional:
+    """Put before the class of a conditional affine transform."""
+
+    def condition(self: Any, context: Tensor) -> Any:
+        """The transform given a context (..., C), as the library makes it."""
+        found = _levelled_affine(super().condition(context), self._inverter)  # type: ignore[misc]
+        found.__dict__["_context"] = context
+        return found
+
+
+_CACHES = {"_inv": None, "_cached_x_y": (None, None), "_cached_log_scale": None}  # results, some with their gradients
+
+
+def _levelled_affine(module: Any, inverter: Inverter) -> Any:
+    return _forgetful(levelled_as(module, _LevelledAffine, _inverter=inverter))
+
+
+def _forgetful(module: Any) -> Any:
+    """A shallow copy without what it remembers of the original: results, and methods that are bound to that."""
+    own = vars(module)
+    own.update({name: value for name, value in _CACHES.items() if name in own})
+    for name in ("_call", "_inverse"):  # of the stable kind
+        own.pop(name, None)
+    if getattr(module, "stable", False) and hasattr(module, "_call_stable"):
+        own["_call"] = module._call_stable
+    return module
+
+
+def levelled(module: nn.Module, **options: Any) -> nn.Module:
+    """The same transform, with the same parameters, and an inverse in levels."""
+    inverter = Inverter(_forgetful(copy.copy(module)), _Adapter(module), **options)
+    if hasattr(module, "arn"):
+        found: nn.Module = _levelled_affine(module, inverter)
+    else:
+        found = levelled_as(module, _LevelledConditional, _inverter=inverter)
+    return found

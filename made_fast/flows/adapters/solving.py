@@ -1,0 +1,205 @@
+"""How the inverse of one autoregressive transform of a library is found: what an adapter tells, and the solver made of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from made_fast.capture.captured import capture
+from made_fast.capture.export import detached_copy
+from made_fast.flows.inverse import AutoregressiveMap, KeptSolve, Solve, compiled, invert
+from made_fast.flows.levels import LevelSolver
+from made_fast.outputs.point import Point, PointConditional
+from made_fast.programs.program import Program
+from made_fast.sampling.sampler import Sampler
+
+__all__ = ["Adapter", "Inverter", "levelled_as"]
+
+TOLERANCE = 1e-6  # of z computed back from x in fp64, relative above 1
+CHECKED_ROWS = 4
+
+
+class Adapter(ABC):
+    """What must be known of a transform, read from the library's own functions.
+
+    Attributes:
+        features, context_features: D and C.
+    """
+
+    features: int
+    context_features: int
+
+    @abstractmethod
+    def network(self, module: nn.Module, x: Tensor, context: Tensor | None) -> Tensor:
+        """Parameters (B, D * K) of all variables, variable-major."""
+
+    @abstractmethod
+    def apply(self, module: nn.Module, before: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
+        """The quick direction: z (B, D), of parameters from ``before`` (B, D), applied to x (B, D)."""
+
+    @abstractmethod
+    def solve_each(self, module: nn.Module, params: Tensor, z: Tensor, variables: Tensor | None) -> Tensor:
+        """The library's own elementwise inverse: x (B, n) from params (B, n * K) and z (B, n) of some variables (n,)."""
+
+
+class Inverter:
+    """Inverts one transform: compiled where its arithmetic can be read, else level by level.
+
+    Args:
+        module: the transform; it is read again when its parameters change.
+        adapter: of its library.
+        stale: see ``KeptSolve``.
+        check: whether a solver is checked against the library's own quick direction, in fp64, whenever it is made.
+
+    Attributes:
+        how: ``"compiled"`` or ``"levels"``, once made; and ``why``, what kept it from being compiled.
+        difference: the largest of the check, relative above 1.
+    """
+
+    def __init__(self, module: nn.Module, adapter: Adapter, *, stale: str = "refresh", check: bool = True) -> None:
+        self.module, self.adapter, self.check = module, adapter, check
+        self.how, self.why, self.difference = "", "", float("nan")
+        self.num_levels = 0
+        self._solve = KeptSolve(module, self._make, stale)
+
+    def prepare(self) -> None:
+        """Makes the solver now, so that what cannot be read is refused now."""
+        self._solve.current()
+
+    def __call__(self, z: Tensor, context: Tensor | None) -> Tensor:
+        """x (B, D) from z (B, D) and context (B, C) or None; differentiable once.
+
+        Raises:
+            ValueError: a module in it depends on chance or on the batch, as in training mode.
+        """
+        module, adapter = self.module, self.adapter
+        for each in module.modules():
+            if each.training and (isinstance(each, _BatchNorm) or (isinstance(each, _DropoutNd) and each.p > 0)):
+                raise ValueError(
+                    f"flow must be in evaluation mode to be inverted, its {each} is not: call eval() first"
+                )
+        parameters: Sequence[Tensor] = [each for each in module.parameters() if each.requires_grad]
+
+        def apply(before: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
+            return adapter.apply(module, before, x, c)
+
+        return invert(AutoregressiveMap(apply, self._solve, parameters), z, context)
+
+    def _make(self) -> Solve:
+        dtype = next(self.module.parameters()).dtype
+        double = self._frozen(torch.float64)
+        self._rehearse(double)
+        if self.how != "levels":  # what could not be compiled before cannot be now
+            try:
+                program = self._inverse_program(double)
+                self.how = "compiled"
+            except ValueError as reason:
+                self.how, self.why = "levels", str(reason)
+        if self.how == "compiled":
+            samplers = [Sampler(program.to(each), Point()) for each in (torch.float64, dtype)]
+            self.num_levels = samplers[0].num_steps
+            exact, solve = map(compiled, samplers)
+        else:
+            network = self._network_program(double)
+            exact = self._by_levels(double, network)
+            solve = self._by_levels(self._frozen(dtype), network.to(dtype))
+        if self.check:
+            self._compare(double, exact)
+        return solve
+
+    def _frozen(self, dtype: torch.dtype) -> nn.Module:
+        return detached_copy(self.module).to("cpu", dtype).eval().requires_grad_(False)
+
+    def _rehearse(self, frozen: nn.Module) -> None:
+        """Runs it once, so that what the library caches are tensors: an export would leave fake ones behind, for good."""
+        widths = (self.adapter.features, self.adapter.context_features)
+        x, c = (torch.full((1, width), 0.5, dtype=torch.float64) for width in widths)  # in the domain of all
+        context = c if self.adapter.context_features else None
+        with torch.no_grad():
+            self.adapter.apply(frozen, x, x, context)
+            self.adapter.solve_each(frozen, self.adapter.network(frozen, x, context).clone(), x, None)
+
+    def _inverse_program(self, frozen: nn.Module) -> Program:
+        """The network with the elementwise inverse, a program of points; fp64."""
+        features, adapter = self.adapter.features, self.adapter
+
+        def call(module: nn.Module, x: Tensor, joined: Tensor | None) -> Tensor:
+            assert joined is not None
+            context = joined[:, features:] if adapter.context_features else None
+            return adapter.solve_each(module, adapter.network(module, x, context), joined[:, :features], None)
+
+        read = capture(frozen, features, features + adapter.context_features, call=call)
+        return read.program(Point().conditionals(features))
+
+    def _network_program(self, frozen: nn.Module) -> Program:
+        """The network alone, fp64."""
+        adapter = self.adapter
+
+        def call(module: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
+            return adapter.network(module, x, context)
+
+        # Weights that are still zero depend on nothing, by which the layout could be told.
+        read = capture(frozen, adapter.features, adapter.context_features, call=call, layout="variable-major")
+        return read.program((PointConditional(read.params_per_variable[0]),) * adapter.features)
+
+    def _by_levels(self, module: nn.Module, program: Program) -> Solve:
+        solver, adapter, dtype = LevelSolver(program), self.adapter, program.dtype
+        self.num_levels = solver.num_levels
+
+        def solve(z: Tensor, context: Tensor | None) -> Tensor:
+            own = z.to("cpu", dtype)
+
+            def step(params: Tensor, variables: Tensor) -> Tensor:
+                flat = params.reshape(len(own), -1).clone()  # some libraries write over their parameters
+                return adapter.solve_each(module, flat, own[:, variables], variables)
+
+            found = solver.solve(step, len(own), None if context is None else context.to("cpu", dtype))
+            return found.to(z)
+
+        return solve
+
+    def _compare(self, double: nn.Module, solve: Solve) -> None:
+        generator = torch.Generator().manual_seed(0)
+        widths = (self.adapter.features, self.adapter.context_features)
+        # Within [0, 1], which is all the domain that some splines have.
+        z, c = (torch.rand(CHECKED_ROWS, width, generator=generator, dtype=torch.float64) for width in widths)
+        context = c if self.adapter.context_features else None
+        with torch.no_grad():
+            x = solve(z, context)
+            back = self.adapter.apply(double, x, x, context)
+        self.difference = float(((back - z).abs() / z.abs().clamp(min=1)).max())
+        if not self.difference <= TOLERANCE:
+            raise ValueError(
+                f"the inverse that was read of {type(self.module).__name__} must lead back to the noise by its own "
+                f"forward pass, but differs by {self.difference:.2g} in fp64"
+            )
+
+
+def levelled_as(module: nn.Module, mixin: type, **attributes: Any) -> Any:
+    """A copy that shares all parameters, of a class of the same name with ``mixin`` put before the module's own."""
+    found = _unfilled(mixin, type(module))
+    found.__dict__.update({**module.__dict__, **attributes})
+    return found
+
+
+@cache
+def _class_of(mixin: type, own: type) -> Any:
+    def reduced(self: Any, protocol: Any) -> tuple[Any, ...]:
+        """As the library's class is pickled, but made by ``_unfilled``: this class has no name to be found by."""
+        _, _, *rest = super(kind, self).__reduce_ex__(protocol)
+        return (_unfilled, (mixin, own), *rest)
+
+    kind: Any = type(own.__name__, (mixin, own), {"__reduce_ex__": reduced})
+    return kind
+
+
+def _unfilled(mixin: type, own: type) -> Any:
+    kind = _class_of(mixin, own)
+    return kind.__new__(kind)

@@ -1,0 +1,37 @@
+"""Orders, degrees and the one rule that makes every mask; the masks of an ensemble; what of a mask can be skipped."""
+
+from made_fast.masks.degrees import (
+    ORDERS,
+    connectivity,
+    hidden_degrees,
+    input_degrees,
+    layer_degrees,
+    make_order,
+    output_degrees,
+    rank_of,
+    whole_mask,
+)
+from made_fast.masks.mask_set import EVALUATION_MASKS, SHUFFLES, MaskSet, masks_of_rows
+from made_fast.masks.plan import MaskPlan, MaskSide, plan_from_degrees, plan_from_mask
+from made_fast.masks.plan_cache import find_plan
+
+__all__ = [
+    "EVALUATION_MASKS",
+    "ORDERS",
+    "SHUFFLES",
+    "MaskPlan",
+    "MaskSet",
+    "MaskSide",
+    "connectivity",
+    "find_plan",
+    "hidden_degrees",
+    "input_degrees",
+    "layer_degrees",
+    "make_order",
+    "masks_of_rows",
+    "output_degrees",
+    "plan_from_degrees",
+    "plan_from_mask",
+    "rank_of",
+    "whole_mask",
+]

@@ -1,0 +1,360 @@
+"""Program -> levels -> steps: what every sampling backend executes.
+
+The *level* of a unit is the step after which all that it depends on is known: 0 for what depends on no variable, and one more
+than the level of its parameters for a variable. Levels come from the masks alone, by counting for every unit how many of
+its inputs are still unknown; no degree and no order is asked. Units that reach no parameter are dropped.
+
+Every unit that is evaluated gets a *slot*, a row of the activation table. The slots of one value lie together, sorted by
+level, so what an operation may read at level ``t`` is a prefix of each source. ``Schedule.steps`` lists, in order of time,
+which slots are to be finished; backends add their own blocking to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from made_fast.programs.dependencies import masks_of, ring_message
+from made_fast.programs.functions import FUNCTION_CODES
+from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Multiply, Program, X
+
+__all__ = ["AffinePlan", "Kind", "Schedule", "build_schedule"]
+
+IntArray = NDArray[np.int64]
+
+
+BoolArray = NDArray[np.bool_]
+
+
+Step = tuple[int, int, int, int, int, int]
+
+
+class Kind(IntEnum):
+    """Kinds of steps; the numbers are those of csrc/plan.h."""
+
+    AFFINE = 0  # finish slots [first, first + count) of affine `left`, then apply function `function` in place
+    UNARY = 1  # slots [first, ...) = function(slots [left, ...))
+    ADD = 2  # slots [first, ...) = slots [left, ...) + slots [right, ...)
+    MULTIPLY = 3  # likewise, the product
+    DRAW = 4  # draw `count` variables, the first being number `first` of Schedule.variables; parameter slots from `left` on
+
+
+@dataclass(frozen=True)
+class AffinePlan:
+    """One affine operation, with rows in slot order and columns in order of time.
+
+    Attributes:
+        first_slot: slot of row 0.
+        rows: (n,) unit of each row in the operation's own numbering.
+        columns: (m,) column of the horizontally concatenated term weights, in order of time.
+        column_slots: (m,) slot that each column reads.
+        needed: (n,) how many leading columns a row reads; those behind are masked or not yet known.
+        ready: (n,) how many leading columns are known at the level of the row.
+        mask: (n, m) bool, or None if row ``i`` reads exactly its first ``needed[i]`` columns.
+    """
+
+    first_slot: int
+    rows: IntArray
+    columns: IntArray
+    column_slots: IntArray
+    needed: IntArray
+    ready: IntArray
+    mask: BoolArray | None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one row of the batch."""
+        return int(self.needed.sum()) if self.mask is None else int(self.mask.sum())
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When which unit of a program is evaluated, and where it is kept.
+
+    Attributes:
+        features, context_features: D and C.
+        num_slots: rows of the activation table.
+        num_levels: levels at which variables are drawn, the number of sequential steps of one draw.
+        levels: (D,) level at which each variable is drawn.
+        variables: (D,) variables in the order in which they are drawn (by level, then number).
+        noise_steps: (D,) the noise step of each of ``variables``, its rank in the program's order.
+        x_slot, context_slot: first slot of what the network reads of the variables, and of the context.
+        x_slots: (D,) first of the input slots of each of ``variables``; those of one variable lie together.
+        in_place: whether every variable has one parameter and one input unit and is drawn over its parameter, so that
+            ``x_slots`` and ``param_slots`` are the same. If not, input slots come first and parameter slots last, and
+            parameters and draws of one level alternate variable by variable.
+        context_units: the context features that are read, in slot order.
+        param_slots: (D,) first parameter slot of each of ``variables``; a variable's parameters lie together.
+        steps: (S, 6) int64: Kind, first, count, left, right, function code.
+        affines: one plan for each affine operation.
+    """
+
+    features: int
+    context_features: int
+    num_slots: int
+    num_levels: int
+    levels: IntArray
+    variables: IntArray
+    noise_steps: IntArray
+    x_slot: int
+    x_slots: IntArray
+    in_place: bool
+    context_slot: int
+    context_units: IntArray
+    param_slots: IntArray
+    steps: IntArray
+    affines: tuple[AffinePlan, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the affine operations for one sample: what a sampler has to do, and no more."""
+        return sum(plan.macs for plan in self.affines)
+
+
+def build_schedule(program: Program) -> Schedule:
+    """Finds levels, slots and steps of a program.
+
+    Raises:
+        ValueError: the program is not autoregressive: some variables depend on themselves, directly or in a ring.
+    """
+    masks = masks_of(program)
+    alive = _alive_units(program, masks)
+    levels = _levels(program, masks, alive)
+    return _Builder(program, masks, alive, levels).build()
+
+
+def _alive_units(program: Program, masks: list[list[BoolArray]]) -> list[BoolArray]:
+    """For each value, which units reach a parameter."""
+    alive = [np.zeros(width, dtype=bool) for width in program.widths]
+    alive[-1][:] = True
+    alive[X][:] = True  # variables are drawn whether or not anything reads them
+    for value in range(len(alive) - 1, CONTEXT, -1):
+        op = program.ops[value - 2]
+        for index, source in enumerate(op.sources):
+            alive[source] |= masks[value - 2][index][alive[value]].any(0) if isinstance(op, Affine) else alive[value]
+    return alive
+
+
+def _levels(program: Program, masks: list[list[BoolArray]], alive: list[BoolArray]) -> list[IntArray]:
+    """The level of each unit of each value, by counting unknown inputs. -1 for units that are not alive."""
+    widths = program.widths
+    owner = np.repeat(np.arange(program.features), program.params_per_variable)  # (P,)
+    units_of = np.split(np.arange(widths[X]), np.cumsum(program.input_units)[:-1])  # what a draw makes known
+    missing = [np.zeros(width, dtype=np.int64) for width in widths]
+    waiting = np.bincount(owner, minlength=program.features)  # a variable waits for its parameters
+    consumers: list[list[tuple[int, BoolArray | None]]] = [[] for _ in widths]
+    for value in range(2, len(widths)):
+        op = program.ops[value - 2]
+        for index, source in enumerate(op.sources):
+            mask = masks[value - 2][index] if isinstance(op, Affine) else None
+            missing[value] += 1 if mask is None else (mask & alive[source]).sum(1)
+            consumers[source].append((value, None if mask is None else np.ascontiguousarray(mask.T)))
+    levels = [np.full(width, -1, dtype=np.int64) for width in widths]
+    level = 0
+    ready: list[IntArray] = [np.flatnonzero(alive[value] & (missing[value] == 0)) for value in range(len(widths))]
+    ready[X] = np.zeros(0, dtype=np.int64)
+    drawable = np.flatnonzero(waiting == 0)
+    while True:
+        for value in range(len(widths)):  # operations only read values before them, so one sweep finishes a level
+            units = ready[value]
+            if not len(units):
+                continue
+            levels[value][units] = level
+            ready[value] = np.zeros(0, dtype=np.int64)
+            for target, mask_t in consumers[value]:
+                newly = _tell(units, mask_t, missing[target])
+                ready[target] = np.concatenate([ready[target], newly[alive[target][newly]]])
+            if value == len(widths) - 1:
+                drawable = np.concatenate([drawable, _tell(owner[units], None, waiting)])
+        if not len(drawable):
+            break
+        ready[X] = np.concatenate([units_of[variable] for variable in np.sort(drawable)])
+        drawable = np.zeros(0, dtype=np.int64)
+        level += 1
+    if (levels[X] < 0).any():
+        raise ValueError(ring_message(program))
+    return levels
+
+
+def _tell(units: IntArray, mask_t: BoolArray | None, missing: IntArray) -> IntArray:
+    """Takes newly known units off the counts of their readers; returns the readers that now miss nothing."""
+    if mask_t is None:
+        np.subtract.at(missing, units, 1)
+        readers = np.unique(units)
+    else:
+        counts = mask_t[units].sum(0)
+        missing -= counts
+        readers = np.flatnonzero(counts)
+    done: IntArray = readers[missing[readers] == 0]
+    return done
+
+
+class _Builder:
+    """Lays out slots and lists steps, once levels are known."""
+
+    def __init__(
+        self, program: Program, masks: list[list[BoolArray]], alive: list[BoolArray], levels: list[IntArray]
+    ) -> None:
+        self.program, self.masks, self.alive, self.levels = program, masks, alive, levels
+        self.first_units = np.cumsum([0, *program.input_units])[:-1]  # (D,)
+        self.draw_level = levels[X][self.first_units] - 1  # (D,)
+        self.variables = np.argsort(self.draw_level, kind="stable")
+        # Parameters are finished when their variable is drawn, and lie together for each variable.
+        levels[-1] = np.repeat(self.draw_level, program.params_per_variable)
+        self.fused = self._fused_functions()
+        # A variable with one parameter is drawn over it: nothing reads the parameter again.
+        plain = all(each.reads_itself for each in program.conditionals)
+        self.drawn_in_place = (X,) if set(program.params_per_variable) == {1} and plain else ()
+        self.units: list[IntArray] = []  # value -> units in slot order
+        self.first: list[int] = []  # value -> first slot
+        slots = 0
+        for value in range(len(levels)):
+            kept = np.flatnonzero(alive[value])
+            self.units.append(kept[np.argsort(levels[value][kept], kind="stable")])
+            shared = self.fused.get(value)
+            self.first.append(slots if shared is None else self.first[shared])
+            slots += len(kept) if shared is None and value not in self.drawn_in_place else 0
+        for value in self.drawn_in_place:
+            self.first[value] = self.first[-1]
+        self.num_slots = slots
+
+    def _fused_functions(self) -> dict[int, int]:
+        """Elementwise values that may overwrite the affine value they read, since nothing else reads it."""
+        readers: dict[int, int] = {}
+        for op in self.program.ops:
+            for source in op.sources:
+                readers[source] = readers.get(source, 0) + 1
+        return {
+            2 + index: op.source
+            for index, op in enumerate(self.program.ops)
+            if isinstance(op, Elementwise)
+            and op.source > CONTEXT
+            and isinstance(self.program.ops[op.source - 2], Affine)
+            and readers[op.source] == 1
+            and 2 + index != len(self.levels) - 1  # parameters wait for their variable: keep them apart
+        }
+
+    def build(self) -> Schedule:
+        program = self.program
+        affine_of = {2 + i: op for i, op in enumerate(program.ops) if isinstance(op, Affine)}
+        number = {value: index for index, value in enumerate(affine_of)}
+        plans = tuple(self._affine_plan(value) for value in affine_of)
+        variables = self.variables
+        order = program.order.cpu().numpy()
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        params = np.asarray(program.params_per_variable)
+        sizes = params[variables]
+        param_slots = self.first[-1] + np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        x_slots = self.first[X] + np.cumsum([0, *np.asarray(program.input_units)[variables]])[:-1]
+        steps = self._steps(number, param_slots)
+        return Schedule(
+            features=program.features,
+            context_features=program.context_features,
+            num_slots=self.num_slots,
+            num_levels=int(self.draw_level.max()) + 1,
+            levels=self.draw_level,
+            variables=variables,
+            noise_steps=rank[variables],
+            x_slot=self.first[X],
+            x_slots=x_slots,
+            in_place=bool(self.drawn_in_place),
+            context_slot=self.first[CONTEXT],
+            context_units=self.units[CONTEXT],
+            param_slots=param_slots,
+            steps=steps,
+            affines=plans,
+        )
+
+    def _affine_plan(self, value: int) -> AffinePlan:
+        op = self.program.ops[value - 2]
+        assert isinstance(op, Affine)
+        rows = self.units[value]
+        offsets = np.concatenate([[0], np.cumsum([mask.shape[1] for mask in self.masks[value - 2]])])
+        columns, slots, times = [], [], []
+        for index, source in enumerate(op.sources):
+            kept = self.units[source]
+            columns.append(offsets[index] + kept)
+            slots.append(self.first[source] + np.arange(len(kept)))
+            times.append(np.stack([self.levels[source][kept], np.full(len(kept), source), np.arange(len(kept))]))
+        time = np.concatenate(times, axis=1)
+        by_time = np.lexsort(time[::-1])
+        column = np.concatenate(columns)[by_time]
+        mask = np.concatenate(self.masks[value - 2], axis=1)[np.ix_(rows, column)]
+        count = mask.sum(1)
+        needed = np.where(count > 0, mask.shape[1] - mask[:, ::-1].argmax(1), 0) if mask.shape[1] else count
+        ready = np.searchsorted(time[0][by_time], self.levels[value][rows], side="right")
+        return AffinePlan(
+            first_slot=self.first[value],
+            rows=rows,
+            columns=column,
+            column_slots=np.concatenate(slots)[by_time],
+            needed=needed,
+            ready=ready,
+            mask=None if np.array_equal(count, needed) else mask,
+        )
+
+    def _steps(self, number: dict[int, int], param_slots: IntArray) -> IntArray:
+        found: list[tuple[int, int, int, Step]] = []  # level, value, slot; steps that draw come after their parameters
+        last = len(self.levels) - 1
+        for value, op in enumerate(self.program.ops, start=2):
+            if value in self.fused:
+                continue
+            made = self._affine_steps(value, number[value]) if isinstance(op, Affine) else self._unit_steps(value, op)
+            found.extend((level, value, step[1], step) for level, step in made)
+        draw_level = self.draw_level[self.variables]
+        sizes = np.asarray(self.program.params_per_variable)[self.variables]
+        for start, count in self._drawn_together(draw_level):
+            end = int(param_slots[start + count - 1] + sizes[start + count - 1])
+            found.append(
+                (int(draw_level[start]), last, end - 1, (Kind.DRAW, start, count, int(param_slots[start]), 0, 0))
+            )
+        found.sort(key=lambda item: (*item[:3], item[3][0] == Kind.DRAW))
+        return np.asarray([step for *_, step in found], dtype=np.int64)
+
+    def _drawn_together(self, levels: IntArray) -> list[tuple[int, int]]:
+        """Runs of variables, and of their parameters, that one step takes: of one level; each alone if not in place."""
+        return _runs(levels[None], stride=0) if self.drawn_in_place else [(place, 1) for place in range(len(levels))]
+
+    def _affine_steps(self, value: int, number: int) -> Iterator[tuple[int, Step]]:
+        readers = [self.program.ops[reader - 2] for reader, source in self.fused.items() if source == value]
+        function = next((FUNCTION_CODES[op.function] for op in readers if isinstance(op, Elementwise)), 0)
+        levels = self.levels[value][self.units[value]]
+        for start, count in self._runs_of(value, levels[None], stride=0):
+            yield int(levels[start]), (Kind.AFFINE, self.first[value] + start, count, number, 0, function)
+
+    def _unit_steps(self, value: int, op: Elementwise | Add | Multiply) -> Iterator[tuple[int, Step]]:
+        """Steps of an operation that goes unit by unit: one for each run of units whose sources lie side by side."""
+        kind = {Elementwise: Kind.UNARY, Add: Kind.ADD, Multiply: Kind.MULTIPLY}[type(op)]
+        function = FUNCTION_CODES[op.function] if isinstance(op, Elementwise) else 0
+        levels = self.levels[value][self.units[value]]
+        slots = np.stack([self._slots_of(source, self.units[value]) for source in op.sources])  # (sources, n)
+        for start, count in self._runs_of(value, np.concatenate([slots, levels[None] + slots[:1]]), stride=1):
+            right = int(slots[1, start]) if len(slots) > 1 else 0
+            yield int(levels[start]), (kind, self.first[value] + start, count, int(slots[0, start]), right, function)
+
+    def _runs_of(self, value: int, rows: IntArray, stride: int) -> list[tuple[int, int]]:
+        """See ``_runs``; parameters of variables that are not drawn in place end their run with each variable."""
+        runs = _runs(rows, stride)
+        if value != len(self.levels) - 1 or self.drawn_in_place:
+            return runs
+        ends = np.cumsum(np.asarray(self.program.params_per_variable)[self.variables])
+        cuts = np.unique([*(start for start, _ in runs), *ends.tolist()]).tolist()
+        return [(start, stop - start) for start, stop in pairwise(cuts)]
+
+    def _slots_of(self, value: int, units: IntArray) -> IntArray:
+        slot = np.full(len(self.levels[value]), -1, dtype=np.int64)
+        slot[self.units[value]] = self.first[value] + np.arange(len(self.units[value]))
+        return slot[units]
+
+
+def _runs(rows: IntArray, stride: int) -> list[tuple[int, int]]:
+    """Runs (start, length) of columns (r, n) along which every row grows by ``stride``."""
+    n = rows.shape[1]
+    starts = [0, *(np.flatnonzero((np.diff(rows, axis=1) != stride).any(0)) + 1).tolist(), n] if n else [0]
+    return [(start, end - start) for start, end in pairwise(starts)]

@@ -1,0 +1,144 @@
+"""What a draw is asked for, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.decoding import PLAIN, Decoding
+from made_fast.requests.checks import check_decoding, conditions_of
+from made_fast.requests.conditions import Allowed, Conditions
+
+__all__ = ["Request"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a draw is asked for, checked.
+
+    Attributes:
+        shape: (n,), or (N, n) with contexts or conditions of N rows; the request's rows are numbered through it.
+        seed: of the noise.
+        first_row: noise row of row 0.
+        rows: (count,) int64 noise rows, or None: consecutive from ``first_row``.
+        context: (N, C) or None.
+        conditions: of N rows, or of one for all; or None.
+        decoding: how conditionals are changed.
+        dtype: of the samples, or None.
+        backend: ``"auto"`` or the name of a backend.
+        progress: whether to show a progress bar.
+    """
+
+    shape: tuple[int, ...]
+    seed: int
+    first_row: int = 0
+    rows: Tensor | None = None
+    context: Tensor | None = None
+    conditions: Conditions | None = None
+    decoding: Decoding = PLAIN
+    dtype: torch.dtype | None = None
+    backend: str = "auto"
+    progress: bool = False
+
+    @classmethod
+    def checked(
+        cls,
+        conditionals: Sequence[Conditional],
+        context_features: int,
+        num_samples: int,
+        context: Tensor | None = None,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+        rows: Tensor | None = None,
+        given: Tensor | None = None,
+        observed: Tensor | None = None,
+        allowed: Allowed | Sequence[Allowed] | None = None,
+        temperature: float = 1.0,
+        greedy: bool = False,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        dtype: torch.dtype | None = None,
+        backend: str = "auto",
+        progress: bool = False,
+    ) -> Request:
+        """The request that the arguments of ``sample`` make; the seed is drawn if it was left out.
+
+        Raises:
+            ValueError: an argument does not fit; the message names it.
+        """
+        _check_numbers(num_samples, seed, first_row)
+        _check_context(context, context_features)
+        count = None if context is None else context.shape[0]
+        conditions, count = conditions_of(conditionals, given, observed, allowed, count)
+        decoding = Decoding(temperature, bool(greedy), top_k, top_p)
+        check_decoding(decoding, conditionals, constrained=conditions is not None and conditions.support is not None)
+        shape = (num_samples,) if count is None else (count, num_samples)
+        if rows is not None:
+            _check_rows(rows, prod(shape), first_row)
+        if seed is None:
+            device = "cpu" if generator is None else generator.device
+            seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+        context = None if context is None else context.detach()
+        return cls(shape, seed, first_row, rows, context, conditions, decoding, dtype, backend, progress)
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return prod(self.shape)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What a backend must be able to do besides plain draws."""
+        return (*self.decoding.features, *(() if self.conditions is None else self.conditions.features))
+
+    def noise_rows(self) -> Tensor:
+        """(count,) int64 on the CPU: the noise row of each row."""
+        return torch.arange(self.first_row, self.first_row + self.count) if self.rows is None else self.rows.cpu()
+
+    def context_of(self, places: Tensor) -> Tensor | None:
+        """The contexts (m, C) of some rows (m,) of the request."""
+        return None if self.context is None else self.context[places.to(self.context.device) // self.shape[-1]]
+
+    def conditions_of(self, places: Tensor) -> Conditions | None:
+        """The conditions of some rows (m,) of the request, one row for each."""
+        return None if self.conditions is None else self.conditions.rows(places // self.shape[-1])
+
+
+def _check_numbers(num_samples: int, seed: int | None, first_row: int) -> None:
+    for name, value in (("num_samples", num_samples), ("first_row", first_row)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name} must be an integer, 0 or more, got {value!r}")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise ValueError(f"seed must be an integer or None, got {seed!r}")
+    if first_row >= 2**62:
+        raise ValueError(f"first_row must be below 2**62, got {first_row}")
+
+
+def _check_context(context: Tensor | None, expected: int) -> None:
+    shown = "None" if context is None else f"shape {tuple(context.shape)}"
+    if not expected:
+        if context is not None:
+            raise ValueError(f"context must be None for a model without context_features, got {shown}")
+        return
+    if context is None or context.ndim != 2 or context.shape[1] != expected:
+        raise ValueError(f"context must have shape (B, {expected}), got {shown}")
+    if not bool(torch.isfinite(context).all()):
+        raise ValueError("context must be finite, found nan or inf")
+
+
+def _check_rows(rows: Tensor, count: int, first_row: int) -> None:
+    if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.shape != (count,):
+        found = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else repr(rows)
+        raise ValueError(f"rows must be an int64 tensor of shape ({count},), one for each sample, got {found}")
+    if first_row:
+        raise ValueError(f"first_row must be 0 where rows are given, got {first_row}")
+    if count and not 0 <= int(rows.min()) <= int(rows.max()) < 2**62:
+        outside = int(rows[(rows < 0) | (rows >= 2**62)][0])
+        raise ValueError(f"rows must lie in 0 .. 2**62 - 1, got {outside}")

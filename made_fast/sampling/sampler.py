@@ -1,0 +1,199 @@
+"""Sampler: a frozen program with its schedule and packed weights, which evaluates each unit once for a whole sample."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from made_fast import backends
+from made_fast.outputs.codes import Code
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.output import Output
+from made_fast.programs.program import Program
+from made_fast.programs.schedule import Schedule, build_schedule
+from made_fast.requests.request import Request
+from made_fast.sampling.draws import Draws
+
+__all__ = ["Sampler", "needs_of"]
+
+# A call is cut into pieces of about this many multiply-adds, so that Ctrl-C and the progress bar wait for one piece only:
+# by type of device, a tenth of a second or so on each.
+_MACS_PER_PIECE = {"cpu": 4_000_000_000, "cuda": 2_000_000_000_000}
+
+
+def needs_of(conditionals: Collection[Conditional], features: Collection[str] = ()) -> dict[str, Any]:
+    """What a backend must have to draw these conditionals and do these things meanwhile: arguments of ``backends.choose``."""
+    own = [each for each in conditionals if each.code == Code.OWN]
+    return {
+        "outputs": {each.name for each in conditionals},
+        "own": [name for name in backends.OWN_DRAWS if all(getattr(each, name) is not None for each in own)],
+        "features": {*features, "conditions of own distributions"} if features and own else features,
+    }
+
+
+class Sampler(Draws):
+    """Draws exact samples of a frozen autoregressive network.
+
+    The weights are copied: training the model later does not change a sampler. Samples depend on the seed and the row
+    number alone: ``sample(n, seed=s)[a:b]`` equals ``sample(b - a, seed=s, first_row=a)``.
+
+    Attributes:
+        features: number of variables D.
+        macs: multiply-adds for one sample.
+        dtype: of the samples.
+
+    Args:
+        program: the network.
+        output: what its parameters mean.
+        schedule: of this program; found from its masks if left out.
+        backend: ``"auto"`` or the name of a backend.
+        bf16_weights: keep weights in bf16 and round hidden values to bf16 as well, sums stay fp32; needs the processor's
+            instruction for it (``build_config()["bf16"]``). Samples then follow a slightly different law, whose own
+            log-probability ``sample_and_log_prob`` returns; benchmarks/README.md states by how much. It has no path for
+            few rows.
+
+    Raises:
+        ValueError: the program is not autoregressive, a weight is not finite, or the backend cannot serve.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        output: Output,
+        *,
+        schedule: Schedule | None = None,
+        backend: str = "auto",
+        bf16_weights: bool = False,
+    ) -> None:
+        for number, op in enumerate(program.affines):
+            for tensor in (*(term.weight for term in op.terms), *(() if op.bias is None else (op.bias,))):
+                if not bool(torch.isfinite(tensor).all()):
+                    raise ValueError(
+                        f"weights must be finite to draw samples, found nan or inf in linear layer {number}"
+                    )
+        self.dtype = program.dtype  # of the samples
+        half = program.dtype in (torch.bfloat16, torch.float16)  # computed in fp32, which holds the weights exactly
+        self.program = program.to(torch.float32) if half else program
+        self.bf16_weights = bf16_weights
+        if bf16_weights:
+            self.program = self.program.with_rounded_weights(torch.bfloat16)
+        self.features, self.context_features = program.features, program.context_features  # D, C
+        self.conditionals = program.conditionals
+        self._own_draws = any(each.code == Code.OWN for each in program.conditionals)
+        self.output = output
+        self.schedule = build_schedule(program) if schedule is None else schedule
+        self.backend = backend
+        self._packed: dict[Any, tuple[ModuleType, Any]] = {}  # by backend, and by what was asked for
+        self.macs = self.schedule.macs  # multiply-adds for one sample
+        self._lock = threading.Lock()
+        self._choose(backend)  # a backend that cannot serve is refused here, not at the first draw
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves what backends made of the program out of copies and pickles; it is made again when needed."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_packed", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._packed, self._lock = {}, threading.Lock()
+
+    def _choose(self, requested: str, features: Collection[str] = ()) -> backends.Backend:
+        program = self.program
+        return backends.choose(
+            self.backend if requested == "auto" else requested,
+            device=program.device,
+            dtype=program.dtype,
+            functions=program.functions,
+            bf16_weights=self.bf16_weights,
+            **needs_of(self.conditionals, features),
+        )
+
+    @property
+    def order(self) -> Tensor:
+        """int64 (D,): ``order[s]`` is the variable whose noise has step ``s``."""
+        return self.program.order
+
+    @property
+    def levels(self) -> Tensor:
+        """int64 (D,): the sequential step at which each variable is drawn."""
+        return torch.from_numpy(self.schedule.levels)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of sequential steps of one draw; D at most, fewer where the masks allow it."""
+        return self.schedule.num_levels
+
+    @property
+    def dense_macs(self) -> int:
+        """Multiply-adds for one row of one dense forward pass of the same network."""
+        return self.program.dense_macs
+
+    def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        own = self._own_draws
+        module, packed = self._ready(request.backend, frozenset(request.features))
+        count, device, dtype = request.count, self.program.device, self.program.dtype
+        context = None if request.context is None else request.context.to(device, dtype).contiguous()
+        conditions = None if request.conditions is None else request.conditions.moved(device, dtype)
+        rows = None if request.rows is None else request.rows.to(device).contiguous()
+        x = torch.empty((count, self.features), dtype=request.dtype or self.dtype, device=device)
+        log_prob = torch.empty(count, dtype=dtype, device=device) if with_log_prob else None
+        log_weight = None if conditions is None else torch.empty(count, dtype=dtype, device=device)
+        for start, stop in self._pieces(count, request.progress):
+            piece = x if stop - start == count else x[start:stop]
+            target = piece if x.dtype == dtype else torch.empty(piece.shape, dtype=dtype, device=device)
+            module.draw(
+                packed,
+                target,
+                None if log_prob is None or own else log_prob[start:stop],
+                seed=request.seed,
+                first_row=request.first_row,
+                row_offset=start,
+                rows=None if rows is None else rows[start:stop],
+                context=context,
+                rows_per_context=max(1, request.shape[-1]),
+                conditions=conditions,
+                decoding=request.decoding if request.decoding.features else None,
+                log_weight=None if log_weight is None else log_weight[start:stop],
+            )
+            if log_prob is not None and own:  # compiled backends know the draw of an own distribution, not its density
+                each = (
+                    None if context is None else context[torch.arange(start, stop, device=device) // request.shape[-1]]
+                )
+                params = self.program.evaluate(target, each)
+                log_prob[start:stop] = self.output.log_prob(params, target).sum(-1)
+            if target is not piece:
+                piece.copy_(target)
+        return x, log_prob, log_weight
+
+    def _ready(self, requested: str, features: frozenset[str] = frozenset()) -> tuple[ModuleType, Any]:
+        """The module of a backend and this program in its layout, made at first use."""
+        found = self._packed.get((requested, features))
+        if found is None:
+            chosen = self._choose(requested, features)
+            with self._lock:
+                packed = self._packed.get(chosen.name)
+                if packed is None:
+                    module = backends.load(chosen)
+                    options = {"bf16": True} if self.bf16_weights else {}
+                    packed = (module, module.pack(self.program, self.schedule, self.output, **options))
+                found = self._packed[requested, features] = self._packed[chosen.name] = packed
+        return found
+
+    def _pieces(self, rows: int, progress: bool) -> Iterable[tuple[int, int]]:
+        macs = _MACS_PER_PIECE.get(self.program.device.type, _MACS_PER_PIECE["cpu"])
+        size = max(64, macs // max(1, self.macs))
+        if rows <= size and not progress:
+            return [(0, rows)] if rows else []
+        return self._counted_pieces(rows, size, progress)
+
+    @staticmethod
+    def _counted_pieces(rows: int, size: int, progress: bool) -> Iterator[tuple[int, int]]:
+        with tqdm(total=rows, unit="row", unit_scale=True, disable=not progress) as bar:
+            for start in range(0, rows, size):
+                yield start, min(start + size, rows)
+                bar.update(min(size, rows - start))

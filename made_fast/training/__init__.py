@@ -1,0 +1,11 @@
+"""Fitting anything that has ``log_prob``."""
+
+from made_fast.training.fitting import Epoch, History, TrainingError, evaluate, fit
+
+__all__ = [
+    "Epoch",
+    "History",
+    "TrainingError",
+    "evaluate",
+    "fit",
+]
