@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from made_fast.arguments import whole_number
 from made_fast.capture.captured import Captured, CaptureError, capture, first_width
 from made_fast.capture.export import Call, own_attributes
 from made_fast.flows.adapters import accelerate_flow, is_flow
@@ -21,21 +21,20 @@ from made_fast.programs.schedule import Schedule
 from made_fast.programs.summary import Summary, summary_of
 from made_fast.requests.request import Request
 from made_fast.sampling.draws import Draws
-from made_fast.sampling.kept import check_stale, same_tensors
+from made_fast.sampling.kept import Kept, Stale, State
 from made_fast.sampling.sampler import Sampler
 
 __all__ = ["AcceleratedSampler", "accelerate"]
 
-Stale = Literal["refresh", "raise", "keep"]
-
 
 class _Made(NamedTuple):
-    """A sampler and a copy of all that it was made from."""
+    """What was captured of a module, and its sampler."""
 
     capture: Captured
     sampler: Sampler
-    tensors: list[Tensor]
-    others: list[Any] | None  # None in a copy, whose attributes have other identities, until it is first looked at
+
+
+_CHANGED = "module has changed since it was captured: call refresh(), or make the sampler with stale='refresh'"
 
 
 class AcceleratedSampler(Draws):
@@ -49,14 +48,19 @@ class AcceleratedSampler(Draws):
     def __init__(
         self, module: nn.Module, features: int, output: str | Output | None, stale: Stale, options: dict[str, Any]
     ) -> None:
-        check_stale(stale)
         self.module, self.stale = module, stale
         self._backend = options.pop("backend")
-        self._options, self._lock = options, threading.Lock()
+        self._options = options
         self._features, self._output = features, None if output is None else make_output(output)
-        self._made, self._copied_stale = self._make(), False
+        self._kept: Kept[_Made] = Kept(self._state, self._make, stale, changed=_CHANGED, portable=True)
+        self._kept.refresh()
         self.features, self.context_features = features, self.sampler.context_features
         self.conditionals = self.sampler.conditionals
+
+    @property
+    def _made(self) -> _Made:
+        last = self._kept.last
+        return self._kept.refresh() if last is None else last
 
     @property
     def sampler(self) -> Sampler:
@@ -123,31 +127,23 @@ class AcceleratedSampler(Draws):
         Raises:
             CaptureError: it cannot be captured any more.
         """
-        self._made = self._make()
+        self._kept.refresh()
 
     @property
     def is_stale(self) -> bool:
         """Whether the module has changed since it was captured."""
-        tensors, others = _state_of(self.module)
-        made = self._made
-        if made.others is None and not self._copied_stale:
-            self._made = made = made._replace(others=others)
-        return not (others == made.others and same_tensors(made.tensors, tensors))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy or a pickle is of the module together with what was captured of it."""
-        state = {name: value for name, value in self.__dict__.items() if name != "_lock"}
-        return {**state, "_copied_stale": self.is_stale, "_made": self._made._replace(others=None)}
+        return self._kept.is_stale
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy or a pickle is of the module together with what was captured of it."""
         self.__dict__.update(state)
-        self._lock = threading.Lock()
         if vars(self.module):  # empty where the module holds its own sampler and is filled later
             _ = self.is_stale  # takes down the identities of the copy's attributes
 
-    def _make(self) -> _Made:
-        tensors, others = _state_of(self.module)
-        tensors = [tensor.clone() for tensor in tensors]
+    def _state(self) -> State:
+        return State(*_state_of(self.module))
+
+    def _make(self, last: _Made | None) -> _Made:
         output = self._output
         conditionals = () if output is None else output.conditionals(self._features)
         found = capture(self.module, self._features, conditionals=conditionals, **self._options)
@@ -165,20 +161,12 @@ class AcceleratedSampler(Draws):
                 "give call=lambda module, x, context: torch.logit(module(x))",
                 stacklevel=4,
             )
-        device = next((each.device for each in tensors), torch.device("cpu"))
+        device = next((tensor.device for tensor in self._state().tensors), torch.device("cpu"))
         program = found.program(conditionals, dtype=found.dtype, device=device)
-        return _Made(found, Sampler(program, output, backend=self._backend), tensors, others)
+        return _Made(found, Sampler(program, output, backend=self._backend))
 
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if self.stale != "keep" and self.is_stale:
-            if self.stale == "raise":
-                raise RuntimeError(
-                    "module has changed since it was captured: call refresh(), or make the sampler with stale='refresh'"
-                )
-            with self._lock:
-                if self.is_stale:
-                    self.refresh()
-        return self.sampler._drawn(request, with_log_prob)
+        return self._kept.current().sampler._drawn(request, with_log_prob)
 
 
 def accelerate(
@@ -244,17 +232,11 @@ def accelerate(
     if not isinstance(module, nn.Module):
         raise ValueError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     module = getattr(module, "_orig_mod", module)  # of torch.compile, which shares its parameters
-    context = 0 if context_features is None else _count("context_features", context_features, 0)
+    context = 0 if context_features is None else whole_number("context_features", context_features)
     output = None if output is None else make_output(output)
-    features = _features_of(module, context, output) if features is None else _count("features", features, 1)
+    features = _features_of(module, context, output) if features is None else whole_number("features", features, 1)
     options = {"context_features": context, "layout": layout, "call": call, "check": check, "backend": backend}
     return AcceleratedSampler(module, features, output, stale, options)
-
-
-def _count(name: str, value: object, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer, {least} or more, got {value!r}")
-    return value
 
 
 def _features_of(module: nn.Module, context_features: int, output: Output | None) -> int:

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawing import draw_piece
 from torch import Tensor
 
 from made_fast import MADE, backends
-from made_fast.outputs.kinds import make_output
-from made_fast.outputs.output import Output
 from made_fast.programs.program import Affine, Op, Program, Term
 from made_fast.programs.schedule import build_schedule
 
@@ -76,11 +75,11 @@ class Engine:
         """Whether rows must agree bit for bit, whatever the rows beside them."""
         return self.backend.name != "reference"
 
-    def pack(self, program: Program, output: Output | str = "bernoulli") -> object:
+    def pack(self, program: Program) -> object:
         if self.backend.dtypes and program.dtype not in self.backend.dtypes:
             pytest.skip(f"{self.backend.name} has no {program.dtype}")
         program = _moved(program, self.device)
-        return backends.load(self.backend).pack(program, build_schedule(program), make_output(output))
+        return backends.load(self.backend).pack(program, build_schedule(program))
 
     def draw(
         self, program: Program, num_rows: int, *, seed: int, packed: object = None, **arguments: Any
@@ -93,7 +92,7 @@ class Engine:
         for name in ("context", "rows"):
             if arguments.get(name) is not None:
                 arguments[name] = arguments[name].to(self.device)
-        backends.load(self.backend).draw(packed, out, log_prob, seed=seed, **arguments)
+        draw_piece(backends.load(self.backend), packed, out, log_prob, seed=seed, **arguments)
         return out.cpu(), log_prob.cpu()
 
 

@@ -144,7 +144,7 @@ def claims(backend: backends.Backend, output: str, *features: str) -> bool:
     """Whether a backend that can be used here says that it draws this output, and can do these things meanwhile."""
     dtype = backend.dtypes[0] if backend.dtypes else torch.float32
     asked: dict[str, Any] = {"outputs": codes_of(output), "features": features}
-    return backends.why_not(backend, device=torch.device("cpu"), dtype=dtype, **asked) is None
+    return backends.why_not(backend, backends.Needs(torch.device("cpu"), dtype, **asked)) is None
 
 
 def drawn_by(*features: str, outputs: Iterable[str] = OUTPUTS, options: Sequence[str] = ("plain",)) -> list[Any]:

@@ -286,7 +286,7 @@ def test_samples_are_the_models_whatever_the_chunk(tmp_path, capsys, monkeypatch
 
 def test_samples_of_a_named_backend_and_with_a_bar(tmp_path, capsys, model_file):
     cpu = {"device": torch.device("cpu"), "dtype": torch.float32}
-    names = [backend.name for backend in backends.BACKENDS if backends.why_not(backend, **cpu) is None]
+    names = [backend.name for backend in backends.BACKENDS if backends.why_not(backend, backends.Needs(**cpu)) is None]
     drawn = [draw(capsys, model_file, tmp_path / f"{name}.npy", "-n", 20, "--backend", name) for name in names]
     assert all(np.array_equal(rows, drawn[0]) for rows in drawn)
     status, _, err = call(capsys, "sample", model_file, "-n", 20, "--out", tmp_path / "x.npy", "--progress")

@@ -121,8 +121,8 @@ def _drawn_as_the_naive_sampler_does(
     x, log_prob = way.draw(
         program,
         rows,
-        packed=way.pack(program, model.output),
-        **{"seed": 7, "first_row": 2**33, "context": context, "rows_per_context": 5},
+        packed=way.pack(program),
+        **{"seed": 7, "first_row": 2**33, "context": context, "rows_per_condition": 5},
         conditions=conditions.moved(torch.device("cpu"), dtype),
         log_weight=log_weight,
     )

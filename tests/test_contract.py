@@ -77,10 +77,10 @@ def test_pieces_of_a_request_make_the_whole(
     model = build(every_option[name], torch.float32 if engine.compiled else torch.float64)
     program, context = model.program(), make_context(model, 13)
     packed = engine.pack(program)
-    shared = {"seed": 9, "first_row": 2**32 - 30, "context": context, "rows_per_context": 5, "packed": packed}
+    shared = {"seed": 9, "first_row": 2**32 - 30, "context": context, "rows_per_condition": 5, "packed": packed}
     x, log_prob = engine.draw(program, 65, **shared)
     repeated = context.repeat_interleave(5, 0)
-    alone, log_prob_alone = engine.draw(program, 65, **{**shared, "context": repeated, "rows_per_context": 1})
+    alone, log_prob_alone = engine.draw(program, 65, **{**shared, "context": repeated, "rows_per_condition": 1})
     assert torch.equal(x, alone)
     assert torch.allclose(log_prob, log_prob_alone, rtol=0 if engine.compiled else 1e-13, atol=0)
     for cuts in ([0, 1, 65], [0, 7, 31, 33, 65], [0, 24, 48, 65]):
@@ -99,16 +99,16 @@ def test_rows_in_any_order_are_those_of_a_consecutive_draw(
     program, packed = model.program(), engine.pack(model.program())
     context, base = make_context(model, 1), 2**32 - 25
     shared = {"seed": 9, "context": context, "packed": packed}
-    x, log_prob = engine.draw(program, 70, first_row=base, rows_per_context=10**6, **shared)
+    x, log_prob = engine.draw(program, 70, first_row=base, rows_per_condition=10**6, **shared)
     assert len(x.unique(dim=0)) > 20
     shuffled = torch.randperm(70)
     for picked in (shuffled, shuffled[:1], shuffled[:5], shuffled[3:36], shuffled[:0], torch.tensor([4, 4, 69, 4, 0])):
-        arguments = {"rows": base + picked, "first_row": 77, "row_offset": 13, "rows_per_context": 10**6}
+        arguments = {"rows": base + picked, "first_row": 77, "row_offset": 13, "rows_per_condition": 10**6}
         found = engine.draw(program, len(picked), **shared, **arguments)
         assert torch.equal(found[0], x[picked])
         assert torch.allclose(found[1], log_prob[picked], rtol=0 if engine.compiled else 1e-13, atol=0)
     far = torch.tensor([7, 3, 1_000_000, 2**61])
-    found = engine.draw(program, 4, rows=far, rows_per_context=4, **shared)
+    found = engine.draw(program, 4, rows=far, rows_per_condition=4, **shared)
     for index, row in enumerate(far.tolist()):
         alone = engine.draw(program, 1, first_row=row, **shared)
         assert torch.equal(found[0][index], alone[0][0])
@@ -122,11 +122,11 @@ def test_rows_keep_the_contexts_of_their_places(
     program, context = model.program(), make_context(model, 9)
     shared = {"seed": 2, "packed": engine.pack(program)}
     rows = torch.randperm(1000)[:63]
-    x, _ = engine.draw(program, 63, rows=rows, context=context, rows_per_context=7, **shared)
+    x, _ = engine.draw(program, 63, rows=rows, context=context, rows_per_condition=7, **shared)
     for place in range(63):
         each = context[place // 7 : place // 7 + 1]
         assert torch.equal(x[place], engine.draw(program, 1, first_row=int(rows[place]), context=each, **shared)[0][0])
-    piece = engine.draw(program, 20, rows=rows[30:50], row_offset=30, context=context, rows_per_context=7, **shared)
+    piece = engine.draw(program, 20, rows=rows[30:50], row_offset=30, context=context, rows_per_condition=7, **shared)
     assert torch.equal(piece[0], x[30:50])
 
 
@@ -156,7 +156,7 @@ def test_the_number_of_threads_changes_no_bit(
         {"hidden_features": (200,), "direct": True, "order": "random", "context_features": 2}, dtype, features=40
     )
     program, context = model.program(), make_context(model, 100)
-    shared = {"seed": 1, "context": context, "rows_per_context": 5}
+    shared = {"seed": 1, "context": context, "rows_per_condition": 5}
     for name, engine in engines.items():
         if not engine.compiled:
             continue
@@ -326,9 +326,9 @@ def test_table_lists_every_backend_best_first() -> None:
 
 def test_auto_takes_the_first_that_can_and_logs_why(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="made_fast")
-    assert backends.choose("auto", device=CPU, dtype=torch.float32, outputs=["bernoulli"]) == USABLE[0]
+    assert backends.choose("auto", backends.Needs(CPU, torch.float32, outputs=["bernoulli"])) == USABLE[0]
     caplog.clear()
-    assert backends.choose("auto", device=CPU, dtype=torch.float16, outputs=["bernoulli"]).name == "reference"
+    assert backends.choose("auto", backends.Needs(CPU, torch.float16, outputs=["bernoulli"])).name == "reference"
     for backend in USABLE:
         assert (backend.name == "reference") or f"backend {backend.name} passed over: needs " in caplog.text
 
@@ -337,19 +337,19 @@ def test_a_named_backend_runs_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -
     for backend in backends.BACKENDS:
         for device, dtype in ((CPU, torch.float32), (CPU, torch.bfloat16), (torch.device("cuda"), torch.float32)):
             arguments = {"device": device, "dtype": dtype, "outputs": ["bernoulli"]}
-            reason = backends.why_not(backend, **arguments)
+            reason = backends.why_not(backend, backends.Needs(**arguments))
             if reason is None:
-                assert backends.choose(backend.name, **arguments) is backend
+                assert backends.choose(backend.name, backends.Needs(**arguments)) is backend
                 continue
             with pytest.raises(ValueError, match=rf"^backend '{backend.name}' cannot be used: ") as error:
-                backends.choose(backend.name, **arguments)
+                backends.choose(backend.name, backends.Needs(**arguments))
             assert str(error.value).endswith(reason)
     monkeypatch.setenv("MADE_FAST_BACKEND", "reference")
-    assert backends.choose("auto", device=CPU, dtype=torch.float32).name == "reference"
-    assert backends.choose(USABLE[0].name, device=CPU, dtype=torch.float32) is USABLE[0]
+    assert backends.choose("auto", backends.Needs(CPU, torch.float32)).name == "reference"
+    assert backends.choose(USABLE[0].name, backends.Needs(CPU, torch.float32)) is USABLE[0]
     monkeypatch.setenv("MADE_FAST_BACKEND", "abacus")
     with pytest.raises(ValueError, match=r"^(backend|MADE_FAST_BACKEND) must be .*, got 'abacus'\Z"):
-        backends.choose("auto", device=CPU, dtype=torch.float32)
+        backends.choose("auto", backends.Needs(CPU, torch.float32))
 
 
 @pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawing import draw_piece
 from torch import Tensor
 
 from made_fast import MADE, backends, build_config
@@ -73,14 +74,14 @@ def _draw(backend: str, packed: Any, rows: int, features: int, dtype: torch.dtyp
     found += [torch.full((rows,), torch.nan, dtype=dtype) for _ in range(2)]
     module = importlib.import_module(f"made_fast.backends.{backend}")
     arguments = {"seed": 3, "first_row": 5, **arguments}
-    module.draw(packed, found[0], found[1], log_weight=found[2], **arguments)
+    draw_piece(module, packed, found[0], found[1], log_weight=found[2], **arguments)
     return found
 
 
 def _packed(program: Program) -> tuple[Any, Any]:
     schedule = build_schedule(program)
     both = [importlib.import_module(f"made_fast.backends.{name}") for name in ("cpp", "reference")]
-    first, second = (module.pack(program, schedule, None) for module in both)
+    first, second = (module.pack(program, schedule) for module in both)
     return first, second
 
 
@@ -162,7 +163,7 @@ def test_allowed_values(conditional: Conditional, dtype: torch.dtype) -> None:
     rows = 150
     conditions = _allowed(conditional, rows, dtype)
     params = _params(conditional, rows, dtype)
-    _check_alone(conditional, dtype, params, conditions, rows_per_context=1)
+    _check_alone(conditional, dtype, params, conditions, rows_per_condition=1)
     native, _ = _packed(_alone(conditional, dtype))
     x = _draw("cpp", native, rows, 1, dtype, context=params, conditions=conditions)[0][:, 0]
     values = conditional.values()
@@ -298,7 +299,7 @@ def test_networks(name: str, how: str, dtype: torch.dtype) -> None:
     conditions = {"given": (0, 0.3), "prefix": (8, 0.1)}.get(how)
     shared: dict[str, Any] = {
         "context": _context(model, count, dtype),
-        "rows_per_context": per_condition,
+        "rows_per_condition": per_condition,
         "decoding": DECODINGS["cool"] if how == "cool" else None,
         "conditions": None if conditions is None else _given(model, count, dtype, *conditions),
     }
@@ -347,10 +348,8 @@ def test_scratch_stays_small_with_many_categories() -> None:
     native, _ = _packed(model.program())
     for isa in _cpp().build_config()["instruction_sets"]:
         assert native.native.scratch_bytes(isa, 10_000, 1) < 2 * 2**20
-    assert (
-        backends.why_not(backends.BACKENDS[0], device=torch.device("cpu"), dtype=torch.float32, outputs={"categorical"})
-        is None
-    )
+    row = next(row for row in backends.BACKENDS if row.name == "cpp")
+    assert backends.why_not(row, backends.Needs(torch.device("cpu"), torch.float32, outputs={"categorical"})) is None
 
 
 def test_a_condition_of_one_row_serves_all(set_threads: Any) -> None:
@@ -364,7 +363,7 @@ def test_a_condition_of_one_row_serves_all(set_threads: Any) -> None:
             for name in ("given", "observed", "support", "bounds")
         },
     )
-    one = _draw("cpp", native, 200, 12, torch.float64, conditions=conditions, rows_per_context=200)
-    each = _draw("cpp", native, 200, 12, torch.float64, conditions=many, rows_per_context=1)
+    one = _draw("cpp", native, 200, 12, torch.float64, conditions=conditions, rows_per_condition=200)
+    each = _draw("cpp", native, 200, 12, torch.float64, conditions=many, rows_per_condition=1)
     for a, b in zip(one, each, strict=True):
         assert torch.equal(a, b)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawing import draw_piece
 from torch import Tensor
 
 import made_fast
@@ -80,7 +81,7 @@ def test_scratch_holds_no_zeros() -> None:
     """200,704 input units; a table of them would take 37 MiB for each thread."""
     cpp = importlib.import_module("made_fast.backends.cpp")
     model = MADE(784, (64,), output=Categorical(256))
-    native = cpp.pack(model.program(), model.sampler().schedule, model.output).native
+    native = cpp.pack(model.program(), model.sampler().schedule).native
     for isa in build_config()["instruction_sets"]:
         assert native.scratch_bytes(isa, 10_000, 2) < 2**20
 
@@ -88,7 +89,7 @@ def test_scratch_holds_no_zeros() -> None:
 def test_work_is_a_column_for_each_variable() -> None:
     cpp = importlib.import_module("made_fast.backends.cpp")
     model = MADE(100, (64, 64), output=Categorical(32))
-    native = cpp.pack(model.program(), model.sampler().schedule, model.output).native
+    native = cpp.pack(model.program(), model.sampler().schedule).native
     looked_up = model.hidden[0].mask[:, ::32].sum()
     others = sum(int(layer.mask.sum()) for layer in (model.hidden[1], model.parameters_layer))
     assert looked_up + others <= native.panel_macs <= 1.1 * (looked_up + others)
@@ -109,11 +110,11 @@ def _program_with_a_function_of_the_input() -> Program:
 def test_units_that_a_function_reads_are_made() -> None:
     cpp = importlib.import_module("made_fast.backends.cpp")
     program = _program_with_a_function_of_the_input()
-    schedule, output = build_schedule(program), Categorical(8)
+    schedule = build_schedule(program)
     drawn: list[Tensor] = []
     for engine in (cpp, reference):
         out = torch.empty(90, 5, dtype=torch.float64)
-        engine.draw(engine.pack(program, schedule, output), out, None, seed=3, first_row=0)
+        draw_piece(engine, engine.pack(program, schedule), out, seed=3)
         drawn.append(out)
     assert torch.equal(*drawn)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawing import draw_piece
 from gpu_device import DEVICE, ON_GPU, needs_cuda, needs_device, say, sized
 from torch import Tensor
 
@@ -106,7 +107,7 @@ def _draw_in(mode: str, sampler: Sampler, rows: int, **options: Any) -> tuple[Te
     module, packed = sampler._ready("triton")
     out = torch.full((rows, sampler.features), torch.nan, device=DEVICE)
     nats = torch.full((rows,), torch.nan, device=DEVICE)
-    module.draw(packed, out, nats, seed=SEED, mode=mode, **options)
+    draw_piece(module, packed, out, nats, seed=SEED, mode=mode, **options)
     return out, nats
 
 
@@ -165,7 +166,7 @@ def test_law_4_rows_do_not_depend_on_the_request(
     assert torch.equal(alone, x)  # without log-probabilities
     for mode in ("one", "many"):
         for count in (1, 33, total):
-            found = _draw_in(mode, sampler, count, first_row=0, context=context, rows_per_context=total)
+            found = _draw_in(mode, sampler, count, first_row=0, context=context, rows_per_condition=total)
             assert torch.equal(found[0], x[:count]), (mode, count)
             assert torch.equal(found[1], nats[:count]), (mode, count)
 
@@ -184,7 +185,7 @@ def test_many_launches_draw_the_same_each_time(build: Build, every_option: dict[
                     torch.full((rows, 9), torch.nan, device=DEVICE),
                     torch.full((rows,), torch.nan, device=DEVICE),
                 )
-                module.draw(packed, out, nats, seed=seed, first_row=first_row, mode=mode)
+                draw_piece(module, packed, out, nats, seed=seed, first_row=first_row, mode=mode)
                 found[mode] = (out, nats)
             assert torch.equal(found["one"][0], found["many"][0])
             assert torch.equal(found["one"][1], found["many"][1])
@@ -200,7 +201,7 @@ def test_draws_into_memory_that_is_not_aligned(build: Build, every_option: dict[
     for mode in ("one", "many"):
         for start in (1, 1, 1, 0, 2, 3):
             out = torch.full((50, 9), torch.nan, device=DEVICE)
-            module.draw(packed, out[start : start + 40], None, seed=SEED, first_row=0, mode=mode)
+            draw_piece(module, packed, out[start : start + 40], None, seed=SEED, first_row=0, mode=mode)
             assert torch.equal(out[start : start + 40], expected), (mode, start)
             assert out[:start].isnan().all()
             assert out[start + 40 :].isnan().all()
@@ -364,12 +365,14 @@ def test_auto_draws_with_the_kernels() -> None:
     model = _on_device(_network(9, 24, 2))
     if ON_GPU:
         assert (
-            backends.choose("auto", device=torch.device(DEVICE), dtype=torch.float32, output="bernoulli").name
+            backends.choose(
+                "auto", backends.Needs(device=torch.device(DEVICE), dtype=torch.float32, outputs=["bernoulli"])
+            ).name
             == "triton"
         )
     x = model.sample(50, seed=SEED)
     assert torch.equal(x, _draw(model, 50)[0]) or not ON_GPU
-    packed = reference.pack(model.program(), model.sampler().schedule, model.output)
+    packed = reference.pack(model.program(), model.sampler().schedule)
     out = torch.full((50, 9), torch.nan, device=DEVICE)
-    reference.draw(packed, out, None, seed=SEED, first_row=0)
+    draw_piece(reference, packed, out, None, seed=SEED, first_row=0)
     assert _explained(model, x, out) <= 1

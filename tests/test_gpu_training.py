@@ -237,7 +237,7 @@ def test_half_precision_models(dtype: torch.dtype) -> None:
 
 def test_auto_takes_the_kernels_where_they_pay() -> None:
     """With a nested mask and enough rows ``auto`` gives the bits of the named backend."""
-    chosen = backends.choose("auto", device=torch.device(DEVICE), dtype=torch.float32)
+    chosen = backends.choose("auto", backends.Needs(device=torch.device(DEVICE), dtype=torch.float32))
     if DEVICE == "cuda":
         assert chosen.name == "triton"
     x, weight, bias, _ = (tensor.to(DEVICE, torch.float32) for tensor in _tensors(64, 96, 128, torch.float32))

@@ -18,7 +18,7 @@ Context = Callable[..., Tensor | None]
 USABLE = [
     backend.name
     for backend in backends.BACKENDS
-    if backends.why_not(backend, device=torch.device("cpu"), dtype=torch.float32) is None
+    if backends.why_not(backend, backends.Needs(torch.device("cpu"), torch.float32)) is None
 ]
 COMPILED = [name for name in USABLE if name != "reference"]
 

@@ -37,7 +37,7 @@ MASKS: dict[str, Callable[[int, int], np.ndarray]] = {
 
 
 def _serves(backend: backends.Backend, dtype: torch.dtype) -> bool:
-    return backends.why_not(backend, device=torch.device("cpu"), dtype=dtype) is None
+    return backends.why_not(backend, backends.Needs(torch.device("cpu"), dtype)) is None
 
 
 def _engines() -> dict[str, tuple[Any, dict[str, str]]]:

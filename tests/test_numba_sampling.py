@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawing import draw_piece
 from output_models import OUTPUTS, context_of, made, valid
 from torch import Tensor
 
@@ -27,9 +28,9 @@ EVERY_OUTPUT = pytest.mark.parametrize("output", OUTPUTS)
 def _draw(module: Any, model: MADE, count: int = N * EACH, **arguments: Any) -> list[Tensor]:
     """x, log_prob and log_weight, from poisoned memory."""
     program = model.program()
-    packed = module.pack(program, build_schedule(program), model.output)
+    packed = module.pack(program, build_schedule(program))
     found = [torch.full((count, *shape), torch.nan, dtype=program.dtype) for shape in ((model.features,), (), ())]
-    module.draw(packed, found[0], found[1], log_weight=found[2], **{"seed": 4, "first_row": 3, **arguments})
+    draw_piece(module, packed, found[0], found[1], log_weight=found[2], **{"seed": 4, "first_row": 3, **arguments})
     return found
 
 
@@ -75,7 +76,7 @@ def _agree(found: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.parametrize("option", ["random", "direct", "residual", "context", "belief_network", "biases"])
 def test_plain_draws_are_those_of_the_reference(output: str, option: str) -> None:
     model = made(output, option)
-    arguments = {"context": context_of(model, N), "rows_per_context": EACH}
+    arguments = {"context": context_of(model, N), "rows_per_condition": EACH}
     _agree(_draw(numba, model, **arguments)[:2], _draw(reference, model, **arguments)[:2])
 
 
@@ -85,7 +86,7 @@ def test_draws_under_conditions_are_those_of_the_reference(output: str, given: b
     for option in ("random", "context"):
         model = made(output, option)
         conditions = _conditions(model, given=given, allowed=allowed)
-        arguments = {"context": context_of(model, N), "rows_per_context": EACH, "conditions": conditions}
+        arguments = {"context": context_of(model, N), "rows_per_condition": EACH, "conditions": conditions}
         _agree(_draw(numba, model, **arguments), _draw(reference, model, **arguments))
 
 
@@ -107,7 +108,7 @@ def test_decoded_draws_are_those_of_the_reference(output: str, decoding: Decodin
         pytest.skip("of categories only")
     _agree(_draw(numba, model, decoding=decoding), _draw(reference, model, decoding=decoding))
     conditions = _conditions(model, given=True, allowed=False)
-    arguments = {"decoding": decoding, "conditions": conditions, "rows_per_context": EACH}
+    arguments = {"decoding": decoding, "conditions": conditions, "rows_per_condition": EACH}
     _agree(_draw(numba, model, **arguments), _draw(reference, model, **arguments))
 
 
@@ -134,12 +135,12 @@ def test_what_rows_share_changes_no_bit(output: str, dtype: torch.dtype, prefix:
     for option in ("random", "context"):
         model = made(output, option, dtype)
         conditions, context = _conditions(model, given=True, allowed=False, prefix=prefix), context_of(model, N)
-        together = _draw(numba, model, conditions=conditions, context=context, rows_per_context=EACH)
+        together = _draw(numba, model, conditions=conditions, context=context, rows_per_condition=EACH)
         row = torch.arange(N * EACH) // EACH
         each = None if context is None else context[row]
         alone = _draw(numba, model, conditions=conditions.rows(row), context=each)
         pieces = [
-            _draw(numba, model, b - a, conditions=conditions, context=context, rows_per_context=EACH, row_offset=a)
+            _draw(numba, model, b - a, conditions=conditions, context=context, rows_per_condition=EACH, row_offset=a)
             for a, b in ((0, 7), (7, 60), (60, N * EACH))
         ]
         for place in range(3):
@@ -158,7 +159,7 @@ def test_threads_and_named_rows_change_no_bit(output: str, set_threads: Any) -> 
     arguments = {
         "conditions": _conditions(model, given=True, allowed=True),
         "context": context_of(model, N),
-        "rows_per_context": EACH,
+        "rows_per_condition": EACH,
     }
     expected = _draw(numba, model, **arguments)
     for threads in (2, 7):
@@ -173,11 +174,11 @@ def test_bernoulli_draws_are_the_same_with_and_without_conditions(dtype: torch.d
     """Plain ones have a kernel of their own."""
     model = made("bernoulli", "direct", dtype)
     program = model.program()
-    packed = numba.pack(program, build_schedule(program), model.output)
+    packed = numba.pack(program, build_schedule(program))
     assert packed.plain
     x, log_prob, log_weight = _draw(numba, model)
     plain = [torch.empty_like(x), torch.empty_like(log_prob)]
-    numba.draw(packed, *plain, seed=4, first_row=3)
+    draw_piece(numba, packed, *plain, seed=4, first_row=3)
     assert torch.equal(plain[0], x)
     assert torch.allclose(plain[1], log_prob, rtol=1e-5)
     assert not log_weight.any()
@@ -190,6 +191,6 @@ def test_a_parameter_that_is_nan_is_an_error(output: str, dtype: torch.dtype) ->
     program = model.program()
     last = program.ops[-1]
     broken = replace(program, ops=(*program.ops[:-1], replace(last, bias=torch.full_like(last.bias, torch.nan))))
-    packed = numba.pack(broken, build_schedule(broken), model.output)
+    packed = numba.pack(broken, build_schedule(broken))
     with pytest.raises(FloatingPointError, match="nan"):
-        numba.draw(packed, torch.empty(3, model.features, dtype=dtype), None, seed=0, first_row=0)
+        draw_piece(numba, packed, torch.empty(3, model.features, dtype=dtype), None, seed=0, first_row=0)

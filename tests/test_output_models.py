@@ -130,8 +130,13 @@ def test_laws_3_and_5_on_every_engine(way: Engine, output: str) -> None:
             context, mask = context_of(model, 8), 0 if model.ensemble is None else 2
             naive, nats = _naive(output, option, dtype, mask)
             program = model.program(mask=mask)
-            arguments: dict[str, Any] = {"seed": 11, "first_row": 2**32 - 9, "context": context, "rows_per_context": 5}
-            x, log_prob = way.draw(program, 40, packed=way.pack(program, model.output), **arguments)
+            arguments: dict[str, Any] = {
+                "seed": 11,
+                "first_row": 2**32 - 9,
+                "context": context,
+                "rows_per_condition": 5,
+            }
+            x, log_prob = way.draw(program, 40, packed=way.pack(program), **arguments)
             if not _close(x, naive):
                 shaped = x if context is None else x.reshape(8, 5, FEATURES)
                 wrong = unexplained_differences(model, shaped, context, seed=11, mask=mask, first_row=2**32 - 9)

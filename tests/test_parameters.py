@@ -9,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from made_fast import MADE
-from made_fast.models import parameters
+from made_fast.models import network
 from made_fast.outputs.categorical import Categorical
 from made_fast.outputs.kinds import Mixed
 from made_fast.outputs.mixtures import MixtureOfLogistics
@@ -46,16 +46,16 @@ def _case(output: str, stack: str) -> tuple[MADE, Tensor, Tensor | None]:
 
 def _in_parts(monkeypatch: pytest.MonkeyPatch, at_once: int = 1) -> list[int]:
     """From now on models make parameters in parts; returns a list that grows by the first variable of each part."""
-    monkeypatch.setattr(parameters, "_TOO_MANY", 0)
-    monkeypatch.setattr(parameters, "_AT_ONCE", at_once)
+    monkeypatch.setattr(network, "_TOO_MANY", 0)
+    monkeypatch.setattr(network, "_AT_ONCE", at_once)
     firsts: list[int] = []
-    plain = parameters._log_prob_of_part
+    plain = network.MaskedNetwork._log_prob_of_part
 
     def counted(*arguments: Any) -> Tensor:
         firsts.append(arguments[-2])
         return plain(*arguments)
 
-    monkeypatch.setattr(parameters, "_log_prob_of_part", counted)
+    monkeypatch.setattr(network.MaskedNetwork, "_log_prob_of_part", counted)
     return firsts
 
 
@@ -149,9 +149,9 @@ def test_parts_begin_where_a_batch_has_too_many(monkeypatch: pytest.MonkeyPatch)
     model, x, context = _case("categorical", "plain")
     count = sum(model.params_per_variable)
     firsts = _in_parts(monkeypatch)
-    monkeypatch.setattr(parameters, "_TOO_MANY", B * count)
+    monkeypatch.setattr(network, "_TOO_MANY", B * count)
     model.log_prob(x, context)
     assert firsts == []
-    monkeypatch.setattr(parameters, "_TOO_MANY", B * count - 1)
+    monkeypatch.setattr(network, "_TOO_MANY", B * count - 1)
     model.log_prob(x, context)
     assert firsts == list(range(D))

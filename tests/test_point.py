@@ -40,7 +40,7 @@ def test_every_engine_computes_the_same_points(engine: Any, dtype: torch.dtype, 
         pytest.skip(f"{engine.backend.name} says that it has no points")
     program, shift, scale = _inverse(dtype, num_params)
     z = torch.randn(ROWS, FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(dtype)
-    packed = engine.pack(program, Point(num_params == 2))
+    packed = engine.pack(program)
     x, log_prob = engine.draw(program, ROWS, seed=5, context=z, packed=packed)
     again, _ = engine.draw(program, ROWS, seed=6, context=z, packed=packed)
     assert torch.equal(x, again)  # no noise comes in
@@ -67,7 +67,7 @@ def test_no_finite_number_is_an_error(engine: Any, bad: float) -> None:
     z = torch.randn(ROWS, FEATURES, dtype=torch.float64)
     z[17, FEATURES - 1] = bad
     with pytest.raises(FloatingPointError, match="nan"):
-        engine.draw(program, ROWS, seed=5, context=z, packed=engine.pack(program, Point()))
+        engine.draw(program, ROWS, seed=5, context=z, packed=engine.pack(program))
 
 
 def test_given_values_are_kept() -> None:
@@ -98,9 +98,9 @@ def test_triton_says_what_it_lacks() -> None:
     if triton.missing is not None:
         pytest.skip(triton.missing)
     asked = {"device": torch.device(triton.devices[0]), "dtype": torch.float32}
-    assert "no function 'exp'" in str(backends.why_not(triton, functions={"exp"}, **asked))
-    assert "no output 'point'" in str(backends.why_not(triton, outputs={"point"}, **asked))
-    assert backends.why_not(triton, functions={"relu", "tanh"}, **asked) is None
+    assert "no function 'exp'" in str(backends.why_not(triton, backends.Needs(functions={"exp"}, **asked)))
+    assert "no output 'point'" in str(backends.why_not(triton, backends.Needs(outputs={"point"}, **asked)))
+    assert backends.why_not(triton, backends.Needs(functions={"relu", "tanh"}, **asked)) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
@@ -114,7 +114,7 @@ def test_functions_over_their_whole_range(engine: Any, function: str, dtype: tor
     one = torch.ones(1, 1, dtype=dtype)
     ops = (Affine((Term(CONTEXT, one, None),), None), Elementwise(2, function), Affine((Term(3, one, None),), None))
     program = Program(1, 1, ops, torch.tensor([0]), (1,), (PointConditional(),))
-    x, _ = engine.draw(program, len(points), seed=1, context=points[:, None], packed=engine.pack(program, Point()))
+    x, _ = engine.draw(program, len(points), seed=1, context=points[:, None], packed=engine.pack(program))
     true = (torch.exp if function == "exp" else torch.reciprocal)(points.double())
     error = ((x[:, 0].double() - true).abs() / true.abs()).max()
     assert error <= 8 * torch.finfo(dtype).eps
@@ -127,7 +127,7 @@ def test_exp_of_too_much_is_no_number(engine: Any) -> None:
     one = torch.ones(1, 1)
     ops = (Affine((Term(CONTEXT, one, None),), None), Elementwise(2, "exp"), Affine((Term(3, one, None),), None))
     program = Program(1, 1, ops, torch.tensor([0]), (1,), (PointConditional(),))
-    packed = engine.pack(program, Point())
+    packed = engine.pack(program)
     x, _ = engine.draw(program, 1, seed=1, context=torch.tensor([[-200.0]]), packed=packed)
     assert float(x) < 1e-37
     for large in (89.0, 200.0, 1e5):

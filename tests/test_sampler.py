@@ -19,7 +19,7 @@ Context = Callable[..., Tensor | None]
 USABLE = [
     backend.name
     for backend in backends.BACKENDS
-    if backends.why_not(backend, device=torch.device("cpu"), dtype=torch.float64) is None
+    if backends.why_not(backend, backends.Needs(torch.device("cpu"), torch.float64)) is None
 ]
 COMPILED = [name for name in USABLE if name != "reference"]
 PLAIN = {"hidden_features": (24,), "order": "random", "direct": True}

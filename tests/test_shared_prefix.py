@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawing import draw_piece
 from torch import Tensor
 
 from made_fast import MADE, build_config
@@ -84,10 +85,12 @@ def test_pieces_of_a_request_share_as_the_whole_does() -> None:
     conditions = importlib.import_module("made_fast.conditioning").Conditions(
         given.contiguous(), observed.to(torch.uint8).contiguous(), None, None, None
     )
-    packed = cpp.pack(model.program(), model.sampler().schedule, model.output)
+    packed = cpp.pack(model.program(), model.sampler().schedule)
     for first, last in [(0, 300), (30, 41), (95, 105), (99, 300), (210, 299)]:
         out = torch.full((last - first, 30), torch.nan)
-        cpp.draw(packed, out, None, seed=4, first_row=0, row_offset=first, rows_per_context=100, conditions=conditions)
+        draw_piece(
+            cpp, packed, out, None, seed=4, first_row=0, row_offset=first, rows_per_condition=100, conditions=conditions
+        )
         assert torch.equal(out, whole.flatten(0, 1)[first:last])
 
 

@@ -17,7 +17,7 @@ from made_fast.programs.functions import ACTIVATIONS, FUNCTIONS
 SERVING = [
     backend.name
     for backend in backends.BACKENDS
-    if backends.why_not(backend, device=torch.device("cpu"), dtype=torch.float64) is None
+    if backends.why_not(backend, backends.Needs(torch.device("cpu"), torch.float64)) is None
 ]
 BACKENDS = ["auto", *SERVING]
 

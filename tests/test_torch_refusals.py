@@ -12,7 +12,7 @@ from made_fast import backends, masked_linear
 SERVING = [
     backend.name
     for backend in backends.BACKENDS
-    if backends.why_not(backend, device=torch.device("cpu"), dtype=torch.float32) is None
+    if backends.why_not(backend, backends.Needs(torch.device("cpu"), torch.float32)) is None
 ]
 BACKENDS = ["auto", *SERVING]
 COMPILED = [name for name in BACKENDS if name not in ("auto", "reference")]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawing import draw_piece
 from torch import Tensor
 
 from made_fast import MADE, backends
-from made_fast.outputs.kinds import make_output
 from made_fast.programs.program import Add, Affine, Elementwise, Multiply, Program, Term, X
 from made_fast.programs.schedule import build_schedule
 from made_fast.testing import unexplained_differences
@@ -108,13 +108,13 @@ def test_units_of_a_layer_that_waits_for_variables_alone_take_no_event_of_their_
 
 
 def _packed(program: Program, layout: Layout) -> sampling.Packed:
-    return sampling.pack(program, build_schedule(program), make_output("bernoulli"), layout=layout)
+    return sampling.pack(program, build_schedule(program), layout=layout)
 
 
 def _drawn(packed: sampling.Packed, count: int, **arguments: Any) -> tuple[Tensor, Tensor]:
     out = torch.full((count, packed.schedule.features), torch.nan, device=DEVICE)
     log_prob = torch.full((count,), torch.nan, device=DEVICE)
-    sampling.draw(packed, out, log_prob, **{"seed": 5, "first_row": 0, "config": TILE, **arguments})
+    draw_piece(sampling, packed, out, log_prob, **{"seed": 5, "first_row": 0, "config": TILE, **arguments})
     return out.cpu(), log_prob.cpu()
 
 
@@ -127,7 +127,7 @@ def test_small_blocks_draw_the_same(
     """Blocks so small that every way a weight can be kept occurs: before the outer block, before the block, within it."""
     model = build(every_option[name], torch.float32)
     context = make_context(model, 1)
-    shared = {} if context is None else {"context": context.to(DEVICE), "rows_per_context": 40}
+    shared = {} if context is None else {"context": context.to(DEVICE), "rows_per_condition": 40}
     packed = _packed(model.to(DEVICE).program(), SMALL)
     assert len(packed.plan.outer) > 2
     x, log_prob = _drawn(packed, 37, mode=mode, programs=2, **shared)
@@ -168,9 +168,9 @@ def _gated() -> Program:
 @pytest.mark.parametrize("layout", [SMALL, LAYOUT, Layout(16, 16, 32, 1)], ids=str)
 def test_products_and_sums_of_units_of_any_age(layout: Layout, mode: str) -> None:
     program = _gated()
-    schedule, output = build_schedule(program), make_output("bernoulli")
+    schedule = build_schedule(program)
     expected, nats = torch.empty(40, 9), torch.empty(40)
-    reference.draw(reference.pack(program, schedule, output), expected, nats, seed=5, first_row=0)
+    draw_piece(reference, reference.pack(program, schedule), expected, nats, seed=5, first_row=0)
     moved = program._mapped(lambda weight: weight.to(DEVICE), lambda bias: bias.to(DEVICE))
     x, log_prob = _drawn(_packed(moved, layout), 40, mode=mode)
     assert torch.equal(x, expected)  # no uniform of this seed lies next to its threshold
@@ -207,7 +207,9 @@ def test_all_64_bits_of_seed_and_row_count(build: Build, every_option: dict[str,
 
 def _recorded(packed: sampling.Packed, rows: int, **arguments: Any) -> list[launch.Launch]:
     with launch.recorded() as found:
-        sampling.draw(packed, torch.empty(rows, packed.schedule.features), None, seed=1, first_row=0, **arguments)
+        draw_piece(
+            sampling, packed, torch.empty(rows, packed.schedule.features), None, seed=1, first_row=0, **arguments
+        )
     return found
 
 

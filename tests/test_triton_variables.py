@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawing import draw_piece
 from torch import Tensor
 
 from made_fast import MADE, backends
@@ -87,12 +88,12 @@ def _check_log_prob(found: Tensor, model: MADE, x: Tensor, context: Tensor | Non
 def test_draws_are_those_of_the_definition(output: str, stack: str, mode: str) -> None:
     model = _model(output, stack)
     context = torch.randn(1, 2) if model.context_features else None
-    shared = {} if context is None else {"context": context.to(DEVICE), "rows_per_context": 40}
+    shared = {} if context is None else {"context": context.to(DEVICE), "rows_per_condition": 40}
     program = model.to(DEVICE).program()
-    packed = sampling.pack(program, build_schedule(program), OUTPUTS[output], layout=SMALL)
+    packed = sampling.pack(program, build_schedule(program), layout=SMALL)
     x, log_prob = torch.full((37, FEATURES), torch.nan, device=DEVICE), torch.full((37,), torch.nan, device=DEVICE)
     tile = Config.of(4, 3, R=16) if stack == "plain" else TILE
-    sampling.draw(packed, x, log_prob, seed=5, first_row=0, config=tile, mode=mode, programs=2, **shared)
+    draw_piece(sampling, packed, x, log_prob, seed=5, first_row=0, config=tile, mode=mode, programs=2, **shared)
     model, x = model.cpu(), x.cpu()
     assert not unexplained_differences(model, x if context is None else x[None], context, seed=5).any()
     _check_log_prob(log_prob.cpu(), model, x, None if context is None else context.expand(37, -1))
@@ -104,7 +105,7 @@ def test_the_layout_of_packed_programs(output: str) -> None:
     program = _model(output).program()
     schedule = build_schedule(program)
     for layout in (SMALL, LAYOUT):
-        packed = sampling.pack(program, schedule, OUTPUTS[output], layout=layout)
+        packed = sampling.pack(program, schedule, layout=layout)
         if output == "spin":
             assert packed.drawn is None
             assert packed.least == -1
@@ -139,12 +140,12 @@ def test_products_before_many_parameters() -> None:
     program = Program(4, 0, (affine(), affine(), Multiply(2, 3)), steps, (size,) * 4, output.conditionals(4))
     schedule = build_schedule(program)
     expected, nats = torch.empty(40, 4), torch.empty(40)
-    reference.draw(reference.pack(program, schedule, output), expected, nats, seed=5, first_row=0)
+    draw_piece(reference, reference.pack(program, schedule), expected, nats, seed=5, first_row=0)
     moved = program._mapped(lambda weight: weight.to(DEVICE), lambda bias: bias.to(DEVICE))
     for mode in ("one", "many"):
         x, log_prob = torch.empty(40, 4, device=DEVICE), torch.empty(40, device=DEVICE)
-        packed = sampling.pack(moved, schedule, output, layout=SMALL)
-        sampling.draw(packed, x, log_prob, seed=5, first_row=0, config=TILE, mode=mode)
+        packed = sampling.pack(moved, schedule, layout=SMALL)
+        draw_piece(sampling, packed, x, log_prob, seed=5, first_row=0, config=TILE, mode=mode)
         assert torch.equal(x.cpu(), expected)  # no uniform of this seed lies next to its threshold
         torch.testing.assert_close(log_prob.cpu(), nats, rtol=1e-5, atol=1e-5)
 
@@ -228,11 +229,11 @@ def test_the_first_allowed_value_where_none_has_weight() -> None:
 @pytest.mark.parametrize("mode", ["one", "many"])
 def test_scratch_is_never_read_before_it_is_written(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     program = _model("mixed", "residual").to(DEVICE).program()
-    packed = sampling.pack(program, build_schedule(program), OUTPUTS["mixed"], layout=SMALL)
+    packed = sampling.pack(program, build_schedule(program), layout=SMALL)
 
     def drawn() -> list[Tensor]:
         found = [torch.zeros(shape, device=DEVICE) for shape in ((20, FEATURES), (20,))]
-        sampling.draw(packed, *found, seed=5, first_row=0, config=TILE, mode=mode)
+        draw_piece(sampling, packed, *found, seed=5, first_row=0, config=TILE, mode=mode)
         return found
 
     expected, plain = drawn(), torch.empty
@@ -253,15 +254,15 @@ def test_rows_are_those_of_one_draw_whatever_the_parts() -> None:
     assert torch.equal(model.sample(20, seed=2, first_row=30, backend="triton"), whole[30:])
     assert torch.equal(model.sample(3, seed=2, rows=torch.tensor([7, 0, 49]), backend="triton"), whole[[7, 0, 49]])
     program = model.program()
-    packed = sampling.pack(program, build_schedule(program), model.output)
+    packed = sampling.pack(program, build_schedule(program))
     options = {"given": given, "observed": observed}
     expected = model.sample(20, seed=2, backend="triton", **options)
     conditions, _ = conditions_of(model.conditionals, given, observed, None, None)
     assert conditions is not None
     x, log_weight = torch.empty(80, FEATURES, device=DEVICE), torch.empty(80, device=DEVICE)
     conditions = conditions.moved(torch.device(DEVICE), torch.float32)
-    more = {"conditions": conditions, "rows_per_context": 20, "mode": "many", "config": Config.of(4, 3, R=16)}
-    sampling.draw(packed, x, None, seed=2, first_row=0, log_weight=log_weight, programs=1, **more)
+    more = {"conditions": conditions, "rows_per_condition": 20, "mode": "many", "config": Config.of(4, 3, R=16)}
+    draw_piece(sampling, packed, x, None, seed=2, first_row=0, log_weight=log_weight, programs=1, **more)
     assert torch.equal(x.reshape(4, 20, -1), expected.x)
     assert torch.equal(log_weight.reshape(4, 20), expected.log_weight)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawing import draw_piece
 
 from made_fast import MADE, backends
 
@@ -17,7 +18,7 @@ cpp = importlib.import_module("made_fast.backends.cpp")
 
 
 def _native(model: MADE) -> Any:
-    return cpp.pack(model.program(), model.sampler().schedule, model.output).native
+    return cpp.pack(model.program(), model.sampler().schedule).native
 
 
 @pytest.mark.parametrize(("features", "hidden"), SHAPES)
@@ -61,7 +62,7 @@ def test_one_kernel_call_for_a_draw(monkeypatch: pytest.MonkeyPatch, rows: int) 
 
     def counted(*arguments: Any, **options: Any) -> None:
         calls.append(1)
-        cpp.draw(*arguments, **options)
+        draw_piece(cpp, *arguments, **options)
 
     counting = SimpleNamespace(draw=counted, pack=cpp.pack)
     monkeypatch.setattr(backends, "load", lambda backend: counting)

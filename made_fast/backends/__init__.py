@@ -1,6 +1,7 @@
 """The table of backends, and how one is chosen.
 
-To add a backend: write one file with the function names of ``reference.py`` and add one row here, best first.
+To add a backend: write one file, or a package, with ``pack(program, schedule)`` and ``draw(packed, out, piece)`` as
+``reference.py`` has them, and add one row here, best first. One that has the masked products too says so in its row.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
-__all__ = ["BACKENDS", "Backend", "Row", "choose", "load", "table", "why_not"]
+__all__ = ["BACKENDS", "Backend", "Needs", "Row", "choose", "load", "table", "why_not"]
 
 CODES = ("bernoulli", "spin", "categorical", "normal", "mixture_of_normals", "mixture_of_logistics", "own", "point")
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid")
+FUNCTIONS = (*ACTIVATIONS, "exp", "reciprocal")
 OWN_DRAWS = ("native_draw", "triton_draw")
 FEATURES = ("given", "allowed", "temperature", "greedy", "top_k", "top_p")
 
@@ -31,24 +33,68 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # then its kernels run on CPU tensors, slowly
 
 
-def _core_has_bf16() -> bool:
-    return _HAS_CORE and bool(_load("cpp").has_bf16())
+class Needs(NamedTuple):
+    """What is asked of a backend.
+
+    Attributes:
+        device, dtype: of the tensors.
+        outputs: names of the conditionals to draw.
+        own_draws: of ``OWN_DRAWS``, those that all conditionals of one's own have.
+        functions: of ``made_fast.programs.FUNCTIONS``, applied to units while drawing.
+        features: of ``FEATURES``, and others that no backend has.
+        products: whether masked products are to be computed.
+        networks: whether whole networks are, in one call.
+        bf16: whether weights are to be kept in bf16.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    outputs: Collection[str] = ()
+    own_draws: Collection[str] = OWN_DRAWS
+    functions: Collection[str] = ()
+    features: Collection[str] = ()
+    products: bool = False
+    networks: bool = False
+    bf16: bool = False
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One row: what a backend needs, as data. An empty tuple means anything."""
+    """One row: what a backend can do, as data. The module ``made_fast.backends.<name>`` has ``pack`` and ``draw``.
+
+    Attributes:
+        name: of the backend and of its module.
+        summary: one line about it.
+        missing: why it cannot be imported here, found once; or None.
+        devices, dtypes: that it takes; an empty tuple means any.
+        outputs: names of the conditionals that it draws; an empty tuple means any.
+        functions: of programs that it applies to units; an empty tuple means any.
+        features: what else it does while drawing, of ``FEATURES``; None means any.
+        own_draw: the attribute of a ``Conditional`` by which it draws those of one's own; None if by their torch code.
+        products: whether it has the masked products of ``reference``.
+        networks: whether it runs whole networks in one call.
+        has_bf16: asks whether weights can be kept in bf16 on this machine; None if it never can.
+        build_config: how it was built; None where nothing is.
+    """
 
     name: str
     summary: str
-    missing: str | None  # why it cannot be imported here, found once
+    missing: str | None
     devices: tuple[str, ...] = ()
     dtypes: tuple[torch.dtype, ...] = ()
-    outputs: tuple[str, ...] = ()  # codes of the conditionals that it draws, in lower case
-    features: tuple[str, ...] | None = None  # what else it does while drawing, of FEATURES; None for all
-    functions: tuple[str, ...] = ()  # of made_fast.programs that it applies to units while drawing
-    own: str | None = None  # the attribute of a Conditional by which it draws own distributions, of OWN_DRAWS
-    bf16_weights: Callable[[], bool] | None = None  # asks whether weights can be kept in bf16 on this machine
+    outputs: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    features: tuple[str, ...] | None = None
+    own_draw: str | None = None
+    products: bool = False
+    networks: bool = False
+    has_bf16: Callable[[], bool] | None = None
+    build_config: Callable[[], dict[str, object]] | None = None
+
+
+@functools.cache
+def _load(name: str) -> ModuleType:
+    return importlib.import_module(f"made_fast.backends.{name}")
 
 
 BACKENDS: tuple[Backend, ...] = (
@@ -61,9 +107,12 @@ BACKENDS: tuple[Backend, ...] = (
         devices=("cpu",),
         dtypes=(torch.float32, torch.float64),
         outputs=CODES,
+        functions=FUNCTIONS,
         features=FEATURES,
-        own="native_draw",
-        bf16_weights=_core_has_bf16,
+        own_draw="native_draw",
+        products=True,
+        has_bf16=lambda: bool(_load("cpp").has_bf16()),
+        build_config=lambda: dict(_load("cpp").build_config()),
     ),
     Backend(
         "numba",
@@ -72,8 +121,10 @@ BACKENDS: tuple[Backend, ...] = (
         devices=("cpu",),
         dtypes=(torch.float32, torch.float64),
         outputs=CODES,
+        functions=FUNCTIONS,
         features=FEATURES,
-        own="native_draw",
+        own_draw="native_draw",
+        products=True,
     ),
     Backend(
         "triton",
@@ -89,11 +140,12 @@ BACKENDS: tuple[Backend, ...] = (
             *("bernoulli", "spin", "categorical", "normal", "mixture_of_normals", "mixture_of_logistics"),
             "own",
         ),
-        features=("given", "allowed", "temperature", "greedy"),
         functions=ACTIVATIONS,
-        own="triton_draw",
+        features=("given", "allowed", "temperature", "greedy"),
+        own_draw="triton_draw",
+        products=True,
     ),
-    Backend("reference", "plain torch, any device and dtype: the definition", None),
+    Backend("reference", "plain torch, any device and dtype: the definition", None, products=True),
 )
 
 
@@ -126,86 +178,59 @@ def _absent(backend: Backend) -> str | None:
     return backend.missing
 
 
-def why_not(
-    backend: Backend,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    outputs: Collection[str] = (),
-    own: Collection[str] = (),
-    features: Collection[str] = (),
-    functions: Collection[str] = (),
-    bf16_weights: bool = False,
-) -> str | None:
+def why_not(backend: Backend, needs: Needs) -> str | None:
     """Why a backend cannot serve, or None if it can. Reads metadata only, so it is safe while a graph is traced."""
     if backend.missing is not None:
         return backend.missing
-    if backend.devices and device.type not in backend.devices:
-        return f"needs a tensor on {' or '.join(backend.devices)}, got {device.type}"
-    if backend.dtypes and dtype not in backend.dtypes:
-        return f"needs {' or '.join(map(str, backend.dtypes))}, got {dtype}"
-    for output in outputs:
+    if backend.devices and needs.device.type not in backend.devices:
+        return f"needs a tensor on {' or '.join(backend.devices)}, got {needs.device.type}"
+    if backend.dtypes and needs.dtype not in backend.dtypes:
+        return f"needs {' or '.join(map(str, backend.dtypes))}, got {needs.dtype}"
+    if needs.products and not backend.products:
+        return "has no masked products"
+    if needs.networks and not backend.networks:
+        return "does not run whole networks"
+    for output in needs.outputs:
         if backend.outputs and output not in backend.outputs:
             return f"has no output {output!r}, only {', '.join(backend.outputs)}"
-    if "own" in outputs and backend.own is not None and backend.own not in own:
-        return f"draws own distributions by their {backend.own}, which is None (see Conditional)"
-    for function in functions:
+    if "own" in needs.outputs and backend.own_draw is not None and backend.own_draw not in needs.own_draws:
+        return f"draws own distributions by their {backend.own_draw}, which is None (see Conditional)"
+    for function in needs.functions:
         if backend.functions and function not in backend.functions:
             return f"has no function {function!r} while drawing, only {', '.join(backend.functions)}"
-    for feature in features:
+    for feature in needs.features:
         if backend.features is not None and feature not in backend.features:
             return f"has no {feature!r} while drawing, only {', '.join(backend.features) or 'plain draws'}"
-    if bf16_weights and not (dtype == torch.float32 and backend.bf16_weights and backend.bf16_weights()):
+    if needs.bf16 and not (needs.dtype == torch.float32 and backend.has_bf16 is not None and backend.has_bf16()):
         return "has no bf16 weights here (they need an fp32 model and the processor's bf16 instruction)"
     return None
 
 
-def choose(
-    requested: str,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    outputs: Collection[str] = (),
-    own: Collection[str] = (),
-    features: Collection[str] = (),
-    functions: Collection[str] = (),
-    bf16_weights: bool = False,
-) -> Backend:
+def choose(requested: str, needs: Needs) -> Backend:
     """Returns the backend to use: the requested one, or with ``"auto"`` the first that can.
 
     ``MADE_FAST_BACKEND`` in the environment stands in for ``"auto"``.
 
     Raises:
-        ValueError: the name is unknown, or that backend cannot serve; the message says why.
+        ValueError: the name is unknown, or that backend cannot serve, or none can; the message says why.
     """
     if requested == "auto":
         requested = os.environ.get("MADE_FAST_BACKEND", "auto")
     if requested != "auto" and all(requested != backend.name for backend in BACKENDS):
         names = ", ".join(backend.name for backend in BACKENDS)
         raise ValueError(f"backend must be 'auto' or one of {names}, got {requested!r}")
+    reason: str | None = None
     for backend in BACKENDS:
         if requested not in ("auto", backend.name):
             continue
-        asked: dict[str, Any] = {
-            "outputs": outputs,
-            "own": own,
-            "features": features,
-            "functions": functions,
-            "bf16_weights": bf16_weights,
-        }
-        reason = why_not(backend, device=device, dtype=dtype, **asked)
+        reason = why_not(backend, needs)
         if reason is None:
             return backend
         if requested == backend.name:
             raise ValueError(f"backend {backend.name!r} cannot be used: {reason}")
         if not torch.compiler.is_compiling():  # a log message would break the graph
             _log.debug("backend %s passed over: %s", backend.name, reason)
-    raise ValueError("no backend has bf16 weights here: they need an fp32 model and the processor's bf16 instruction")
-
-
-@functools.cache
-def _load(name: str) -> ModuleType:
-    return importlib.import_module(f"made_fast.backends.{name}")
+    raise ValueError(f"no backend can serve; the last one, {BACKENDS[-1].name!r}, {reason}")
 
 
 def load(backend: Backend) -> ModuleType:
@@ -214,5 +239,5 @@ def load(backend: Backend) -> ModuleType:
 
 
 def config_reader() -> Callable[[], dict[str, object]] | None:
-    """The compiled module's ``build_config``, or None where nothing was compiled."""
-    return load(BACKENDS[0]).build_config if _HAS_CORE else None
+    """What says how the compiled module was built, or None where nothing was compiled."""
+    return next((row.build_config for row in BACKENDS if row.build_config and row.missing is None), None)

@@ -16,11 +16,11 @@ from made_fast import noise
 from made_fast.outputs.codes import Code
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import Decoding
-from made_fast.outputs.output import Output
-from made_fast.programs.functions import FUNCTIONS
+from made_fast.programs.functions import FUNCTION_NAMES, FUNCTIONS
 from made_fast.programs.program import Affine, Program
-from made_fast.programs.schedule import AffinePlan, Kind, Schedule
+from made_fast.programs.schedule import AffinePlan, Kind, Schedule, StepColumn
 from made_fast.requests.conditions import Conditions
+from made_fast.requests.piece import Piece
 
 __all__ = [
     "Packed",
@@ -80,12 +80,11 @@ class Packed:
 
     program: Program
     schedule: Schedule
-    output: Output
     blocks: list[list[_SourceBlock]]  # for each affine operation
     biases: list[Tensor]
 
 
-def pack(program: Program, schedule: Schedule, output: Output) -> Packed:
+def pack(program: Program, schedule: Schedule) -> Packed:
     """Sorts weights so that what may be read at any level is a leading block."""
     blocks, biases = [], []
     for op, plan in zip(program.affines, schedule.affines, strict=True):
@@ -93,7 +92,7 @@ def pack(program: Program, schedule: Schedule, output: Output) -> Packed:
         blocks.append(_source_blocks(op, plan, rows))
         zeros = op.terms[0].weight.new_zeros(op.terms[0].weight.shape[0])
         biases.append((zeros if op.bias is None else op.bias)[rows])
-    return Packed(program, schedule, output, blocks, biases)
+    return Packed(program, schedule, blocks, biases)
 
 
 def _source_blocks(op: Affine, plan: AffinePlan, rows: Tensor) -> list[_SourceBlock]:
@@ -114,53 +113,21 @@ def _source_blocks(op: Affine, plan: AffinePlan, rows: Tensor) -> list[_SourceBl
 
 
 @torch.no_grad()
-def draw(
-    packed: Packed,
-    out: Tensor,
-    log_prob: Tensor | None,
-    *,
-    seed: int,
-    first_row: int,
-    row_offset: int = 0,
-    rows: Tensor | None = None,
-    context: Tensor | None = None,
-    rows_per_context: int = 1,
-    conditions: Conditions | None = None,
-    decoding: Decoding | None = None,
-    log_weight: Tensor | None = None,
-) -> None:
+def draw(packed: Packed, out: Tensor, piece: Piece) -> None:
     """Draws rows, evaluating every unit once, level by level.
 
     Args:
         packed: from ``pack``.
         out: (B, D), written.
-        log_prob: (B,), written, or None: that of the model, without conditions and decoding.
-        seed: of the noise.
-        first_row: noise row of the request's row 0.
-        row_offset: which row of the request ``out[0]`` is.
-        rows: (B,) int64, contiguous, on the device of ``out``: the noise row of each row of ``out``, instead of
-            ``first_row + row_offset + i``. Or None.
-        context: (N, C) or None; row ``i`` of the request has context ``i // rows_per_context``.
-        rows_per_context: rows that share a context, and conditions.
-        conditions: N rows of them, on the device of ``out``, or None.
-        decoding: or None.
-        log_weight: (B,), written, or None: the log of the probability of what is observed and of the mass of what is
-            allowed, summed over the variables, each given the ones before it.
+        piece: which rows, and what else is written.
 
     Raises:
         FloatingPointError: the parameters of a drawn variable were nan.
     """
     with torch.autocast(out.device.type, enabled=False):
-        row = torch.arange(row_offset, row_offset + out.shape[0], device=out.device)
-        request = _Draw(
-            packed=packed,
-            seed=seed,
-            noise_row=first_row + row if rows is None else rows,
-            condition=row // rows_per_context,
-            conditions=conditions,
-            decoding=decoding or Decoding(),
-        )
-        request.run(out, log_prob, log_weight, context)
+        row = torch.arange(piece.row_offset, piece.row_offset + out.shape[0], device=out.device)
+        noise_row = piece.first_row + row if piece.rows is None else piece.rows
+        _Draw(packed, piece, noise_row, row // piece.rows_per_condition).run(out)
 
 
 @dataclass(frozen=True)
@@ -168,53 +135,52 @@ class _Draw:
     """One call of ``draw``."""
 
     packed: Packed
-    seed: int
+    piece: Piece
     noise_row: Tensor  # (B,)
     condition: Tensor  # (B,)
-    conditions: Conditions | None
-    decoding: Decoding
 
-    def run(self, out: Tensor, log_prob: Tensor | None, log_weight: Tensor | None, context: Tensor | None) -> None:
-        packed, schedule, batch = self.packed, self.packed.schedule, out.shape[0]
+    def run(self, out: Tensor) -> None:
+        packed, piece, schedule, batch = self.packed, self.piece, self.packed.schedule, out.shape[0]
         table = torch.full((schedule.num_slots, batch), torch.nan, dtype=packed.program.dtype, device=out.device)
-        if context is not None and schedule.context_features:
+        if piece.context is not None and schedule.context_features:
             read = torch.from_numpy(schedule.context_units).to(out.device)
             slot = schedule.context_slot
-            table[slot : slot + len(read)] = context[self.condition].T[read].to(table.dtype)
+            table[slot : slot + len(read)] = piece.context[self.condition].T[read].to(table.dtype)
         sums = torch.zeros(2, batch, dtype=torch.float64, device=out.device)  # of log-probabilities and weights
         bad = torch.zeros((), dtype=torch.bool, device=out.device)
         for step in schedule.steps.tolist():
-            if step[0] != Kind.DRAW:
+            if step[StepColumn.KIND] != Kind.DRAW:
                 evaluate(packed, step, table)
                 continue
-            for place in range(step[1], step[1] + step[2]):
-                bad |= self._draw_variable(place, table, sums, out, log_prob is not None)
+            first, count = step[StepColumn.FIRST], step[StepColumn.COUNT]
+            for place in range(first, first + count):
+                bad |= self._draw_variable(place, table, sums, out)
         if bool(bad):
             raise FloatingPointError(
                 "parameters became nan while drawing: weights or context are too large for this dtype"
             )
-        for target, total in zip((log_prob, log_weight), sums, strict=True):
+        for target, total in zip((piece.log_prob, piece.log_weight), sums, strict=True):
             if target is not None:
                 target.copy_(total)
 
-    def _draw_variable(self, place: int, table: Tensor, sums: Tensor, out: Tensor, with_log_prob: bool) -> Tensor:
+    def _draw_variable(self, place: int, table: Tensor, sums: Tensor, out: Tensor) -> Tensor:
         """Draws one variable into table and ``out``, adds to the sums; returns whether a parameter was nan."""
-        schedule, program = self.packed.schedule, self.packed.program
+        schedule, program, piece = self.packed.schedule, self.packed.program, self.piece
         variable, slot = int(schedule.variables[place]), int(schedule.param_slots[place])
         conditional = program.conditionals[variable]
         params = table[slot : slot + conditional.num_params].T  # (B, K)
         bad = (~params.isfinite() if conditional.code == Code.POINT else params.isnan()).any()
-        uniforms = uniforms_of(conditional, self.seed, self.noise_row, int(schedule.noise_steps[place]))
+        uniforms = uniforms_of(conditional, piece.seed, self.noise_row, int(schedule.noise_steps[place]))
         value, log_mass = draw_variable(
             program.conditionals,
             variable,
             params.nan_to_num(0.0),
             uniforms,
-            self.decoding,
-            self.conditions,
+            piece.decoding,
+            piece.conditions,
             self.condition,
         )
-        if with_log_prob:
+        if piece.log_prob is not None:
             sums[0] += conditional.log_prob(params, value)
         if log_mass is not None:
             sums[1] += log_mass
@@ -264,21 +230,18 @@ def draw_variable(
     return value, log_mass
 
 
-_FUNCTIONS = tuple(FUNCTIONS.values())  # by code
-
-
 def evaluate(packed: Packed, step: list[int], table: Tensor) -> None:
     """One step of ``Schedule.steps`` that draws nothing, written into a table (slots, B)."""
     kind, first, count, left, right, code = step
-    own = table[first : first + count]
+    made, function = table[first : first + count], FUNCTIONS[FUNCTION_NAMES[code]]
     if kind == Kind.AFFINE:
-        own[:] = _FUNCTIONS[code](_affine(packed, left, first, count, table))
+        made[:] = function(_affine(packed, left, first, count, table))
     elif kind == Kind.UNARY:
-        own[:] = _FUNCTIONS[code](table[left : left + count])
+        made[:] = function(table[left : left + count])
     elif kind == Kind.ADD:
-        own[:] = table[left : left + count] + table[right : right + count]
+        made[:] = table[left : left + count] + table[right : right + count]
     else:
-        own[:] = table[left : left + count] * table[right : right + count]
+        made[:] = table[left : left + count] * table[right : right + count]
 
 
 def _affine(packed: Packed, index: int, first: int, count: int, table: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from torch.autograd.function import once_differentiable
 
 from made_fast.outputs.point import Point
 from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Multiply, Op, Program, Term
-from made_fast.sampling.kept import check_stale, same_tensors
+from made_fast.sampling.kept import Kept, State
 from made_fast.sampling.sampler import Sampler
 
-__all__ = ["AutoregressiveMap", "KeptSolve", "Solve", "affine_inverse", "compiled", "invert"]
+__all__ = ["AutoregressiveMap", "Solve", "affine_inverse", "compiled", "invert", "kept_solve", "solved_by"]
 
 Solve = Callable[[Tensor, "Tensor | None"], Tensor]
 
@@ -170,44 +171,17 @@ def compiled(sampler: Sampler) -> Solve:
     return solve
 
 
-class KeptSolve:
-    """A solver of a module's map, made again when the tensors that it was made from have changed.
+def kept_solve(module: nn.Module, make: Callable[[Solve | None], Solve], stale: str = "refresh") -> Kept[Solve]:
+    """A solver of a module's map, made again when its parameters or buffers have changed; see ``Kept``."""
+    changed = "parameters or buffers have changed since this flow was made; make it again"
+    return Kept(partial(_tensors_of, module), make, stale, changed=changed)
 
-    Args:
-        module: its parameters and buffers are what is compared.
-        make: returns the solver of the module as it is now.
-        stale: ``"refresh"``: makes it again; ``"raise"``: raises; ``"keep"``: compares nothing.
-    """
 
-    def __init__(self, module: nn.Module, make: Callable[[], Solve], stale: str = "refresh") -> None:
-        check_stale(stale)
-        self.module, self.make, self.stale = module, make, stale
-        self._kept: tuple[list[Tensor], Solve] | None = None  # replaced as a whole
+def _tensors_of(module: nn.Module) -> State:
+    return State([tensor.detach() for tensor in (*module.parameters(), *module.buffers())])
 
-    def current(self) -> Solve:
-        """The solver of the module as it is now.
 
-        Raises:
-            RuntimeError: the module has changed, and that was to be told.
-        """
-        kept = self._kept
-        if kept is not None and self.stale == "keep":
-            return kept[1]
-        now = [tensor.detach() for tensor in (*self.module.parameters(), *self.module.buffers())]
-        if kept is not None:
-            if same_tensors(kept[0], now):
-                return kept[1]
-            if self.stale == "raise":
-                raise RuntimeError("parameters or buffers have changed since this flow was made; make it again")
-        solve = self.make()
-        self._kept = ([tensor.clone() for tensor in now], solve)
-        return solve
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves the solver out of copies; it is made again when needed."""
-        return {**self.__dict__, "_kept": None}
-
-    def __call__(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """x (B, D) from z (B, D) and context (B, C) or None, without gradients."""
-        with torch.no_grad():
-            return self.current()(z, context)
+def solved_by(kept: Kept[Solve], z: Tensor, context: Tensor | None) -> Tensor:
+    """x (B, D) from z (B, D) and context (B, C) or None by the solver as it is now, without gradients."""
+    with torch.no_grad():
+        return kept.current()(z, context)

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from made_fast.backends import reference
-from made_fast.outputs.point import Point
 from made_fast.programs.program import Program
-from made_fast.programs.schedule import Kind, build_schedule
+from made_fast.programs.schedule import Kind, StepColumn, build_schedule
 
 __all__ = ["LevelSolver"]
 
@@ -35,7 +34,7 @@ class LevelSolver:
     def __init__(self, program: Program) -> None:
         schedule = build_schedule(program)
         self.program, self.schedule, self.num_levels = program, schedule, schedule.num_levels
-        self._packed = reference.pack(program, schedule, Point())
+        self._packed = reference.pack(program, schedule)
         self._params = int(program.params_per_variable[0])
         assert set(program.params_per_variable) == {self._params}
         self._levels = list(self._by_level())
@@ -50,14 +49,14 @@ class LevelSolver:
         places: list[int] = []
         known = 0  # steps before the last draw
         for step in schedule.steps.tolist():
-            if step[0] != Kind.DRAW:
+            if step[StepColumn.KIND] != Kind.DRAW:
                 steps.append(step)
                 continue
-            own = int(schedule.levels[schedule.variables[step[1]]])
+            own = int(schedule.levels[schedule.variables[step[StepColumn.FIRST]]])
             if own != level:
                 yield steps[:known], places
                 level, steps, places = own, steps[known:], []
-            places.extend(range(step[1], step[1] + step[2]))
+            places.extend(range(step[StepColumn.FIRST], step[StepColumn.FIRST] + step[StepColumn.COUNT]))
             known = len(steps)
         yield steps, places
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from made_fast.flows.inverse import AutoregressiveMap, KeptSolve, Solve, affine_inverse, compiled, invert
+from made_fast.arguments import one_of, whole_number
+from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, kept_solve, solved_by
 from made_fast.models.made import MADE
 from made_fast.outputs.normal import Normal
 from made_fast.outputs.point import Point
 from made_fast.outputs.rules import LOG_SQRT_2_PI
 from made_fast.programs.program import Affine, Program, Term, X
 from made_fast.requests.request import Request
+from made_fast.sampling.kept import Kept, State
 from made_fast.sampling.sampler import Sampler
 
 __all__ = ["MaskedAutoregressiveFlow"]
@@ -68,10 +71,8 @@ class MaskedAutoregressiveFlow(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        if not isinstance(transforms, int) or isinstance(transforms, bool) or transforms < 1:
-            raise ValueError(f"transforms must be an integer, 1 or more, got {transforms!r}")
-        if order not in ORDERS:
-            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+        transforms = whole_number("transforms", transforms, 1)
+        one_of("order", order, ORDERS)
         allowed = ("activation", "residual", "direct", "degrees")
         for name in options:
             if name not in allowed:
@@ -86,8 +87,10 @@ class MaskedAutoregressiveFlow(nn.Module):
             with torch.no_grad():  # a scale of 1 at first, so that deep stacks neither shrink nor grow
                 bias[1::2] += math.log(math.expm1(max(1 - self.floor, 1e-3)))
             self.networks.append(network)
-        self._inverses: dict[int, KeptSolve] = {}
-        self._noise: tuple[Tensor, Sampler] | None = None  # the order that it follows, and what draws it
+        self._inverses: list[Kept[Solve]] = [
+            kept_solve(self._network(number), partial(self._make_inverse, number)) for number in range(transforms)
+        ]
+        self._noise: Kept[Sampler] = Kept(self._noise_state, self._make_noise)
 
     def _network(self, number: int) -> MADE:
         found = self.networks[number]
@@ -149,7 +152,7 @@ class MaskedAutoregressiveFlow(nn.Module):
             each = None if context is None else context.detach().repeat_interleave(num_samples, 0)
             dtype = x.dtype
             for number in range(1, len(self.networks)):
-                x = self._inverse(number)(x.to(first.dtype), each)
+                x = solved_by(self._inverses[number], x.to(first.dtype), each)
             found: Tensor = x.to(dtype).reshape(shape)
             return found
 
@@ -189,18 +192,11 @@ class MaskedAutoregressiveFlow(nn.Module):
                 shift, scale = self._parts(number, before, c)
                 return (own - shift) / scale
 
-            z = invert(AutoregressiveMap(apply, self._inverse(number), parameters), z, context)
+            z = invert(AutoregressiveMap(apply, partial(solved_by, self._inverses[number]), parameters), z, context)
         return z
 
-    def _inverse(self, number: int) -> KeptSolve:
-        if number not in self._inverses:
-            network = self._network(number)
-
-            def make() -> Solve:
-                return compiled(Sampler(affine_inverse(network.program(), self.floor), Point()))
-
-            self._inverses[number] = KeptSolve(network, make)
-        return self._inverses[number]
+    def _make_inverse(self, number: int, last: Solve | None) -> Solve:
+        return compiled(Sampler(affine_inverse(self._network(number).program(), self.floor), Point()))
 
     def _request(self, num_samples: int, context: Tensor | None, options: dict[str, Any]) -> Request:
         known = ("seed", "generator", "first_row", "rows", "backend", "dtype", "progress")
@@ -211,16 +207,16 @@ class MaskedAutoregressiveFlow(nn.Module):
 
     def _base_noise(self, request: Request) -> Tensor:
         """(count, D): the standard normal numbers that the first network draws, by an engine."""
-        parameter, order = next(self.parameters()), self._network(0).order.cpu()
-        if self._noise is None or not torch.equal(self._noise[0], order) or self._noise[1].dtype != parameter.dtype:
-            self._noise = (order.clone(), _noise_sampler(order, parameter.dtype))
-        options: dict[str, Any] = {"seed": request.seed, "first_row": request.first_row, "rows": request.rows}
-        found: Tensor = self._noise[1].sample(request.count, **options)
-        return found.to(parameter)
+        found: Tensor = self._noise.current().sample(
+            request.count, seed=request.seed, first_row=request.first_row, rows=request.rows
+        )
+        return found.to(next(self.parameters()))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves compiled inverses out of copies and pickles; they are made again when needed."""
-        return {**self.__dict__, "_inverses": {}, "_noise": None}
+    def _noise_state(self) -> State:
+        return State([self._network(0).order], [next(self.parameters()).dtype])
+
+    def _make_noise(self, last: Sampler | None) -> Sampler:
+        return _noise_sampler(self._network(0).order.cpu(), next(self.parameters()).dtype)
 
 
 def _noise_sampler(order: Tensor, dtype: torch.dtype) -> Sampler:

@@ -132,7 +132,7 @@ def masked_linear(
     """
     ops.check(x, weight, mask, bias, activation)
     name = activation or "identity"
-    chosen = backends.choose(backend, device=x.device, dtype=x.dtype)
+    chosen = backends.choose(backend, ops.needs_of(x, name))
     only_plain = None if chosen.name == "reference" else ops.why_only_plain(x.device)
     if only_plain is not None and backend != "auto":
         raise ValueError(f"backend {backend!r} cannot be used: {only_plain}")

@@ -37,6 +37,13 @@ FROM_RESULT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 _Prepared = tuple[Any, MaskPlan | Tensor]
 
+
+def needs_of(x: Tensor, function: str = "identity") -> backends.Needs:
+    """What a masked product of these rows asks of a backend, with this function of its sums."""
+    functions = () if function == "identity" else (function,)
+    return backends.Needs(x.device, x.dtype, functions=functions, products=True)
+
+
 _LIBRARY = torch.library.Library("made_fast", "DEF")
 _LIBRARY.define(
     "masked_linear(Tensor x, Tensor weight, Tensor mask, Tensor? bias, str activation, str backend) -> Tensor"
@@ -110,7 +117,7 @@ def _prepared(
     mask: Tensor, shape: tuple[int, int], x: Tensor, backend: str, chosen: backends.Backend | None = None
 ) -> _Prepared:
     """The backend's module and the mask as it wants it: its plan, or itself where a dense product is quicker."""
-    chosen = chosen or backends.choose(backend, device=x.device, dtype=x.dtype)
+    chosen = chosen or backends.choose(backend, needs_of(x))
     planned = chosen.name != "reference" and 0 not in shape  # an empty product is nobody's work
     if planned and (backend != "auto" or math.prod(x.shape[:-1]) >= MIN_BATCH):
         plan = find_plan(mask, shape)

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
-from made_fast import masks
-from made_fast.layers.encoder import Encoder, read_layer
-from made_fast.layers.linear import MaskedLinear
-from made_fast.masks.mask_set import SHUFFLES, MaskSet
-from made_fast.models import files as checkpoint
-from made_fast.models.draws import ModelDraws
-from made_fast.models.lowering import program_of
-from made_fast.models.model_files import config_of, load_model
-from made_fast.models.parameters import log_prob_of, parameters_of
-from made_fast.outputs.kinds import make_output
+from made_fast import masks as masks_of_layers
+from made_fast.arguments import one_of, whole_number
+from made_fast.masks.mask_set import SHUFFLES
+from made_fast.models import files
+from made_fast.models.network import MaskedNetwork
+from made_fast.outputs.kinds import describe, make_output
 from made_fast.outputs.output import Output
-from made_fast.programs.check import Report, check_model
-from made_fast.programs.functions import ACTIVATIONS, FUNCTIONS
+from made_fast.programs.check import Report, check_autoregressive, report_on
+from made_fast.programs.functions import ACTIVATIONS
 from made_fast.programs.program import Program
+from made_fast.programs.schedule import Schedule
+from made_fast.requests.request import Request
+from made_fast.sampling.draws import Draws
 from made_fast.sampling.ensemble_sampler import EnsembleSampler
-from made_fast.sampling.kept import KeptSampler
+from made_fast.sampling.kept import Kept, State
 from made_fast.sampling.sampler import Sampler
 
-__all__ = ["MADE", "MaskedLinear"]
+__all__ = ["MADE"]
 
 HIDDEN_ACTIVATIONS = tuple(name for name in ACTIVATIONS if name != "identity")
 
 
-class MADE(ModelDraws, nn.Module):
+class MADE(MaskedNetwork, Draws):
     r"""Masked autoencoder: an exact autoregressive density :math:`p(x) = \prod_s p(x_{o(s)} \mid x_{o(<s)})`.
 
     Args:
@@ -74,8 +76,6 @@ class MADE(ModelDraws, nn.Module):
     Source: Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015.
     """
 
-    order: Tensor
-
     def __init__(
         self,
         features: int,
@@ -93,69 +93,34 @@ class MADE(ModelDraws, nn.Module):
         shuffle: str = "both",
         mask_conditioning: bool = False,
     ) -> None:
-        super().__init__()
-        widths = checkpoint.check_widths(hidden_features)
-        if activation not in HIDDEN_ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(HIDDEN_ACTIVATIONS)}, got {activation!r}")
-        if not isinstance(context_features, int) or context_features < 0:
-            raise ValueError(f"context_features must be an integer, 0 or more, got {context_features!r}")
+        widths = files.check_widths(hidden_features)
+        one_of("activation", activation, HIDDEN_ACTIVATIONS)
+        context_features = whole_number("context_features", context_features)
         if residual and (not widths or len(set(widths)) != 1):
             raise ValueError(f"hidden_features must be equal and not empty for residual=True, got {widths}")
-        if not isinstance(num_masks, int) or isinstance(num_masks, bool) or num_masks < 0:
-            raise ValueError(f"num_masks must be an integer, 0 or more, got {num_masks!r}")
-        if shuffle not in SHUFFLES:
-            raise ValueError(f"shuffle must be one of {', '.join(SHUFFLES)}, got {shuffle!r}")
-        self.features, self.hidden_features, self.context_features = features, widths, context_features
-        self.output, self.activation, self.residual, self.direct = make_output(output), activation, residual, direct
+        num_masks = whole_number("num_masks", num_masks)
+        one_of("shuffle", shuffle, SHUFFLES)
+        first_order = masks_of_layers.make_order(order, features, seed=seed)
+        features, distribution = len(first_order), make_output(output)
+        super().__init__(
+            distribution.conditionals(features),
+            first_order,
+            widths,
+            context_features=context_features,
+            activation=activation,
+            residual=residual,
+            direct=direct,
+            degrees=degrees,
+            num_masks=num_masks,
+            shuffle=shuffle,
+            mask_conditioning=mask_conditioning,
+            seed=seed,
+        )
+        self.output, self.hidden_features, self.direct = distribution, widths, direct
         self.seed, self.degrees = seed, degrees
         self.num_masks, self.shuffle, self.mask_conditioning = num_masks, shuffle, mask_conditioning
-        self.register_buffer("order", masks.make_order(order, features, seed=seed))
-        self.conditionals = self.output.conditionals(features)
-        self.params_per_variable = tuple(each.num_params for each in self.conditionals)
-        self.encoder = Encoder(self.conditionals) if Encoder.needed(self.conditionals) else None
-        self._build_layers()
-        self._sampler = KeptSampler()
-
-    def _build_layers(self) -> None:
-        residual, context = self.residual, self.context_features > 0
-        degrees: list[Tensor] = []
-        for index, width in enumerate(self.hidden_features[:1] if residual else self.hidden_features):
-            options: dict[str, Any] = {"context": context, "kind": self.degrees, "seed": self.seed + 1 + index}
-            minimum = int(degrees[-1].min()) if degrees else 1  # the smallest of the layer below
-            degrees.append(masks.hidden_degrees(width, self.features, minimum=minimum, **options))
-        # Blocks of a residual network add units of equal degree, so all its layers share one set of degrees.
-        count = len(self.hidden_features)
-        sets = [0] * (2 * count - 1) if residual else range(count)
-        self.ensemble = None
-        wiring: dict[str, Any] = {"params_per_variable": self.params_per_variable, "direct": self.direct}
-        wiring["input_units"] = [each.units for each in self.conditionals]
-        layers = masks.layer_degrees(self.order, [degrees[number] for number in sets], **wiring)
-        if self.num_masks != 1:
-            drawn: dict[str, Any] = {"num_masks": self.num_masks, "shuffle": self.shuffle, "seed": self.seed}
-            self.ensemble = MaskSet(self.order, degrees, **drawn, context=context, sets=sets, **wiring)
-        made = [
-            MaskedLinear(
-                len(columns),
-                len(rows),
-                masks.connectivity(rows, columns) if self.ensemble is None else None,
-                bias=number <= len(sets),
-                conditioning=self.mask_conditioning and number <= len(sets),
-            )
-            for number, (rows, columns) in enumerate(layers)
-        ]
-        self.hidden = nn.ModuleList(made[: len(sets)])
-        self.parameters_layer = made[len(sets)]
-        self.direct_layer = made[-1] if len(made) > len(sets) + 1 else None
-        first, size, num_params = self.hidden_features[:1], self.context_features, sum(self.params_per_variable)
-        to_params = size and (self.direct or not self.hidden_features)
-        self.context_layer = nn.Linear(size, first[0], bias=False) if size and first else None
-        self.context_direct_layer = nn.Linear(size, num_params, bias=False) if to_params else None
-
-    @property
-    def masked_layers(self) -> list[MaskedLinear]:
-        """The layers that have masks: hidden ones, parameters, and the direct one if there is one."""
-        direct = [] if self.direct_layer is None else [self.direct_layer]
-        return [*self.hidden, self.parameters_layer, *direct]
+        self._schedules: Kept[dict[int, Schedule]] = Kept(self._structure, self._no_schedules)
+        self._sampler: Kept[Sampler | EnsembleSampler] = Kept(self._state, self._make_sampler)
 
     @property
     def mask_index(self) -> int:
@@ -196,28 +161,8 @@ class MADE(ModelDraws, nn.Module):
         Raises:
             ValueError: a shape does not fit, or there is no such mask.
         """
-        own = self._layer_masks(mask)  # of the hidden layers, the parameters and the direct layer
-        x, context = self._checked(x, "x", self.features), self._checked_context(context)
-        return parameters_of(self, x, self._hidden(x, context, own), context, own)
-
-    def _hidden(self, x: Tensor, context: Tensor | None, own: list[Tensor | None]) -> Tensor | None:
-        """The last hidden layer, (..., H); None without any."""
-        function, name, hidden = FUNCTIONS[self.activation], self.activation, None
-        for index, layer in enumerate(
-            self.masked_layers[: len(self.hidden)]
-        ):  # of a residual network, the sums before the function
-            if hidden is None:
-                plain = self.residual or self.context_layer is not None
-                hidden = read_layer(self.encoder, x, layer, own[0], None if plain else name)
-                hidden = hidden if self.context_layer is None else hidden + self.context_layer(context)
-                hidden = function(hidden) if plain and not self.residual else hidden
-            elif self.residual and index % 2:
-                skip, hidden = hidden, layer(function(hidden), own[index], activation=name)
-            elif self.residual:
-                hidden = skip + layer(hidden, own[index])
-            else:
-                hidden = layer(hidden, own[index], activation=name)
-        return function(hidden) if self.residual and hidden is not None else hidden
+        layer_masks = self._layer_masks(mask)
+        return self.parameters_of(self._checked(x, "x", self.features), self._checked_context(context), layer_masks)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None, *, masks: int | Sequence[int] | None = None) -> Tensor:
         r"""Returns log p(x | context) in nats, of one mask or of the mean over several, :math:`\log \frac1n \sum_k p_k(x)`.
@@ -251,8 +196,7 @@ class MADE(ModelDraws, nn.Module):
         return total - math.log(len(chosen))
 
     def _log_prob(self, x: Tensor, context: Tensor | None, mask: int | None) -> Tensor:
-        own, context = self._layer_masks(mask), self._checked_context(context)
-        return log_prob_of(self, x, self._hidden(x, context, own), context, own)
+        return self.log_prob_of(x, self._checked_context(context), self._layer_masks(mask))
 
     def distribution(self, x: Tensor, context: Tensor | None = None, *, mask: int | None = None) -> Distribution:
         """Returns the conditionals p(x_d | x_<d, context) as a torch distribution: batch (...), event (D,).
@@ -280,13 +224,64 @@ class MADE(ModelDraws, nn.Module):
             if mask is None and self.ensemble is not None:
                 raise ValueError("mask must be given for bf16_weights in an ensemble, got None")
             return Sampler(self.program(mask=mask), self.output, bf16_weights=True)
-        sampler = self._sampler.of(self)
+        sampler = self._sampler.current()
         return sampler.of_mask(mask) if isinstance(sampler, EnsembleSampler) and mask is not None else sampler
+
+    def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self.sampler()._drawn(request, with_log_prob)
+
+    def _of_mask(self, mask: int | None) -> Draws:
+        return self if mask is None else self.sampler(mask=mask)
+
+    def _structure(self) -> State:
+        """Orders, masks and degrees, but not which of them is the current one."""
+        return State(
+            [
+                tensor.detach()
+                for module in self.modules()
+                for name, tensor in module._buffers.items()
+                if tensor is not None and name not in module._non_persistent_buffers_set
+            ]
+        )
+
+    def _state(self) -> State:
+        """Structure and weights: what a sampler is made from."""
+        return State([*self._structure().tensors, *(parameter.detach() for parameter in self.parameters())])
+
+    def _no_schedules(self, last: dict[int, Schedule] | None) -> dict[int, Schedule]:
+        """Schedules by masks, filled as they are found: they follow from the structure alone."""
+        return {}
+
+    def _make_sampler(self, last: Sampler | EnsembleSampler | None) -> Sampler | EnsembleSampler:
+        schedules = self._schedules.current()
+        if self.ensemble is None:
+            made = Sampler(self.program(), self.output, schedule=schedules.get(0))
+            schedules[0] = made.schedule
+            return made
+        count = len(self.ensemble.evaluated)
+        frozen = copy.deepcopy(self).requires_grad_(False)
+        half = self.parameters_layer.weight.dtype in (torch.bfloat16, torch.float16)  # exact in fp32
+        exact = copy.deepcopy(frozen).float() if half else frozen
+        return EnsembleSampler(
+            frozen._program_of_mask,
+            partial(exact.log_prob, masks=range(count)),
+            self.output,
+            count,
+            widest=max(self.features, *(layer.out_features for layer in self.masked_layers)),
+            schedules=schedules,
+        )
 
     def program(self, *, mask: int | None = None) -> Program:
         """Returns the network with its present weights as a program, under one mask, the current one if left out."""
-        order = self.order_of(self.mask_index if mask is None else mask)
-        return program_of(self, self._layer_masks(mask), order)
+        return self.program_of(self._layer_masks(mask), self.order_of(self.mask_index if mask is None else mask))
+
+    def _program_of_mask(self, mask: int) -> Program:
+        return self.program(mask=mask)
+
+    def _programs(self) -> Iterator[tuple[int, Program]]:
+        """The program of each mask that stands for the model, with its number."""
+        for mask in (0,) if self.ensemble is None else self.ensemble.evaluated:
+            yield mask, self.program(mask=mask)
 
     def check(self) -> Report:
         """Proves by its masks, and by Jacobians at random points, that the model is a density.
@@ -304,7 +299,25 @@ class MADE(ModelDraws, nn.Module):
         Warns:
             UserWarning: a variable is cut off from some that come before it.
         """
-        return check_model(self)
+        if self.ensemble is not None:
+            self.ensemble.check()
+        current = None if self.ensemble is None else self.mask_index
+        exact = copy.deepcopy(self).double().cpu().program(mask=current)
+        num_parameters = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        return report_on(
+            self._programs(), exact, description=f"MADE({self.extra_repr()})", num_parameters=num_parameters
+        )
+
+    def check_masks(self) -> None:
+        """The part of ``check`` that looks at masks alone, without Jacobians.
+
+        Raises:
+            ValueError: a variable depends on itself or on one that is drawn after it; the message names a pair.
+        """
+        if self.ensemble is not None:
+            self.ensemble.check()
+        for _, program in self._programs():
+            check_autoregressive(program)
 
     def save(self, path: str | Path) -> None:
         """Writes weights and configuration to a safetensors file.
@@ -313,7 +326,7 @@ class MADE(ModelDraws, nn.Module):
             OSError: the folder does not exist or cannot be written.
             ValueError: the output distribution is one's own.
         """
-        checkpoint.save(path, self.state_dict(), self.config())
+        files.save(path, self.state_dict(), self.config())
 
     @classmethod
     def load(cls, path: str | Path) -> MADE:
@@ -323,11 +336,29 @@ class MADE(ModelDraws, nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated, foreign, or does not fit its own configuration.
         """
-        return load_model(cls, path)
+        state, config = files.load(path)
+        names = set(inspect.signature(cls).parameters)
+        if not set(config) <= names:
+            raise ValueError(f"{path} was written by another version: unknown {sorted(set(config) - names)}")
+        try:
+            files.check_sizes(state, config)
+            model = cls(**config)
+            model.load_state_dict(state)
+            masks_of_layers.make_order(model.order, model.features)
+            if model.ensemble is None:  # an ensemble has checked its degrees, which is enough
+                model.check_masks()
+            elif not torch.equal(model.order, model.order_of(0)):
+                raise ValueError("order must be that of mask 0, found another")
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not fit its own configuration: {' '.join(str(error).split())}") from error
+        floats = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
+        return model.to(floats[0])
 
     def config(self) -> dict[str, Any]:
         """Returns the arguments that build this model again, as JSON can hold them."""
-        return config_of(self)
+        config = {name: getattr(self, name) for name in sorted(inspect.signature(type(self)).parameters)}
+        config["hidden_features"] = list(self.hidden_features)
+        return {**config, "output": describe(self.output), "order": self.order.tolist()}
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""
@@ -337,10 +368,6 @@ class MADE(ModelDraws, nn.Module):
         if self.mask_conditioning:
             options += ", mask_conditioning=True"
         return f"{self.features}, {self.hidden_features}, output={self.output.name!r}, {options}"
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves the sampler out of copies and pickles; it is made again when needed."""
-        return {**self.__dict__, "_sampler": KeptSampler()}
 
     def _checked_mask(self, mask: int) -> None:
         if self.ensemble is not None:

@@ -1,11 +1,10 @@
-"""Proof that a model is autoregressive, and a summary of it."""
+"""Proof that programs are autoregressive, and a report on a model by its programs."""
 
 from __future__ import annotations
 
-import copy
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,10 +16,7 @@ from made_fast.programs.program import Program
 from made_fast.programs.schedule import build_schedule
 from made_fast.programs.summary import Summary, summary_of
 
-if TYPE_CHECKING:
-    from made_fast.models.made import MADE
-
-__all__ = ["Report", "check_masks", "check_model"]
+__all__ = ["Report", "check_autoregressive", "report_on"]
 
 _POINTS = 2  # random inputs at which derivatives are taken
 _ENTRIES = 1 << 24  # of one Jacobian; above, some parameters are taken by chance
@@ -78,44 +74,39 @@ class Report:
         return "\n".join(lines)
 
 
-def check_masks(model: MADE) -> list[tuple[int, Tensor]]:
-    """For each mask, which variable (row) can see which (column), bool (D, D), if none sees what it must not.
+def check_autoregressive(program: Program) -> None:
+    """Makes sure that each variable depends on variables before it alone, by the masks of a program.
 
     Raises:
-        ValueError: one does; the message names a pair.
+        ValueError: one does not; the message names a pair.
     """
-    if model.ensemble is not None:
-        model.ensemble.check()
-    found = []
-    for mask in (0,) if model.ensemble is None else model.ensemble.evaluated:
-        rank = masks.rank_of(model.order_of(mask)).cpu()
-        sees = torch.from_numpy(dependencies(model.program(mask=mask)))
-        wrong = sees & (rank[None, :] >= rank[:, None])
-        if bool(wrong.any()):
-            reader, read = wrong.nonzero()[0].tolist()
-            raise ValueError(f"masks must follow the order, but variable {reader} depends on variable {read}")
-        found.append((mask, sees))
-    return found
+    rank = masks.rank_of(program.order).cpu()
+    wrong = torch.from_numpy(dependencies(program)) & (rank[None, :] >= rank[:, None])
+    if bool(wrong.any()):
+        reader, read = wrong.nonzero()[0].tolist()
+        raise ValueError(f"masks must follow the order, but variable {reader} depends on variable {read}")
 
 
-def check_model(model: MADE) -> Report:
-    """See ``MADE.check``."""
+def report_on(
+    programs: Iterable[tuple[int, Program]], exact: Program, *, description: str, num_parameters: int
+) -> Report:
+    """Proves that the programs of a model are autoregressive, by masks and by derivatives; see ``MADE.check``.
+
+    Args:
+        programs: of each mask, with its number.
+        exact: of one of them, in fp64 on the CPU: its derivatives are taken.
+        description, num_parameters: for the report.
+    """
     summaries = {}
-    for mask, _ in check_masks(model):
-        program = model.program(mask=mask)
+    for mask, program in programs:
+        check_autoregressive(program)
         summaries[mask] = summary_of(program, build_schedule(program))
-    leak, rows = _largest_leak(model)
+    leak, rows = _largest_leak(exact)
     if leak != 0:
         raise ValueError(f"parameters must not depend on later variables, but a derivative is {leak:g}")
-    report = Report(
-        model=f"MADE({model.extra_repr()})",
-        num_parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        summaries=summaries,
-        largest_leak=leak,
-        jacobian_rows=rows,
-    )
+    report = Report(description, num_parameters, summaries, leak, rows)
     if report.cut_off:
-        mask, variable, missing = max(report.cut_off, key=lambda each: each[2])
+        mask, variable, missing = max(report.cut_off, key=lambda triple: triple[2])
         warnings.warn(
             f"{len(report.cut_off)} variables cannot see all that come before them, variable {variable} of mask {mask} "
             f"misses {missing}: a hidden layer is narrower than the number of variables, or degrees are random",
@@ -124,10 +115,8 @@ def check_model(model: MADE) -> Report:
     return report
 
 
-def _largest_leak(model: MADE) -> tuple[float, tuple[int, int]]:
+def _largest_leak(program: Program) -> tuple[float, tuple[int, int]]:
     """Largest derivative of a parameter by an input unit of its own variable or a later one, and of how many parameters."""
-    exact = copy.deepcopy(model).double().cpu()
-    program = exact.program(mask=None if model.ensemble is None else model.mask_index)
     generator = torch.Generator().manual_seed(0)
     units, params = sum(program.input_units), sum(program.params_per_variable)
     count = max(1, min(params, _ENTRIES // max(1, units)))

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ACTIVATIONS", "FUNCTIONS", "FUNCTION_CODES"]
+__all__ = ["ACTIVATIONS", "FUNCTIONS", "FUNCTION_CODES", "FUNCTION_NAMES"]
 
-# The position in this table is the code by which compiled backends know a function (csrc/plan.h).
+# To add one: a line here, and one in each engine that is to apply it (its ``functions`` in made_fast/backends say which do).
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
     "relu": F.relu,
@@ -30,4 +30,6 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 ACTIVATIONS = tuple(name for name in FUNCTIONS if name not in ("exp", "reciprocal"))
 
 
-FUNCTION_CODES = {name: code for code, name in enumerate(FUNCTIONS)}
+# The position is the code by which engines know a function.
+FUNCTION_NAMES = tuple(FUNCTIONS)
+FUNCTION_CODES = {name: code for code, name in enumerate(FUNCTION_NAMES)}

@@ -23,7 +23,7 @@ from made_fast.programs.dependencies import masks_of, ring_message
 from made_fast.programs.functions import FUNCTION_CODES
 from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Multiply, Program, X
 
-__all__ = ["AffinePlan", "Kind", "Schedule", "build_schedule"]
+__all__ = ["AffinePlan", "Kind", "Schedule", "StepColumn", "build_schedule"]
 
 IntArray = NDArray[np.int64]
 
@@ -42,6 +42,17 @@ class Kind(IntEnum):
     ADD = 2  # slots [first, ...) = slots [left, ...) + slots [right, ...)
     MULTIPLY = 3  # likewise, the product
     DRAW = 4  # draw `count` variables, the first being number `first` of Schedule.variables; parameter slots from `left` on
+
+
+class StepColumn(IntEnum):
+    """Columns of ``Schedule.steps``; csrc has the same names."""
+
+    KIND = 0
+    FIRST = 1  # slot, or place in ``Schedule.variables`` of a step that draws
+    COUNT = 2
+    LEFT = 3
+    RIGHT = 4
+    FUNCTION = 5
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class Schedule:
             parameters and draws of one level alternate variable by variable.
         context_units: the context features that are read, in slot order.
         param_slots: (D,) first parameter slot of each of ``variables``; a variable's parameters lie together.
-        steps: (S, 6) int64: Kind, first, count, left, right, function code.
+        steps: (S, 6) int64 with the columns of ``StepColumn``.
         affines: one plan for each affine operation.
     """
 

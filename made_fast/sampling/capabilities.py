@@ -87,8 +87,8 @@ def claims(backend: Backend, conditionals: Sequence[Conditional], what: str = ""
     """Whether a backend says that it draws these and meanwhile does one of ``REQUESTS``, on a machine that can run it."""
     device = torch.device(backend.devices[0] if backend.devices else "cpu")
     dtype = backend.dtypes[0] if backend.dtypes else torch.float32
-    needs = needs_of(conditionals, _features(what, conditionals))
-    return why_not(replace(backend, missing=None), device=device, dtype=dtype, **needs) is None
+    needs = needs_of(conditionals, device=device, dtype=dtype, features=_features(what, conditionals))
+    return why_not(replace(backend, missing=None), needs) is None
 
 
 def _features(what: str, conditionals: Sequence[Conditional]) -> tuple[str, ...]:
@@ -99,8 +99,8 @@ def _features(what: str, conditionals: Sequence[Conditional]) -> tuple[str, ...]
 def _drawn(backend: Backend, conditionals: Sequence[Conditional]) -> str:
     if not claims(backend, conditionals):
         return "no"
-    by_itself = backend.own is None or all(each.code != Code.OWN for each in conditionals)
-    return "yes" if by_itself else f"by its `{backend.own}`"
+    by_itself = backend.own_draw is None or all(each.code != Code.OWN for each in conditionals)
+    return "yes" if by_itself else f"by its `{backend.own_draw}`"
 
 
 def _method(what: str, conditionals: Sequence[Conditional]) -> str:

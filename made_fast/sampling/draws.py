@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from made_fast.arguments import whole_number
 from made_fast.outputs.conditional import Conditional
 from made_fast.requests.conditions import Allowed
 from made_fast.requests.request import Request
@@ -39,21 +40,28 @@ class ScoredSamples(NamedTuple):
 
 
 class Draws(ABC):
-    """What can be drawn from: a ``Sampler`` of one network, an ``EnsembleSampler``."""
+    """What can be drawn from: models, and samplers of one network or of an ensemble of masks."""
 
     features: int
     context_features: int
-    conditionals: Sequence[Conditional]
+    conditionals: tuple[Conditional, ...]
 
     @abstractmethod
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Samples (count, D), and of each the log-probability and the log-weight if asked for, (count,)."""
+
+    def _of_mask(self, mask: int | None) -> Draws:
+        """What draws from one mask; itself if None."""
+        if mask is not None and (isinstance(mask, bool) or mask != 0):
+            raise ValueError(f"mask must be None or 0 where there is one mask, got {mask!r}")
+        return self
 
     def sample(
         self,
         num_samples: int,
         context: Tensor | None = None,
         *,
+        mask: int | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         first_row: int = 0,
@@ -74,6 +82,7 @@ class Draws(ABC):
         Args:
             num_samples: how many, n; for each row of context, given or allowed if there are such.
             context: (N, C) for a network with context, else None.
+            mask: number of the mask of an ensemble to draw from; if left out each row takes a mask by chance.
             seed: of the noise; drawn from ``generator`` or torch's own if left out.
             generator: a torch generator that gives the seed.
             first_row: noise row of the first sample.
@@ -119,24 +128,76 @@ class Draws(ABC):
             backend=backend,
             progress=progress,
         )
-        x, _, log_weight = self._drawn(request, False)
+        x, _, log_weight = self._of_mask(mask)._drawn(request, False)
         x = x.reshape(*request.shape, self.features)
         return x if log_weight is None else WeightedSamples(x, log_weight.reshape(request.shape))
 
-    def sample_and_log_prob(self, num_samples: int, context: Tensor | None = None, **options: Any) -> Any:
+    def sample_and_log_prob(
+        self,
+        num_samples: int,
+        context: Tensor | None = None,
+        *,
+        mask: int | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+        rows: Tensor | None = None,
+        given: Tensor | None = None,
+        observed: Tensor | None = None,
+        allowed: Allowed | Sequence[Allowed] | None = None,
+        temperature: float = 1.0,
+        greedy: bool = False,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        dtype: torch.dtype | None = None,
+        backend: str = "auto",
+        progress: bool = False,
+    ) -> Any:
         """Draws samples with their log-probabilities in nats: (n, D) and (n,), or (N, n, D) and (N, n).
 
         The arguments are those of ``sample``. The log-probabilities are those of the model, whatever the temperature, what is
         given and what is allowed; with ``given`` or ``allowed`` the log-weights come third.
         """
-        request = Request.checked(self.conditionals, self.context_features, num_samples, context, **options)
-        x, log_prob, log_weight = self._drawn(request, True)
+        request = Request.checked(
+            self.conditionals,
+            self.context_features,
+            num_samples,
+            context,
+            seed=seed,
+            generator=generator,
+            first_row=first_row,
+            rows=rows,
+            given=given,
+            observed=observed,
+            allowed=allowed,
+            temperature=temperature,
+            greedy=greedy,
+            top_k=top_k,
+            top_p=top_p,
+            dtype=dtype,
+            backend=backend,
+            progress=progress,
+        )
+        x, log_prob, log_weight = self._of_mask(mask)._drawn(request, True)
         assert log_prob is not None
         x, log_prob = x.reshape(*request.shape, self.features), log_prob.reshape(request.shape)
         return (x, log_prob) if log_weight is None else ScoredSamples(x, log_prob, log_weight.reshape(request.shape))
 
     def log_marginal(
-        self, x: Tensor, observed: Tensor, num_samples: int = 100, context: Tensor | None = None, **options: Any
+        self,
+        x: Tensor,
+        observed: Tensor,
+        num_samples: int = 100,
+        context: Tensor | None = None,
+        *,
+        mask: int | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+        rows: Tensor | None = None,
+        allowed: Allowed | Sequence[Allowed] | None = None,
+        backend: str = "auto",
+        progress: bool = False,
     ) -> Estimate:
         r"""Estimates the log-probability of some variables, the others summed out, in nats.
 
@@ -149,7 +210,7 @@ class Draws(ABC):
             observed: bool (D,) or (N, D).
             num_samples: n, for each row.
             context: (N, C) or None.
-            options: ``seed``, ``backend`` and others of ``sample``.
+            mask, seed, generator, first_row, rows, allowed, backend, progress: see ``sample``.
 
         Returns:
             values and standard errors, fp64, () or (N,).
@@ -157,8 +218,20 @@ class Draws(ABC):
         Raises:
             ValueError: an argument does not fit; the message names it.
         """
-        _check_options(num_samples, options)
-        drawn = self.sample(num_samples, context, given=x, observed=observed, **options)
+        drawn = self.sample(
+            whole_number("num_samples", num_samples, 1),
+            context,
+            given=x,
+            observed=observed,
+            mask=mask,
+            seed=seed,
+            generator=generator,
+            first_row=first_row,
+            rows=rows,
+            allowed=allowed,
+            backend=backend,
+            progress=progress,
+        )
         assert isinstance(drawn, WeightedSamples)
         return log_mean_exp(drawn.log_weight)
 
@@ -167,7 +240,16 @@ class Draws(ABC):
         allowed: Allowed | Sequence[Allowed],
         num_samples: int = 1000,
         context: Tensor | None = None,
-        **options: Any,
+        *,
+        mask: int | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+        rows: Tensor | None = None,
+        given: Tensor | None = None,
+        observed: Tensor | None = None,
+        backend: str = "auto",
+        progress: bool = False,
     ) -> Estimate:
         """Estimates the probability that all variables take allowed values: the selectivity of a range query.
 
@@ -178,7 +260,7 @@ class Draws(ABC):
             allowed: see ``sample``; one query or N of them.
             num_samples: n, for each query.
             context: (N, C) or None.
-            options: ``seed``, ``backend`` and others of ``sample``.
+            mask, seed, generator, first_row, rows, given, observed, backend, progress: see ``sample``.
 
         Returns:
             values and standard errors, fp64, () or (N,); ``interval(0.95)`` gives confidence intervals.
@@ -195,15 +277,19 @@ class Draws(ABC):
             >>> 0 < float(share.value) < 1, float(share.standard_error) < 1e-6
             (True, True)
         """
-        _check_options(num_samples, options)
-        drawn = self.sample(num_samples, context, allowed=allowed, **options)
+        drawn = self.sample(
+            whole_number("num_samples", num_samples, 1),
+            context,
+            allowed=allowed,
+            mask=mask,
+            seed=seed,
+            generator=generator,
+            first_row=first_row,
+            rows=rows,
+            given=given,
+            observed=observed,
+            backend=backend,
+            progress=progress,
+        )
         assert isinstance(drawn, WeightedSamples)
         return mean_of_weights(drawn.log_weight)
-
-
-def _check_options(num_samples: int, options: dict[str, Any]) -> None:
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"num_samples must be an integer, 1 or more, got {num_samples!r}")
-    for name in ("temperature", "greedy", "top_k", "top_p"):
-        if name in options:
-            raise ValueError(f"{name} must be left out where a probability is estimated")

@@ -1,12 +1,12 @@
-"""EnsembleSampler: draws from the mean of the distributions of all masks of a frozen model."""
+"""EnsembleSampler: draws from the mean of the distributions of several programs, one for each mask."""
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,13 +14,12 @@ from tqdm.auto import tqdm
 
 from made_fast import backends
 from made_fast.masks.mask_set import masks_of_rows
+from made_fast.outputs.output import Output
+from made_fast.programs.program import Program
 from made_fast.programs.schedule import Schedule
 from made_fast.requests.request import Request
 from made_fast.sampling.draws import Draws
-from made_fast.sampling.sampler import Sampler
-
-if TYPE_CHECKING:
-    from made_fast.models.made import MADE
+from made_fast.sampling.sampler import Sampler, needs_of
 
 __all__ = ["EnsembleSampler"]
 
@@ -41,22 +40,37 @@ class EnsembleSampler(Draws):
         dtype: of the samples.
 
     Args:
-        model: an ensemble that nobody changes any more.
+        programs: the program of a mask, by its number; of weights that nobody changes any more.
+        log_prob: of the mean, (B,) in nats from x (B, D) and context (B, C) or None, in fp32 where the programs have half
+            precision, whose sum over variables would lose too much.
+        output: what the parameters mean.
         num_masks: the mean is over masks 0 .. n - 1.
-        schedules: those of some of its masks, if they are known from the same masks with other weights.
+        widest: the largest number of values that ``log_prob`` holds for one row.
+        schedules: those of some of its masks, if they are known from the same masks with other weights; those that are found
+            are added.
     """
 
-    def __init__(self, model: MADE, num_masks: int, schedules: dict[int, Schedule] | None = None) -> None:
-        self.model = model
-        self.num_masks = num_masks
-        self.schedules = dict(schedules or {})
-        self.features, self.context_features = model.features, model.context_features
-        self.conditionals = model.conditionals
-        weight = model.parameters_layer.weight
-        self.dtype, self.device = weight.dtype, weight.device
-        # Half precision would lose the sum over variables; the weights themselves are exact in fp32.
-        half = self.dtype in (torch.bfloat16, torch.float16)
-        self._exact = copy.deepcopy(model).float() if half else model
+    def __init__(
+        self,
+        programs: Callable[[int], Program],
+        log_prob: Callable[[Tensor, Tensor | None], Tensor],
+        output: Output,
+        num_masks: int,
+        *,
+        widest: int,
+        schedules: dict[int, Schedule] | None = None,
+    ) -> None:
+        self.output, self.num_masks, self.widest = output, num_masks, widest
+        self.schedules = {} if schedules is None else schedules
+        self._programs, self._log_prob_of = programs, log_prob
+        first = programs(0)
+        self.features, self.context_features, self.conditionals = (
+            first.features,
+            first.context_features,
+            first.conditionals,
+        )
+        self.dtype, self.device = first.dtype, first.device
+        self._exact_dtype = torch.float32 if self.dtype in (torch.bfloat16, torch.float16) else self.dtype
         self._samplers: dict[int, Sampler] = {}
         self._lock = threading.Lock()
 
@@ -82,7 +96,7 @@ class EnsembleSampler(Draws):
             found = self._samplers.pop(mask, None)
             if found is None:
                 known = self.schedules.get(mask)
-                found = Sampler(self.model.program(mask=mask), self.model.output, schedule=known)
+                found = Sampler(self._programs(mask), self.output, schedule=known)
                 self.schedules[mask] = found.schedule
             self._samplers[mask] = found
             cost = 2 * found.macs * self.dtype.itemsize  # every weight is packed in two layouts
@@ -91,11 +105,10 @@ class EnsembleSampler(Draws):
         return found
 
     def _draw(self, request: Request) -> tuple[Tensor, Tensor | None]:
-        own = torch.float32 if self._exact is not self.model else self.dtype
-        outputs = {each.name for each in self.conditionals}
-        backends.choose(request.backend, device=self.device, dtype=own, outputs=outputs, own=backends.OWN_DRAWS)
+        needs = needs_of(self.conditionals, device=self.device, dtype=self._exact_dtype)
+        backends.choose(request.backend, needs)  # or says why not, also where no row is drawn
         x = torch.empty((request.count, self.features), dtype=request.dtype or self.dtype, device=self.device)
-        log_weight = None if request.conditions is None else x.new_empty(request.count, dtype=own)
+        log_weight = None if request.conditions is None else x.new_empty(request.count, dtype=self._exact_dtype)
         noise_rows = request.noise_rows()
         masks = masks_of_rows(request.seed, noise_rows, self.num_masks)
         groups = masks.argsort(stable=True).split(masks.bincount(minlength=self.num_masks).tolist())
@@ -124,15 +137,13 @@ class EnsembleSampler(Draws):
 
     @torch.no_grad()
     def _log_prob(self, x: Tensor, request: Request) -> Tensor:
-        weight = self._exact.parameters_layer.weight
-        found = torch.empty(len(x), dtype=weight.dtype, device=self.device)
-        widest = max(self.features, *(layer.out_features for layer in self._exact.masked_layers))
-        size = math.ceil(_VALUES_AT_ONCE / widest)
+        dtype = self._exact_dtype
+        found = torch.empty(len(x), dtype=dtype, device=self.device)
+        size = math.ceil(_VALUES_AT_ONCE / self.widest)
         with torch.autocast(self.device.type, enabled=False):
             for start in range(0, len(x), size):
                 places = torch.arange(start, min(start + size, len(x)))
                 context = request.context_of(places)
-                context = None if context is None else context.to(weight)
-                piece = x[start : start + size].to(weight.dtype)
-                found[start : start + size] = self._exact.log_prob(piece, context, masks=range(self.num_masks))
+                context = None if context is None else context.to(self.device, dtype)
+                found[start : start + size] = self._log_prob_of(x[start : start + size].to(dtype), context)
         return found

@@ -1,73 +1,139 @@
-"""The sampler of a model as it is now: kept until a weight or a mask changes."""
+"""What was made from tensors, kept until one of them changes."""
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from made_fast.sampling.ensemble_sampler import EnsembleSampler
-from made_fast.sampling.sampler import Sampler
+from made_fast.arguments import one_of
 
-if TYPE_CHECKING:
-    from made_fast.models.made import MADE
+__all__ = ["Kept", "Stale", "State", "check_stale"]
 
-__all__ = ["STALE", "KeptSampler", "check_stale", "same_tensors"]
+T = TypeVar("T")
+Stale = Literal["refresh", "raise", "keep"]  # what is done about a change: make it again, raise, look for none
 
-STALE = ("refresh", "raise", "keep")  # what is done about a change: make it again, raise, look for none
-
-
-class KeptSampler:
-    """The last sampler of a model and a copy of all that it was made from."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[list[Tensor], list[Tensor], Sampler | EnsembleSampler] | None = None  # replaced as a whole
-
-    def of(self, model: MADE) -> Sampler | EnsembleSampler:
-        """The sampler of the model as it is now; the one from before if nothing has changed."""
-        structure = _structure(model)
-        weights = [parameter.detach() for parameter in model.parameters()]
-        schedule, schedules = None, None
-        if self._kept is not None:
-            old_structure, old_weights, kept = self._kept
-            if same_tensors(old_structure, structure):
-                if same_tensors(old_weights, weights):
-                    return kept
-                if isinstance(kept, Sampler):
-                    schedule = kept.schedule
-                else:
-                    schedules = kept.schedules
-        sampler: Sampler | EnsembleSampler
-        if model.ensemble is None:
-            sampler = Sampler(model.program(), model.output, schedule=schedule)
-            self._kept = ([mask.clone() for mask in structure], [weight.clone() for weight in weights], sampler)
-        else:
-            frozen = copy.deepcopy(model).requires_grad_(False)
-            sampler = EnsembleSampler(frozen, len(model.ensemble.evaluated), schedules)
-            self._kept = (_structure(frozen), [weight.detach() for weight in frozen.parameters()], sampler)
-        return sampler
+_TRIES = 8  # to make something from tensors that another thread keeps writing to
 
 
-def _structure(model: nn.Module) -> list[Tensor]:
-    """Orders, masks and degrees, but not which of them is the current one."""
-    return [
-        tensor.detach()
-        for module in model.modules()
-        for name, tensor in module._buffers.items()
-        if tensor is not None and name not in module._non_persistent_buffers_set
-    ]
+class State(NamedTuple):
+    """All that something is made from: tensors, compared by their contents, and other things, compared by ``==``."""
+
+    tensors: Sequence[Tensor]
+    others: list[Any] | None = None
 
 
-def check_stale(stale: str) -> None:
-    """Raises ValueError if it is not one of ``STALE``."""
-    if stale not in STALE:
-        raise ValueError(f"stale must be one of {', '.join(STALE)}, got {stale!r}")
+class _Found(NamedTuple, Generic[T]):
+    """What is kept, and a copy of all that it was made from."""
+
+    state: State
+    value: T
 
 
-def same_tensors(known: list[Tensor], now: list[Tensor]) -> bool:
+class Kept(Generic[T]):
+    """Something made from tensors; made again when they have changed.
+
+    Copies and pickles leave it out, and make it again when it is asked for; those of a ``portable`` one take it along, and
+    what others it was made from, which have other identities there, are then taken down anew.
+
+    Args:
+        read: the state as it is now; of tensors the detached ones themselves, not copies.
+        make: makes the value from what ``read`` reads; it is handed the last value, None at first.
+        stale: ``"refresh"`` makes it again after a change, ``"raise"`` raises, ``"keep"`` looks for none.
+        changed: what the error of ``"raise"`` says.
+        portable: whether copies and pickles take the value along, which must itself allow it.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], State],
+        make: Callable[[T | None], T],
+        stale: str = "refresh",
+        *,
+        changed: str = "what this was made from has changed since; make it again",
+        portable: bool = False,
+    ) -> None:
+        check_stale(stale)
+        self.read, self.make, self.stale, self.changed, self.portable = read, make, stale, changed, portable
+        self._found: _Found[T] | None = None  # replaced as a whole
+        self._copied_stale = False
+        self._lock = threading.RLock()
+
+    @property
+    def last(self) -> T | None:
+        """What was made last, whether or not it is stale; None if nothing was."""
+        return None if self._found is None else self._found.value
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether there is nothing yet, or what it was made from has changed."""
+        found, now = self._found, self.read()
+        if found is None:
+            return True
+        if found.state.others is None and now.others is not None and not self._copied_stale:
+            self._found = found = found._replace(state=found.state._replace(others=now.others))
+        return not (found.state.others == now.others and _same(found.state.tensors, now.tensors))
+
+    def current(self) -> T:
+        """The value for the tensors as they are now.
+
+        Raises:
+            RuntimeError: they have changed, and that was to be told.
+        """
+        found = self._found
+        if found is not None and (self.stale == "keep" or not self.is_stale):
+            return found.value
+        if found is not None and self.stale == "raise":
+            raise RuntimeError(self.changed)
+        with self._lock:
+            found = self._found
+            return found.value if found is not None and not self.is_stale else self.refresh()
+
+    def refresh(self) -> T:
+        """Makes it anew, whatever has changed.
+
+        The tensors are copied first and compared again afterwards: another thread may write to them meanwhile. If it does so
+        all the time, what is returned was made from a mixture, and nothing is kept.
+        """
+        with self._lock:
+            for _ in range(_TRIES):
+                now = self.read()
+                copied = State([tensor.clone() for tensor in now.tensors], now.others)
+                value = self.make(self.last)
+                self._copied_stale = False
+                self._found = _Found(copied, value)
+                if not self.is_stale:
+                    return value
+            self._found = None
+            return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See the class: nothing is taken along, or the value without the identities of others."""
+        state = {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        if not self.portable or self._found is None:
+            return {**state, "_found": None, "_copied_stale": False}
+        changed = self.is_stale
+        return {
+            **state,
+            "_found": self._found._replace(state=self._found.state._replace(others=None)),
+            "_copied_stale": changed,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
+
+
+def check_stale(stale: object) -> str:
+    """Raises ValueError if it is not one of those that ``Kept`` has."""
+    return one_of("stale", stale, get_args(Stale))
+
+
+def _same(known: Sequence[Tensor], now: Sequence[Tensor]) -> bool:
     """Whether tensors have kept their dtypes, devices and values."""
     return len(known) == len(now) and all(map(_equal, known, now))
 

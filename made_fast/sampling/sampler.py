@@ -12,11 +12,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from made_fast import backends
+from made_fast.backends import Needs
 from made_fast.outputs.codes import Code
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.output import Output
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import Schedule, build_schedule
+from made_fast.requests.piece import Piece
 from made_fast.requests.request import Request
 from made_fast.sampling.draws import Draws
 
@@ -27,14 +29,26 @@ __all__ = ["Sampler", "needs_of"]
 _MACS_PER_PIECE = {"cpu": 4_000_000_000, "cuda": 2_000_000_000_000}
 
 
-def needs_of(conditionals: Collection[Conditional], features: Collection[str] = ()) -> dict[str, Any]:
-    """What a backend must have to draw these conditionals and do these things meanwhile: arguments of ``backends.choose``."""
+def needs_of(
+    conditionals: Collection[Conditional],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    functions: Collection[str] = (),
+    features: Collection[str] = (),
+    bf16: bool = False,
+) -> Needs:
+    """What a backend must have to draw these conditionals and do these things meanwhile."""
     own = [each for each in conditionals if each.code == Code.OWN]
-    return {
-        "outputs": {each.name for each in conditionals},
-        "own": [name for name in backends.OWN_DRAWS if all(getattr(each, name) is not None for each in own)],
-        "features": {*features, "conditions of own distributions"} if features and own else features,
-    }
+    return Needs(
+        device,
+        dtype,
+        outputs={each.name for each in conditionals},
+        own_draws=[name for name in backends.OWN_DRAWS if all(getattr(each, name) is not None for each in own)],
+        functions=functions,
+        features={*features, "conditions of own distributions"} if features and own else features,
+        bf16=bf16,
+    )
 
 
 class Sampler(Draws):
@@ -104,14 +118,15 @@ class Sampler(Draws):
 
     def _choose(self, requested: str, features: Collection[str] = ()) -> backends.Backend:
         program = self.program
-        return backends.choose(
-            self.backend if requested == "auto" else requested,
+        needs = needs_of(
+            self.conditionals,
             device=program.device,
             dtype=program.dtype,
             functions=program.functions,
-            bf16_weights=self.bf16_weights,
-            **needs_of(self.conditionals, features),
+            features=features,
+            bf16=self.bf16_weights,
         )
+        return backends.choose(self.backend if requested == "auto" else requested, needs)
 
     @property
     def order(self) -> Tensor:
@@ -134,41 +149,42 @@ class Sampler(Draws):
         return self.program.dense_macs
 
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        own = self._own_draws
         module, packed = self._ready(request.backend, frozenset(request.features))
         count, device, dtype = request.count, self.program.device, self.program.dtype
-        context = None if request.context is None else request.context.to(device, dtype).contiguous()
-        conditions = None if request.conditions is None else request.conditions.moved(device, dtype)
-        rows = None if request.rows is None else request.rows.to(device).contiguous()
         x = torch.empty((count, self.features), dtype=request.dtype or self.dtype, device=device)
         log_prob = torch.empty(count, dtype=dtype, device=device) if with_log_prob else None
+        conditions = None if request.conditions is None else request.conditions.moved(device, dtype)
         log_weight = None if conditions is None else torch.empty(count, dtype=dtype, device=device)
-        for start, stop in self._pieces(count, request.progress):
-            piece = x if stop - start == count else x[start:stop]
-            target = piece if x.dtype == dtype else torch.empty(piece.shape, dtype=dtype, device=device)
-            module.draw(
-                packed,
-                target,
-                None if log_prob is None or own else log_prob[start:stop],
-                seed=request.seed,
-                first_row=request.first_row,
-                row_offset=start,
-                rows=None if rows is None else rows[start:stop],
-                context=context,
-                rows_per_context=max(1, request.shape[-1]),
-                conditions=conditions,
-                decoding=request.decoding if request.decoding.features else None,
-                log_weight=None if log_weight is None else log_weight[start:stop],
-            )
-            if log_prob is not None and own:  # compiled backends know the draw of an own distribution, not its density
-                each = (
-                    None if context is None else context[torch.arange(start, stop, device=device) // request.shape[-1]]
-                )
-                params = self.program.evaluate(target, each)
-                log_prob[start:stop] = self.output.log_prob(params, target).sum(-1)
-            if target is not piece:
-                piece.copy_(target)
+        # Compiled backends know the draw of an own distribution, not its density.
+        density = with_log_prob and not self._own_draws
+        whole = Piece(
+            seed=request.seed,
+            first_row=request.first_row,
+            rows=None if request.rows is None else request.rows.to(device).contiguous(),
+            context=None if request.context is None else request.context.to(device, dtype).contiguous(),
+            conditions=conditions,
+            rows_per_condition=max(1, request.shape[-1]),
+            decoding=request.decoding,
+            log_prob=log_prob if density else None,
+            log_weight=log_weight,
+        )
+        for start, stop in self._bounds(count, request.progress):
+            alone = stop - start == count
+            rows, piece = (x, whole) if alone else (x[start:stop], whole.part(start, stop))
+            target = rows if x.dtype == dtype else torch.empty(rows.shape, dtype=dtype, device=device)
+            module.draw(packed, target, piece)
+            if log_prob is not None and not density:
+                log_prob[start:stop] = self._log_prob(target, whole, start, stop)
+            if target is not rows:
+                rows.copy_(target)
         return x, log_prob, log_weight
+
+    def _log_prob(self, x: Tensor, whole: Piece, start: int, stop: int) -> Tensor:
+        """The density (B,) of the rows [start, stop) of a request, by the definition."""
+        context = whole.context
+        if context is not None:
+            context = context[torch.arange(start, stop, device=x.device) // whole.rows_per_condition]
+        return self.output.log_prob(self.program.evaluate(x, context), x).sum(-1)
 
     def _ready(self, requested: str, features: frozenset[str] = frozenset()) -> tuple[ModuleType, Any]:
         """The module of a backend and this program in its layout, made at first use."""
@@ -180,19 +196,19 @@ class Sampler(Draws):
                 if packed is None:
                     module = backends.load(chosen)
                     options = {"bf16": True} if self.bf16_weights else {}
-                    packed = (module, module.pack(self.program, self.schedule, self.output, **options))
+                    packed = (module, module.pack(self.program, self.schedule, **options))
                 found = self._packed[requested, features] = self._packed[chosen.name] = packed
         return found
 
-    def _pieces(self, rows: int, progress: bool) -> Iterable[tuple[int, int]]:
+    def _bounds(self, rows: int, progress: bool) -> Iterable[tuple[int, int]]:
         macs = _MACS_PER_PIECE.get(self.program.device.type, _MACS_PER_PIECE["cpu"])
         size = max(64, macs // max(1, self.macs))
         if rows <= size and not progress:
             return [(0, rows)] if rows else []
-        return self._counted_pieces(rows, size, progress)
+        return self._counted_bounds(rows, size, progress)
 
     @staticmethod
-    def _counted_pieces(rows: int, size: int, progress: bool) -> Iterator[tuple[int, int]]:
+    def _counted_bounds(rows: int, size: int, progress: bool) -> Iterator[tuple[int, int]]:
         with tqdm(total=rows, unit="row", unit_scale=True, disable=not progress) as bar:
             for start in range(0, rows, size):
                 yield start, min(start + size, rows)

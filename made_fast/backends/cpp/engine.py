@@ -12,12 +12,11 @@ from made_fast import _core
 from made_fast.backends.cpp.arrays import layout
 from made_fast.masks.plan import MaskPlan, MaskSide
 from made_fast.masks.plan_cache import digest_with
-from made_fast.outputs.decoding import Decoding
-from made_fast.outputs.output import Output
 from made_fast.programs.functions import FUNCTIONS
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import Schedule
 from made_fast.requests.conditions import Conditions
+from made_fast.requests.piece import Piece
 
 __all__ = [
     "Packed",
@@ -76,7 +75,7 @@ def build_config() -> dict[str, object]:
     }
 
 
-def pack(program: Program, schedule: Schedule, output: Output, *, bf16: bool = False) -> Packed:
+def pack(program: Program, schedule: Schedule, *, bf16: bool = False) -> Packed:
     """Copies the weights into the engine's layout; with ``bf16`` for the processor's bf16 instruction as well."""
     kind = _core.SamplerF64 if program.dtype == torch.float64 else _core.SamplerF32
     native = kind(**layout(program, schedule), bf16=bf16)
@@ -86,17 +85,8 @@ def pack(program: Program, schedule: Schedule, output: Output, *, bf16: bool = F
 def draw(
     packed: Packed,
     out: Tensor,
-    log_prob: Tensor | None,
+    piece: Piece,
     *,
-    seed: int,
-    first_row: int,
-    row_offset: int = 0,
-    rows: Tensor | None = None,
-    context: Tensor | None = None,
-    rows_per_context: int = 1,
-    conditions: Conditions | None = None,
-    decoding: Decoding | None = None,
-    log_weight: Tensor | None = None,
     rows_at_once: int = 0,
     isa: str | None = None,
 ) -> None:
@@ -105,10 +95,7 @@ def draw(
     Args:
         packed: from ``pack``.
         out: (B, D), contiguous, the dtype of the program; written.
-        log_prob: (B,), contiguous, the same dtype, or None; written.
-        seed, first_row, row_offset, rows, rows_per_context: see ``reference.draw``; rows on the CPU.
-        context: see ``reference.draw``; contiguous, the same dtype.
-        conditions, decoding, log_weight: see ``reference.draw``; contiguous.
+        piece: which rows, and what else is written.
         rows_at_once: 0 lets the engine choose; 1 forces the path for few rows, more forces tiles of so many rows.
         isa: instruction set; the one in use when packed if left out.
 
@@ -117,22 +104,23 @@ def draw(
         MemoryError: there was none for the scratch.
     """
     assert out.is_contiguous() and out.shape[1] == packed.features
+    rows, context, conditions = piece.rows, piece.context, piece.conditions
     assert rows is None or (rows.dtype == torch.int64 and rows.shape == out.shape[:1] and rows.is_contiguous())
     assert rows is None or rows.device.type == "cpu"
     status = packed.native.draw(
         isa=packed.isa if isa is None else isa,
         num_rows=out.shape[0],
-        first_row=first_row + row_offset,
+        first_row=piece.first_row + piece.row_offset,
         rows=0 if rows is None else rows.data_ptr(),
-        seed=seed & 0xFFFFFFFFFFFFFFFF,
+        seed=piece.seed & 0xFFFFFFFFFFFFFFFF,
         context=0 if context is None else context.data_ptr(),
-        row_offset=row_offset,
-        rows_per_context=rows_per_context,
+        row_offset=piece.row_offset,
+        rows_per_context=piece.rows_per_condition,
         out=out.data_ptr(),
-        log_prob=0 if log_prob is None else log_prob.data_ptr(),
-        log_weight=0 if log_weight is None else log_weight.data_ptr(),
+        log_prob=0 if piece.log_prob is None else piece.log_prob.data_ptr(),
+        log_weight=0 if piece.log_weight is None else piece.log_weight.data_ptr(),
         conditions=() if conditions is None else _addresses(conditions),
-        decoding=() if decoding is None else astuple(decoding),
+        decoding=astuple(piece.decoding) if piece.decoding.features else (),
         num_threads=torch.get_num_threads(),
         rows_at_once=rows_at_once,
     )

@@ -14,10 +14,10 @@ from made_fast.backends.numba.jit import in_threads
 from made_fast.backends.numba.kernels import Column, General, Network, Rows, draw_rows
 from made_fast.outputs.codes import Code
 from made_fast.outputs.decoding import Decoding
-from made_fast.outputs.output import Output
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import AffinePlan, Schedule
 from made_fast.requests.conditions import Conditions
+from made_fast.requests.piece import Piece
 
 __all__ = ["Packed", "draw", "pack"]
 
@@ -32,7 +32,7 @@ class Packed:
     plain: bool  # whether every variable is Bernoulli
 
 
-def pack(program: Program, schedule: Schedule, output: Output) -> Packed:
+def pack(program: Program, schedule: Schedule) -> Packed:
     """Stores the weights column by column, each from the first row that reads it to the last."""
     dtype = np.float64 if program.dtype == torch.float64 else np.float32
     bias: NDArray[np.floating] = np.full(schedule.num_slots, np.nan).astype(dtype)
@@ -118,9 +118,9 @@ def _options(decoding: Decoding) -> dict[str, Any]:
     }
 
 
-def _under(general: General, conditions: Conditions | None, decoding: Decoding | None) -> General:
+def _under(general: General, conditions: Conditions | None, decoding: Decoding) -> General:
     """The conditionals as they are drawn under conditions."""
-    if decoding is not None:
+    if decoding.features:
         general = general._replace(**_options(decoding))
     if conditions is not None:
         names = ("given", "observed", "support", "bounds", "constrained")
@@ -129,41 +129,28 @@ def _under(general: General, conditions: Conditions | None, decoding: Decoding |
     return general
 
 
-def draw(
-    packed: Packed,
-    out: Tensor,
-    log_prob: Tensor | None,
-    *,
-    seed: int,
-    first_row: int,
-    row_offset: int = 0,
-    rows: Tensor | None = None,
-    context: Tensor | None = None,
-    rows_per_context: int = 1,
-    conditions: Conditions | None = None,
-    decoding: Decoding | None = None,
-    log_weight: Tensor | None = None,
-) -> None:
+def draw(packed: Packed, out: Tensor, piece: Piece) -> None:
     """Draws rows; see ``reference.draw``. The interpreter lock is released meanwhile.
 
     The log-probability of a variable with an own distribution, which is torch code, is nan.
     """
     schedule, dtype = packed.schedule, packed.network.bias.dtype
-    plain = packed.plain and conditions is None and log_weight is None and not (decoding and decoding.features)
+    context, conditions = piece.context, piece.conditions
+    plain = packed.plain and conditions is None and piece.log_weight is None and not piece.decoding.features
     read = np.zeros((1, 0), dtype=dtype) if context is None else context.numpy()[:, schedule.context_units]
     alike = context is None and conditions is None  # all rows share what comes before the first draw
-    sums = [np.empty(0, dtype=dtype) if each is None else each.numpy() for each in (log_prob, log_weight)]
+    sums = [np.empty(0, dtype=dtype) if each is None else each.numpy() for each in (piece.log_prob, piece.log_weight)]
     asked = Rows(
-        seed=np.uint64(seed & 0xFFFFFFFFFFFFFFFF),
-        first_row=np.uint64(first_row + row_offset),
-        noise_rows=np.empty(0, dtype=np.int64) if rows is None else rows.numpy(),
-        offset=row_offset,
-        rows_per_condition=2**62 if alike else rows_per_context,
+        seed=np.uint64(piece.seed & 0xFFFFFFFFFFFFFFFF),
+        first_row=np.uint64(piece.first_row + piece.row_offset),
+        noise_rows=np.empty(0, dtype=np.int64) if piece.rows is None else piece.rows.numpy(),
+        offset=piece.row_offset,
+        rows_per_condition=2**62 if alike else piece.rows_per_condition,
         context=np.ascontiguousarray(read),
         out=out.numpy(),
         log_prob=sums[0],
         log_weight=sums[1],
     )
-    general = None if plain else _under(packed.general, conditions, decoding)
+    general = None if plain else _under(packed.general, conditions, piece.decoding)
     if any(in_threads(draw_rows, (packed.network, general, asked), out.shape[0])):
         raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from made_fast.capture.captured import capture
 from made_fast.capture.export import detached_copy
-from made_fast.flows.inverse import AutoregressiveMap, KeptSolve, Solve, compiled, invert
+from made_fast.flows.inverse import AutoregressiveMap, Solve, compiled, invert, kept_solve, solved_by
 from made_fast.flows.levels import LevelSolver
 from made_fast.outputs.point import Point, PointConditional
 from made_fast.programs.program import Program
@@ -55,7 +55,7 @@ class Inverter:
     Args:
         module: the transform; it is read again when its parameters change.
         adapter: of its library.
-        stale: see ``KeptSolve``.
+        stale: see ``Kept``.
         check: whether a solver is checked against the library's own quick direction, in fp64, whenever it is made.
 
     Attributes:
@@ -67,7 +67,7 @@ class Inverter:
         self.module, self.adapter, self.check = module, adapter, check
         self.how, self.why, self.difference = "", "", float("nan")
         self.num_levels = 0
-        self._solve = KeptSolve(module, self._make, stale)
+        self._solve = kept_solve(module, self._make, stale)
 
     def prepare(self) -> None:
         """Makes the solver now, so that what cannot be read is refused now."""
@@ -90,9 +90,9 @@ class Inverter:
         def apply(before: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
             return adapter.apply(module, before, x, c)
 
-        return invert(AutoregressiveMap(apply, self._solve, parameters), z, context)
+        return invert(AutoregressiveMap(apply, partial(solved_by, self._solve), parameters), z, context)
 
-    def _make(self) -> Solve:
+    def _make(self, last: Solve | None) -> Solve:
         dtype = next(self.module.parameters()).dtype
         double = self._frozen(torch.float64)
         self._rehearse(double)

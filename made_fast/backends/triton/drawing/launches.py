@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,10 +31,10 @@ from made_fast.backends.triton.drawing.variable_list import DrawList, build_draw
 from made_fast.backends.triton.launch import Config, launch
 from made_fast.outputs.codes import Code
 from made_fast.outputs.decoding import Decoding
-from made_fast.outputs.output import Output
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import Schedule
 from made_fast.requests.conditions import Conditions
+from made_fast.requests.piece import Piece
 
 __all__ = ["Packed", "draw", "pack"]
 
@@ -77,8 +77,8 @@ class Packed:
         return _packed(self.program, self.schedule, self.layout, in_events=False) if self.drawn is None else self
 
 
-def pack(program: Program, schedule: Schedule, output: Output, *, layout: Layout = LAYOUT) -> Packed:
-    """Copies the weights into blocks; see ``draw_plan.DrawPlan``. The conditionals are the program's, not ``output``'s."""
+def pack(program: Program, schedule: Schedule, *, layout: Layout = LAYOUT) -> Packed:
+    """Copies the weights into blocks; see ``DrawPlan``."""
     codes = {each.code for each in program.conditionals}
     return _packed(program, schedule, layout, in_events=schedule.in_place and codes in ({Code.BERNOULLI}, {Code.SPIN}))
 
@@ -114,17 +114,8 @@ def _packed(program: Program, schedule: Schedule, layout: Layout, *, in_events: 
 def draw(
     packed: Packed,
     out: Tensor,
-    log_prob: Tensor | None,
+    piece: Piece,
     *,
-    seed: int,
-    first_row: int,
-    row_offset: int = 0,
-    rows: Tensor | None = None,
-    context: Tensor | None = None,
-    rows_per_context: int = 1,
-    conditions: Conditions | None = None,
-    decoding: Decoding | None = None,
-    log_weight: Tensor | None = None,
     mode: str = "auto",
     config: Config | None = None,
     programs: int = 0,
@@ -134,9 +125,7 @@ def draw(
     Args:
         packed: from ``pack``.
         out: (B, D), contiguous fp32, on the device of the program; written.
-        log_prob: (B,), likewise, or None; written.
-        seed, first_row, row_offset, rows, rows_per_context: see ``reference.draw``; rows on the device.
-        context, conditions, decoding, log_weight: see ``reference.draw``; contiguous, fp32 or uint8, on the device.
+        piece: which rows, and what else is written.
         mode: ``"one"`` launch for everything, ``"many"``: for each outer block one for its tasks, on all multiprocessors, and
             one for its events, or ``"auto"``.
         config: number of rows R of a tile and how the kernel is compiled; chosen by the number of rows if left out.
@@ -146,42 +135,57 @@ def draw(
         FloatingPointError: the parameters of a drawn variable were nan.
     """
     assert out.is_contiguous() and out.dtype == torch.float32 and mode in MODES
-    if log_weight is not None and conditions is None:
-        log_weight.zero_()
+    if piece.log_weight is not None and piece.conditions is None:
+        piece.log_weight.zero_()
     if not len(out):
         return
-    asked = _Asked.of(conditions, decoding, log_weight, out)
+    asked = _Asked.of(piece, out)
     if asked.features:
         packed = packed.between_blocks
-    numbers = [_signed(seed), first_row + row_offset, row_offset, rows_per_context, len(out)]
-    request = torch.tensor(numbers, dtype=torch.int64, device=packed.device)
+    request = RequestWords(
+        _signed(piece.seed), piece.first_row + piece.row_offset, piece.row_offset, piece.rows_per_condition, len(out)
+    ).on(packed.device)
     processors = _multiprocessors(packed.device)
     tiles_of = SAMPLER if packed.drawn is None else ASKED if asked.features else VARIABLES
     tile = choose_tile(len(out), processors, launches.precision(torch.float32), tiles_of)
     if config is not None:
         tile = tile._replace(config=config)
     config = tile.config
-    run = _Run(packed, config, request, out, log_prob, rows, context, asked)
+    run = _Run(packed, config, request, out, piece, asked)
     tiles = ceil(len(out) / config["R"])
     if mode == "auto":
         mode = "many" if _many_pays(packed, tiles, processors) else "one"
     programs = min(tiles, programs or _programs(packed, tile, processors))
     if mode == "many" and tiles > programs:
-        run.in_parts(programs * config["R"], seed, first_row, row_offset, rows_per_context)
+        run.in_parts(programs * config["R"])
         return
-    plain = rows is None and context is None and not asked.features
+    plain = piece.rows is None and piece.context is None and not asked.features
     capturing = packed.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     if mode == "one":
         flags = run.one(programs)
     elif packed.device.type == "cuda" and plain and not (capturing or launches.recording()):
-        key = (tuple(out.shape), log_prob is None, config, launches.precision(torch.float32))
-        flags = packed.captured.run(key, partial(run.replayed, tiles), request, out, log_prob)
+        key = (tuple(out.shape), piece.log_prob is None, config, launches.precision(torch.float32))
+        flags = packed.captured.run(key, partial(run.replayed, tiles), request, out, piece.log_prob)
     else:
         flags = run.many(tiles)
     if capturing or launches.recording():
         return  # there is nothing to look at yet
     if bool(flags.cpu().any()):
         raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
+
+
+class RequestWords(NamedTuple):
+    """What a launch reads of a piece besides tensors; kernels know these positions by the constants of ``codes.py``."""
+
+    seed: int  # signed
+    noise_row: int  # of the first row
+    row_offset: int
+    rows_per_condition: int
+    num_rows: int
+
+    def on(self, device: torch.device) -> Tensor:
+        """As int64 (5,) on a device."""
+        return torch.tensor(self, dtype=torch.int64, device=device)
 
 
 @dataclass(frozen=True)
@@ -195,12 +199,11 @@ class _Asked:
     settings: Tensor | None  # fp32 (3,): what logits, scales of normals and of logistics are multiplied by
 
     @classmethod
-    def of(
-        cls, conditions: Conditions | None, decoding: Decoding | None, log_weight: Tensor | None, out: Tensor
-    ) -> _Asked:
+    def of(cls, piece: Piece, out: Tensor) -> _Asked:
+        conditions, decoding, log_weight = piece.conditions, piece.decoding, piece.log_weight
         given = conditions is not None and conditions.given is not None
         allowed = conditions is not None and conditions.support is not None
-        decoding, settings = decoding or Decoding(), None
+        settings = None
         if decoding.features:
             temperature = decoding.temperature
             settings = torch.tensor([1 / temperature, temperature**0.5, temperature], device=out.device)
@@ -208,11 +211,6 @@ class _Asked:
             log_weight = out.new_empty(len(out))
         features = given * GIVEN.value | allowed * ALLOWED.value | bool(decoding.features) * DECODED.value
         return cls(conditions, decoding, log_weight, features, settings)
-
-    def part(self, rows: slice) -> dict[str, Any]:
-        """Arguments of ``draw`` for some of the rows."""
-        log_weight = None if self.log_weight is None else self.log_weight[rows]
-        return {"conditions": self.conditions, "decoding": self.decoding, "log_weight": log_weight}
 
     def arguments(self, unused: Tensor, weights: Tensor) -> dict[str, Any]:
         """Arguments of ``draw_kernel``; ``unused`` stands in for what is not read, ``weights`` keep log-weights."""
@@ -242,9 +240,7 @@ class _Run:
     config: Config
     request: Tensor
     out: Tensor
-    log_prob: Tensor | None
-    rows: Tensor | None
-    context: Tensor | None
+    piece: Piece
     asked: _Asked
 
     def one(self, programs: int) -> Tensor:
@@ -276,29 +272,23 @@ class _Run:
             self._launch(tiles, scratch, (first, last), begin=False, end=end, outer=False)
         return scratch["flags"]
 
-    def in_parts(self, size: int, seed: int, first_row: int, row_offset: int, rows_per_context: int) -> None:
+    def in_parts(self, size: int) -> None:
         """Draws so many rows at a time, so that the scratch does not grow with their number."""
+        piece = self.piece._replace(log_weight=self.asked.log_weight)
         for start in range(0, len(self.out), size):
             part = slice(start, start + size)
             draw(
                 self.packed,
                 self.out[part],
-                None if self.log_prob is None else self.log_prob[part],
-                seed=seed,
-                first_row=first_row,
-                row_offset=row_offset + start,
-                rows=None if self.rows is None else self.rows[part],
-                context=self.context,
-                rows_per_context=rows_per_context,
+                piece.part(start, start + size),
                 mode="many",
                 config=self.config,
                 programs=size // self.config["R"],
-                **self.asked.part(part),
             )
 
     def replayed(self, tiles: int, request: Tensor, out: Tensor, log_prob: Tensor | None) -> Tensor:
         """``many`` for a request and into buffers of someone else."""
-        return replace(self, request=request, out=out, log_prob=log_prob).many(tiles)
+        return replace(self, request=request, out=out, piece=self.piece._replace(log_prob=log_prob)).many(tiles)
 
     def _sizes(self) -> dict[str, Any]:
         layout = self.packed.layout
@@ -335,7 +325,7 @@ class _Run:
     def _launch(
         self, programs: int, scratch: dict[str, Tensor], blocks: tuple[int, int], *, begin: bool, end: bool, outer: bool
     ) -> None:
-        packed, schedule, drawn = self.packed, self.packed.schedule, self.packed.drawn
+        packed, piece, schedule, drawn = self.packed, self.piece, self.packed.schedule, self.packed.drawn
         unused = packed.arrays["bias"]
         launch(
             draw_kernel,
@@ -346,17 +336,17 @@ class _Run:
             last_block=blocks[1],
             **packed.arrays,
             variables=packed.variables,
-            noise_rows=self.request if self.rows is None else self.rows,
-            context=self.out if self.context is None else self.context,  # never read where there is none
-            context_units=packed.context_units if self.context is not None else packed.variables,
-            num_context=0 if self.context is None else len(schedule.context_units),
+            noise_rows=self.request if piece.rows is None else piece.rows,
+            context=self.out if piece.context is None else piece.context,  # never read where there is none
+            context_units=packed.context_units if piece.context is not None else packed.variables,
+            num_context=0 if piece.context is None else len(schedule.context_units),
             context_slot=schedule.context_slot,
             x_slot=schedule.x_slot,
             features=schedule.features,
             context_features=schedule.context_features,
             **{name: value for name, value in scratch.items() if name != "all_weights"},
             out=self.out,
-            log_prob=self.out if self.log_prob is None else self.log_prob,
+            log_prob=self.out if piece.log_prob is None else piece.log_prob,
             **self.asked.arguments(unused, scratch["all_weights"]),
             **self._sizes(),
             STEPS=self._steps,
@@ -365,8 +355,8 @@ class _Run:
             LEAST=packed.least,
             WIDTH=0 if drawn is None else drawn.width,
             OWN=() if drawn is None else drawn.own,
-            LOG_PROB=self.log_prob is not None,
-            NAMED_ROWS=self.rows is not None,
+            LOG_PROB=piece.log_prob is not None,
+            NAMED_ROWS=piece.rows is not None,
             BEGIN=begin,
             END=end,
             OUTER=outer,

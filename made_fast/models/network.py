@@ -1,0 +1,330 @@
+"""MaskedNetwork: the layers of one wiring, and what is computed by them: parameters, log-probabilities, a program.
+
+The wiring is written once, in ``_wired``, over values of any kind: rows of numbers in a forward pass, numbers of operations
+where a program is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from made_fast import masks
+from made_fast.layers.encoder import Encoder, read, read_layer
+from made_fast.layers.linear import MaskedLinear, masked_linear
+from made_fast.masks.mask_set import MaskSet
+from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.output import log_prob
+from made_fast.programs.functions import FUNCTIONS
+from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Op, Program, Term, X
+
+__all__ = ["MaskedNetwork"]
+
+V = TypeVar("V")
+LayerMasks = Sequence[Tensor | None]  # for each masked layer another mask, or its degrees, or None for its own
+
+# Parameters of a whole batch (128 MB in fp32) above which they are made, used and made again in the backward pass some
+# variables at a time, and about how many are made at once.
+_TOO_MANY, _AT_ONCE = 1 << 25, 1 << 22
+
+
+class _Engine(Protocol[V]):
+    """What a wiring is run on."""
+
+    def read(self, layer: int, context: nn.Linear | None, function: str | None) -> V:
+        """A masked layer, by its number, of the variables, with a layer of the context; then a function."""
+
+    def affine(self, layer: int, value: V, function: str | None) -> V:
+        """A masked layer of a value; then a function."""
+
+    def apply(self, function: str, value: V) -> V:
+        """A function of each unit."""
+
+    def add(self, left: V, right: V) -> V:
+        """The sum, unit by unit."""
+
+
+class _Part(NamedTuple):
+    """Rows of a masked layer: what makes the parameters of some variables."""
+
+    weight: Tensor
+    mask: Tensor
+    bias: Tensor | None
+
+
+class _Parts(NamedTuple):
+    """Everything that makes the parameters of some variables from what comes before."""
+
+    params: _Part
+    direct: _Part | None
+    context: Tensor | None
+
+
+class MaskedNetwork(nn.Module):
+    """Masked layers from variables and context to the parameters of all conditionals.
+
+    Args:
+        conditionals: one for each of the D variables.
+        order: (D,), of mask 0.
+        hidden_features: widths of the hidden layers.
+        context_features: C; 0 for none.
+        activation: name of a function.
+        residual, direct: see ``MADE``.
+        degrees: ``"even"`` or ``"random"``.
+        num_masks, shuffle: see ``MADE``; of one mask alone nothing but its layers is kept.
+        mask_conditioning: whether the biases of hidden layers and parameters depend on the mask.
+        seed: of random degrees and of the masks.
+
+    Attributes:
+        hidden: the hidden masked layers.
+        parameters_layer, direct_layer: the masked layers that make the parameters.
+        context_layer, context_direct_layer: of the context, into the first hidden layer and into the parameters.
+        encoder: what the network reads of the variables, or None where it reads them as they are.
+        ensemble: the masks, or None where there is one.
+    """
+
+    order: Tensor
+
+    def __init__(
+        self,
+        conditionals: tuple[Conditional, ...],
+        order: Tensor,
+        hidden_features: tuple[int, ...],
+        *,
+        context_features: int,
+        activation: str,
+        residual: bool,
+        direct: bool,
+        degrees: str,
+        num_masks: int,
+        shuffle: str,
+        mask_conditioning: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.features, self.context_features = len(conditionals), context_features
+        self.conditionals, self.activation, self.residual = conditionals, activation, residual
+        self.params_per_variable = tuple(conditional.num_params for conditional in conditionals)
+        self.register_buffer("order", order)
+        self.encoder = Encoder(conditionals) if Encoder.needed(conditionals) else None
+        context = context_features > 0
+        drawn: list[Tensor] = []
+        for index, width in enumerate(hidden_features[:1] if residual else hidden_features):
+            minimum = int(drawn[-1].min()) if drawn else 1  # the smallest of the layer below
+            settings: dict[str, Any] = {"context": context, "kind": degrees, "seed": seed + 1 + index}
+            drawn.append(masks.hidden_degrees(width, self.features, minimum=minimum, **settings))
+        # Blocks of a residual network add units of equal degree, so all its layers share one set of degrees.
+        sets = [0] * (2 * len(hidden_features) - 1) if residual else list(range(len(hidden_features)))
+        wiring: dict[str, Any] = {"params_per_variable": self.params_per_variable, "direct": direct}
+        wiring["input_units"] = [conditional.units for conditional in conditionals]
+        self.ensemble: MaskSet | None = None
+        if num_masks != 1:
+            shared: dict[str, Any] = {"num_masks": num_masks, "shuffle": shuffle, "seed": seed, "context": context}
+            self.ensemble = MaskSet(order, drawn, **shared, sets=sets, **wiring)
+        layers = masks.layer_degrees(order, [drawn[number] for number in sets], **wiring)
+        made = [
+            MaskedLinear(
+                len(columns),
+                len(rows),
+                masks.connectivity(rows, columns) if self.ensemble is None else None,
+                bias=number <= len(sets),
+                conditioning=mask_conditioning and number <= len(sets),
+            )
+            for number, (rows, columns) in enumerate(layers)
+        ]
+        self.hidden = nn.ModuleList(made[: len(sets)])
+        self.parameters_layer = made[len(sets)]
+        self.direct_layer = made[-1] if len(made) > len(sets) + 1 else None
+        num_params, to_params = sum(self.params_per_variable), direct or not hidden_features
+        self.context_layer = (
+            nn.Linear(context_features, hidden_features[0], False) if context and hidden_features else None
+        )
+        self.context_direct_layer = nn.Linear(context_features, num_params, False) if context and to_params else None
+
+    @property
+    def masked_layers(self) -> list[MaskedLinear]:
+        """The layers that have masks: hidden ones, parameters, and the direct one if there is one."""
+        direct = [] if self.direct_layer is None else [self.direct_layer]
+        return [*self.hidden, self.parameters_layer, *direct]  # type: ignore[list-item]
+
+    def _wired(self, engine: _Engine[V]) -> V | None:
+        """The last hidden layer; None without any. Blocks of a residual network are ``h + W2 a(W1 a(h))``."""
+        count, name = len(self.hidden), self.activation
+        if not count:
+            return None
+        value = engine.read(0, self.context_layer, None if self.residual else name)
+        if not self.residual:
+            for number in range(1, count):
+                value = engine.affine(number, value, name)
+            return value
+        for number in range(1, count, 2):
+            inner = engine.affine(number, engine.apply(name, value), name)
+            value = engine.add(value, engine.affine(number + 1, inner, None))
+        return engine.apply(name, value)
+
+    def parameters_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> Tensor:
+        """Parameters (..., P) from x (..., D) and context (..., C) or None, checked ones, under the masks of all layers."""
+        return self._to_parameters(_Rows(self, x, context, layer_masks))
+
+    def log_prob_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> Tensor:
+        """log p(x) in nats, (...), of the arguments of ``parameters_of``; many parameters are never all held at once."""
+        rows = _Rows(self, x, context, layer_masks)
+        batch, num_params = x.shape[:-1].numel(), sum(self.params_per_variable)
+        if torch.compiler.is_compiling() or batch * num_params <= _TOO_MANY:
+            return self._share(self._to_parameters(rows), x, 0, self.features)
+        bounds, size = [0], 0
+        for variable, count in enumerate(self.params_per_variable):
+            size += count
+            if size * batch >= _AT_ONCE or variable == self.features - 1:
+                bounds.append(variable + 1)
+                size = 0
+        hidden, total = self._wired(rows), x.new_zeros(batch).reshape(x.shape[:-1])
+        parts = _split(rows.parts(), [sum(self.params_per_variable[a:b]) for a, b in pairwise(bounds)])
+        for (first, last), part in zip(pairwise(bounds), parts, strict=True):
+            arguments = (x, hidden, context, part, first, last)
+            total = total + checkpoint(
+                self._log_prob_of_part, *arguments, use_reentrant=False, preserve_rng_state=False
+            )
+        return total
+
+    def program_of(self, layer_masks: LayerMasks, order: Tensor) -> Program:
+        """The network as a program; weights and biases are copied.
+
+        Args:
+            layer_masks: see ``parameters_of``.
+            order: (D,), of that mask.
+        """
+        units = _Units(self, layer_masks)
+        value = self._wired(units)
+        direct = [] if self.direct_layer is None else [(-1, X)]
+        units.sum([(len(self.hidden), X if value is None else value), *direct], self.context_direct_layer)
+        sizes = (self.features, self.context_features)
+        tables = None if self.encoder is None else self.encoder.flat_tables()
+        return Program(*sizes, tuple(units.ops), order.clone(), self.params_per_variable, self.conditionals, tables)
+
+    def _to_parameters(self, rows: _Rows) -> Tensor:
+        hidden, number = self._wired(rows), len(self.hidden)
+        params = rows.read(number, None, None) if hidden is None else rows.affine(number, hidden, None)
+        if self.direct_layer is not None:
+            params = params + rows.read(-1, None, None)
+        if self.context_direct_layer is not None:
+            params = params + self.context_direct_layer(rows.context)
+        return params
+
+    def _share(self, params: Tensor, x: Tensor, first: int, last: int) -> Tensor:
+        """The share of the variables [first, last), whose parameters these are."""
+        x = x[..., first:last]
+        if params.dtype in (torch.bfloat16, torch.float16):  # half precision would lose the sum over variables
+            params, x = params.float(), x.float()
+        return log_prob(self.conditionals[first:last], params, x).sum(-1)
+
+    def _log_prob_of_part(
+        self, x: Tensor, hidden: Tensor | None, context: Tensor | None, parts: _Parts, first: int, last: int
+    ) -> Tensor:
+        params = read(self.encoder, x, *parts.params) if hidden is None else masked_linear(hidden, *parts.params)
+        if parts.direct is not None:
+            params = params + read(self.encoder, x, *parts.direct)
+        if parts.context is not None and context is not None:
+            params = params + F.linear(context, parts.context)
+        return self._share(params, x, first, last)
+
+
+class _Rows:
+    """Runs a wiring on rows of numbers."""
+
+    def __init__(self, network: MaskedNetwork, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> None:
+        self.network, self.x, self.context, self.layer_masks = network, x, context, layer_masks
+        self.layers = network.masked_layers
+
+    def read(self, layer: int, context: nn.Linear | None, function: str | None) -> Tensor:
+        """See ``_Engine``."""
+        fused = function if context is None else None
+        total = read_layer(self.network.encoder, self.x, self.layers[layer], self.layer_masks[layer], fused)
+        if context is not None:
+            total = total + context(self.context)
+        return total if fused == function else self.apply(str(function), total)
+
+    def affine(self, layer: int, value: Tensor, function: str | None) -> Tensor:
+        """See ``_Engine``."""
+        made: Tensor = self.layers[layer](value, self.layer_masks[layer], activation=function)
+        return made
+
+    def apply(self, function: str, value: Tensor) -> Tensor:
+        """See ``_Engine``."""
+        return FUNCTIONS[function](value)
+
+    def add(self, left: Tensor, right: Tensor) -> Tensor:
+        """See ``_Engine``."""
+        return left + right
+
+    def parts(self) -> _Parts:
+        """The weights that make the parameters."""
+        network, number = self.network, len(self.network.hidden)
+        direct = None if network.direct_layer is None else self._part(-1)
+        context = None if network.context_direct_layer is None else network.context_direct_layer.weight
+        return _Parts(self._part(number), direct, context)
+
+    def _part(self, number: int) -> _Part:
+        layer, mask = self.layers[number], self.layer_masks[number]
+        return _Part(layer.weight, layer.chosen_mask(mask), layer.bias_under(mask))
+
+
+class _Units:
+    """Runs a wiring on values of a program: lists its operations."""
+
+    def __init__(self, network: MaskedNetwork, layer_masks: LayerMasks) -> None:
+        self.layers, self.layer_masks = network.masked_layers, layer_masks
+        self.ops: list[Op] = []
+
+    def read(self, layer: int, context: nn.Linear | None, function: str | None) -> int:
+        """See ``_Engine``."""
+        value = self.sum([(layer, X)], context)
+        return value if function is None else self.apply(function, value)
+
+    def affine(self, layer: int, value: int, function: str | None) -> int:
+        """See ``_Engine``."""
+        value = self.sum([(layer, value)], None)
+        return value if function is None else self.apply(function, value)
+
+    def apply(self, function: str, value: int) -> int:
+        """See ``_Engine``."""
+        return self._listed(Elementwise(value, function))
+
+    def add(self, left: int, right: int) -> int:
+        """See ``_Engine``."""
+        return self._listed(Add(left, right))
+
+    def sum(self, parts: Sequence[tuple[int, int]], context: nn.Linear | None) -> int:
+        """The sum of layers of values, (number, value) each, with the bias of the first and a layer of the context."""
+        terms = [self.layers[number].term(value, self.layer_masks[number]) for number, value in parts]
+        if context is not None:
+            terms.append(Term(CONTEXT, context.weight.detach().clone(), None))
+        number = parts[0][0]
+        bias = self.layers[number].bias_under(self.layer_masks[number])
+        return self._listed(Affine(tuple(terms), None if bias is None else bias.detach().clone()))
+
+    def _listed(self, op: Op) -> int:
+        self.ops.append(op)
+        return len(self.ops) + 1
+
+
+def _split(parts: _Parts, sizes: list[int]) -> list[_Parts]:
+    """Rows of all layers in parts of these sizes; by ``split``, whose gradients are put together in one piece."""
+
+    def split(part: _Part | None) -> list[_Part] | list[None]:
+        if part is None:
+            return [None] * len(sizes)
+        height, biases = part.weight.shape[0], [None] * len(sizes) if part.bias is None else part.bias.split(sizes)
+        of_rows = part.mask[:height].split(sizes)
+        if part.mask.ndim == 1:  # degrees: those of the columns belong to every part
+            of_rows = tuple(torch.cat([mask, part.mask[height:]]) for mask in of_rows)
+        return [_Part(*row) for row in zip(part.weight.split(sizes), of_rows, biases, strict=True)]
+
+    contexts = [None] * len(sizes) if parts.context is None else parts.context.split(sizes)
+    return [_Parts(*row) for row in zip(split(parts.params), split(parts.direct), contexts, strict=True)]  # type: ignore[arg-type]
