@@ -9,13 +9,13 @@ from collections.abc import Collection
 __all__ = ["one_of", "positive_number", "whole_number"]
 
 
-def whole_number(name: str, value: object, least: int = 0, most: int | None = None, *, note: str = "") -> int:
+def whole_number(name: str, value: object, least: int | None = 0, most: int | None = None, *, note: str = "") -> int:
     """The value as an ``int``: of Python's whole numbers, numpy's, or a torch tensor of one; not of flags.
 
     Args:
         name: of the argument, for the message.
         value: what was given.
-        least, most: the bounds, both included; without ``most`` there is no upper one.
+        least, most: the bounds, both included; None for no bound.
         note: stands behind the bounds in the message.
 
     Raises:
@@ -26,10 +26,10 @@ def whole_number(name: str, value: object, least: int = 0, most: int | None = No
         >>> whole_number("features", np.int64(3), 1)
         3
     """
-    found = _index(value)
-    if found is None or found < least or (most is not None and found > most):
-        bounds = f"{least} or more" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name} must be an integer, {bounds}{note}, got {value!r}")
+    found = value if type(value) is int else _index(value)
+    if found is None or (least is not None and found < least) or (most is not None and found > most):
+        bounds = "" if least is None else f", {least} or more" if most is None else f", {least} to {most}"
+        raise ValueError(f"{name} must be an integer{bounds}{note}, got {value!r}")
     return found
 
 

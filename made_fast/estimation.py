@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from made_fast.arguments import whole_number
 from made_fast.models.made import MADE
 from made_fast.sampling import estimates
 from made_fast.sampling.estimates import Estimate, mean_of
@@ -140,7 +141,7 @@ def entropy(
     Raises:
         ValueError: an argument does not fit; the message names it.
     """
-    _check_num_samples(num_samples)
+    num_samples = whole_number("num_samples", num_samples, 2, note=" for a standard error")
     _, log_prob = model.sample_and_log_prob(num_samples, context, mask=mask, seed=seed, **options)
     return mean_of(-log_prob)
 
@@ -193,7 +194,7 @@ def free_energy(
     Raises:
         ValueError: an argument does not fit, or the cost is not finite; the message names it.
     """
-    _check_num_samples(num_samples)
+    num_samples = whole_number("num_samples", num_samples, 2, note=" for a standard error")
     x, log_prob = model.sample_and_log_prob(num_samples, context, mask=mask, seed=seed, **options)
     action = log_prob.double() + _cost_of(cost, x)
     log_partition = estimates.log_mean_exp(-action)
@@ -239,7 +240,7 @@ def score_function_loss(
     Source: Wu, Wang, Zhang 2019 (there with the mean as baseline); Kool, van Hoof, Welling, "Buy 4 REINFORCE Samples, Get a
     Baseline for Free!", ICLR 2019 workshop.
     """
-    _check_num_samples(num_samples)
+    num_samples = whole_number("num_samples", num_samples, 2, note=" for a standard error")
     if baseline not in BASELINES:
         raise ValueError(f"baseline must be one of {', '.join(map(repr, BASELINES))}, got {baseline!r}")
     mask = model.mask_index if model.training and model.ensemble is not None else None
@@ -277,11 +278,6 @@ def _values(model: MADE) -> list[Tensor]:
                 f"{model.output.name!r} is real"
             )
     return values
-
-
-def _check_num_samples(num_samples: int) -> None:
-    if not isinstance(num_samples, int) or isinstance(num_samples, bool) or num_samples < 2:
-        raise ValueError(f"num_samples must be an integer, 2 or more for a standard error, got {num_samples!r}")
 
 
 def _check_one_context(context: Tensor | None, expected: int) -> None:

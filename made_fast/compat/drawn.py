@@ -12,7 +12,7 @@ from made_fast.acceleration import AcceleratedSampler
 from made_fast.outputs.kinds import make_output
 from made_fast.outputs.output import Output
 
-__all__ = ["Drawn", "Masked", "connected", "count"]
+__all__ = ["Drawn", "Masked", "connected"]
 
 
 class Masked(nn.Linear):
@@ -112,17 +112,6 @@ class Drawn(nn.Module):
                 "output=..., see made_fast.outputs"
             )
         return self.output
-
-
-def count(name: str, value: object, least: int) -> int:
-    """The argument, if it is a whole number of ``least`` or more.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer, {least} or more, got {value!r}")
-    return value
 
 
 def connected(rows: Tensor, columns: Tensor, *, strict: bool = False) -> Tensor:

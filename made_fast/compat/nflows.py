@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from made_fast.compat.drawn import Drawn, Masked, connected, count
+from made_fast.arguments import one_of, whole_number
+from made_fast.compat.drawn import Drawn, Masked, connected
 from made_fast.outputs.output import Output
 
 __all__ = ["MADE"]
@@ -62,13 +63,12 @@ class MADE(Drawn):
         output: str | Output | None = None,
         variant: str = "transforms",
     ) -> None:
-        count("features", features, 1), count("hidden_features", hidden_features, 1)
-        context = 0 if context_features is None else count("context_features", context_features, 1)
-        count("num_blocks", num_blocks, 0), count("output_multiplier", output_multiplier, 1)
+        whole_number("features", features, 1), whole_number("hidden_features", hidden_features, 1)
+        context = 0 if context_features is None else whole_number("context_features", context_features, 1)
+        whole_number("num_blocks", num_blocks, 0), whole_number("output_multiplier", output_multiplier, 1)
         if use_residual_blocks and random_mask:
             raise ValueError("random_mask must be False with residual blocks, got True: give use_residual_blocks=False")
-        if variant not in _VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(_VARIANTS)}, got {variant!r}")
+        one_of("variant", variant, _VARIANTS)
         super().__init__(features, context, output_multiplier, output)
         self.features, self.hidden_features, self.output_multiplier = features, hidden_features, output_multiplier
         self.use_residual_blocks, self.activation, self.variant = use_residual_blocks, activation, variant

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from made_fast.compat.drawn import Drawn, Masked, connected, count
+from made_fast.arguments import whole_number
+from made_fast.compat.drawn import Drawn, Masked, connected
 from made_fast.outputs.output import Output
 
 __all__ = ["MADE"]
@@ -49,13 +50,13 @@ class MADE(Drawn):
         *,
         output: str | Output | None = None,
     ) -> None:
-        count("nin", nin, 2 if hidden_sizes else 1)
-        if count("nout", nout, 1) % nin:
+        whole_number("nin", nin, 2 if hidden_sizes else 1)
+        if whole_number("nout", nout, 1) % nin:
             raise ValueError(f"nout must be a multiple of nin={nin}, got {nout}")
         super().__init__(nin, 0, nout // nin, output)
         self.nin, self.nout, self.natural_ordering = nin, nout, natural_ordering
-        self.hidden_sizes = [count("hidden_sizes", width, 1) for width in hidden_sizes]
-        self.num_masks, self.seed = count("num_masks", num_masks, 1), 0
+        self.hidden_sizes = [whole_number("hidden_sizes", width, 1) for width in hidden_sizes]
+        self.num_masks, self.seed = whole_number("num_masks", num_masks, 1), 0
         self.m: dict[int, np.ndarray] = {}
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise([nin, *self.hidden_sizes, nout]):

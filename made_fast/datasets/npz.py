@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from made_fast.arguments import one_of
+
 __all__ = ["SPLITS", "Dataset", "image_shape", "load"]
 
 SPLITS = ("train", "valid", "test")
@@ -60,8 +62,7 @@ class Dataset:
         Raises:
             ValueError: if ``name`` is none of the three.
         """
-        if name not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {name!r}")
+        one_of("split", name, SPLITS)
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from made_fast.datasets.npz import _Bits
+from made_fast.files import written_whole
 
 __all__ = ["IMAGE_LIMIT", "image_grid", "load_pillow", "write_png"]
 
@@ -60,12 +60,8 @@ def write_png(path: Path, panels: dict[str, _Bits]) -> None:
         draw.Draw(picture).text((left + 2, 4), title, fill=0, font=font.load_default(size=16))
         picture.paste(image.fromarray(panel), (left, bar))
         left += panel.shape[1] + gap
-    partial = path.with_name(path.name + ".part")
-    try:
+    with written_whole(path) as partial:
         picture.save(partial, format="PNG")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_pillow() -> tuple[ModuleType, ModuleType, ModuleType]:

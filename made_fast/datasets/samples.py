@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import IO
 
 import numpy as np
 from torch import Tensor
+
+from made_fast.files import written_whole
 
 __all__ = ["write_rows"]
 
@@ -29,16 +30,12 @@ def write_rows(path: Path, chunks: Iterable[Tensor], num_rows: int, features: in
     Raises:
         OSError: if the file cannot be written.
     """
-    partial = path.with_name(path.name + ".part")
-    try:
+    with written_whole(path) as partial:
         if path.suffix == ".npz":
             _write_npz(partial, chunks, num_rows, features)
         else:
             with open(partial, "wb") as file:
                 _write_matrix(file, chunks, (num_rows, features), pack=False)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_npz(path: Path, chunks: Iterable[Tensor], num_rows: int, features: int) -> None:

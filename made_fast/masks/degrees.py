@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from made_fast.arguments import whole_number
+
 __all__ = [
     "connectivity",
     "hidden_degrees",
@@ -55,8 +57,7 @@ def make_order(
         >>> make_order("columns", 6, image_shape=(2, 3))
         tensor([0, 3, 1, 4, 2, 5])
     """
-    if not isinstance(features, int) or features < 1:
-        raise ValueError(f"features must be an integer, 1 or more, got {features!r}")
+    features = whole_number("features", features, 1)
     if not isinstance(order, str):
         return _explicit_order(order, features)
     if order in ("raster", "columns"):

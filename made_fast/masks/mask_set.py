@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from made_fast import masks, noise
+from made_fast import noise
+from made_fast.arguments import whole_number
+from made_fast.masks.degrees import layer_degrees
 
 __all__ = ["EVALUATION_MASKS", "SHUFFLES", "MaskSet", "masks_of_rows"]
 
@@ -170,11 +172,7 @@ class MaskSet(nn.Module):
         Raises:
             ValueError: it is no integer, or out of range.
         """
-        limit = self.num_masks or 2**62
-        if not isinstance(mask, int) or isinstance(mask, bool) or not 0 <= mask < limit:
-            most = self.num_masks - 1 if self.num_masks else "2**62 - 1"
-            raise ValueError(f"{name} must be an integer in 0 .. {most}, got {mask!r}")
-        return mask
+        return whole_number(name, mask, 0, (self.num_masks or 2**62) - 1)
 
     def advance(self) -> None:
         """Makes the next mask the current one."""
@@ -262,7 +260,7 @@ class MaskSet(nn.Module):
             orders, *degrees = new
         hidden = [degrees[number] for number in self.sets]
         sizes: dict[str, Any] = {"direct": self.direct, "input_units": self.input_units}
-        layers = masks.layer_degrees(orders, hidden, self.params_per_variable, **sizes)
+        layers = layer_degrees(orders, hidden, self.params_per_variable, **sizes)
         whole = [torch.cat(pair, dim=-1) for pair in layers]  # (count, out + in)
         return [_Mask(order, list(own)) for order, *own in zip(orders, *whole, strict=True)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from made_fast.arguments import whole_number
+from made_fast.files import written_whole
 
 __all__ = ["check_sizes", "check_widths", "load", "save"]
 
@@ -28,21 +30,12 @@ def save(path: str | Path, state: dict[str, Tensor], config: dict[str, Any]) -> 
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(tensors, partial, metadata={"format": _FORMAT, "config": json.dumps(config)})
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)  # safetensors leaves it to the owner alone
-        partial.replace(path)
+        with written_whole(path) as partial:
+            save_file(tensors, partial, metadata={"format": _FORMAT, "config": json.dumps(config)})
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -78,10 +71,9 @@ def check_widths(hidden_features: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: they are no sequence of positive integers.
     """
-    widths = tuple(hidden_features) if isinstance(hidden_features, Sequence) else (None,)
-    if not all(isinstance(width, int) and width > 0 for width in widths):
+    if isinstance(hidden_features, str) or not isinstance(hidden_features, Sequence):
         raise ValueError(f"hidden_features must be a sequence of positive integers, got {hidden_features!r}")
-    return tuple(int(width) for width in widths if width is not None)
+    return tuple(whole_number(f"hidden_features[{i}]", width, 1) for i, width in enumerate(hidden_features))
 
 
 def check_sizes(state: dict[str, Tensor], config: dict[str, Any]) -> None:

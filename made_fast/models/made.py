@@ -100,6 +100,7 @@ class MADE(MaskedNetwork, Draws):
             raise ValueError(f"hidden_features must be equal and not empty for residual=True, got {widths}")
         num_masks = whole_number("num_masks", num_masks)
         one_of("shuffle", shuffle, SHUFFLES)
+        seed = whole_number("seed", seed, None)
         first_order = masks_of_layers.make_order(order, features, seed=seed)
         features, distribution = len(first_order), make_output(output)
         super().__init__(
@@ -186,9 +187,9 @@ class MADE(MaskedNetwork, Draws):
         chosen = masks
         if masks is None and self.ensemble is not None and not self.training:
             chosen = self.ensemble.evaluated
-        if chosen is None or isinstance(chosen, int):
+        if chosen is None or not isinstance(chosen, Sequence):
             return self._log_prob(x, context, chosen)
-        if not isinstance(chosen, Sequence) or not chosen:
+        if not chosen:
             raise ValueError(f"masks must be an integer or a sequence of at least one, got {masks!r}")
         total = self._log_prob(x, context, chosen[0])
         for mask in chosen[1:]:  # probabilities are averaged: a mean of logits would be no mixture of densities
@@ -372,8 +373,8 @@ class MADE(MaskedNetwork, Draws):
     def _checked_mask(self, mask: int) -> None:
         if self.ensemble is not None:
             self.ensemble.checked(mask)
-        elif not isinstance(mask, int) or isinstance(mask, bool) or mask != 0:
-            raise ValueError(f"mask must be 0 for a model with one mask, got {mask!r}")
+        else:
+            whole_number("mask", mask, 0, 0, note=" for a model with one mask")
 
     def _layer_masks(self, mask: int | None) -> list[Tensor | None]:
         """What each of the masked layers is given: the degrees of a mask, or None for the mask of its own."""

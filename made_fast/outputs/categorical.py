@@ -97,12 +97,14 @@ class Categorical(Output):
     name = "categorical"
 
     def __init__(self, sizes: int | Sequence[int], embedding: int = 0) -> None:
-        each = [sizes] if not isinstance(sizes, Sequence) else list(sizes)
-        if not each or not all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in each):
+        if isinstance(sizes, Sequence) and not sizes:
             raise ValueError(f"sizes must be a positive integer or a sequence of such, got {sizes!r}")
-        whole_number("embedding", embedding, 0)
-        self.sizes = sizes if isinstance(sizes, int) else tuple(each)
-        self.embedding = embedding
+        self.sizes: int | tuple[int, ...]
+        if isinstance(sizes, Sequence):
+            self.sizes = tuple(whole_number(f"sizes[{d}]", size, 1) for d, size in enumerate(sizes))
+        else:
+            self.sizes = whole_number("sizes", sizes, 1)
+        self.embedding = whole_number("embedding", embedding)
 
     def conditionals(self, features: int) -> tuple[Conditional, ...]:
         sizes = (self.sizes,) * features if isinstance(self.sizes, int) else self.sizes

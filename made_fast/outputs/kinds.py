@@ -29,9 +29,7 @@ class Mixed(Output):
         if isinstance(parts, str) or not isinstance(parts, Sequence) or not parts:
             raise ValueError(f"parts must be a sequence of outputs, got {parts!r}")
         pairs = [part if isinstance(part, (tuple, list)) else (part, 1) for part in parts]
-        self.parts = [(make_output(part), count) for part, count in pairs]
-        for _, count in self.parts:
-            whole_number("parts", count, 1)
+        self.parts = [(make_output(part), whole_number("parts", count, 1)) for part, count in pairs]
         self._conditionals = tuple(each for part, count in self.parts for each in part.conditionals(count))
 
     def conditionals(self, features: int) -> tuple[Conditional, ...]:

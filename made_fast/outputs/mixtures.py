@@ -181,7 +181,7 @@ class MixtureOfNormals(OneConditional):
     name = "mixture_of_normals"
 
     def __init__(self, components: int, floor: float = 1e-4) -> None:
-        whole_number("components", components, 1)
+        components = whole_number("components", components, 1)
         self.conditional = MixtureOfNormalsConditional(components, positive_number("floor", floor))
 
     def arguments(self) -> dict[str, Any]:
@@ -200,8 +200,8 @@ class MixtureOfLogistics(OneConditional):
     name = "mixture_of_logistics"
 
     def __init__(self, components: int, levels: int = 256, floor: float = 1e-3) -> None:
-        whole_number("components", components, 1)
-        whole_number("levels", levels, 2)
+        components = whole_number("components", components, 1)
+        levels = whole_number("levels", levels, 2)
         self.conditional = MixtureOfLogisticsConditional(components, levels, positive_number("floor", floor))
 
     def arguments(self) -> dict[str, Any]:

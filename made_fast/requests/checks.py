@@ -7,23 +7,34 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from made_fast.arguments import positive_number, whole_number
 from made_fast.outputs.codes import Code
 from made_fast.outputs.conditional import Conditional
-from made_fast.outputs.decoding import Decoding
+from made_fast.outputs.decoding import PLAIN, Decoding
 from made_fast.requests.conditions import Allowed, Between, Conditions
 
-__all__ = ["check_decoding", "conditions_of"]
+__all__ = ["check_decoding", "conditions_of", "decoding_of"]
+
+
+def decoding_of(temperature: float, greedy: bool, top_k: int, top_p: float) -> Decoding:
+    """The arguments of ``sample``, checked.
+
+    Raises:
+        ValueError: one is out of bounds; the message names it.
+    """
+    if (temperature, greedy, top_k, top_p) == (1, False, 0, 1):
+        return PLAIN
+    if temperature == 0:
+        raise ValueError(f"temperature must be a positive number, got {temperature!r}; for 0 use greedy=True")
+    temperature, top_p_ = positive_number("temperature", temperature), positive_number("top_p", top_p)
+    if top_p_ > 1:
+        raise ValueError(f"top_p must lie in (0, 1], got {top_p!r}")
+    return Decoding(temperature, bool(greedy), whole_number("top_k", top_k), top_p_)
 
 
 def check_decoding(decoding: Decoding, conditionals: Sequence[Conditional], *, constrained: bool) -> None:
     """Raises ValueError where an option of decoding does not fit; the message names it."""
-    temperature, top_k, top_p = decoding.temperature, decoding.top_k, decoding.top_p
-    if not isinstance(temperature, (int, float)) or not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be a positive number, got {temperature!r}; for 0 use greedy=True")
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 0:
-        raise ValueError(f"top_k must be an integer, 0 or more, got {top_k!r}")
-    if not isinstance(top_p, (int, float)) or not 0 < top_p <= 1:
-        raise ValueError(f"top_p must lie in (0, 1], got {top_p!r}")
+    top_k, top_p = decoding.top_k, decoding.top_p
     if (top_k or top_p < 1) and any(each.code != Code.CATEGORICAL for each in conditionals):
         raise ValueError("top_k and top_p need categorical variables alone, found another conditional")
     if decoding.features and any(each.code == Code.POINT for each in conditionals):
@@ -124,9 +135,8 @@ def _support(
         first.append(first[-1] + size)
     constrained.fill_(1)  # all of them: what one query draws must not depend on what the others restrict
     for number, query in enumerate(queries):
-        for variable, wanted in query.items():
-            if not isinstance(variable, int) or not 0 <= variable < len(sizes):
-                raise ValueError(f"allowed must name variables 0 .. {len(sizes) - 1}, got {variable!r}")
+        for key, wanted in query.items():
+            variable = whole_number("a variable of allowed", key, 0, len(sizes) - 1)
             conditional = conditionals[variable]
             if conditional.size:
                 flags = _flags(conditional, variable, wanted)

@@ -9,9 +9,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from made_fast.arguments import whole_number
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import PLAIN, Decoding
-from made_fast.requests.checks import check_decoding, conditions_of
+from made_fast.requests.checks import check_decoding, conditions_of, decoding_of
 from made_fast.requests.conditions import Allowed, Conditions
 
 __all__ = ["Request"]
@@ -73,11 +74,13 @@ class Request:
         Raises:
             ValueError: an argument does not fit; the message names it.
         """
-        _check_numbers(num_samples, seed, first_row)
+        num_samples = whole_number("num_samples", num_samples)
+        first_row = whole_number("first_row", first_row, 0, 2**62 - 1)
+        seed = None if seed is None else whole_number("seed", seed, None)
         _check_context(context, context_features)
         count = None if context is None else context.shape[0]
         conditions, count = conditions_of(conditionals, given, observed, allowed, count)
-        decoding = Decoding(temperature, bool(greedy), top_k, top_p)
+        decoding = decoding_of(temperature, greedy, top_k, top_p)
         check_decoding(decoding, conditionals, constrained=conditions is not None and conditions.support is not None)
         shape = (num_samples,) if count is None else (count, num_samples)
         if rows is not None:
@@ -109,16 +112,6 @@ class Request:
     def conditions_of(self, places: Tensor) -> Conditions | None:
         """The conditions of some rows (m,) of the request, one row for each."""
         return None if self.conditions is None else self.conditions.rows(places // self.shape[-1])
-
-
-def _check_numbers(num_samples: int, seed: int | None, first_row: int) -> None:
-    for name, value in (("num_samples", num_samples), ("first_row", first_row)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{name} must be an integer, 0 or more, got {value!r}")
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise ValueError(f"seed must be an integer or None, got {seed!r}")
-    if first_row >= 2**62:
-        raise ValueError(f"first_row must be below 2**62, got {first_row}")
 
 
 def _check_context(context: Tensor | None, expected: int) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from made_fast.arguments import whole_number
+
 __all__ = ["sample_rows", "shard_path"]
 
 _DIGITS = 5  # of a shard's number at least, as in most data sets that come in shards
@@ -37,9 +39,8 @@ def sample_rows(rank: int, world_size: int, n: int) -> range:
         >>> [sample_rows(rank, 3, 10) for rank in range(3)]
         [range(0, 4), range(4, 7), range(7, 10)]
     """
-    _check("world_size", world_size, 1)
-    _check("n", n, 0)
-    _check_rank(rank, world_size)
+    world_size, n = whole_number("world_size", world_size, 1), whole_number("n", n)
+    rank = _checked_rank(rank, world_size)
     quotient, remainder = divmod(n, world_size)
     start = rank * quotient + min(rank, remainder)
     return range(start, start + quotient + (rank < remainder))
@@ -59,21 +60,11 @@ def shard_path(path: Path, rank: int, world_size: int) -> Path:
     Raises:
         ValueError: an argument is no integer or out of its range; the message names it.
     """
-    _check("world_size", world_size, 1)
-    _check_rank(rank, world_size)
+    world_size = whole_number("world_size", world_size, 1)
+    rank = _checked_rank(rank, world_size)
     digits = max(_DIGITS, len(str(world_size)))
     return path.with_name(f"{path.stem}-{rank:0{digits}d}-of-{world_size:0{digits}d}{path.suffix}")
 
 
-def _check(name: str, value: int, least: int) -> None:
-    if not _is_integer(value) or value < least:
-        raise ValueError(f"{name} must be an integer, {least} or more, got {value!r}")
-
-
-def _check_rank(rank: int, world_size: int) -> None:
-    if not _is_integer(rank) or not 0 <= rank < world_size:
-        raise ValueError(f"rank must be an integer, 0 to {world_size - 1} with world_size {world_size}, got {rank!r}")
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _checked_rank(rank: object, world_size: int) -> int:
+    return whole_number("rank", rank, 0, world_size - 1, note=f" with world_size {world_size}")

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from made_fast.files import written_whole
+
 __all__ = ["Epoch", "History", "TrainingError", "evaluate", "fit"]
 
 _FORMAT = 1  # of the checkpoint file
@@ -325,15 +327,8 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "history": [dataclasses.astuple(epoch) for epoch in self.history],
         }
-        partial = path.with_name(path.name + ".part")
-        try:
-            with open(partial, "wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with written_whole(path) as partial:
+            torch.save(state, partial)
 
     def restore(self, path: Path) -> None:
         """Take up the state that ``save`` wrote, or say why this run is not its continuation."""
