@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Engine
-from output_models import (
+from engines import Engine
+from models import (
     FALSE_ALARM,
     FEATURES,
     FINITE,

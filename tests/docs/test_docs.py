@@ -26,7 +26,7 @@ from made_fast import MADE, backends
 from made_fast.datasets.samples import write_rows
 from made_fast.testing import unexplained_differences
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^[ \t>]*(?:```|~~~) *\{?\.?(?:py|Py)", re.MULTILINE)  # however it is spelled and indented

@@ -16,7 +16,7 @@ from benchmarks.gpu_bench import Bench
 from benchmarks.gpu_timing import Clock
 from benchmarks.timing import Ratio
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 figures = pytest.importorskip("benchmarks.figures", reason="needs matplotlib")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from output_models import (
+from models import (
     FALSE_ALARM,
     FINITE,
     REAL,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from drawing import draw_piece
-from output_models import OUTPUTS, context_of, made, valid
+from models import OUTPUTS, context_of, made, valid
 from torch import Tensor
 
 from made_fast import MADE

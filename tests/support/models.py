@@ -1,15 +1,16 @@
-"""Models of every output distribution and with every option, small enough to enumerate; tests of several files share them."""
+"""The table of models: every output with every option, small enough to enumerate. The laws and other tests share it."""
 
 import copy
 import functools
 import itertools
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from conftest import ENGINES, Engine
+from engines import ENGINES, Engine, marks_of
 from scipy.stats import chi2
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from made_fast.outputs.normal import Normal
 from made_fast.outputs.output import Output
 from made_fast.requests.conditions import Between
 
+SINGLE, DOUBLE = torch.float32, torch.float64
 FEATURES = 4
 FALSE_ALARM = 1e-5  # how often a correct sampler fails one of the tests of chance, over all seeds; the seed is fixed
 
@@ -40,22 +42,106 @@ REAL: dict[str, Output] = {  # with floors that fp32 can tell apart
 }
 OUTPUTS = {**FINITE, **REAL}
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {"hidden_features": (12, 10)},
-    "random": {"hidden_features": (12,), "order": "random", "seed": 3},
-    "direct": {"hidden_features": (9,), "direct": True, "order": "reversed"},
-    "residual": {"hidden_features": (8, 8), "residual": True, "activation": "gelu"},
-    "context": {"hidden_features": (8,), "context_features": 2, "direct": True, "order": "random"},
-    "belief_network": {"hidden_features": (), "direct": True},
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid")
+
+SINGLE_OPTIONS: dict[str, dict[str, Any]] = {
+    "natural": {"hidden_features": (24, 16)},
+    "reversed": {"hidden_features": (20,), "order": "reversed"},
+    "random": {"hidden_features": (20, 20), "order": "random", "seed": 3},
+    "raster": {"hidden_features": (16,), "order": "raster"},
+    "columns": {"hidden_features": (16,), "order": "columns"},
+    "explicit": {"hidden_features": (17, 19), "order": (4, 0, 8, 2, 6, 1, 7, 3, 5)},
+    "deep": {"hidden_features": (16, 24, 16)},
+    "narrow": {"hidden_features": (3,), "order": "random"},
+    "narrow_deep": {"hidden_features": (4, 2, 5)},
+    "one_unit": {"hidden_features": (1,)},
     "biases": {"hidden_features": ()},
+    "belief_network": {"hidden_features": (), "direct": True, "order": "random"},
+    "direct": {"hidden_features": (12,), "direct": True},
+    "direct_deep": {"hidden_features": (12, 12, 12), "direct": True, "order": "reversed"},
+    "residual": {"hidden_features": (16, 16, 16), "residual": True},
+    "residual_narrow": {"hidden_features": (4, 4), "residual": True, "order": "random"},
+    "context": {"hidden_features": (20, 20), "context_features": 3},
+    "context_narrow": {"hidden_features": (4,), "context_features": 2},
+    "context_biases": {"hidden_features": (), "context_features": 2},
+    "context_belief_network": {"hidden_features": (), "context_features": 2, "direct": True},
+    "residual_direct_context": {"hidden_features": (16, 16), "residual": True, "direct": True, "context_features": 3},
+    "random_degrees": {"hidden_features": (24, 24), "degrees": "random", "seed": 5},
+    "random_degrees_context": {"hidden_features": (24, 24), "degrees": "random", "context_features": 2},
+    "random_degrees_residual": {"hidden_features": (24, 24), "degrees": "random", "residual": True, "order": "random"},
+    **{name: {"hidden_features": (16, 16), "activation": name, "direct": True} for name in ACTIVATIONS},
+}
+
+ENSEMBLES: dict[str, dict[str, Any]] = {
     "orders": {"hidden_features": (10,), "num_masks": 3, "shuffle": "order", "direct": True},
     "both": {"hidden_features": (10, 9), "num_masks": 3, "shuffle": "both"},
+    "connectivity": {"hidden_features": (16, 9), "num_masks": 2, "shuffle": "connectivity", "order": "random"},
+    "conditioned": {
+        **{"hidden_features": (12, 12), "residual": True, "direct": True, "context_features": 2},
+        **{"num_masks": 3, "mask_conditioning": True},
+    },
+    "endless": {"hidden_features": (16,), "num_masks": 0, "context_features": 1, "activation": "gelu"},
+    "ensemble_belief_network": {"hidden_features": (), "direct": True, "num_masks": 4},
 }
+OPTIONS = {**SINGLE_OPTIONS, **ENSEMBLES}
+QUICK_OPTIONS = {
+    *("natural", "random", "one_unit", "belief_network", "direct_deep", "gelu", "columns", "explicit"),
+    *("residual_direct_context", "random_degrees_residual", "context_biases"),
+}
+SOME_OPTIONS = ("natural", "random", "direct", "residual", "context", "belief_network", "biases", "orders", "both")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model of the table: an output with an option."""
+
+    output: str
+    option: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.output}-{self.option}"
+
+    @property
+    def features(self) -> int:
+        """D; nine binary variables can be enumerated, and are an image for the orders of images."""
+        return 9 if self.output == "bernoulli" else FEATURES
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is one of the few that are always tested."""
+        return self.name in QUICK
+
+    def make(self, dtype: torch.dtype = DOUBLE, features: int | None = None, **more: Any) -> MADE:
+        return made(self.output, self.option, dtype, features or self.features, **more)
+
+
+QUICK = {
+    *(f"bernoulli-{option}" for option in (*QUICK_OPTIONS, "both", "endless", "conditioned")),
+    *("spin-direct", "categorical-random", "ragged-context", "embedding-residual", "mixture_of_logistics-natural"),
+    *("mixed_finite-both", "normal-context", "mixture_of_normals-orders", "mixed-residual", "mixed-context"),
+}
+CASES = {
+    case.name: case
+    for case in (
+        *(Case("bernoulli", option) for option in OPTIONS),
+        *(Case(output, option) for output in OUTPUTS if output != "bernoulli" for option in SOME_OPTIONS),
+    )
+}
+# Of these the interpreter of GPU kernels, which takes seconds for each, draws quickly enough.
+INTERPRETED = {"bernoulli-residual_direct_context", "mixed_finite-both", "mixed-context"}
+
+
+def _options(option: str, features: int) -> dict[str, Any]:
+    found = OPTIONS[option]
+    if isinstance(found.get("order"), tuple):
+        found = {**found, "order": tuple(each for each in found["order"] if each < features)}
+    return found
 
 
 @functools.cache
 def _state(output: str, option: str, features: int) -> dict[str, Tensor]:
-    model = MADE(features, output=_output(output, features), **OPTIONS[option])
+    model = MADE(features, output=_output(output, features), **_options(option, features))
     generator = torch.Generator().manual_seed(zlib.crc32(f"{output} {option} {features}".encode()))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -65,7 +151,7 @@ def _state(output: str, option: str, features: int) -> dict[str, Tensor]:
 
 
 def _output(name: str, features: int) -> Output:
-    if features == FEATURES:
+    if features >= FEATURES:
         return OUTPUTS[name]
     first = list(OUTPUTS[name].conditionals(FEATURES))[:features]
     if name in ("ragged", "embedding"):
@@ -73,11 +159,20 @@ def _output(name: str, features: int) -> Output:
     return Mixed(OUTPUTS[name].parts[:features]) if isinstance(OUTPUTS[name], Mixed) else OUTPUTS[name]
 
 
-def made(output: str, option: str = "plain", dtype: torch.dtype = torch.float64, features: int = FEATURES) -> MADE:
+def made(
+    output: str, option: str = "natural", dtype: torch.dtype = DOUBLE, features: int = FEATURES, **more: Any
+) -> MADE:
     """A model with weights that make the variables depend; a new one each time, with the same weights."""
-    model = MADE(features, output=_output(output, features), **OPTIONS[option])
+    model = MADE(features, output=_output(output, features), **{**_options(option, features), **more})
     model.load_state_dict(_state(output, option, features))
     return model.to(dtype).eval()
+
+
+def masks_of(model: MADE) -> list[int]:
+    """Some masks of a model: the only one, or the first two and the last."""
+    if model.ensemble is None:
+        return [0]
+    return sorted({0, 1, 40 if model.num_masks == 0 else model.num_masks - 1})
 
 
 def context_of(model: MADE, rows: int) -> Tensor | None:
@@ -147,23 +242,41 @@ def claims(backend: backends.Backend, output: str, *features: str) -> bool:
     return backends.why_not(backend, backends.Needs(torch.device("cpu"), dtype, **asked)) is None
 
 
-def drawn_by(*features: str, outputs: Iterable[str] = OUTPUTS, options: Sequence[str] = ("plain",)) -> list[Any]:
-    """Parameters (backend, output, option) of every pair that is claimed; interpreted kernels take one option, the first."""
-    return [
-        pytest.param(backend.name, output, option, id=f"{backend.name}-{output}-{option}")
-        for backend, output in itertools.product(backends.BACKENDS, outputs)
-        if claims(backend, output, *features)
-        for option in (options[:1] if backend.name == "triton" else options)
-    ]
+def cases_of(outputs: Iterable[str] = OUTPUTS, options: Iterable[str] = SOME_OPTIONS) -> list[Case]:
+    """Each of these outputs with each of these options."""
+    return [Case(*pair) for pair in itertools.product(outputs, options)]
 
 
-def engines_for(*features: str, outputs: Iterable[str] = OUTPUTS) -> list[Any]:
-    """Parameters (engine, output) of every pair that is claimed, on the CPU."""
-    return [
-        pytest.param(engine, output, id=f"{name}-{output}")
-        for (name, engine), output in itertools.product(ENGINES.items(), outputs)
-        if engine.device == "cpu" and claims(engine.backend, output, *features)
-    ]
+def drawn_by(
+    *features: str,
+    cases: Iterable[Case] = CASES.values(),
+    quick: Collection[str] = QUICK,
+    interpreted: Collection[str] = INTERPRETED,
+    triton: bool = True,
+) -> Any:
+    """Runs a test for ``backend`` and ``case`` of every pair that is claimed; slow where the case is not a quick one.
+
+    Args:
+        features: what the backend must be able to do meanwhile.
+        cases: of which models.
+        quick: names of those that are always tested.
+        interpreted: the same for kernels under Triton's interpreter.
+        triton: whether these are tested at all.
+    """
+    found = []
+    for backend, case in itertools.product(backends.BACKENDS, cases):
+        if claims(backend, case.output, *features) and (triton or backend.name != "triton"):
+            fast = case.name in (interpreted if backend.name == "triton" else quick)
+            marks = marks_of(backend.name) + ([] if fast else [pytest.mark.slow])
+            found.append(pytest.param(backend.name, case, id=f"{backend.name}-{case.name}", marks=marks))
+    return pytest.mark.parametrize(("backend", "case"), found)
+
+
+def engines_of(backend: str) -> dict[str, Engine]:
+    """The ways in which a backend draws on the CPU, by name."""
+    return {
+        name: engine for name, engine in ENGINES.items() if engine.backend.name == backend and engine.device == "cpu"
+    }
 
 
 def dtypes_of(backend: str | Engine) -> list[torch.dtype]:

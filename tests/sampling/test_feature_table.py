@@ -22,7 +22,7 @@ from made_fast.sampling.capabilities import METHODS, REQUESTS, able, request_of
 from made_fast.sampling.draws import WeightedSamples
 from made_fast.testing import naive_sample
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- outputs: begin -->", "<!-- outputs: end -->"
 TRIED = [row for row in backends.BACKENDS if row.name != "triton" and row.missing is None]
 ROWS = 200
