@@ -32,8 +32,9 @@ FEATURES = 9  # 2**9 states can be enumerated; a 3 x 3 image for the image order
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    given = str([mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")])  # a test may have rows of its own
     for name, table in (("options", SINGLE_OPTIONS), ("case", CASES), ("engine", ENGINES)):
-        if name in metafunc.fixturenames:
+        if name in metafunc.fixturenames and f"'{name}'" not in given:
             metafunc.parametrize(name, [_marked(key, value) for key, value in table.items()])
 
 

@@ -1,32 +1,108 @@
-"""Decoding of whole models: temperature, greedy, top_k and top_p against enumeration, on every backend that has them."""
+"""Law 7: samples follow the exact distribution: chi-square against the enumerated one, with a stated false-alarm rate.
 
+Decoded samples follow the decoded one, which is written down anew here.
+"""
+
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from models import (
+    DOUBLE,
     FALSE_ALARM,
+    FEATURES,
     FINITE,
     REAL,
+    SINGLE,
+    Case,
+    cases_of,
     context_of,
     drawn_by,
     enumerated,
-    made,
     p_value,
     states_of,
 )
-from scipy.stats import kstest
+from scipy.stats import chi2, kstest
 from torch import Tensor
 
 from made_fast import MADE
+from made_fast.masks.mask_set import EVALUATION_MASKS, masks_of_rows
 from made_fast.outputs.categorical import Categorical
 from made_fast.outputs.codes import Code
 from made_fast.outputs.conditional import Conditional
-from made_fast.testing import unexplained_differences
+from made_fast.testing import naive_sample, unexplained_differences
 
-SINGLE, DOUBLE = torch.float32, torch.float64
 CATEGORICAL = [name for name, output in FINITE.items() if isinstance(output, Categorical)]
-OPTIONS = ["random", "context", "both"]
+
+
+@drawn_by(
+    cases=cases_of(FINITE, ["context", "random", "both", "belief_network"]),
+    quick={"mixed_finite-context", "bernoulli-both", "ragged-random", "categorical-both"},
+    interpreted={"mixed_finite-context"},
+)
+def test_samples_follow_the_enumerated_distribution(backend: str, case: Case) -> None:
+    model = case.make(SINGLE, 3)
+    context, count = context_of(model, 1), 20_000 if backend != "triton" else 4000
+    states, log_probs = enumerated(model, context)
+    x = model.sample(count, context, seed=21, backend=backend).reshape(count, 3)
+    assert p_value(x, states, log_probs.exp()) > FALSE_ALARM
+    wrong = x.clone()
+    wrong[::5] = states[0].to(wrong)  # the test can fail
+    assert p_value(wrong, states, log_probs.exp()) < FALSE_ALARM
+
+
+def test_so_do_those_of_the_naive_sampler() -> None:
+    model = Case("mixed_finite", "random").make(SINGLE, 3)
+    states, log_probs = enumerated(model)
+    assert p_value(naive_sample(model, 20_000, seed=21), states, log_probs.exp()) > FALSE_ALARM
+
+
+@pytest.mark.parametrize("option", ["orders", "conditioned", "ensemble_belief_network"])
+def test_an_ensemble_draws_from_the_mean_and_one_mask_from_its_own(option: str) -> None:
+    model = Case("bernoulli", option).make(SINGLE, 6)
+    context = context_of(model, 1)
+    states, mean = enumerated(model, context)
+    with torch.no_grad():
+        first = model.double().log_prob(states, None if context is None else context.double(), masks=0)
+    model = model.float()
+    x = model.sample(20_000, context, seed=21).reshape(-1, 6)
+    assert p_value(x, states, mean.exp()) > FALSE_ALARM
+    assert p_value(x, states, first.exp()) < FALSE_ALARM
+    assert p_value(model.sample(20_000, context, seed=21, mask=0).reshape(-1, 6), states, first.exp()) > FALSE_ALARM
+
+
+def test_rows_take_masks_uniformly_and_independently_of_all_else() -> None:
+    rows = torch.arange(60_000)
+    for num_masks in (2, 3, 7, EVALUATION_MASKS):
+        found = masks_of_rows(5, rows, num_masks)
+        expected = torch.full((num_masks,), len(rows) / num_masks, dtype=torch.float64)
+        statistic = ((found.bincount(minlength=num_masks) - expected) ** 2 / expected).sum()
+        assert chi2.sf(float(statistic), num_masks - 1) > FALSE_ALARM
+        assert torch.equal(masks_of_rows(5, rows[77:99], num_masks), found[77:99])
+    assert not torch.equal(masks_of_rows(6, rows, 3), masks_of_rows(5, rows, 3))
+    assert masks_of_rows(5, rows[:0], 3).shape == (0,)
+
+
+@drawn_by(
+    cases=cases_of(REAL, ["context", "random", "orders"]),
+    quick={"mixed-context", "mixture_of_normals-orders"},
+    interpreted={"mixed-context"},
+)
+def test_real_variables_follow_their_conditionals(backend: str, case: Case) -> None:
+    """What the conditional's cdf makes of each variable is uniform, and so is what it makes of products of two."""
+    model, count = case.make(), 10_000 if backend != "triton" else 2000
+    model = model.to(SINGLE if backend == "triton" else DOUBLE)
+    context = context_of(model, 1)
+    x = model.sample(count, context, seed=22, backend=backend, mask=0).reshape(count, FEATURES)
+    with torch.no_grad():
+        cdf = model.distribution(x, context, mask=0).cdf(x).double()
+    real = [variable for variable, each in enumerate(model.conditionals) if each.size == 0]
+    for variable in real:
+        assert kstest(cdf[:, variable].numpy(), "uniform").pvalue > FALSE_ALARM
+        assert kstest(cdf[:, variable].numpy() ** 1.2, "uniform").pvalue < FALSE_ALARM or count < 5000
+    for one, other in itertools.pairwise(real):  # independent of each other
+        assert kstest(((cdf[:, one] + cdf[:, other]) % 1).numpy(), "uniform").pvalue > FALSE_ALARM
 
 
 def _probabilities(conditional: Conditional, params: Tensor, temperature: float) -> Tensor:
@@ -83,9 +159,9 @@ def _law(
     return states, total
 
 
-def _check(backend: str, output: str, option: str, **decoding: Any) -> None:
+def _check(backend: str, case: Case, **decoding: Any) -> None:
     """Samples follow the decoded law and not the model's, by the naive sampler's draws, with the model's log_prob."""
-    model = made(output, option, SINGLE, features=3)
+    model = case.make(SINGLE, 3)
     context, count = context_of(model, 1), 10_000 if backend != "triton" else 2000
     x, log_prob = model.sample_and_log_prob(count, context, seed=31, backend=backend, **decoding)
     assert not unexplained_differences(model, x[..., :300, :], context, seed=31, **decoding).any()
@@ -98,16 +174,21 @@ def _check(backend: str, output: str, option: str, **decoding: Any) -> None:
     assert p_value(flat, *_law(model, context, **decoding)) > FALSE_ALARM
 
 
-@pytest.mark.parametrize(("backend", "output", "option"), drawn_by("temperature", outputs=FINITE, options=OPTIONS))
-def test_temperature(backend: str, output: str, option: str) -> None:
-    _check(backend, output, option, temperature=0.4)
-    _check(backend, output, option, temperature=3.0)
+@drawn_by(
+    "temperature",
+    cases=cases_of(FINITE, ["random", "context", "both"]),
+    quick={"mixed_finite-random", "ragged-both", "bernoulli-context"},
+    interpreted={"mixed_finite-random"},
+)
+def test_temperature(backend: str, case: Case) -> None:
+    _check(backend, case, temperature=0.4)
+    _check(backend, case, temperature=3.0)
 
 
-@pytest.mark.parametrize(("backend", "output", "option"), drawn_by("temperature", outputs=REAL, options=OPTIONS[:2]))
-def test_temperature_of_real_variables(backend: str, output: str, option: str) -> None:
+@drawn_by("temperature", cases=cases_of(REAL, ["random", "context"]), quick={"mixed-random", "mixed-context"}, interpreted=())
+def test_temperature_of_real_variables(backend: str, case: Case) -> None:
     """What the tempered conditional's cdf makes of each real variable is uniform: parts, not mixtures, are tempered."""
-    model = made(output, option, SINGLE if backend == "triton" else DOUBLE)
+    model = case.make(SINGLE if backend == "triton" else DOUBLE)
     context, count, temperature = context_of(model, 1), 4000 if backend != "triton" else 1000, 0.25
     x, log_prob = model.sample_and_log_prob(count, context, seed=9, backend=backend, temperature=temperature)
     x = x.reshape(count, -1)
@@ -130,12 +211,15 @@ def test_temperature_of_real_variables(backend: str, output: str, option: str) -
         assert kstest(uniform[1.0].numpy(), "uniform").pvalue < FALSE_ALARM
 
 
-@pytest.mark.parametrize(
-    ("backend", "output", "option"), drawn_by("greedy", outputs=[*FINITE, *REAL], options=[*OPTIONS, "residual"])
+@drawn_by(
+    "greedy",
+    cases=cases_of(options=["random", "context", "both", "residual"]),
+    quick={"mixed-context", "mixed_finite-both", "mixture_of_normals-random", "bernoulli-residual"},
+    interpreted={"mixed-context"},
 )
-def test_greedy(backend: str, output: str, option: str) -> None:
+def test_greedy(backend: str, case: Case) -> None:
     """Each variable is the mode given those before it; seeds and rows choose nothing but the mask."""
-    model = made(output, option, SINGLE)
+    model = case.make(SINGLE, FEATURES)
     context = context_of(model, 2)
     x, log_prob = model.sample_and_log_prob(20, context, seed=1, backend=backend, greedy=True)
     with torch.no_grad():
@@ -152,10 +236,10 @@ def test_greedy(backend: str, output: str, option: str) -> None:
         assert torch.equal(again, x)
 
 
-@pytest.mark.parametrize(("backend", "output", "option"), drawn_by("top_k", outputs=CATEGORICAL, options=OPTIONS))
-def test_top_k(backend: str, output: str, option: str) -> None:
-    _check(backend, output, option, top_k=2)
-    model = made(output, option, SINGLE)
+@drawn_by("top_k", cases=cases_of(CATEGORICAL, ["random", "context", "both"]), quick={"ragged-random", "categorical-both"})
+def test_top_k(backend: str, case: Case) -> None:
+    _check(backend, case, top_k=2)
+    model = case.make(SINGLE, FEATURES)
     context = context_of(model, 1)
     one = model.sample(50, context, seed=3, backend=backend, top_k=1)
     assert torch.equal(one, model.sample(50, context, seed=3, backend=backend, greedy=True))
@@ -163,31 +247,16 @@ def test_top_k(backend: str, output: str, option: str) -> None:
     assert torch.equal(whole, model.sample(50, context, seed=3, backend=backend))
 
 
-@pytest.mark.parametrize(("backend", "output", "option"), drawn_by("top_p", outputs=CATEGORICAL, options=OPTIONS))
-def test_top_p(backend: str, output: str, option: str) -> None:
-    _check(backend, output, option, top_p=0.6)
-    model = made(output, option, SINGLE)
+@drawn_by("top_p", cases=cases_of(CATEGORICAL, ["random", "context", "both"]), quick={"ragged-context"})
+def test_top_p(backend: str, case: Case) -> None:
+    _check(backend, case, top_p=0.6)
+    model = case.make(SINGLE, FEATURES)
     context = context_of(model, 1)
     least = model.sample(50, context, seed=3, backend=backend, top_p=1e-6)
     assert torch.equal(least, model.sample(50, context, seed=3, backend=backend, greedy=True))
 
 
-@pytest.mark.parametrize(
-    ("backend", "output", "option"), drawn_by("temperature", "top_k", "top_p", outputs=CATEGORICAL, options=["random"])
-)
-def test_all_at_once(backend: str, output: str, option: str) -> None:
+@drawn_by("temperature", "top_k", "top_p", cases=cases_of(CATEGORICAL, ["random"]), quick={"ragged-random"})
+def test_all_at_once(backend: str, case: Case) -> None:
     """The temperature first, then the k greatest, then the mass of what is left."""
-    _check(backend, output, option, temperature=1.7, top_k=2, top_p=0.7)
-
-
-@pytest.mark.parametrize(("backend", "output", "option"), drawn_by("temperature", options=["context"]))
-def test_law_4_under_a_temperature(backend: str, output: str, option: str) -> None:
-    model = made(output, option, SINGLE)
-    context = context_of(model, 1)
-    options: dict[str, Any] = {"seed": 5, "backend": backend, "temperature": 0.6}
-    whole = model.sample(40, context, **options)
-    part = model.sample(10, context, first_row=15, **options)
-    if backend == "reference":
-        torch.testing.assert_close(part, whole[:, 15:25], rtol=1e-5, atol=1e-5)
-    else:
-        assert torch.equal(part, whole[:, 15:25])
+    _check(backend, case, temperature=1.7, top_k=2, top_p=0.7)

@@ -1,74 +1,42 @@
-"""Draws held to given and to allowed values, for every output and every backend that can: laws 3, 4 and 6, and estimates."""
+"""Law 6: observed variables come back unchanged, and the rest follow the exact conditional (enumerated for small D)."""
 
 import functools
 from typing import Any
 
-import pytest
 import torch
-from engines import Engine
+from conditions import CONDITIONS, arguments_of
 from models import (
+    DOUBLE,
     FALSE_ALARM,
     FEATURES,
     FINITE,
     REAL,
+    SINGLE,
+    Case,
+    cases_of,
     context_of,
     drawn_by,
     dtypes_of,
-    engines_for,
     enumerated,
     inside,
     made,
     p_value,
     some_allowed,
-    valid,
 )
 from torch import Tensor
 
 from made_fast import MADE
 from made_fast.requests.checks import conditions_of
-from made_fast.requests.conditions import Between, Conditions
-from made_fast.sampling.draws import ScoredSamples, WeightedSamples
-from made_fast.testing import naive_sample, unexplained_differences
+from made_fast.requests.conditions import Between
+from made_fast.sampling.draws import WeightedSamples
+from made_fast.testing import unexplained_differences
 
-SINGLE, DOUBLE = torch.float32, torch.float64
-CONDITIONS = ("given", "allowed", "given and allowed", "one for all")
-
-
-def _observed(rows: int, share: float = 0.4) -> Tensor:
-    return torch.rand(rows, FEATURES, generator=torch.Generator().manual_seed(rows)) < share
-
-
-@functools.cache
-def _conditions(output: str, kind: str, rows: int = 8) -> dict[str, Any]:
-    """Arguments of ``sample``: a condition for each row, or one for all of them."""
-    given, observed, query = valid(output, rows, seed=4), _observed(rows), some_allowed(output)
-    queries = [{}, query, {variable: query[variable] for variable in list(query)[:1]}, dict(list(query.items())[-1:])]
-    if kind == "given":
-        return {"given": given, "observed": observed}
-    if kind == "allowed":
-        return {"allowed": [queries[row % 4] for row in range(rows)]}
-    if kind == "one for all":
-        return {"allowed": query, "given": given[0], "observed": torch.tensor([False, True, False, False])}
-    for row in range(rows):
-        observed[row] &= ~torch.tensor([variable in queries[row % 4] for variable in range(FEATURES)])
-    return {"given": given, "observed": observed, "allowed": [queries[row % 4] for row in range(rows)]}
-
-
-def _features(kind: str) -> tuple[str, ...]:
-    return {"given": ("given",), "allowed": ("allowed",)}.get(kind, ("given", "allowed"))
-
-
-@functools.cache
-def _naive(output: str, option: str, dtype: torch.dtype, mask: int, kind: str) -> WeightedSamples:
-    model, arguments = made(output, option, dtype), _conditions(output, kind)
-    drawn = naive_sample(model, 5, context_of(model, 8), seed=7, mask=mask, first_row=2**33, **arguments)
-    assert isinstance(drawn, WeightedSamples)
-    return WeightedSamples(drawn.x.reshape(-1, FEATURES), drawn.log_weight.reshape(-1))
+HELD = {"mixed-context", "mixed_finite-both", "mixture_of_normals-random", "ragged-context"}
 
 
 def _weights_of(model: MADE, x: Tensor, kind: str, output: str) -> Tensor:
     """The log-weight that these rows (8 * 5 or 5) should have, from the model's own conditionals in fp64."""
-    arguments, rows = _conditions(output, kind), len(x)
+    arguments, rows = arguments_of(output, kind), len(x)
     conditions, count = conditions_of(
         model.conditionals, arguments.get("given"), arguments.get("observed"), arguments.get("allowed"), None
     )
@@ -95,58 +63,12 @@ def _weights_of(model: MADE, x: Tensor, kind: str, output: str) -> Tensor:
     return total
 
 
-@pytest.mark.parametrize("kind", CONDITIONS)
-@pytest.mark.parametrize(("way", "output"), engines_for("given", "allowed"))
-def test_law_3_on_every_engine(way: Engine, output: str, kind: str) -> None:
-    few = way.backend.name == "triton" or way.extra.get("rows_at_once")
-    for option in ("context",) if few else ("context", "residual", "both", "biases"):
-        for dtype in dtypes_of(way):
-            model = made(output, option, dtype)
-            mask, arguments = 0 if model.ensemble is None else 2, _conditions(output, kind)
-            context = context_of(model, 8)
-            if context is not None or kind != "one for all":
-                _drawn_as_the_naive_sampler_does(way, model, output, option, mask, kind, arguments, context)
-
-
-def _drawn_as_the_naive_sampler_does(
-    way: Engine, model: MADE, output: str, option: str, mask: int, kind: str, arguments: dict[str, Any], context: Any
-) -> None:
-    program, dtype = model.program(mask=mask), next(model.parameters()).dtype
-    own = [arguments.get(name) for name in ("given", "observed", "allowed")]
-    conditions, _ = conditions_of(model.conditionals, *own, None if context is None else 8)
-    assert isinstance(conditions, Conditions)
-    naive = _naive(output, option, dtype, mask, kind)
-    rows = len(naive.x)
-    log_weight = torch.full((rows,), torch.nan, dtype=dtype)
-    x, log_prob = way.draw(
-        program,
-        rows,
-        packed=way.pack(program),
-        **{"seed": 7, "first_row": 2**33, "context": context, "rows_per_condition": 5},
-        conditions=conditions.moved(torch.device("cpu"), dtype),
-        log_weight=log_weight,
-    )
-    tolerance = 5e-5 if dtype == SINGLE else 1e-10
-    if not torch.allclose(x, naive.x, rtol=tolerance, atol=tolerance):
-        wrong = unexplained_differences(
-            model, x.reshape(-1, 5, FEATURES), context, seed=7, mask=mask, first_row=2**33, **arguments
-        )
-        assert not wrong.any(), (option, dtype)
-    same = torch.isclose(x, naive.x, rtol=tolerance, atol=tolerance).all(1)
-    torch.testing.assert_close(log_weight[same], naive.log_weight[same], rtol=10 * tolerance, atol=10 * tolerance)
-    with torch.no_grad():
-        nats = model.log_prob(x, None if context is None else context.repeat_interleave(5, 0), masks=mask)
-    torch.testing.assert_close(log_prob, nats, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize(
-    ("backend", "output", "option"), drawn_by("given", "allowed", options=["context", "both", "random"])
-)
-def test_samplers_keep_what_is_given_and_allowed(backend: str, output: str, option: str) -> None:
+@drawn_by("given", "allowed", cases=cases_of(options=["context", "both", "random"]), quick=HELD, interpreted=())
+def test_samplers_keep_what_is_given_and_allowed(backend: str, case: Case) -> None:
     """Observed values to the bit, the rest within what is allowed, by the same draw as the naive sampler's."""
     for kind in CONDITIONS:
         for dtype in dtypes_of(backend):
-            model, arguments = made(output, option, dtype), _conditions(output, kind)
+            model, arguments = case.make(dtype, FEATURES), arguments_of(case.output, kind)
             context = context_of(model, 8)
             x, log_prob, log_weight = model.sample_and_log_prob(5, context, seed=7, backend=backend, **arguments)
             drawn = model.sample(5, context, seed=7, backend=backend, **arguments)
@@ -169,68 +91,19 @@ def test_samplers_keep_what_is_given_and_allowed(backend: str, output: str, opti
                 nats = model.log_prob(x, None if context is None else context[:, None])
             torch.testing.assert_close(log_prob, nats, rtol=5e-5, atol=5e-5)
             if model.ensemble is None:
-                expected = _weights_of(model, x.reshape(-1, FEATURES), kind, output).reshape(log_weight.shape)
+                expected = _weights_of(model, x.reshape(-1, FEATURES), kind, case.output).reshape(log_weight.shape)
                 torch.testing.assert_close(log_weight.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def _looser(wanted: Any, conditional: Any) -> Any:
-    if not conditional.size:
-        return Between(*(None if end is None else 2 * end for end in wanted))
-    return (
-        Between(low=wanted.low)
-        if isinstance(wanted, Between)
-        else [*wanted, 0.0 if conditional.valid(torch.zeros(())) else -1.0]
-    )
-
-
-@pytest.mark.parametrize(("backend", "output", "option"), drawn_by("given", "allowed", options=["context", "both"]))
-def test_law_4_each_condition_has_its_own_rows(backend: str, output: str, option: str) -> None:
-    """Row b of N conditions is a request of its own that begins at noise row ``first_row + b * n``; to the bit."""
-    model = made(output, option, SINGLE if backend != "reference" else DOUBLE)
-    arguments, context = dict(_conditions(output, "given and allowed")), context_of(model, 8)
-    query = some_allowed(output)
-    # of all queries the same variables, by other values
-    looser = {variable: _looser(wanted, model.conditionals[variable]) for variable, wanted in query.items()}
-    arguments["allowed"] = [query if row % 2 else looser for row in range(8)]
-    arguments["observed"] = arguments["observed"] & (torch.arange(FEATURES) == 1)
-    options: dict[str, Any] = {"seed": 5, "backend": backend}
-    whole = model.sample_and_log_prob(6, context, first_row=40, **options, **arguments)
-    assert isinstance(whole, ScoredSamples)
-    for row in (0, 3, 7) if backend != "triton" else (3,):
-        own = {name: value[row] for name, value in arguments.items()}
-        single = context if context is None else context[row : row + 1]
-        found = model.sample_and_log_prob(6, single, first_row=40 + 6 * row, **options, **own)
-        for name in ("x", "log_prob", "log_weight"):
-            part, expected = getattr(found, name).reshape(getattr(whole, name)[row].shape), getattr(whole, name)[row]
-            if backend == "reference" or (name == "log_prob" and option == "both"):
-                torch.testing.assert_close(part, expected, rtol=1e-5, atol=1e-5)
-            else:
-                assert torch.equal(part, expected), name
-
-
-@pytest.mark.parametrize(("backend", "output", "option"), drawn_by("allowed", options=["random"]))
-def test_law_4_whatever_other_queries_restrict(backend: str, output: str, option: str) -> None:
-    """Queries of different variables in one request: each draws what it draws alone, to the bit."""
-    model = made(output, option, SINGLE if backend != "reference" else DOUBLE)
-    query = some_allowed(output)
-    queries: list[dict[int, Any]] = [{}, *({variable: wanted} for variable, wanted in query.items())]
-    whole = model.sample(6, seed=5, backend=backend, allowed=queries)
-    for row, own in enumerate(queries):
-        alone = model.sample(6, seed=5, backend=backend, allowed=own, first_row=6 * row)
-        if backend == "reference":
-            torch.testing.assert_close(alone.x, whole.x[row], rtol=1e-9, atol=1e-9)
-            torch.testing.assert_close(alone.log_weight, whole.log_weight[row], rtol=1e-9, atol=1e-9)
-        else:
-            assert torch.equal(alone.x, whole.x[row]), row
-            assert torch.equal(alone.log_weight, whole.log_weight[row]), row
-
-
-@pytest.mark.parametrize(
-    ("backend", "output", "option"), drawn_by("given", outputs=FINITE, options=["context", "random"])
+@drawn_by(
+    "given",
+    cases=cases_of(FINITE, ["context", "random"]),
+    quick={"mixed_finite-random", "categorical-context", "bernoulli-context"},
+    interpreted=(),
 )
-def test_law_6_what_follows_an_observed_prefix_is_exact(backend: str, output: str, option: str) -> None:
+def test_what_follows_an_observed_prefix_is_exact(backend: str, case: Case) -> None:
     """Samples follow the enumerated conditional; all weights are the log-probability of what is observed."""
-    model = made(output, option, SINGLE, features=3)
+    model = case.make(SINGLE, 3)
     context, count = context_of(model, 1), 10_000 if backend != "triton" else 2000
     states, log_probs = enumerated(model, context)
     for length in (1, 2):
@@ -255,17 +128,21 @@ def _close_to(estimate: Any, exact: Tensor, slack: float = 1e-5) -> bool:
     return bool((error <= 5 * estimate.standard_error + slack).all())
 
 
-@pytest.mark.parametrize(
-    ("backend", "output", "option"), drawn_by("given", "allowed", outputs=FINITE, options=["random", "both", "direct"])
+@drawn_by(
+    "given",
+    "allowed",
+    cases=cases_of(FINITE, ["random", "both", "direct"]),
+    quick={"mixed_finite-both", "bernoulli-random", "mixture_of_logistics-direct"},
+    interpreted=(),
 )
-def test_law_6_weighted_samples_follow_the_conditional(backend: str, output: str, option: str) -> None:
+def test_weighted_samples_follow_the_conditional(backend: str, case: Case) -> None:
     """What is observed or allowed anywhere: weighted means of indicators, within five standard errors."""
-    model = made(output, option, SINGLE, features=3)
-    count = 20_000 if backend != "triton" else 2000
+    model = case.make(SINGLE, 3)
+    count = 10_000 if backend != "triton" else 2000
     states, log_probs = enumerated(model)
     given, last = states[int(log_probs.argmax())], int(model.order[-1])
     observed = torch.arange(3) == last
-    query = some_allowed(output, 3)
+    query = some_allowed(case.output, 3)
     cases: list[tuple[dict[str, Any], Tensor]] = [
         ({"given": given, "observed": observed}, states[:, last] == given[last]),
         ({"allowed": query}, inside(states, query)),
@@ -302,13 +179,11 @@ def _grid(output: str, option: str) -> tuple[Tensor, Tensor]:
         return states, model.log_prob(states).exp() * 0.05 ** sum(not each.size for each in model.conditionals)
 
 
-@pytest.mark.parametrize(
-    ("backend", "output", "option"), drawn_by("given", "allowed", outputs=REAL, options=["random"])
-)
-def test_law_6_probabilities_of_real_variables(backend: str, output: str, option: str) -> None:
+@drawn_by("given", "allowed", cases=cases_of(REAL, ["random"]), quick={"mixed-random"}, interpreted=())
+def test_probabilities_of_real_variables(backend: str, case: Case) -> None:
     """Against integrals over two variables, by the trapezoid rule."""
     dtype = SINGLE if backend == "triton" else DOUBLE
-    model, (states, probabilities) = made(output, option, features=2), _grid(output, option)
+    model, (states, probabilities) = case.make(features=2), _grid(case.output, case.option)
     model, count = model.to(dtype), 4000 if backend != "triton" else 1000
     first, last = model.order.tolist()
     ends = {variable: Between(-0.975, 0.525) for variable in range(2) if not model.conditionals[variable].size}
