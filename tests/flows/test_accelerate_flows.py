@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_flow_peers import _library as library
-from test_flow_peers import _same as same
-from test_flow_peers import _stirred as stirred
+from flow_peers import library, same, stirred
 from torch import nn
 
 import made_fast
 from made_fast.flows.adapters import inverters
+
+pytestmark = pytest.mark.peers
 
 FEATURES, CONTEXT = 5, 2
 

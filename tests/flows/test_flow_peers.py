@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from flow_peers import library, same, stirred
 from torch import Tensor, nn
 
 import made_fast
 from made_fast.flows.adapters import accelerate_flow, inverters
+
+pytestmark = pytest.mark.peers
 
 FEATURES, CONTEXT = 5, 2
 
@@ -18,23 +21,6 @@ FEATURES, CONTEXT = 5, 2
 @pytest.fixture(autouse=True)
 def _quiet(recwarn: pytest.WarningsRecorder) -> None:
     torch.manual_seed(0)
-
-
-def _library(name: str) -> Any:
-    pytest.importorskip(name)
-    return importlib.import_module(name)
-
-
-def _stirred(module: nn.Module, dtype: torch.dtype = torch.float64) -> Any:
-    """In evaluation mode, with weights that are no library's cautious first ones."""
-    for parameter in module.parameters():
-        with torch.no_grad():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return module.to(dtype).eval()
-
-
-def _same(ours: Any, theirs: Any, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
 def _gradients(value: Tensor, module: nn.Module, *others: Tensor) -> list[Tensor]:
@@ -79,7 +65,7 @@ NFLOWS: dict[str, tuple[str, dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", NFLOWS)
 def test_nflows_transforms(case: str) -> None:
     name, options, how = NFLOWS[case]
-    transform = _stirred(getattr(_library("nflows.transforms"), name)(features=FEATURES, **options))
+    transform = stirred(getattr(library("nflows.transforms"), name)(features=FEATURES, **options))
     ours = accelerate_flow(transform)
     (inverter,) = inverters(ours)
     assert inverter.how == how
@@ -88,16 +74,16 @@ def test_nflows_transforms(case: str) -> None:
     z = torch.rand(9, FEATURES).double() if case == "linear" else torch.randn(9, FEATURES).double()
     x, log_det = ours.inverse(z, context)
     their_x, their_log_det = transform.inverse(z, context)
-    _same(x, their_x)
-    _same(log_det, their_log_det)
-    _same(ours(x, context), transform(x, context))
+    same(x, their_x)
+    same(log_det, their_log_det)
+    same(ours(x, context), transform(x, context))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
 def test_an_nflows_flow(dtype: torch.dtype) -> None:
-    flows = _library("nflows.flows")
+    flows = library("nflows.flows")
     options = {"use_random_permutations": True, "batch_norm_between_layers": True}
-    flow = _stirred(flows.MaskedAutoregressiveFlow(FEATURES, 16, 3, 2, **options), dtype)
+    flow = stirred(flows.MaskedAutoregressiveFlow(FEATURES, 16, 3, 2, **options), dtype)
     ours = accelerate_flow(flow)
     assert [each.how for each in inverters(ours)] == ["compiled"] * 3
     assert isinstance(ours, flows.MaskedAutoregressiveFlow)
@@ -109,19 +95,19 @@ def test_an_nflows_flow(dtype: torch.dtype) -> None:
         found.append((each._transform.inverse(noise), each.log_prob(noise)))
         if dtype == torch.float32:
             found[-1] += (each.sample(20), each.sample_and_log_prob(7))
-    _same(found[0], found[1], 1e-4 if dtype == torch.float32 else 1e-10)
+    same(found[0], found[1], 1e-4 if dtype == torch.float32 else 1e-10)
 
 
 def test_an_nflows_flow_with_context_and_embedding() -> None:
-    nflows = _library("nflows")
-    transforms, distributions = _library("nflows.transforms"), _library("nflows.distributions")
+    nflows = library("nflows")
+    transforms, distributions = library("nflows.transforms"), library("nflows.distributions")
     parts = []
     for _ in range(2):
         parts += [transforms.MaskedAffineAutoregressiveTransform(FEATURES, 16, context_features=CONTEXT)]
         parts += [transforms.RandomPermutation(FEATURES)]
     base = distributions.ConditionalDiagonalNormal([FEATURES], nn.Linear(CONTEXT, 2 * FEATURES))
     embedding = nn.Linear(3, CONTEXT)
-    flow = _stirred(nflows.flows.Flow(transforms.CompositeTransform(parts), base, embedding), torch.float32)
+    flow = stirred(nflows.flows.Flow(transforms.CompositeTransform(parts), base, embedding), torch.float32)
     ours = accelerate_flow(flow)
     context = torch.randn(4, 3)
     found = []
@@ -129,7 +115,7 @@ def test_an_nflows_flow_with_context_and_embedding() -> None:
         torch.manual_seed(5)
         found.append((each.sample(6, context), each.sample_and_log_prob(3, context)))
     assert found[0][0].shape == (4, 6, FEATURES)
-    _same(found[0], found[1], 1e-4)
+    same(found[0], found[1], 1e-4)
 
 
 ZUKO: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -147,8 +133,8 @@ ZUKO: dict[str, tuple[str, dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", ZUKO)
 def test_zuko_flows(case: str) -> None:
     name, options, how = ZUKO[case]
-    flow = _stirred(
-        getattr(_library("zuko").flows, name)(FEATURES, **{"transforms": 2, "hidden_features": (16,), **options})
+    flow = stirred(
+        getattr(library("zuko").flows, name)(FEATURES, **{"transforms": 2, "hidden_features": (16,), **options})
     )
     ours = accelerate_flow(flow)
     assert [each.how for each in inverters(ours)] == [how] * 2
@@ -165,12 +151,12 @@ def test_zuko_flows(case: str) -> None:
         found.append((x, log_prob, sample, own.log_prob(sample), *_gradients(x, each, *others)))
         found[-1] += tuple(_gradients(own.rsample((2,)), each, *others))
     assert not found[0][2].requires_grad
-    _same(found[0], found[1], 1e-9)
+    same(found[0], found[1], 1e-9)
 
 
 def test_gradients_pass_gradcheck() -> None:
     for name in ("MAF", "NSF"):
-        flow = _stirred(getattr(_library("zuko").flows, name)(3, 2, transforms=1, hidden_features=(8,)))
+        flow = stirred(getattr(library("zuko").flows, name)(3, 2, transforms=1, hidden_features=(8,)))
         ours = accelerate_flow(flow)
         z, context = (torch.randn(2, n, dtype=torch.float64, requires_grad=True) for n in (3, 2))
         assert torch.autograd.gradcheck(lambda z, c, ours=ours: ours.transform(c).inv(z), (z, context))
@@ -178,7 +164,7 @@ def test_gradients_pass_gradcheck() -> None:
 
 @pytest.mark.parametrize("case", ["affine", "glu", "spline", "permuted"])
 def test_normflows(case: str) -> None:
-    normflows = _library("normflows")
+    normflows = library("normflows")
     if case == "affine":
         flow = normflows.flows.MaskedAffineAutoregressive(FEATURES, 12)
     elif case == "glu":
@@ -187,14 +173,14 @@ def test_normflows(case: str) -> None:
         flow = normflows.flows.AutoregressiveRationalQuadraticSpline(
             FEATURES, 1, 12, num_bins=4, permute_mask=case == "permuted"
         )
-    flow = _stirred(flow)
+    flow = stirred(flow)
     ours = accelerate_flow(flow)
     context = torch.randn(8, CONTEXT).double() if case == "glu" else None
     z = torch.randn(8, FEATURES).double()
     call = [{"context": context}] if context is not None else [{}]
     for options in call:
         for direction in ("forward", "inverse"):
-            _same(getattr(ours, direction)(z, **options), getattr(flow, direction)(z, **options))
+            same(getattr(ours, direction)(z, **options), getattr(flow, direction)(z, **options))
     base = normflows.distributions.DiagGaussian(FEATURES).double()
     if context is None:
         model = normflows.NormalizingFlow(base, [flow])
@@ -203,7 +189,7 @@ def test_normflows(case: str) -> None:
         for each in (faster, model):
             torch.manual_seed(1)
             found.append((each.sample(6), each.log_prob(z)))
-        _same(found[0], found[1])
+        same(found[0], found[1])
 
 
 @pytest.fixture
@@ -217,45 +203,45 @@ def double() -> Iterator[None]:
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("case", ["plain", "stable", "skip", "permuted"])
 def test_pyro(case: str) -> None:
-    _library("pyro")
+    library("pyro")
     pyro_nn, dist = importlib.import_module("pyro.nn"), importlib.import_module("pyro.distributions")
     transforms = importlib.import_module("pyro.distributions.transforms")
     options = {"skip_connections": case == "skip"}
     if case == "permuted":
         options["permutation"] = torch.randperm(FEATURES)
     net = pyro_nn.AutoRegressiveNN(FEATURES, [12, 12], **options)
-    transform = _stirred(transforms.AffineAutoregressive(net, stable=case == "stable"))
+    transform = stirred(transforms.AffineAutoregressive(net, stable=case == "stable"))
     base = dist.Normal(torch.zeros(FEATURES).double(), torch.ones(FEATURES).double()).to_event(1)
     theirs = dist.TransformedDistribution(base, [transform])
     ours = accelerate_flow(theirs)
     y = torch.randn(4, 3, FEATURES).double()
-    _same(ours.log_prob(y), theirs.log_prob(y))
-    _same(_gradients(ours.log_prob(y), transform), _gradients(theirs.log_prob(y), transform))
+    same(ours.log_prob(y), theirs.log_prob(y))
+    same(_gradients(ours.log_prob(y), transform), _gradients(theirs.log_prob(y), transform))
     x = ours.transforms[0].inv(y)
-    _same(x, transform.inv(y))
-    _same(transform(x), y)
+    same(x, transform.inv(y))
+    same(transform(x), y)
     torch.manual_seed(2)
     sample = ours.sample((4,))
     torch.manual_seed(2)
-    _same(sample, theirs.sample((4,)))
-    _same(ours.log_prob(sample), theirs.log_prob(sample))  # of the cached way back
+    same(sample, theirs.sample((4,)))
+    same(ours.log_prob(sample), theirs.log_prob(sample))  # of the cached way back
 
 
 @pytest.mark.usefixtures("double")
 def test_pyro_with_context() -> None:
-    _library("pyro")
+    library("pyro")
     pyro_nn = importlib.import_module("pyro.nn")
     transforms = importlib.import_module("pyro.distributions.transforms")
     net = pyro_nn.ConditionalAutoRegressiveNN(FEATURES, CONTEXT, [12])
-    transform = _stirred(transforms.ConditionalAffineAutoregressive(net))
+    transform = stirred(transforms.ConditionalAffineAutoregressive(net))
     ours = accelerate_flow(transform)
     y, context = torch.randn(7, FEATURES).double(), torch.randn(7, CONTEXT).double()
     for c in (context, context[0]):
-        _same(ours.condition(c).inv(y), transform.condition(c).inv(y))
+        same(ours.condition(c).inv(y), transform.condition(c).inv(y))
 
 
 def _maf(**options: Any) -> tuple[Any, Any]:
-    flow = _stirred(_library("zuko").flows.MAF(FEATURES, transforms=1, hidden_features=(8,)), torch.float32)
+    flow = stirred(library("zuko").flows.MAF(FEATURES, transforms=1, hidden_features=(8,)), torch.float32)
     return flow, accelerate_flow(flow, **options)
 
 
@@ -267,7 +253,7 @@ def test_stale_parameters() -> None:
         next(flow.parameters()).add_(1)
     after = ours().transform.inv(z).detach()
     assert not torch.allclose(before, after)
-    _same(after, flow().transform.inv(z).detach(), 1e-4)
+    same(after, flow().transform.inv(z).detach(), 1e-4)
     flow, ours = _maf(stale="raise")
     next(flow.parameters()).data.mul_(2)
     with pytest.raises(RuntimeError, match="have changed"):
@@ -279,7 +265,7 @@ def test_stale_parameters() -> None:
 
 
 def test_the_original_is_left_alone() -> None:
-    flow = _library("zuko").flows.NSF(FEATURES, transforms=2, hidden_features=(8,)).train()
+    flow = library("zuko").flows.NSF(FEATURES, transforms=2, hidden_features=(8,)).train()
     state = {name: tensor.clone() for name, tensor in flow.state_dict().items()}
     kinds = [type(module) for module in flow.modules()]
     ours = accelerate_flow(flow)
@@ -295,7 +281,7 @@ def test_refusals() -> None:
     for wrong, message in ((nn.Linear(2, 2), "found none in Linear"), (3, "must be a torch module")):
         with pytest.raises(ValueError, match=message):
             accelerate_flow(wrong)
-    flow = _library("zuko").flows.MAF(FEATURES, transforms=1, hidden_features=(8,))
+    flow = library("zuko").flows.MAF(FEATURES, transforms=1, hidden_features=(8,))
     for door in (accelerate_flow, made_fast.accelerate):
         with pytest.raises(ValueError, match="stale must be one of"):
             door(flow, stale="never")
@@ -306,7 +292,7 @@ def test_refusals() -> None:
 
 
 def test_training_mode_with_chance_in_it_is_refused() -> None:
-    transforms = _library("nflows.transforms")
+    transforms = library("nflows.transforms")
     for options in ({"dropout_probability": 0.3}, {"use_batch_norm": True}):
         transform = transforms.MaskedAffineAutoregressiveTransform(FEATURES, 8, **options)
         ours = accelerate_flow(transform)
@@ -323,11 +309,11 @@ def test_a_copy_is_a_flow_of_its_own() -> None:
     with torch.no_grad():
         next(copied.parameters()).add_(1)
     assert not torch.equal(copied().transform.inv(z), ours().transform.inv(z))
-    _same(ours().transform.inv(z), flow().transform.inv(z), 1e-4)
+    same(ours().transform.inv(z), flow().transform.inv(z), 1e-4)
 
 
 def test_a_leak_is_found() -> None:
-    flow = _library("zuko").flows.MAF(FEATURES, transforms=1, hidden_features=(8,))
+    flow = library("zuko").flows.MAF(FEATURES, transforms=1, hidden_features=(8,))
     flow.transform.hyper[0].mask.fill_(True) if hasattr(flow.transform, "hyper") else [
         each.hyper[0].mask.fill_(True) for each in flow.transform.transforms
     ]
@@ -336,7 +322,7 @@ def test_a_leak_is_found() -> None:
 
 
 def test_the_benchmark_compares_before_it_times() -> None:
-    _library("zuko")
+    library("zuko")
     flows = importlib.import_module("benchmarks.flows")
     row = flows.one_case("zuko MAF", 6, 8, 3, 2, 0.0)
     assert row["way"] == "compiled"

@@ -1,6 +1,6 @@
 """Law 11: whatever changes the weights, the next draw is of the changed model: every way, on every kind of model and flow."""
 
-import copy
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -56,19 +56,34 @@ def _captured() -> Kind:
     return Kind(module, lambda: sampler.sample(40, seed=6), anew)
 
 
+def _anew(model: nn.Module, other: Any) -> Any:
+    """Another model of the same structure with the weights that the layers of this one have now, however they are made."""
+    pairs = zip(*([each for each in one.modules() if isinstance(each, nn.Linear)] for one in (model, other)), strict=True)
+    with torch.no_grad():
+        for ours, theirs in pairs:
+            for hook in ours._forward_pre_hooks.values():
+                hook(ours, ())
+            theirs.weight.copy_(ours.weight)
+            theirs.bias.copy_(ours.bias)
+    return other
+
+
 def _flow() -> Kind:
-    flow = MaskedAutoregressiveFlow(5, 2, (12,), order="random").double()
-    return Kind(flow, lambda: flow.sample(20, seed=6), lambda: copy.deepcopy(flow).sample(20, seed=6))
+    make = lambda: MaskedAutoregressiveFlow(5, 2, (12,), order="random").double()  # noqa: E731
+    flow = make()
+    return Kind(flow, lambda: flow.sample(20, seed=6), lambda: _anew(flow, make()).sample(20, seed=6))
 
 
 def _inverse() -> Kind:
-    flow, z = MaskedAutoregressiveFlow(5, 2, (12,)).double(), torch.randn(7, 5).double()
-    return Kind(flow, lambda: flow.inverse(z).detach(), lambda: copy.deepcopy(flow).inverse(z).detach())
+    make = lambda: MaskedAutoregressiveFlow(5, 2, (12,)).double()  # noqa: E731
+    flow, z = make(), torch.randn(7, 5).double()
+    return Kind(flow, lambda: flow.inverse(z).detach(), lambda: _anew(flow, make()).inverse(z).detach())
 
 
 def _compat() -> Kind:
-    model = PytorchMade(6, [20], 6).double().eval()
-    return Kind(model, lambda: model.sample(30, seed=6), lambda: copy.deepcopy(model).sample(30, seed=6))
+    make = lambda: PytorchMade(6, [20], 6).double().eval()  # noqa: E731
+    model = make()
+    return Kind(model, lambda: model.sample(30, seed=6), lambda: _anew(model, make()).sample(30, seed=6))
 
 
 KINDS: dict[str, Callable[[], Kind]] = {
@@ -126,7 +141,7 @@ def _one_weight(module: nn.Module) -> None:
 
 
 def _through_numpy(module: nn.Module) -> None:
-    _layer(module).bias.detach().numpy()[:] -= 3
+    _layer(module).bias.detach().numpy()[::2] -= 3
 
 
 def _load(module: nn.Module, assign: bool = False) -> None:
@@ -145,8 +160,7 @@ def _weight_norm(module: nn.Module) -> None:
 def _pruned(module: nn.Module) -> None:
     prune.random_unstructured(_layer(module), "bias", amount=2)
     with torch.no_grad():
-        _layer(module).bias_orig.sub_(2)
-    _layer(module)(torch.zeros(1, _layer(module).weight.shape[1]).double())
+        _layer(module).bias_orig[::2].sub_(2)
 
 
 CHANGES: dict[str, Callable[[nn.Module], None]] = {
@@ -165,8 +179,24 @@ CHANGES: dict[str, Callable[[nn.Module], None]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("kind", KINDS)
+# Capturing takes most of the time; what it shares with the others is known by their changes.
+QUICK = {"in place", "behind autograd", "new parameter", "pruned"}
+
+
+def _marks(kind: str, change: str) -> list[Any]:
+    marks: list[Any] = [pytest.mark.slow] if kind in ("captured", "compat") and change not in QUICK else []
+    if change == "pruned" and kind not in ("captured", "compat"):
+        why = "the hook of torch.nn.utils.prune is not called, and a copy of what it makes is refused by torch"
+        marks.append(pytest.mark.xfail(strict=True, reason=why))
+    return marks
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        pytest.param(kind, change, marks=_marks(kind, change)) for kind, change in itertools.product(KINDS, CHANGES)
+    ],
+)
 def test_samples_are_never_stale(kind: str, change: str) -> None:
     module, draw, fresh = KINDS[kind]()
     before = draw()

@@ -1,14 +1,15 @@
 """Law 13: masses and probabilities stay in log space: what has a finite log-probability never gets ``-inf``, on any backend."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from engines import names_of
-from models import DOUBLE, SINGLE, Case, cases_of, drawn_by, dtypes_of, made
+from models import DOUBLE, SINGLE, dtypes_of, made
 from torch import Tensor
 
-from made_fast.outputs.normal import Normal
+from made_fast import MADE
 from made_fast.programs.program import Affine, Program, Term, X
 from made_fast.requests.conditions import Between
 
@@ -48,31 +49,37 @@ def _log_mass(low: float | None, high: float | None) -> float:
     return float(tail[0] if len(tail) == 1 else tail[0] + torch.log1p(-(tail[1] - tail[0]).exp()))
 
 
-@drawn_by("allowed", cases=cases_of(options=["biases"]), quick={"mixed_finite-biases", "bernoulli-biases"}, interpreted=())
-def test_values_that_are_improbable_but_possible(backend: str, case: Case) -> None:
-    """A finite log-probability of -300 gives that log-weight and that log_prob."""
-    model = case.make(DOUBLE, 4)
-    if not any(each.size > 1 and each.num_params for each in model.conditionals):
-        pytest.skip("all variables are real")
-    with torch.no_grad():
-        model.parameters_layer.bias.mul_(200 / model.parameters_layer.bias.abs().max())
+# Made outside of log space, so that in fp32 exp(-104) and less is nothing.
+NOT_YET = [("cpp", "categorical"), ("reference", "categorical")]
+NOT_YET += [(backend, "mixture_of_logistics") for backend in ("cpp", "numba", "reference", "triton")]
+
+
+def _pairs() -> Iterator[Any]:
+    for output in ("bernoulli", "spin", "categorical", "mixture_of_logistics"):
+        for backend in names_of():
+            name, marks = str(backend.values[0]), list(backend.marks)
+            if (name, output) in NOT_YET:
+                marks.append(pytest.mark.xfail(strict=True, reason="its mass of allowed values underflows"))
+            yield pytest.param(name, output, marks=marks, id=f"{name}-{output}")
+
+
+@pytest.mark.parametrize(("backend", "output"), [*_pairs()])
+def test_values_that_are_improbable_but_possible(backend: str, output: str) -> None:
+    """A log-probability of some hundreds is that log-weight and that log_prob."""
     for dtype in dtypes_of(backend):
-        own = model.to(dtype)
-        for variable, each in enumerate(own.conditionals):
-            values = each.values()
-            if values is None:
-                continue
-            for value in values.tolist():
-                drawn = own.sample_and_log_prob(2, seed=1, backend=backend, allowed={variable: {value}})
-                nats = _log_prob_of(own, variable, value)
-                if nats > -1e4:
-                    assert drawn.log_weight.isfinite().all(), (variable, value, nats)
-                    assert drawn.log_prob.isfinite().all(), (variable, value, nats)
-                    torch.testing.assert_close(drawn.log_weight[0].double(), nats, rtol=1e-4, atol=1e-4)
+        model = made(output, "biases", dtype)
+        with torch.no_grad():
+            model.parameters_layer.bias.mul_(200 / model.parameters_layer.bias.abs().max())
+        for variable, conditional in enumerate(model.conditionals):
+            for value in conditional.values().tolist():
+                drawn = model.sample_and_log_prob(2, seed=1, backend=backend, allowed={variable: {value}})
+                assert drawn.log_prob.isfinite().all(), (variable, value)
+                nats = conditional.log_prob(_params_of(model, variable), torch.tensor(value, dtype=DOUBLE))
+                torch.testing.assert_close(drawn.log_weight[0].double(), nats, rtol=1e-4, atol=1e-4)
 
 
-def _log_prob_of(model: Any, variable: int, value: float) -> Tensor:
-    params = model.double()(torch.stack([each.values()[0] if each.size else torch.zeros(()) for each in model.conditionals])[None].double())
-    at = sum(each.num_params for each in model.conditionals[:variable])
-    own = params[0, at : at + model.conditionals[variable].num_params].detach()
-    return model.conditionals[variable].log_prob(own, torch.tensor(value, dtype=DOUBLE))
+def _params_of(model: MADE, variable: int) -> Tensor:
+    first = sum(each.num_params for each in model.conditionals[:variable])
+    bias = model.program().affines[-1].bias
+    assert bias is not None
+    return bias.detach().double()[first : first + model.conditionals[variable].num_params]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE, backends
-from made_fast.cli.main import main
+from made_fast.cli import main
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import PLAIN
 from made_fast.outputs.kinds import OUTPUTS, Mixed

@@ -10,7 +10,7 @@ import pytest
 import torch
 from drawing import draw_piece
 
-from made_fast import MADE, backends
+from made_fast import MADE, backends, build_config
 
 SHAPES = [(16, (64, 64)), (64, (128, 128)), (100, (37, 53)), (50, (200,)), (784, (512, 512))]
 pytest.importorskip("made_fast._core", reason="the compiled module is not installed")
@@ -47,7 +47,7 @@ def test_wide_networks_waste_next_to_nothing() -> None:
     assert _native(model).panel_macs <= 1.002 * model.sampler().macs
 
 
-@pytest.mark.parametrize("isa", cpp._core.instruction_sets())
+@pytest.mark.parametrize("isa", build_config()["instruction_sets"])
 def test_scratch_does_not_grow_with_rows(isa: str) -> None:
     native = _native(MADE(784, (512, 512)))
     few, many = native.scratch_bytes(isa, 1000, 2), native.scratch_bytes(isa, 10_000_000, 2)
