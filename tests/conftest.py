@@ -1,8 +1,8 @@
 """What every test file may ask for: models with every option, and every way to draw from a program.
 
-A test that takes ``options`` runs once for every row of ``models.OPTIONS`` without an ensemble, one that takes ``case`` once for
-every row of ``models.CASES``, one that takes ``engine`` once for every row of ``engines.ENGINES``; what is not in the quick part of
-a table is marked slow.
+A test that takes ``options`` runs once for every row of ``models.SINGLE_OPTIONS``, one that takes ``case`` once for every row of
+``models.CASES``, one that takes ``engine`` once for every row of ``engines.ENGINES``; what is not in the quick part of a table is
+marked slow.
 """
 
 import zlib
@@ -32,7 +32,9 @@ FEATURES = 9  # 2**9 states can be enumerated; a 3 x 3 image for the image order
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    given = str([mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")])  # a test may have rows of its own
+    given = str(
+        [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    )  # a test may have rows of its own
     for name, table in (("options", SINGLE_OPTIONS), ("case", CASES), ("engine", ENGINES)):
         if name in metafunc.fixturenames and f"'{name}'" not in given:
             metafunc.parametrize(name, [_marked(key, value) for key, value in table.items()])

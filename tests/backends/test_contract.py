@@ -3,20 +3,16 @@
 import inspect
 import logging
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from made_fast import MADE, backends, build_config
 from made_fast.backends import reference
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.own import Own
-from made_fast.programs.functions import FUNCTIONS
-from made_fast.programs.program import CONTEXT, Affine, Elementwise, Program, Term, X
 from made_fast.testing import naive_sample
 
 Build = Callable[..., MADE]

@@ -28,6 +28,7 @@ def _run(out: Path, *more: str, interpreted: bool) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [pytest.param("triton", marks=needs_triton), "reference"])
 def test_it_runs_from_end_to_end(tmp_path: Path, backend: str) -> None:
     text = _run(tmp_path, "--backend", backend, interpreted=backend == "triton")

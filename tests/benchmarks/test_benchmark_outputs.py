@@ -13,6 +13,7 @@ from benchmarks.cardinality_table import COLUMNS, NAMES, Query
 from benchmarks.output_cases import CASES, QUICK_CASES, OutputCase
 
 
+@pytest.mark.slow
 def test_tables_of_outputs_are_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outputs.main([*shlex.split("--quick --seconds 0.01 --threads 1 --json"), str(tmp_path / "outputs.json")])
     printed = capsys.readouterr().out
@@ -76,6 +77,7 @@ def test_the_table_is_a_function_of_its_seed() -> None:
     assert all(query.matches(rows).any() for query in queries)
 
 
+@pytest.mark.slow
 def test_a_small_run_of_cardinality_prints_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = ["--checkpoint", str(tmp_path / "a.ckpt"), "--json", str(tmp_path / "a.json")]
     cardinality.main(["--quick", *paths])

@@ -45,6 +45,7 @@ def run(module: Any, folder: Path, out: Path, *, epochs: int, **options: object)
     return result
 
 
+@pytest.mark.slow
 def test_direct(folder: Path, tmp_path: Path) -> None:
     result = run(direct, folder, tmp_path, epochs=3)
     sight = result["sight"]
@@ -54,6 +55,7 @@ def test_direct(folder: Path, tmp_path: Path) -> None:
     assert result["runs"]["narrow, with"]["valid"] < result["runs"]["narrow, without"]["valid"]
 
 
+@pytest.mark.slow
 def test_training_in_turns_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path) -> None:
     whole = run(direct, folder, tmp_path / "whole", epochs=2)
     first = run(direct, folder, tmp_path / "parts", epochs=1)
@@ -65,6 +67,7 @@ def test_training_in_turns_goes_on_where_it_was_stopped(folder: Path, tmp_path: 
         assert parts["runs"][name]["curve"] == again["runs"][name]["curve"]
 
 
+@pytest.mark.slow
 def test_no_epoch_is_begun_when_the_time_is_up(folder: Path, tmp_path: Path) -> None:
     result = direct.main(
         [f"--data={folder}", "--set=bars", f"--out={tmp_path}", "--epochs=9", "--minutes=1e-9", "--hidden=10"]
@@ -89,6 +92,7 @@ def test_orders_are_what_they_are_called() -> None:
     assert set(found["centre out"][-4:].tolist()) == {0, 7, 56, 63}
 
 
+@pytest.mark.slow
 def test_orders(folder: Path, tmp_path: Path) -> None:
     result = run(orders, folder, tmp_path, epochs=3)
     differences = result["differences"]
@@ -113,6 +117,7 @@ def test_a_wrong_sequence_spoils_a_sample_and_the_right_one_does_not() -> None:
     assert not torch.equal(*wrong)
 
 
+@pytest.mark.slow
 def test_leak(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run(leak, folder, tmp_path, epochs=14)
     nats = {name: each["valid"] for name, each in result["runs"].items()}
@@ -143,6 +148,7 @@ def test_accelerate_takes_the_proper_plain_network_and_refuses_the_leaking_one()
         accelerate(leak.PlainMADE(12, 24, leaking=True).eval())
 
 
+@pytest.mark.slow
 def test_autoencoder(folder: Path, tmp_path: Path) -> None:
     result = run(autoencoder, folder, tmp_path, epochs=10)
     sums = {name: each["sum"] for name, each in result["patches"].items()}

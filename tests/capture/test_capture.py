@@ -30,6 +30,7 @@ from capture_models import (
     Triangles,
     double,
 )
+from quick import every
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -93,7 +94,7 @@ def test_convolutions() -> None:
     assert_same_draws(module, made_fast.accelerate(module, features=D))
 
 
-@pytest.mark.parametrize("name", [each for each in FUNCTIONS if each != "flip"])
+@pytest.mark.parametrize("name", every(4, [each for each in FUNCTIONS if each != "flip"]))
 def test_operations(name: str) -> None:
     torch.manual_seed(0)
     found = capture(double(Bent(name)), D)
@@ -174,6 +175,7 @@ def test_the_module_is_left_as_it_was() -> None:
     assert all(torch.equal(before[name], now) for name, now in module.state_dict().items())
 
 
+@pytest.mark.slow
 def test_changes_of_the_module_are_noticed() -> None:
     torch.manual_seed(0)
     module = double(AttributeMasks())
@@ -248,7 +250,10 @@ def test_casts_of_the_module_itself_are_forgiven_their_rounding() -> None:
     assert 1e-12 < capture(module, D).difference < 1e-5
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda sampler: pickle.loads(pickle.dumps(sampler))])
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, pytest.param(lambda sampler: pickle.loads(pickle.dumps(sampler)), marks=pytest.mark.slow)],
+)
 def test_a_copy_is_of_sampler_and_module(duplicate: Callable[[Any], Any]) -> None:
     torch.manual_seed(0)
     module = double(MaskedInForward())

@@ -175,6 +175,7 @@ def test_train_takes_a_npz_and_gives_the_same_model_again(tmp_path, capsys):
     assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_a_killed_training_resumes_to_the_numbers_of_an_uninterrupted_one(tmp_path, capsys, kill):
@@ -339,6 +340,7 @@ def test_demo_trains_compares_and_paints(tmp_path, capsys, monkeypatch):
         assert picture.size == (2 * 455 + 16, 455 + 28)
 
 
+@pytest.mark.slow
 def test_demo_counts_honestly(tmp_path, capsys, monkeypatch):
     fit = training.fit
     monkeypatch.setattr(training, "fit", lambda *rows, **options: fit(*rows, **{**options, "epochs": 1}))

@@ -78,6 +78,7 @@ def test_a_model_of_ours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert status == 0 and "2 masks" in out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_modules")
 def test_a_flow(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("zuko")

@@ -45,6 +45,7 @@ def test_every_example_is_run() -> None:
     assert {path.stem for path in FOLDER.glob("*.py")} == set(CHECKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKS)
 def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "mnist":

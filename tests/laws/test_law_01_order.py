@@ -62,7 +62,9 @@ def test_the_program_computes_what_the_model_computes(case: Case) -> None:
     """So that what holds for one holds for the other; ``check`` says the same of the masks."""
     model = case.make()
     model.check()
-    x = torch.stack([each.values()[-1:].repeat(7) if each.size else torch.randn(7).double() for each in model.conditionals])
+    x = torch.stack(
+        [each.values()[-1:].repeat(7) if each.size else torch.randn(7).double() for each in model.conditionals]
+    )
     context = torch.randn(7, model.context_features).double() if model.context_features else None
     for mask in masks_of(model):
         found = model.program(mask=mask).evaluate(x.T, context)

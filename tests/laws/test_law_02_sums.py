@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from models import CASES, DOUBLE, FINITE, OPTIONS, REAL, Case, cases_of, context_of, made, masks_of, states_of
+from models import CASES, DOUBLE, ENSEMBLES, FINITE, REAL, Case, cases_of, context_of, made, masks_of, states_of
 
 from made_fast.masks.mask_set import EVALUATION_MASKS
 
@@ -20,7 +20,7 @@ def test_probabilities_sum_to_one(case: Case) -> None:
                 assert abs(model.log_prob(states, each, masks=mask).logsumexp(0).item()) < 1e-12
 
 
-@pytest.mark.parametrize("option", [option for option in OPTIONS if f"bernoulli-{option}" in CASES and "num_masks" in OPTIONS[option]])
+@pytest.mark.parametrize("option", ENSEMBLES)
 def test_the_mean_over_masks_sums_to_one(option: str) -> None:
     """And is the mean of probabilities, not of logits or of log-probabilities."""
     model = made("bernoulli", option, features=6)

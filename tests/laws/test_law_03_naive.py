@@ -83,7 +83,13 @@ def test_engines(backend: str, case: Case) -> None:
         _check(backend, case, dtype)
 
 
-HELD = {"bernoulli-residual_direct_context", "categorical-random", "mixed_finite-both", "normal-context", "mixed-residual"}
+HELD = {
+    "bernoulli-residual_direct_context",
+    "categorical-random",
+    "mixed_finite-both",
+    "normal-context",
+    "mixed-residual",
+}
 
 
 @drawn_by("given", "allowed", quick=HELD, interpreted={"mixed-context"})
@@ -117,7 +123,9 @@ def test_samplers(backend: str, case: Case) -> None:
 
 def test_many_units(build: Any, engine: Any) -> None:
     """More units than a panel, more rows than a tile."""
-    model = build({"hidden_features": (150, 90), "direct": True, "order": "random", "context_features": 5}, SINGLE, features=50)
+    model = build(
+        {"hidden_features": (150, 90), "direct": True, "order": "random", "context_features": 5}, SINGLE, features=50
+    )
     context = context_of(model, 131)
     assert context is not None
     rows, _ = engine.draw(model.program(), 131, seed=5, first_row=3, context=context)

@@ -53,7 +53,9 @@ def test_rows_do_not_depend_on_the_request(set_threads: Any, backend: str, case:
     assert torch.equal(alone.reshape(x.shape), x)
     for threads in (1, 3) if backend in ("cpp", "numba") else (1,):
         set_threads(threads)
-        for a, b in [(3, 5), (0, 0)] if backend == "triton" else [(0, count), (0, 1), (3, 5), (7, 16), (17, 99), (20, 20)]:
+        for a, b in (
+            [(3, 5), (0, 0)] if backend == "triton" else [(0, count), (0, 1), (3, 5), (7, 16), (17, 99), (20, 20)]
+        ):
             found = rows(a, b)
             assert _same(backend, found[0], x[a:b]), (threads, a, b)
             assert _same(backend, found[1], log_prob[a:b], model.ensemble is None), (threads, a, b)
@@ -62,7 +64,7 @@ def test_rows_do_not_depend_on_the_request(set_threads: Any, backend: str, case:
     assert _same(backend, model.sample(17, context, **options).reshape(17, -1), x[picked])
 
 
-WITH_CONTEXT = [case for case in cases_of(options=["context", "residual_direct_context", "conditioned", "endless"])]
+WITH_CONTEXT = cases_of(options=["context", "residual_direct_context", "conditioned", "endless"])
 
 
 @drawn_by(cases=WITH_CONTEXT, quick={"mixed-residual_direct_context", "bernoulli-context", "categorical-conditioned"})

@@ -24,7 +24,9 @@ def test_engines(backend: str, case: Case) -> None:
             torch.testing.assert_close(log_prob, nats, msg=f"{name} {dtype}", **_tolerance(dtype))
 
 
-@drawn_by(quick={"bernoulli-both", "mixed-context", "mixed_finite-both", "bernoulli-conditioned", "mixture_of_normals-orders"})
+@drawn_by(
+    quick={"bernoulli-both", "mixed-context", "mixed_finite-both", "bernoulli-conditioned", "mixture_of_normals-orders"}
+)
 def test_samplers(backend: str, case: Case) -> None:
     """Of an ensemble the mean over its masks, or one of them; whatever is given, allowed or decoded, the model's own."""
     for dtype in dtypes_of(backend):

@@ -185,7 +185,9 @@ def test_temperature(backend: str, case: Case) -> None:
     _check(backend, case, temperature=3.0)
 
 
-@drawn_by("temperature", cases=cases_of(REAL, ["random", "context"]), quick={"mixed-random", "mixed-context"}, interpreted=())
+@drawn_by(
+    "temperature", cases=cases_of(REAL, ["random", "context"]), quick={"mixed-random", "mixed-context"}, interpreted=()
+)
 def test_temperature_of_real_variables(backend: str, case: Case) -> None:
     """What the tempered conditional's cdf makes of each real variable is uniform: parts, not mixtures, are tempered."""
     model = case.make(SINGLE if backend == "triton" else DOUBLE)
@@ -236,7 +238,9 @@ def test_greedy(backend: str, case: Case) -> None:
         assert torch.equal(again, x)
 
 
-@drawn_by("top_k", cases=cases_of(CATEGORICAL, ["random", "context", "both"]), quick={"ragged-random", "categorical-both"})
+@drawn_by(
+    "top_k", cases=cases_of(CATEGORICAL, ["random", "context", "both"]), quick={"ragged-random", "categorical-both"}
+)
 def test_top_k(backend: str, case: Case) -> None:
     _check(backend, case, top_k=2)
     model = case.make(SINGLE, FEATURES)

@@ -51,9 +51,7 @@ def test_functions_round_as_well_as_torch(engines: dict[str, Any], function: str
 
 
 @pytest.mark.parametrize("name", ["deep", "residual_direct_context", "direct_deep"])
-def test_log_prob_rounds_as_well_as_the_reference(
-    engines: dict[str, Any], name: str
-) -> None:
+def test_log_prob_rounds_as_well_as_the_reference(engines: dict[str, Any], name: str) -> None:
     model = made("bernoulli", name, SINGLE, 9)
     context, program = context_of(model, 200), model.program()
 

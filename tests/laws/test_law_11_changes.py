@@ -34,7 +34,9 @@ class _Network(nn.Module):
         super().__init__()
         self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 12)
         degrees = torch.arange(12) % 5
-        self.register_buffer("masks", torch.stack([(degrees[:, None] >= torch.arange(12) % 6) & (torch.arange(12) < 6)]))
+        self.register_buffer(
+            "masks", torch.stack([(degrees[:, None] >= torch.arange(12) % 6) & (torch.arange(12) < 6)])
+        )
         self.register_buffer("above", (torch.arange(12) // 2)[:, None] > degrees)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +60,9 @@ def _captured() -> Kind:
 
 def _anew(model: nn.Module, other: Any) -> Any:
     """Another model of the same structure with the weights that the layers of this one have now, however they are made."""
-    pairs = zip(*([each for each in one.modules() if isinstance(each, nn.Linear)] for one in (model, other)), strict=True)
+    pairs = zip(
+        *([each for each in one.modules() if isinstance(each, nn.Linear)] for one in (model, other)), strict=True
+    )
     with torch.no_grad():
         for ours, theirs in pairs:
             for hook in ours._forward_pre_hooks.values():
@@ -193,9 +197,7 @@ def _marks(kind: str, change: str) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("kind", "change"),
-    [
-        pytest.param(kind, change, marks=_marks(kind, change)) for kind, change in itertools.product(KINDS, CHANGES)
-    ],
+    [pytest.param(kind, change, marks=_marks(kind, change)) for kind, change in itertools.product(KINDS, CHANGES)],
 )
 def test_samples_are_never_stale(kind: str, change: str) -> None:
     module, draw, fresh = KINDS[kind]()

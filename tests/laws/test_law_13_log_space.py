@@ -1,4 +1,4 @@
-"""Law 13: masses and probabilities stay in log space: what has a finite log-probability never gets ``-inf``, on any backend."""
+"""Law 13: masses and probabilities stay in log space: what has a finite log-probability never gets ``-inf``."""
 
 from collections.abc import Iterator
 from typing import Any

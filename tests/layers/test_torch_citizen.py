@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from quick import some
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
@@ -95,14 +96,22 @@ for rows in (5, 17, 64):
 """
 
 
+@pytest.mark.slow
 def test_compiled_from_cold(tmp_path: Path) -> None:
     process = _fresh(COLD, TORCHINDUCTOR_CACHE_DIR=str(tmp_path), OMP_NUM_THREADS="1")
     output, errors = process.communicate(timeout=300)
     assert output.splitlines() == [f"{rows} rows agree" for rows in (5, 17, 64)], errors[-2000:]
 
 
-@anywhere
-@pytest.mark.parametrize(("kind", "activation"), [("degrees", None), ("scattered", "relu"), ("scattered", "silu")])
+@pytest.mark.parametrize("backend", some(BACKENDS, {"cpp"}))
+@pytest.mark.parametrize(
+    ("kind", "activation"),
+    [
+        pytest.param("degrees", None, marks=pytest.mark.slow),
+        pytest.param("scattered", "relu", marks=pytest.mark.slow),
+        ("scattered", "silu"),
+    ],
+)
 def test_compiled_function(backend: str, kind: str, activation: str | None) -> None:
     torch._dynamo.reset()
     mask = _mask(kind, 6, 5)
@@ -161,8 +170,8 @@ def test_changed_masks_of_a_model(compiled: bool) -> None:
         torch.testing.assert_close(layer(hidden), F.linear(hidden, layer.weight * layer.mask, layer.bias))
 
 
-@anywhere
-@every_mask
+@pytest.mark.parametrize("backend", some(BACKENDS, {"cpp"}))
+@pytest.mark.parametrize("kind", some(["degrees", "scattered"], {"scattered"}))
 def test_operators_keep_the_rules_of_torch(backend: str, kind: str) -> None:
     mask, operators = _mask(kind, 6, 5), torch.ops.made_fast
     for leading in ((3,), (0,), (2, 1, 3)):

@@ -108,6 +108,7 @@ for backend in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_mixed_devices_are_refused() -> None:
     """In a process of its own: memory that is not there can end it."""
     names = sorted(BACKENDS, key="cpp".__eq__)

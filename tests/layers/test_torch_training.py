@@ -165,6 +165,7 @@ os._exit(0)  # without taking gloo apart: now and then that ends in "terminate c
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     x = _binary(64, 9).double()
     torch.save(x, tmp_path / "x.pt")

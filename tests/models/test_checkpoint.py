@@ -39,26 +39,6 @@ def _refused(path: Path) -> str:
     return message
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_a_model_comes_back(
-    tmp_path: Path, build: Build, make_context: Context, every_option: Any, dtype: torch.dtype
-) -> None:
-    names = every_option if dtype == torch.float32 else ["residual_direct_context", "random"]
-    for name in names:
-        model = build(every_option[name], dtype)
-        model.save(tmp_path / name)
-        other = MADE.load(str(tmp_path / name))
-        assert other.config() == model.config()
-        assert {key: t.dtype for key, t in other.state_dict().items()} == {
-            k: t.dtype for k, t in model.state_dict().items()
-        }
-        assert all(torch.equal(t, model.state_dict()[key]) for key, t in other.state_dict().items())
-        context = make_context(model, 2)
-        for found, expected in zip(*(m.sample_and_log_prob(6, context, seed=1) for m in (other, model)), strict=True):
-            assert torch.equal(found, expected)
-    assert sorted(os.listdir(tmp_path)) == sorted(names)  # nothing is left behind
-
-
 def test_the_file_is_safetensors_with_its_configuration_in_the_metadata(saved: Path) -> None:
     model = MADE.load(saved)
     assert load_file(saved).keys() == model.state_dict().keys()

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from made_fast import MADE, MaskedLinear, masks
 from made_fast.masks.mask_set import EVALUATION_MASKS
-from made_fast.programs.dependencies import dependencies
 
 Build = Callable[..., MADE]
 Context = Callable[..., Tensor | None]
@@ -95,50 +94,6 @@ def test_an_ensemble_holds_no_matrices() -> None:
         *((32, 40), (32, 60), (32, 50)),  # orders and degrees
         *((100,), (110,), (90,), (80,)),  # of the current mask, by layer
     }
-
-
-@pytest.mark.parametrize("num_masks", [3, 0])
-@pytest.mark.parametrize("shuffle", SHUFFLES)
-def test_law_1_under_every_mask(build: Build, choice: dict[str, Any], shuffle: str, num_masks: int) -> None:
-    options = {"num_masks": num_masks, "shuffle": shuffle, "mask_conditioning": True, "seed": 2, "activation": "tanh"}
-    model = build({**choice, **options})
-    model.check()
-    for k in (0, 1, 2):
-        x, c = (torch.randn(24, n, dtype=torch.float64) for n in (9, model.context_features))
-        context = c if model.context_features else None
-        wanted = [tensor.requires_grad_() for tensor in (x, c)]
-        rank = masks.rank_of(model.order_of(k))
-        depends = torch.from_numpy(dependencies(model.program(mask=k)))
-        for row, params in enumerate(model(x, context, mask=k).sum(0)):
-            if not params.requires_grad:
-                continue
-            to_x, to_c = torch.autograd.grad(params, wanted, retain_graph=True, materialize_grads=True)
-            assert not to_x[:, rank >= rank[row]].any()
-            assert torch.equal(to_x.any(0), depends[row])
-            assert to_c.any(0).all(), "context must reach every variable"
-
-
-@pytest.mark.parametrize("conditioning", [False, True])
-@pytest.mark.parametrize("num_masks", [2, 3, 0])
-@pytest.mark.parametrize("shuffle", SHUFFLES)
-def test_law_2_each_mask_and_their_mean_sum_to_one(
-    build: Build,
-    make_context: Context,
-    all_states: Any,
-    choice: dict[str, Any],
-    shuffle: str,
-    num_masks: int,
-    conditioning: bool,
-) -> None:
-    options = {**choice, "num_masks": num_masks, "shuffle": shuffle, "mask_conditioning": conditioning}
-    model = build(options, features=6).eval()
-    x, context = all_states(6), make_context(model, 1)
-    single = torch.stack([model.log_prob(x, context, masks=k) for k in model.ensemble.evaluated])
-    assert single.logsumexp(1).abs().max() < 1e-13
-    mean = model.log_prob(x, context)
-    assert abs(mean.logsumexp(0).item()) < 1e-13
-    torch.testing.assert_close(mean, single.logsumexp(0) - math.log(len(single)), rtol=1e-12, atol=1e-12)
-    assert len(single) == (num_masks or EVALUATION_MASKS)
 
 
 def test_a_mean_of_logits_would_be_no_density(build: Build, all_states: Any) -> None:
@@ -253,6 +208,7 @@ def test_mask_conditioning_starts_as_nothing_and_learns_to_tell_masks_apart(all_
     assert model.parameters_layer.mask_weight.grad.any()
 
 
+@pytest.mark.slow
 def test_the_current_mask_is_not_compiled_in(all_states: Any) -> None:
     x = all_states(9, torch.float32)[::41]
     for num_masks, call in itertools.product((4, 0), ("forward", "log_prob")):

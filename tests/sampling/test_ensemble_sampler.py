@@ -2,19 +2,16 @@
 
 import inspect
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 
 import made_fast.sampling.ensemble_sampler
 from made_fast import MADE, Sampler, backends
-from made_fast.masks.mask_set import EVALUATION_MASKS, masks_of_rows
 from made_fast.sampling.ensemble_sampler import EnsembleSampler
-from made_fast.testing import naive_sample, unexplained_differences
+from made_fast.testing import naive_sample
 
 Build = Callable[..., MADE]
 Context = Callable[..., Tensor | None]
@@ -37,167 +34,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "belief_network": {"hidden_features": (), "direct": True, "num_masks": 4},
 }
 FALSE_ALARM = 1e-5  # how often a correct sampler fails one of the tests of chance, over all seeds; the seed is fixed
-
-
-@pytest.fixture(params=OPTIONS.values(), ids=OPTIONS)
-def choice(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The options of one ensemble."""
-    return request.param
-
-
-@pytest.mark.parametrize(
-    ("backend", "dtype"), [*((name, torch.float32) for name in COMPILED), ("reference", torch.float64)]
-)
-def test_laws_3_and_5(
-    build: Build, make_context: Context, choice: dict[str, Any], backend: str, dtype: torch.dtype
-) -> None:
-    """Whatever the mode and the current mask; with a context each of 12 has 5 rows."""
-    model = build(choice, dtype)
-    model.next_mask()
-    single, context = dtype == torch.float32, make_context(model, 12)
-    count, repeated = (60, None) if context is None else (5, context.repeat_interleave(5, 0))
-    for mask in (None, 0, 1, 40 if model.num_masks == 0 else model.num_masks - 1):
-        options: dict[str, Any] = {"seed": 11, "first_row": 3, "mask": mask}
-        naive = naive_sample(model, count, context=context, **options)
-        x, log_prob = model.sample_and_log_prob(count, context, backend=backend, **options)
-        assert x.shape == naive.shape
-        assert log_prob.shape == x.shape[:-1]
-        rows = x.reshape(60, 9)
-        assert not unexplained_differences(model, rows, context=repeated, **options).any()
-        assert (x != naive).any(-1).sum() <= int(single)  # a uniform within 1e-5 of its threshold
-        assert len(rows.unique(dim=0)) > 5
-        chosen = model.ensemble.evaluated if mask is None else mask
-        expected = model.log_prob(rows, repeated, masks=chosen).detach().reshape(log_prob.shape)
-        torch.testing.assert_close(log_prob, expected, rtol=1e-5 if single else 1e-12, atol=1e-5 if single else 1e-12)
-        assert torch.equal(model.sample(count, context, backend=backend, **options), x)
-        assert not log_prob.requires_grad
-    x, log_prob = model.eval().sample_and_log_prob(count, context, seed=1, backend=backend)
-    given = None if context is None else context[:, None]
-    torch.testing.assert_close(log_prob, model.log_prob(x, given).detach(), rtol=1e-5, atol=1e-5)
-
-
-def test_the_check_of_law_3_knows_the_masks(build: Build) -> None:
-    model = build({**PLAIN, "num_masks": 8})
-    x = model.sample(400, seed=4)
-    assert not unexplained_differences(model, x, seed=4).any()
-    assert unexplained_differences(model, x, seed=4, mask=0).any()
-    assert unexplained_differences(model, model.sample(400, seed=4, mask=1), seed=4).any()
-    assert not torch.equal(naive_sample(model, 40, seed=4), naive_sample(model, 40, seed=4, mask=0))
-
-
-@pytest.mark.parametrize("backend", USABLE)
-def test_law_4_rows_do_not_depend_on_the_request(
-    build: Build, make_context: Context, choice: dict[str, Any], set_threads: Any, backend: str
-) -> None:
-    model = build(choice, torch.float32 if backend in COMPILED else torch.float64)
-    sampler, context, first_row = model.sampler(), make_context(model, 1), 2**32 - 70
-
-    def rows(a: int, b: int, **more: Any) -> tuple[Tensor, Tensor]:
-        options = {"seed": 2**40 + 1, "backend": backend, "first_row": first_row + a, **more}
-        x, log_prob = sampler.sample_and_log_prob(b - a, context, **options)
-        return x.reshape(b - a, 9), log_prob.reshape(b - a)
-
-    x, log_prob = rows(0, 80)
-    set_threads(2)
-    for a, b in [(0, 1), (79, 80), (7, 53), (60, 60)]:
-        found = rows(a, b)
-        assert torch.equal(found[0], x[a:b])
-        torch.testing.assert_close(found[1], log_prob[a:b], rtol=1e-5, atol=1e-5)
-    picked = torch.randperm(80)[:30]
-    assert torch.equal(rows(0, 30, rows=first_row + picked, first_row=0)[0], x[picked])
-
-
-@pytest.mark.parametrize("backend", USABLE)
-@pytest.mark.parametrize("name", ["everything", "endless"])
-def test_law_4_each_context_has_its_own_rows(build: Build, make_context: Context, name: str, backend: str) -> None:
-    model = build(OPTIONS[name], torch.float32 if backend in COMPILED else torch.float64)
-    context = make_context(model, 6)
-    x, log_prob = model.sample_and_log_prob(11, context, seed=8, first_row=100, backend=backend)
-    assert x.shape == (6, 11, 9)
-    for b in range(6):
-        alone = model.sample_and_log_prob(11, context[b : b + 1], seed=8, first_row=100 + 11 * b, backend=backend)
-        assert torch.equal(alone[0][0], x[b])
-        torch.testing.assert_close(alone[1][0], log_prob[b], rtol=1e-5, atol=1e-5)
-
-
-def test_law_4_python_threads_at_once(build: Build) -> None:
-    model = build({**PLAIN, "num_masks": 6}, torch.float32)
-
-    def job(seed: int) -> Tensor:
-        return model.sample(30 * seed + 1, seed=seed)
-
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(job, range(10)))
-    assert all(torch.equal(drawn, job(seed)) for seed, drawn in enumerate(together))
-
-
-def _chi_square(x: Tensor, probabilities: Tensor) -> float:
-    """p-value of samples (n, D) against the enumerated distribution (2**D,)."""
-    cells = (x.long() << torch.arange(x.shape[1])).sum(1)
-    observed, expected = torch.bincount(cells, minlength=len(probabilities)).double(), probabilities * len(x)
-    rare = expected < 5
-    observed = torch.cat([observed[~rare], observed[rare].sum(0, keepdim=True)])
-    expected = torch.cat([expected[~rare], expected[rare].sum(0, keepdim=True)]).clamp(min=1e-9)
-    return float(chi2.sf(float(((observed - expected) ** 2 / expected).sum()), len(expected) - 1))
-
-
-def test_law_7_samples_follow_the_enumerated_mean(
-    build: Build, make_context: Context, all_states: Callable[..., Tensor], choice: dict[str, Any]
-) -> None:
-    model = build(choice, torch.float32, features=6).eval()
-    context = make_context(model, 1)
-    x = model.sample(20_000, context, seed=21).reshape(-1, 6)
-    with torch.no_grad():
-        states = all_states(6, torch.float32)
-        mean, first = (model.log_prob(states, context, masks=chosen).double().exp() for chosen in (None, 0))
-    assert _chi_square(x, mean) > FALSE_ALARM
-    assert _chi_square(x, first) < FALSE_ALARM  # one mask is another distribution
-    assert _chi_square(model.sample(20_000, context, seed=21, mask=0).reshape(-1, 6), first) > FALSE_ALARM
-
-
-def test_rows_take_masks_uniformly_and_independently_of_all_else() -> None:
-    rows = torch.arange(60_000)
-    for num_masks in (2, 3, 7, EVALUATION_MASKS):
-        found = masks_of_rows(5, rows, num_masks)
-        expected = torch.full((num_masks,), len(rows) / num_masks, dtype=torch.float64)
-        statistic = ((found.bincount(minlength=num_masks) - expected) ** 2 / expected).sum()
-        assert chi2.sf(float(statistic), num_masks - 1) > FALSE_ALARM
-        assert torch.equal(masks_of_rows(5, rows[77:99], num_masks), found[77:99])
-    assert not torch.equal(masks_of_rows(6, rows, 3), masks_of_rows(5, rows, 3))
-    assert masks_of_rows(5, rows[:0], 3).shape == (0,)
-
-
-def _step(model: MADE) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    model.log_prob(torch.ones(4, 9, dtype=torch.float64)).sum().backward()
-    optimizer.step()
-
-
-def _one_weight(model: MADE) -> None:
-    model.parameters_layer.bias.data[3] += 50
-
-
-def _another_order(model: MADE) -> None:
-    model.ensemble.orders.copy_(model.ensemble.orders.flip(1))
-
-
-def _other_masks(model: MADE) -> None:
-    model.load_state_dict(MADE(9, **PLAIN, seed=8).double().state_dict(), assign=True)
-
-
-@pytest.mark.parametrize("change", [_step, _one_weight, _another_order, _other_masks])
-def test_samples_are_never_stale(build: Build, change: Callable[[MADE], None]) -> None:
-    model = build(PLAIN)
-    frozen, one = model.sampler(), model.sampler(mask=2)
-    before = model.sample(40, seed=6), model.sample(40, seed=6, mask=2)
-    change(model)
-    for mask, old in zip((None, 2), before, strict=True):
-        drawn = model.sample(40, seed=6, mask=mask)
-        assert not torch.equal(drawn, old)
-        assert torch.equal(drawn, naive_sample(model, 40, seed=6, mask=mask))
-    assert torch.equal(frozen.sample(40, seed=6), before[0])  # a sampler is a snapshot, also of masks not drawn yet
-    assert torch.equal(frozen.of_mask(2).sample(40, seed=6), before[1])
-    assert torch.equal(one.sample(40, seed=6), before[1])
 
 
 def test_each_mask_is_packed_once_and_when_needed(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,19 +106,6 @@ def test_dtypes_smallest_requests_and_progress(build: Build, capsys: Any) -> Non
     torch.manual_seed(4)
     assert torch.equal(model.sample(60), first)
     assert torch.equal(*(model.sample(60, generator=torch.Generator().manual_seed(2)) for _ in range(2)))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(build: Build, make_context: Context, dtype: torch.dtype) -> None:
-    model = build(OPTIONS["everything"], dtype)
-    context = make_context(model, 4)
-    x, log_prob = model.sample_and_log_prob(20, context, seed=2)
-    in_single = build(OPTIONS["everything"], dtype).float()
-    expected = in_single.sample_and_log_prob(20, context.float(), seed=2)
-    assert x.dtype == dtype
-    assert torch.equal(x.float(), expected[0])
-    torch.testing.assert_close(log_prob, expected[1])
-    assert model.sampler() is model.sampler()
 
 
 def test_autocast_and_inference_mode_change_nothing(build: Build) -> None:

@@ -25,106 +25,9 @@ COMPILED = [name for name in USABLE if name != "reference"]
 PLAIN = {"hidden_features": (24,), "order": "random", "direct": True}
 
 
-def _fresh(model: MADE, rows: int = 40) -> bool:
-    """Whether samples are those of the model as it is now."""
-    return torch.equal(model.sample(rows, seed=6), naive_sample(model, rows, seed=6))
-
-
-def _optimizer_step(model: MADE) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    model.log_prob(torch.ones(4, model.features, dtype=torch.float64)).sum().backward()
-    optimizer.step()
-
-
-def _adam_steps(model: MADE) -> None:
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.3)
-    for _ in range(3):
-        optimizer.zero_grad()
-        model.log_prob(torch.ones(4, model.features, dtype=torch.float64)).sum().backward()
-        optimizer.step()
-
-
 def _in_place(model: MADE) -> None:
     with torch.no_grad():
         model.parameters_layer.weight.mul_(-1)
-
-
-def _behind_autograd(model: MADE) -> None:
-    for parameter in model.parameters():
-        parameter.data.mul_(-1)
-
-
-def _new_data(model: MADE) -> None:
-    for parameter in model.parameters():
-        parameter.data = -parameter.data
-
-
-def _new_parameter(model: MADE) -> None:
-    model.parameters_layer.bias = torch.nn.Parameter(-model.parameters_layer.bias.detach())
-
-
-def _one_weight(model: MADE) -> None:
-    model.hidden[0].weight.data.view(-1)[int(model.hidden[0].mask.view(-1).int().argmax())] += 50
-
-
-def _through_numpy(model: MADE) -> None:
-    model.parameters_layer.bias.detach().numpy()[:] *= -3
-
-
-def _load_state_dict(model: MADE) -> None:
-    model.load_state_dict({name: -t if t.is_floating_point() else t for name, t in model.state_dict().items()})
-
-
-def _load_another_order(model: MADE) -> None:
-    model.load_state_dict(MADE(9, **{**PLAIN, "order": "reversed"}).double().state_dict())
-
-
-def _assign_another_order(model: MADE) -> None:
-    model.load_state_dict(MADE(9, **{**PLAIN, "seed": 7}).double().state_dict(), assign=True)
-
-
-def _cut_connections(model: MADE) -> None:
-    model.direct_layer.mask[:, 3] = False
-
-
-def _cut_behind_autograd(model: MADE) -> None:
-    model.direct_layer.mask.data[:, 3] = False
-
-
-CHANGES = [
-    *(_optimizer_step, _adam_steps, _in_place, _behind_autograd, _new_data, _new_parameter, _one_weight),
-    *(
-        _through_numpy,
-        _load_state_dict,
-        _load_another_order,
-        _assign_another_order,
-        _cut_connections,
-        _cut_behind_autograd,
-    ),
-]
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_samples_are_never_stale(build: Build, change: Callable[[MADE], None]) -> None:
-    model = build(PLAIN)
-    before, frozen = model.sample(40, seed=6), model.sampler()
-    assert _fresh(model)
-    change(model)
-    assert not torch.equal(model.sample(40, seed=6), before)
-    assert _fresh(model)
-    change(model)
-    assert _fresh(model)
-    assert torch.equal(frozen.sample(40, seed=6), before)  # a sampler is a snapshot
-
-
-def test_masks_that_change_back_and_forth(build: Build) -> None:
-    """New buffers may lie where old ones lay; each must be noticed."""
-    model = build(PLAIN)
-    masks = [model.direct_layer.mask.clone(), model.direct_layer.mask.clone()]
-    masks[1][:, 3] = False
-    for turn in range(12):
-        model.direct_layer.mask = masks[turn % 2].clone()
-        assert _fresh(model, 20), turn
 
 
 def test_sampling_twice_packs_once(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,26 +107,6 @@ def test_seeds_and_generators(build: Build) -> None:
     assert torch.equal(sampler.sample(60, seed=3), sampler.sample(60, seed=3))
     assert torch.equal(sampler.sample(60, seed=-1), sampler.sample(60, seed=2**64 - 1))
     assert not torch.equal(sampler.sample(60, seed=3), sampler.sample(60, seed=2**32 + 3))
-
-
-@pytest.mark.parametrize("backend", USABLE)
-def test_result_dtypes_and_smallest_requests(build: Build, every_option: dict[str, Any], backend: str) -> None:
-    model, given = build(PLAIN), build(every_option["context"])
-    expected, context = model.sample(30, seed=1, backend=backend), torch.zeros(2, 3)
-    for dtype in (torch.uint8, torch.bool, torch.int64, torch.float32, torch.bfloat16):
-        found, log_prob = model.sample_and_log_prob(30, seed=1, dtype=dtype, backend=backend)
-        assert found.dtype == dtype
-        assert torch.equal(found.double(), expected)
-        assert log_prob.dtype == torch.float64
-    assert model.sample(0, seed=1, backend=backend).shape == (0, 9)
-    assert model.sample(1, seed=1, backend=backend).shape == (1, 9)
-    assert [t.shape for t in model.sample_and_log_prob(0, backend=backend)] == [(0, 9), (0,)]
-    assert given.sample(0, context, backend=backend).shape == (2, 0, 9)
-    assert given.sample(4, context[:0], backend=backend).shape == (0, 4, 9)
-    assert [t.shape for t in given.sample_and_log_prob(1, context, backend=backend)] == [(2, 1, 9), (2, 1)]
-    one = MADE(1, (3,)).sample(50, seed=1, backend=backend)
-    assert one.shape == (50, 1)
-    assert one.unique().tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("backend", USABLE)

@@ -110,6 +110,7 @@ def read(file: Path) -> np.ndarray:
     return loaded["samples"]  # packed row by row
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch has no torchrun")
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_torchrun_shares_the_rows_out(tmp_path, capsys, model_file, suffix):

@@ -1,4 +1,4 @@
-"""What draws of the models of the table are held to: given and allowed values, a condition for each of 8 rows or one for all."""
+"""What draws of the models of the table are held to: given and allowed values, for each of 8 rows or for all."""
 
 import functools
 from typing import Any

@@ -107,5 +107,7 @@ def names_of(dtype: torch.dtype = torch.float32, *, all_of: bool = False) -> lis
     return [
         pytest.param(row.name, marks=marks_of(row.name), id=row.name)
         for row in backends.BACKENDS
-        if (row.missing is None if all_of else backends.why_not(row, backends.Needs(torch.device("cpu"), dtype)) is None)
+        if (
+            row.missing is None if all_of else backends.why_not(row, backends.Needs(torch.device("cpu"), dtype)) is None
+        )
     ]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from drawing import draw_piece
+from quick import some
 from torch import Tensor
 
 import made_fast
@@ -45,8 +46,8 @@ def _model(name: str, output: Output, features: int, dtype: torch.dtype) -> MADE
     return model.eval()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", some([torch.float32, torch.float64], {torch.float32}))
+@pytest.mark.parametrize("name", some([*MODELS], {"direct", "random masks"}))
 def test_draws_are_the_models(name: str, dtype: torch.dtype, every_isa: str) -> None:
     """Every path gives the same bits, and no draw contradicts the model."""
     model = _model(name, TABLE, 7 + len(SIZES), dtype)

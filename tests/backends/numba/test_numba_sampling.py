@@ -7,16 +7,13 @@ import pytest
 import torch
 from drawing import draw_piece
 from models import OUTPUTS, context_of, made, valid
+from quick import some
 from torch import Tensor
 
 from made_fast import MADE
-from made_fast.backends import reference
-from made_fast.outputs.codes import Code
-from made_fast.outputs.decoding import Decoding
 from made_fast.programs.schedule import build_schedule
 from made_fast.requests.checks import conditions_of
 from made_fast.requests.conditions import Between, Conditions
-from made_fast.testing import naive_sample, unexplained_differences
 
 numba = pytest.importorskip("made_fast.backends.numba", exc_type=ImportError)
 
@@ -67,67 +64,7 @@ def valid_of(model: MADE) -> Tensor:
     return valid(name, N, features=model.features)
 
 
-def _agree(found: list[Tensor], expected: list[Tensor]) -> None:
-    for own, theirs in zip(found, expected, strict=True):
-        assert torch.allclose(own, theirs, rtol=1e-8, atol=1e-9)
-
-
-@EVERY_OUTPUT
-@pytest.mark.parametrize("option", ["random", "direct", "residual", "context", "belief_network", "biases"])
-def test_plain_draws_are_those_of_the_reference(output: str, option: str) -> None:
-    model = made(output, option)
-    arguments = {"context": context_of(model, N), "rows_per_condition": EACH}
-    _agree(_draw(numba, model, **arguments)[:2], _draw(reference, model, **arguments)[:2])
-
-
-@EVERY_OUTPUT
-@pytest.mark.parametrize(("given", "allowed"), [(True, False), (False, True), (True, True)], ids=["g", "a", "ga"])
-def test_draws_under_conditions_are_those_of_the_reference(output: str, given: bool, allowed: bool) -> None:
-    for option in ("random", "context"):
-        model = made(output, option)
-        conditions = _conditions(model, given=given, allowed=allowed)
-        arguments = {"context": context_of(model, N), "rows_per_condition": EACH, "conditions": conditions}
-        _agree(_draw(numba, model, **arguments), _draw(reference, model, **arguments))
-
-
-@EVERY_OUTPUT
-@pytest.mark.parametrize(
-    "decoding",
-    [
-        Decoding(temperature=0.5),
-        Decoding(temperature=3.0),
-        Decoding(greedy=True),
-        Decoding(top_k=2),
-        Decoding(top_p=0.6),
-    ],
-    ids=["cool", "hot", "greedy", "top_k", "top_p"],
-)
-def test_decoded_draws_are_those_of_the_reference(output: str, decoding: Decoding) -> None:
-    model = made(output, "direct")
-    if (decoding.top_k or decoding.top_p < 1) and any(each.code != Code.CATEGORICAL for each in model.conditionals):
-        pytest.skip("of categories only")
-    _agree(_draw(numba, model, decoding=decoding), _draw(reference, model, decoding=decoding))
-    conditions = _conditions(model, given=True, allowed=False)
-    arguments = {"decoding": decoding, "conditions": conditions, "rows_per_condition": EACH}
-    _agree(_draw(numba, model, **arguments), _draw(reference, model, **arguments))
-
-
-@EVERY_OUTPUT
-def test_draws_in_fp32_are_explained(output: str) -> None:
-    model = made(output, "random", torch.float32)
-    x = model.sample(500, seed=2, backend="numba")
-    assert not unexplained_differences(model, x, seed=2).any()
-    given, observed = valid_of(model)[0].float(), torch.arange(model.features) % 2 == 0
-    options = {"seed": 2, "given": given, "observed": observed}
-    drawn = model.sample(500, backend="numba", **options)
-    assert not unexplained_differences(model, drawn.x, **options).any()
-    expected = naive_sample(model, 500, **options)
-    same = (drawn.x - expected.x).abs().amax(1) < 1e-4
-    assert same.float().mean() > 0.97
-    assert torch.allclose(drawn.log_weight[same], expected.log_weight[same], rtol=1e-4, atol=1e-4)
-
-
-@EVERY_OUTPUT
+@pytest.mark.parametrize("output", some([*OUTPUTS], {"mixed", "embedding"}))
 @DTYPES
 @pytest.mark.parametrize("prefix", [0, 1, 3, 4])
 def test_what_rows_share_changes_no_bit(output: str, dtype: torch.dtype, prefix: int) -> None:
@@ -153,7 +90,7 @@ def test_what_rows_share_changes_no_bit(output: str, dtype: torch.dtype, prefix:
             assert torch.equal(together[1], together[2])
 
 
-@EVERY_OUTPUT
+@pytest.mark.parametrize("output", some([*OUTPUTS], {"mixed"}))
 def test_threads_and_named_rows_change_no_bit(output: str, set_threads: Any) -> None:
     model = made(output, "context", torch.float32)
     arguments = {

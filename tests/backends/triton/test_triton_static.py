@@ -205,6 +205,7 @@ def _run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @compiles
 @pytest.mark.slow
 def test_no_kernel_spills_and_all_keep_their_budget(tmp_path: Path) -> None:
@@ -236,6 +237,7 @@ if __name__ == "__main__":
 '''
 
 
+@pytest.mark.slow
 @compiles
 def test_a_kernel_that_spills_is_found(tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
