@@ -1,8 +1,7 @@
 """What every test file may ask for: models with every option, and every way to draw from a program.
 
-A test that takes ``options`` runs once for every row of ``models.SINGLE_OPTIONS``, one that takes ``case`` once for every row of
-``models.CASES``, one that takes ``engine`` once for every row of ``engines.ENGINES``; what is not in the quick part of a table is
-marked slow.
+A test that takes ``options``, ``case`` or ``engine`` runs once for every row of ``models.SINGLE_OPTIONS``, ``models.CASES`` or
+``engines.ENGINES``; what is not in the quick part of a table is marked slow.
 """
 
 import zlib

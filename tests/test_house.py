@@ -1,12 +1,13 @@
-"""The shape of the code: imports go down only, files and functions stay short, public names are few and documented."""
+"""The house: imports go down only and in no circle, files and functions stay short, public names are few and documented."""
 
 import ast
+import functools
 import importlib
 import inspect
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,98 +18,29 @@ import made_fast
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "made_fast"
 
-# What a module may import of the package. Everything above may also import the ground.
-GROUND = {
-    *("masks", "mask_plan", "noise", "program", "dependencies", "schedule", "checkpoint", "ensemble", "estimates"),
-    *("conditionals", "real_conditionals", "conditioning", "distributions", "outputs"),
-}
+# Who may import whom, of the entries of made_fast/: folders and files. Imports for types count, and those inside functions.
+EVERYBODY = "arguments files noise"
 ALLOWED = {
-    **{name: set() for name in GROUND},
-    "real_conditionals": {"conditionals"},
-    "conditioning": {"conditionals"},
-    "outputs": {"conditionals", "real_conditionals", "distributions"},
-    "point": {"conditionals", "outputs"},
-    "program": {"conditionals"},
-    "dependencies": {"program"},
-    "schedule": {"conditionals", "dependencies", "program"},
-    "ensemble": {"masks", "noise"},
-    "backends": set(),
-    "ops": {"backends", *GROUND},
-    "functional": {"backends", "ops", *GROUND},
-    "request": GROUND,
-    "drawing": {"request", *GROUND},
-    "sampler": {"backends", "drawing", "request", *GROUND},
-    "capabilities": {"backends", "sampler", "request", *GROUND},
-    "symbols": {"program"},
-    "graph": set(),
-    "translators": {"symbols", "program"},
-    "translate_moves": {"translators", "symbols", "program"},
-    "translate_functions": {"translators", "symbols", "program"},
-    "translate_arithmetic": {"ops", "translate_functions", "translators", "symbols", "program"},
-    "translate": {
-        "graph",
-        "translators",
-        "translate_moves",
-        "translate_functions",
-        "translate_arithmetic",
-        "symbols",
-        "program",
-    },
-    "simplify": {"symbols", "program"},
-    "layouts": {"dependencies", "graph"},
-    "capture": {"graph", "translate", "symbols", "simplify", "layouts", *GROUND},
-    "sharding": set(),
-    "layers": {"functional", *GROUND},
-    "encoder": {"functional", "layers", *GROUND},
-    "parameters": {"encoder", "functional", *GROUND},
-    "summary": GROUND,
-    "acceleration": {"adapters", "capture", "graph", "freeze", "summary", "sampler", "drawing", "request", *GROUND},
-    "lowering": {"layers", *GROUND},
-    "inspection": {"summary", *GROUND},
-    "model_draws": {"drawing", *GROUND},
-    "model_files": {"inspection", *GROUND},
-    "ensemble_sampler": {"sampler", "drawing", "request", "backends", *GROUND},
-    "freeze": {"sampler", "ensemble_sampler", *GROUND},
-    "nn": {
-        *("layers", "lowering", "functional", "sampler", "drawing", "ensemble_sampler", "freeze"),
-        *("encoder", "parameters", "inspection", "model_draws", "model_files", *GROUND),
-    },
-    "inverse": {"freeze", "point", "sampler", *GROUND},
-    "levels": {"backends", "point", *GROUND},
-    "adapters": {"adapters", "capture", "freeze", "graph", "inverse", "levels", "point", "sampler", *GROUND},
-    "compat": {"acceleration", "compat", *GROUND},
-    "flows": {"inverse", "nn", "point", "request", "sampler", *GROUND},
-    "estimation": {"nn", "sampler", "ensemble_sampler", *GROUND},
-    "datasets": GROUND,
-    "training": {"nn", "sampler", "datasets", *GROUND},
-    # the program on top: it compares samplers in `demo`, lists backends, and says the version
-    "cli_options": set(),
-    "cli_sample": {"cli_options", "datasets", "nn", "sharding", *GROUND},
-    "cli_doctor": {"cli_options", "adapters", "capture", "nn", "point", "summary", *GROUND},
-    "cli": {
-        *(
-            "cli_options",
-            "cli_doctor",
-            "cli_sample",
-            "training",
-            "datasets",
-            "nn",
-            "backends",
-            "capabilities",
-            "testing",
-            "made_fast",
-        ),
-        *GROUND,
-    },
-    "__main__": {"cli"},
+    **dict.fromkeys(("arguments", "files", "noise", "outputs", "masks", "training", "datasets"), ""),
+    "programs": "outputs masks",
+    "requests": "outputs",
+    "backends": "outputs masks programs requests",
+    "layers": "masks programs outputs backends",
+    "sampling": "masks outputs programs requests backends",
+    "models": "outputs masks programs layers sampling requests",
+    "capture": "outputs programs layers",
+    "flows": "outputs programs requests backends sampling models layers capture",
+    "acceleration": "outputs programs requests sampling capture flows",
+    "estimation": "sampling models",
+    "compat": "outputs acceleration",
 }
-ANYTHING = {"__init__", "testing"}
-TOOLS = {"cpp": {"_core"}}  # a backend's own tool, where that is part of the package
+ANYTHING = {"former", "testing", "cli", "__init__", "__main__"}  # doors: what they open is below them
+MOST_FILES, MOST_FLOORS = 10, 12
 
 
-def _name(path: Path) -> str:
-    """Dotted name of a module of the package, without the package: ``backends.cpp``."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
+def _name(path: Path, package: Path = PACKAGE) -> str:
+    """Dotted name of a module of the package, without the package: ``backends.cpp.engine``."""
+    parts = path.relative_to(package).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
@@ -122,54 +54,149 @@ SOURCES = [
 ]
 
 
-def _is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
 def _imports(node: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of everything imported when the code runs, inside functions too."""
-    for child in ast.iter_child_nodes(node):
-        if _is_type_checking(child):
-            continue
+    """Line and dotted name of everything imported, inside functions and for types too."""
+    for child in ast.walk(node):
         if isinstance(child, ast.Import):
             yield from ((child.lineno, alias.name) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, f"line {child.lineno}: relative import"
             yield from ((child.lineno, f"{child.module}.{alias.name}") for alias in child.names)
-        yield from _imports(child)
 
 
-def _own(path: Path) -> set[str]:
-    """The modules of the package that a file imports; ``made_fast`` itself for a name of the package's face."""
+def _when_loaded(tree: ast.Module) -> Iterator[str]:
+    """Dotted names of what is imported while the module itself is."""
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (name for _, name in _imports(ast.Module([node], [])))
+
+
+def _own(names: Iterable[str], modules: Iterable[str] = MODULES) -> set[str]:
+    """The modules of the package among imported names; ``__init__`` for a name of the package's face."""
     found = set()
-    for _, name in _imports(ast.parse(path.read_text())):
+    for name in names:
         parts = name.split(".")
-        if parts[0] != "made_fast":
-            continue
-        candidates = [".".join(parts[1:end]) for end in range(len(parts), 1, -1)]
-        found.add(next((each for each in candidates if each in MODULES or each == "_core"), "made_fast"))
+        if parts[0] == "made_fast":
+            candidates = [".".join(parts[1:end]) for end in range(len(parts), 1, -1)]
+            found.add(next((each for each in candidates if each in modules or each == "_core"), "__init__"))
     return found
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_down_only(module: str) -> None:
-    if module in ANYTHING:
-        return
-    found = _own(MODULES[module])
-    package = module.split(".", maxsplit=1)[0]
-    if package in ("adapters", "compat"):
-        assert {name for name in found if name.split(".")[0] not in ALLOWED[package]} == set()
-    elif module.startswith("backends."):
-        backend = module.split(".")[1]
-        inside = {name for name in found if name.startswith(f"backends.{backend}")}
-        assert found - inside <= GROUND | TOOLS.get(backend, set())
-    else:
-        assert module in ALLOWED, "a new module: give it a row in ALLOWED"
-        allowed = ALLOWED[module]
-        assert {name for name in found if name.split(".")[0] not in allowed} == set()
+def _graph() -> dict[str, set[str]]:
+    """Module -> modules that it imports."""
+    found = {name: _own(each for _, each in _imports(ast.parse(path.read_text()))) for name, path in MODULES.items()}
+    return {name: others - {name, "_core"} for name, others in found.items()}
 
 
-def test_the_import_test_sees_imports(tmp_path: Path) -> None:
+def _entry(module: str) -> str:
+    return module.split(".", maxsplit=1)[0]
+
+
+def _entries(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same between entries of made_fast/: each folder and each file there is one."""
+    found: dict[str, set[str]] = {_entry(module): set() for module in graph}
+    for module, others in graph.items():
+        found[_entry(module)] |= {_entry(other) for other in others} - {_entry(module)}
+    return found
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [*graph[start]]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += graph.get(name, ())
+    return found
+
+
+def _circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Names that reach one another, in groups: strongly connected components of more than one."""
+    reached = {name: _reachable(graph, name) for name in graph}
+    groups = {
+        frozenset({name, *(other for other in reached[name] if name in reached.get(other, ()))}) for name in graph
+    }
+    return sorted(sorted(group) for group in groups if len(group) > 1)
+
+
+def _longest(graph: dict[str, set[str]]) -> list[str]:
+    """The longest chain of names that import one another, from the top; there is no circle."""
+
+    @functools.cache
+    def below(name: str) -> tuple[str, ...]:
+        return (name, *max((below(other) for other in graph[name]), key=len, default=()))
+
+    return list(max(map(below, graph), key=len))
+
+
+def test_imports_go_down_only() -> None:
+    wrong = []
+    for module, others in _graph().items():
+        entry = _entry(module)
+        if entry in ANYTHING:
+            continue
+        assert entry in ALLOWED, f"{entry} is new: give it a row in ALLOWED"
+        allowed = {entry, *EVERYBODY.split(), *ALLOWED[entry].split()}
+        wrong += [f"{module} imports {other}" for other in sorted(others) if _entry(other) not in allowed]
+    assert wrong == []
+
+
+def test_doors_are_not_imported_from_below() -> None:
+    """What may import anything is imported by nobody but what is above it."""
+    above = {
+        "testing": {"cli"},
+        "cli": {"__main__"},
+        "former": {"__init__"},
+        "__init__": {"testing", "cli", "__main__"},
+    }
+    graph = _entries(_graph())
+    for door in ANYTHING:
+        assert {name for name, others in graph.items() if door in others} <= above.get(door, set()), door
+
+
+def test_no_backend_imports_another() -> None:
+    wrong = []
+    for module, others in _graph().items():
+        parts = module.split(".")
+        if parts[0] == "backends" and len(parts) > 1:
+            wrong += [
+                f"{module} imports {each}"
+                for each in others
+                if _entry(each) == "backends" and each.split(".")[1:2] != parts[1:2]
+            ]
+    assert wrong == []
+    loaded = _own(_when_loaded(ast.parse(MODULES["backends"].read_text())))
+    assert {name for name in loaded if name.startswith("backends.")} == set(), "a backend is loaded when it is chosen"
+
+
+def test_only_its_backend_loads_the_compiled_module() -> None:
+    """And after torch: there must be one OpenMP pool."""
+    for module, path in MODULES.items():
+        lines = {name: line for line, name in _imports(ast.parse(path.read_text()))}
+        core = [line for name, line in lines.items() if name.startswith("made_fast._core")]
+        if core:
+            assert module.startswith("backends.cpp.")
+            assert lines["torch"] < min(core)
+
+
+def test_no_circle_between_files() -> None:
+    assert _circles(_graph()) == []
+
+
+def test_no_circle_between_folders() -> None:
+    assert _circles(_entries(_graph())) == []
+
+
+def test_the_house_is_low() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_FILES, "a subject has a folder"
+    graph = _entries(_graph())
+    if not _circles(graph):
+        chain = _longest(graph)
+        assert len(chain) <= MOST_FLOORS, " > ".join(chain)
+
+
+def test_the_import_test_sees_imports() -> None:
     code = """
 from typing import TYPE_CHECKING
 import made_fast.nn
@@ -180,28 +207,29 @@ def function():
 if TYPE_CHECKING:
     from made_fast.cli import main
 """
-    (tmp_path / "file.py").write_text(code)
-    assert _own(tmp_path / "file.py") == {"nn", "backends", "backends.cpp", "program", "made_fast"}
+    known = {"nn", "backends", "backends.cpp", "program", "cli"}
+    tree = ast.parse(code)
+    assert _own((name for _, name in _imports(tree)), known) == {*known, "__init__"}
+    assert _own(_when_loaded(tree), known) == {"nn", "backends", "backends.cpp", "__init__"}
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}
+    assert _circles(graph) == [["b", "c"]]
+    assert _longest({"a": {"b"}, "b": {"c"}, "c": set(), "d": {"c"}}) == ["a", "b", "c"]
 
 
-def test_torch_is_imported_before_the_compiled_module() -> None:
-    for module, path in MODULES.items():
-        lines = {name: line for line, name in _imports(ast.parse(path.read_text()))}
-        core = [line for name, line in lines.items() if name.startswith("made_fast._core")]
-        if core:
-            assert module == "backends.cpp"
-            assert lines["torch"] < min(core)
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_and_functions_are_short(path: Path) -> None:
-    text = path.read_text()
-    assert text.count("\n") <= 400
-    if path.suffix == ".py":
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                documented = node.body[0].end_lineno - node.lineno if ast.get_docstring(node) else 0
-                assert node.end_lineno - node.lineno - documented < 60, f"{node.name} in line {node.lineno}"
+def test_files_and_functions_are_short() -> None:
+    """400 lines and 60: where there is more, there are two subjects."""
+    wrong = []
+    for path in SOURCES:
+        text, name = path.read_text(), path.relative_to(ROOT)
+        if text.count("\n") > 400:
+            wrong.append(f"{name} has {text.count(chr(10))} lines")
+        if path.suffix == ".py":
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    documented = node.body[0].end_lineno - node.lineno if ast.get_docstring(node) else 0
+                    if node.end_lineno - node.lineno - documented >= 60:
+                        wrong.append(f"{name}: {node.name} in line {node.lineno}")
+    assert wrong == []
 
 
 def _modules() -> Iterator[ModuleType]:
@@ -261,7 +289,7 @@ def _fresh(code: str) -> str:
 def test_importing_loads_nothing_heavy_but_torch() -> None:
     ours = "import sys, torch; before = set(sys.modules); import made_fast; print(*sorted(set(sys.modules) - before))"
     loaded = set(_fresh(ours).split())  # what torch itself loads is not ours
-    assert "made_fast.nn" in loaded
+    assert "made_fast.models.made" in loaded
     heavy = {"triton", "numba", "llvmlite", "sklearn", "scipy", "matplotlib", "PIL", "pandas"}
     assert loaded & (heavy | {"made_fast._core", "made_fast.testing", "made_fast.cli", "made_fast.training"}) == set()
 

@@ -305,7 +305,10 @@ def test_no_block_escapes(page: str) -> None:
     )
 
 
-@pytest.mark.skipif(not backends._TRITON_INTERPRETED, reason="needs TRITON_INTERPRET=1 (make test does that)")
+@pytest.mark.slow
+@pytest.mark.triton
+@pytest.mark.interpreter
+@pytest.mark.skipif(not backends._TRITON_INTERPRETED, reason="needs TRITON_INTERPRET=1 (make test-all does that)")
 def test_own_outputs_by_triton() -> None:
     torch.manual_seed(0)
     names = run_page("own-outputs.md")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import marks_of, names_of
 from quick import some
 from torch import Tensor
 
@@ -58,7 +59,7 @@ def _engines() -> dict[str, tuple[Any, dict[str, str]]]:
 ENGINES = _engines()
 
 
-@pytest.fixture(params=ENGINES, scope="module")
+@pytest.fixture(params=[pytest.param(name, marks=marks_of(name)) for name in ENGINES], scope="module")
 def products(request: pytest.FixtureRequest) -> tuple[Any, dict[str, str]]:
     return ENGINES[request.param]
 
@@ -208,7 +209,7 @@ def test_law_8_gradients_of_first_and_second_order(backend_name: str, name: str,
     assert (weight.grad[~mask] == 0).all()
 
 
-@pytest.fixture(params=[backend.name for backend in backends.BACKENDS if _serves(backend, torch.float32)])
+@pytest.fixture(params=names_of())
 def backend_name(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

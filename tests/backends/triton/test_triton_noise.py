@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from quick import some
 from torch import Tensor
 
 from made_fast import noise
@@ -14,6 +15,7 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a GPU or, set before the start, TRITON_INTERPRET=1", allow_module_level=True)
 
+pytestmark = [pytest.mark.triton, pytest.mark.interpreter]
 triton = pytest.importorskip("triton", reason="triton is not installed")
 tl = pytest.importorskip("triton.language")
 philox_words = pytest.importorskip("made_fast.backends.triton.functions").philox_words
@@ -63,7 +65,7 @@ def _counters() -> Tensor:
     return torch.tensor(border + anywhere)
 
 
-@pytest.mark.parametrize("seed", SEEDS + NEGATIVE)
+@pytest.mark.parametrize("seed", some(SEEDS + NEGATIVE, {1, 2**63, -(2**31) - 1}))
 def test_words_and_uniforms_are_those_of_the_definition(seed: int) -> None:
     counters = _counters()
     row, step, draw = counters.T

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import triton_budget, triton_summary
 from benchmarks.triton_budget import Variant
 
+pytestmark = pytest.mark.triton
 ROOT = Path(__file__).parents[3]
 compiles = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="compiles, interprets nothing")
 VARIANT = Variant("product", "fp32", "BLOCK=64 warps=4 stages=3")
