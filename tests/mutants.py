@@ -1,7 +1,7 @@
-"""Faults put into a copy of made_fast one at a time, to see whether the quick tests notice: run by hand, after tests were removed.
+"""Faults put into a copy of made_fast one at a time, to see whether the quick tests notice: run by hand when tests go.
 
-``python tests/mutants.py`` tries all, ``python tests/mutants.py NAME ...`` some, ``--list`` names them. A fault of the compiled engine
-needs a compiler and is none of these.
+``python tests/mutants.py`` tries all, ``python tests/mutants.py NAME ...`` some, ``--list`` names them. A fault of the
+compiled engine needs a compiler and is none of these.
 """
 
 import argparse
