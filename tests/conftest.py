@@ -1,7 +1,7 @@
 """What every test file may ask for: models with every option, and every way to draw from a program.
 
-A test that takes ``options``, ``case`` or ``engine`` runs once for every row of ``SINGLE_OPTIONS``, ``CASES`` or ``ENGINES``; what
-is not in the quick part of a table is marked slow.
+A test that takes ``options``, ``case`` or ``engine`` runs once for every row of ``SINGLE_OPTIONS``, ``CASES`` or ``ENGINES``;
+what is not in the quick part of a table is marked slow.
 """
 
 import zlib
