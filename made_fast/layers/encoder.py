@@ -157,11 +157,11 @@ class Encoder(nn.Module):
 
 
 def read_layer(
-    encoder: Encoder | None, x: Tensor, layer: MaskedLinear, mask: Tensor | None, activation: str | None = None
+    encoder: Encoder, x: Tensor, layer: MaskedLinear, mask: Tensor | None, activation: str | None = None
 ) -> Tensor:
     """``layer(encoder(x))``, see ``read``; by a call of the layer where nothing is one-hot, so that its hooks are called."""
-    if encoder is None or not encoder.has_one_hot:
-        return layer(x if encoder is None else encoder(x), mask, activation=activation)  # type: ignore[no-any-return]
+    if not encoder.has_one_hot:
+        return layer(encoder(x), mask, activation=activation)  # type: ignore[no-any-return]
     return read(encoder, x, layer.weight, layer.chosen_mask(mask), layer.bias_under(mask), activation)
 
 

@@ -18,9 +18,9 @@ from made_fast import backends, masks
 from made_fast.backends import reference
 from made_fast.masks.plan import MaskPlan
 from made_fast.masks.plan_cache import find_plan
-from made_fast.programs.functions import ACTIVATIONS
+from made_fast.programs.functions import ACTIVATIONS, FUNCTIONS
 
-__all__ = ["FROM_RESULT", "apply", "masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight"]
+__all__ = ["FROM_RESULT", "apply", "checked", "masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight"]
 
 MIN_BATCH = 8  # fewer rows leave the vectors empty, and torch's own product of a vector is as good
 
@@ -54,6 +54,28 @@ _LIBRARY.define("masked_linear_grad_weight(Tensor grad, Tensor x, Tensor mask, s
 masked_linear = torch.ops.made_fast.masked_linear.default
 masked_linear_grad_input = torch.ops.made_fast.masked_linear_grad_input.default
 masked_linear_grad_weight = torch.ops.made_fast.masked_linear_grad_weight.default
+
+
+def checked(
+    x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str | None, backend: str
+) -> Tensor:
+    """See ``made_fast.masked_linear``: checks the arguments, chooses a backend, calls it."""
+    check(x, weight, mask, bias, activation)
+    name = activation or "identity"
+    chosen = backends.choose(backend, needs_of(x, name))
+    only_plain = None if chosen.name == "reference" else why_only_plain(x.device)
+    if only_plain is not None and backend != "auto":
+        raise ValueError(f"backend {backend!r} cannot be used: {only_plain}")
+    if chosen.name == "reference" or only_plain is not None:
+        return reference.masked_linear(x, weight, masks.whole_mask(mask, weight.shape), bias, name)
+    if name in FROM_RESULT or not _learns(x, weight, bias):
+        return apply(x, weight, mask, bias, name, backend, chosen)
+    return FUNCTIONS[name](apply(x, weight, mask, bias, "identity", backend, chosen))
+
+
+def _learns(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    learns = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    return learns and torch.is_grad_enabled()
 
 
 def check(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str | None) -> None:
@@ -181,8 +203,7 @@ def apply(
     if not _direct(x, weight, mask, bias):
         return masked_linear(*arguments)  # type: ignore[no-any-return]
     prepared = _prepared(mask, (weight.shape[0], weight.shape[1]), x, backend, chosen)
-    learns = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    if learns and torch.is_grad_enabled():
+    if _learns(x, weight, bias):
         return _MaskedLinear.apply(prepared, *arguments)  # type: ignore[no-any-return,no-untyped-call]
     return _forward(*arguments, prepared)
 

@@ -95,7 +95,7 @@ class MaskPlan:
     backward: MaskSide
     made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # what backends made from it
 
-    @property
+    @cached_property
     def pays(self) -> bool:
         """Whether skipping blocks is quicker than a dense product."""
         return self.density < 0.8

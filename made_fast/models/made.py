@@ -231,8 +231,8 @@ class MADE(MaskedNetwork, Draws):
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         return self.sampler()._drawn(request, with_log_prob)
 
-    def _of_mask(self, mask: int | None) -> Draws:
-        return self if mask is None else self.sampler(mask=mask)
+    def _of_mask(self, mask: int) -> Draws:
+        return self.sampler(mask=mask)
 
     def _structure(self) -> State:
         """Orders, masks and degrees, but not which of them is the current one."""
@@ -376,11 +376,11 @@ class MADE(MaskedNetwork, Draws):
         else:
             whole_number("mask", mask, 0, 0, note=" for a model with one mask")
 
-    def _layer_masks(self, mask: int | None) -> list[Tensor | None]:
-        """What each of the masked layers is given: the degrees of a mask, or None for the mask of its own."""
+    def _layer_masks(self, mask: int | None) -> list[Tensor] | None:
+        """The degrees of a mask for each of the masked layers; None where they have masks of their own."""
         if mask is not None:
             self._checked_mask(mask)
-        return [None] * len(self.masked_layers) if self.ensemble is None else [*self.ensemble.of_layers(mask)]
+        return None if self.ensemble is None else self.ensemble.of_layers(mask)
 
     def _checked(self, value: Tensor, name: str, width: int) -> Tensor:
         """The argument in the dtype of the weights: whole numbers are converted, other floats refused."""

@@ -27,7 +27,8 @@ from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Op, Pr
 __all__ = ["MaskedNetwork"]
 
 V = TypeVar("V")
-LayerMasks = Sequence[Tensor | None]  # for each masked layer another mask, or its degrees, or None for its own
+# For each masked layer another mask, or its degrees; None where all layers have masks of their own.
+LayerMasks = Sequence[Tensor] | None
 
 # Parameters of a whole batch (128 MB in fp32) above which they are made, used and made again in the backward pass some
 # variables at a time, and about how many are made at once.
@@ -239,13 +240,16 @@ class _Rows:
     """Runs a wiring on rows of numbers."""
 
     def __init__(self, network: MaskedNetwork, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> None:
-        self.network, self.x, self.context, self.layer_masks = network, x, context, layer_masks
-        self.layers = network.masked_layers
+        self.network, self.x, self.context, self.layers = network, x, context, network.masked_layers
+        self.layer_masks: Sequence[Tensor | None] = [None] * len(self.layers) if layer_masks is None else layer_masks
 
     def read(self, layer: int, context: nn.Linear | None, function: str | None) -> Tensor:
         """See ``_Engine``."""
-        fused = function if context is None else None
-        total = read_layer(self.network.encoder, self.x, self.layers[layer], self.layer_masks[layer], fused)
+        fused, encoder = function if context is None else None, self.network.encoder
+        if encoder is None:
+            total = self.affine(layer, self.x, fused)
+        else:
+            total = read_layer(encoder, self.x, self.layers[layer], self.layer_masks[layer], fused)
         if context is not None:
             total = total + context(self.context)
         return total if fused == function else self.apply(str(function), total)
@@ -279,7 +283,8 @@ class _Units:
     """Runs a wiring on values of a program: lists its operations."""
 
     def __init__(self, network: MaskedNetwork, layer_masks: LayerMasks) -> None:
-        self.layers, self.layer_masks = network.masked_layers, layer_masks
+        self.layers = network.masked_layers
+        self.layer_masks: Sequence[Tensor | None] = [None] * len(self.layers) if layer_masks is None else layer_masks
         self.ops: list[Op] = []
 
     def read(self, layer: int, context: nn.Linear | None, function: str | None) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from made_fast.arguments import positive_number, whole_number
 from made_fast.outputs.codes import Code
 from made_fast.outputs.conditional import Conditional
-from made_fast.outputs.decoding import PLAIN, Decoding
+from made_fast.outputs.decoding import Decoding
 from made_fast.requests.conditions import Allowed, Between, Conditions
 
 __all__ = ["check_decoding", "conditions_of", "decoding_of"]
@@ -22,8 +22,6 @@ def decoding_of(temperature: float, greedy: bool, top_k: int, top_p: float) -> D
     Raises:
         ValueError: one is out of bounds; the message names it.
     """
-    if (temperature, greedy, top_k, top_p) == (1, False, 0, 1):
-        return PLAIN
     if temperature == 0:
         raise ValueError(f"temperature must be a positive number, got {temperature!r}; for 0 use greedy=True")
     temperature, top_p_ = positive_number("temperature", temperature), positive_number("top_p", top_p)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from made_fast import backends
+from made_fast.arguments import whole_number
 from made_fast.masks.mask_set import masks_of_rows
 from made_fast.outputs.output import Output
 from made_fast.programs.program import Program
@@ -89,6 +90,9 @@ class EnsembleSampler(Draws):
         x, log_weight = self._draw(exact)
         log_prob = self._log_prob(x, request) if with_log_prob else None
         return x if request.dtype is None else x.to(request.dtype), log_prob, log_weight
+
+    def _of_mask(self, mask: int) -> Sampler:
+        return self.of_mask(whole_number("mask", mask, 0, self.num_masks - 1))
 
     def of_mask(self, mask: int) -> Sampler:
         """The sampler of one mask alone, packed at its first draw."""

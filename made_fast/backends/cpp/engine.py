@@ -146,7 +146,7 @@ def _addresses(conditions: Conditions) -> tuple[int, ...]:
 
 _CODES = {name: code for code, name in enumerate(FUNCTIONS)}  # csrc/plan.h
 
-digest_with(lambda mask: _core.digest(mask.data_ptr(), mask.numel() * mask.element_size()))
+digest_with(_core.digest)
 
 
 def masked_linear(
