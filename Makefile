@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
+# Folders of made_fast too: an installed tree knows the files that it was installed with, so that a new one asks for it again.
+SOURCES := $(shell find csrc made_fast -not -name '__pycache__' \( -type d -o -path 'csrc/*' \)) CMakeLists.txt pyproject.toml constraints.txt
 CMAKE_ARGS ?=
 # Processes that tests are dealt out to; empty for one, which prints as it goes.
 WORKERS ?= -n 2 --dist worksteal

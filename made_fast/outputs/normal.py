@@ -99,5 +99,9 @@ class Normal(OneConditional):
     def __init__(self, floor: float = 1e-4) -> None:
         self.conditional = NormalConditional(positive_number("floor", floor))
 
+    @classmethod
+    def example(cls) -> Normal:
+        return cls(floor=0.1)
+
     def arguments(self) -> dict[str, Any]:
         return {"floor": self.conditional.floor}

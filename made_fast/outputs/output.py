@@ -86,6 +86,11 @@ class Output(ABC):
         """The arguments that make it again, as JSON can hold them."""
         return {}
 
+    @classmethod
+    def example(cls) -> Output:
+        """A small one, by which tables and tests know what the class can do."""
+        return cls()
+
     def __repr__(self) -> str:
         """Class and arguments."""
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.arguments().items())})"
