@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Folders of made_fast too: an installed tree knows the files that it was installed with, so that a new one asks for it again.
-SOURCES := $(shell find csrc made_fast -not -name '__pycache__' \( -type d -o -path 'csrc/*' \)) CMakeLists.txt pyproject.toml constraints.txt
+SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt
+# An installed tree knows the files that it was installed with: other names ask for it again.
+NAMES := $(VENV)/names-$(shell find made_fast -name '*.py' | sort | cksum | cut -d' ' -f1)
 CMAKE_ARGS ?=
 # Processes that tests are dealt out to; empty for one, which prints as it goes.
 WORKERS ?= -n 2 --dist worksteal
@@ -47,7 +48,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first and pinned: as a mere dependency a newer, much larger build could be chosen.
-$(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
+$(NAMES): | $(VENV)/bin/python
+	rm -f $(VENV)/names-*
+	touch $@
+
+$(VENV)/installed: $(SOURCES) $(NAMES) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -c constraints.txt torch numpy
 	CMAKE_ARGS="$(CMAKE_ARGS)" $(BIN)/pip install --quiet -c constraints.txt -e '.[demo,test,bench,peers]'
 	touch $@

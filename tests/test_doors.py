@@ -76,7 +76,7 @@ def test_what_it_cannot_do_is_refused_where_it_is_named(toy: list[str]) -> None:
     if any(row.missing is None and row.has_bf16 and row.has_bf16() for row in backends.BACKENDS):
         assert MADE(6, (16,)).sampler(bf16_weights=True).sample(3, seed=0).shape == (3, 6)
     else:
-        with pytest.raises(ValueError, match="no backend can serve.*bf16"):
+        with pytest.raises(ValueError, match=r"no backend can serve.*bf16"):
             MADE(6, (16,)).sampler(bf16_weights=True)
 
 
