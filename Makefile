@@ -18,7 +18,10 @@ DOCS_EXTRA := import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))[
 TRITON_VERSIONS ?= 3.6 $(shell sed -n 's/^triton==//p' constraints.txt) newest
 TRITON_MATRIX := $(TRITON_VERSIONS:%=triton-matrix-%)
 
-.PHONY: demo test bench gpu lint docs triton-matrix $(TRITON_MATRIX) clean
+# What surprised us in others' packages: scripts that know nothing of made_fast.
+FINDINGS := $(sort $(wildcard findings/*.sh))
+
+.PHONY: demo test bench gpu lint docs findings triton-matrix $(TRITON_MATRIX) clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed  ## train on real digits, draw, compare with the naive sampler, write samples.png
@@ -66,6 +69,13 @@ $(VENV)/docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -c "$(DOCS_EXTRA)" > $(VENV)/docs.txt
 	$(BIN)/pip install --quiet -c constraints.txt -r $(VENV)/docs.txt
 	touch $@
+
+findings:  ## run each script of findings/ and say ok, changed or failed; fetches packages
+	@bad=0; for script in $(FINDINGS); do \
+		if output=$$(PIP_DISABLE_PIP_VERSION_CHECK=1 "$$script" 2>&1); then echo "ok       $$script"; continue; fi; \
+		bad=1; case "$$output" in *changed:*) echo "changed  $$script";; *) echo "failed   $$script";; esac; \
+		printf '%s\n' "$$output"; \
+	done; exit $$bad
 
 triton-matrix: $(TRITON_MATRIX)  ## compile every GPU kernel with each of TRITON_VERSIONS; no GPU is needed
 
