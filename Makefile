@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
+SOURCES := $(wildcard csrc/*/*) CMakeLists.txt pyproject.toml constraints.txt
 CMAKE_ARGS ?=
 # Processes that tests are dealt out to; empty for one, which prints as it goes.
 WORKERS ?= -n 2 --dist worksteal
@@ -37,7 +37,7 @@ lint: $(VENV)/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/*
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*/*.h csrc/*/*.cpp)
 
 docs: $(VENV)/docs  ## the documentation as pages in site/; a broken link or anchor fails; to search in them: python -m http.server -d site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -35,7 +35,7 @@ HALF_STEP = 2.0**-25  # between two uniforms: added where neither 0 nor 1 may co
 
 
 class Code(IntEnum):
-    """Numbers by which compiled backends know the conditionals (csrc/plan.h)."""
+    """Numbers by which compiled backends know the conditionals (csrc/plan/codes.h)."""
 
     BERNOULLI = 0
     SPIN = 1

@@ -34,7 +34,7 @@ __all__ = [
 
 X, CONTEXT = 0, 1
 
-# The position in this table is the code by which compiled backends know a function (csrc/plan.h).
+# The position in this table is the code by which compiled backends know a function (csrc/plan/codes.h).
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
     "relu": F.relu,
