@@ -51,7 +51,7 @@ struct ConditionsEntry {
 ConditionsEntry make_conditions(uintptr_t given, uintptr_t observed, uintptr_t support, uintptr_t bounds,
                                 uintptr_t constrained, int64_t support_size) {
   require(observed == 0 || given != 0, "what is observed must be given");
-  require(constrained == 0 || (support != 0 && bounds != 0), "what is constrained must have support and bounds");
+  require(constrained == 0 || support != 0 || bounds != 0, "what is constrained must have support or bounds");
   return {given, observed, support, bounds, constrained, support_size};
 }
 
