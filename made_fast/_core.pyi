@@ -33,11 +33,20 @@ class Affine:
     ) -> None: ...
 
 class Decoding:
-    def __init__(self, *, temperature: float, greedy: bool, top_k: int, top_p: float) -> None: ...
+    def __init__(
+        self, *, temperature: float = 1.0, greedy: bool = False, top_k: int = 0, top_p: float = 1.0
+    ) -> None: ...
 
 class Conditions:
     def __init__(
-        self, *, given: int, observed: int, support: int, bounds: int, constrained: int, support_size: int
+        self,
+        *,
+        given: int = 0,
+        observed: int = 0,
+        support: int = 0,
+        bounds: int = 0,
+        constrained: int = 0,
+        support_size: int = 0,
     ) -> None: ...
 
 class _Sampler:
@@ -71,8 +80,8 @@ class _Sampler:
         out: int,
         log_prob: int,
         log_weight: int,
-        conditions: Conditions | None,
-        decoding: Decoding | None,
+        conditions: Conditions,
+        decoding: Decoding,
         num_threads: int,
         rows_at_once: int,
     ) -> int: ...

@@ -156,8 +156,8 @@ def test_a_draw_that_does_not_fit_is_refused(name: str) -> None:
         "out": out.data_ptr(),
         "log_prob": 0,
         "log_weight": 0,
-        "conditions": None,
-        "decoding": None,
+        "conditions": core.Conditions(),
+        "decoding": core.Decoding(),
         "num_threads": 1,
         "rows_at_once": 0,
     }
@@ -169,12 +169,10 @@ def test_a_draw_that_does_not_fit_is_refused(name: str) -> None:
 
 
 def test_conditions_that_do_not_fit_are_refused() -> None:
-    nothing = dict.fromkeys(("given", "observed", "support", "bounds", "constrained", "support_size"), 0)
-    core.Conditions(**nothing)
     with pytest.raises(ValueError, match="what is observed must be given"):
-        core.Conditions(**{**nothing, "observed": 8})
+        core.Conditions(observed=8)
     with pytest.raises(ValueError, match="what is constrained must have support or bounds"):
-        core.Conditions(**{**nothing, "constrained": 8})
+        core.Conditions(constrained=8)
 
 
 SIDES: dict[str, tuple[Callable[[Arguments], None], str]] = {

@@ -87,7 +87,7 @@ class Sampler {
 
   int draw(const std::string& isa, int64_t num_rows, uint64_t first_row, uintptr_t rows, uint64_t seed,
            uintptr_t context, int64_t row_offset, int64_t rows_per_context, uintptr_t out, uintptr_t log_prob,
-           uintptr_t log_weight, const ConditionsEntry* conditions, const DecodingEntry* decoding, int num_threads,
+           uintptr_t log_weight, const ConditionsEntry& conditions, const DecodingEntry& decoding, int num_threads,
            int rows_at_once) const {
     const Engine& engine = bf16_ ? *bf16_engine() : find_engine(isa);
     require(num_rows >= 0 && row_offset >= 0 && rows_per_context >= 1, "rows must be counted from 0, contexts from 1");
@@ -102,8 +102,8 @@ class Sampler {
                              at_address<T>(out),
                              at_address<T>(log_prob),
                              at_address<T>(log_weight),
-                             conditions == nullptr ? Conditions<T>{} : conditions->as<T>(),
-                             decoding == nullptr ? DecodingEntry{1, false, 0, 1}.as<T>() : decoding->as<T>(),
+                             conditions.as<T>(),
+                             decoding.as<T>(),
                              num_threads,
                              rows_at_once};
     const py::gil_scoped_release released;
@@ -173,11 +173,11 @@ void bind_sampler(py::module_& module, const char* name) {
 
 void bind_samplers(py::module_& module) {
   py::class_<DecodingEntry>(module, "Decoding")
-      .def(py::init<double, bool, int64_t, double>(), py::kw_only(), py::arg("temperature"), py::arg("greedy"),
-           py::arg("top_k"), py::arg("top_p"));
+      .def(py::init<double, bool, int64_t, double>(), py::kw_only(), py::arg("temperature") = 1.0,
+           py::arg("greedy") = false, py::arg("top_k") = 0, py::arg("top_p") = 1.0);
   py::class_<ConditionsEntry>(module, "Conditions")
-      .def(py::init(&make_conditions), py::kw_only(), py::arg("given"), py::arg("observed"), py::arg("support"),
-           py::arg("bounds"), py::arg("constrained"), py::arg("support_size"));
+      .def(py::init(&make_conditions), py::kw_only(), py::arg("given") = 0, py::arg("observed") = 0,
+           py::arg("support") = 0, py::arg("bounds") = 0, py::arg("constrained") = 0, py::arg("support_size") = 0);
   bind_sampler<float>(module, "SamplerF32");
   bind_sampler<double>(module, "SamplerF64");
 }

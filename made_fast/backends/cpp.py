@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 _INSTRUCTION_SETS = _core.instruction_sets()
+# What a draw without them is handed: for None the binding would look for a conversion, which takes a microsecond.
+_NO_CONDITIONS, _PLAIN = _core.Conditions(), _core.Decoding()
 _MACS_PER_THREAD = 1_000_000  # of a masked matmul: threads that meet for less lose more than they gain
 
 
@@ -141,8 +143,8 @@ def draw(
         out=out.data_ptr(),
         log_prob=0 if log_prob is None else log_prob.data_ptr(),
         log_weight=0 if log_weight is None else log_weight.data_ptr(),
-        conditions=None if conditions is None else _addresses(conditions),
-        decoding=None if decoding is None else _decoding(decoding),
+        conditions=_NO_CONDITIONS if conditions is None else _addresses(conditions),
+        decoding=_PLAIN if decoding is None else _decoding(decoding),
         num_threads=torch.get_num_threads(),
         rows_at_once=rows_at_once,
     )
