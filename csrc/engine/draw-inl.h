@@ -8,6 +8,7 @@
 #include "engine/rows-inl.h"
 #include "engine/scratch-inl.h"
 #include "engine/tile-inl.h"
+#include "engine/tile_positions-inl.h"
 #include "plan/plan.h"
 #include "plan/request.h"
 
