@@ -25,7 +25,7 @@ from made_fast.programs.schedule import Kind, Schedule
 
 BLUE, ORANGE, GREY, PALE, INK = "#3b5bb5", "#e8862e", "#b9bdc9", "#e6e9f1", "#22252e"
 TILE = 16  # units of a tile in the picture of the staircase
-PANEL = 8  # units that the engine multiplies together (csrc/plan.h)
+PANEL = 8  # units that the engine multiplies together (csrc/plan/plan.h)
 
 Array = NDArray[Any]
 

@@ -31,11 +31,11 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 
-Step = tuple[int, int, int, int, int, int]
+Step = tuple[int, int, int, int, int, int]  # in the order of StepColumn
 
 
 class Kind(IntEnum):
-    """Kinds of steps; the numbers are those of csrc/plan.h."""
+    """Kinds of steps; the numbers are those of csrc/plan/codes.h."""
 
     AFFINE = 0  # finish slots [first, first + count) of affine `left`, then apply function `function` in place
     UNARY = 1  # slots [first, ...) = function(slots [left, ...))
@@ -45,10 +45,10 @@ class Kind(IntEnum):
 
 
 class StepColumn(IntEnum):
-    """Columns of ``Schedule.steps``; csrc has the same names."""
+    """Columns of ``Schedule.steps``; what they hold depends on the kind. They are those of csrc/plan/codes.h."""
 
     KIND = 0
-    FIRST = 1  # slot, or place in ``Schedule.variables`` of a step that draws
+    FIRST = 1
     COUNT = 2
     LEFT = 3
     RIGHT = 4
@@ -101,7 +101,7 @@ class Schedule:
             parameters and draws of one level alternate variable by variable.
         context_units: the context features that are read, in slot order.
         param_slots: (D,) first parameter slot of each of ``variables``; a variable's parameters lie together.
-        steps: (S, 6) int64 with the columns of ``StepColumn``.
+        steps: (S, 6) int64, the columns are those of ``StepColumn``.
         affines: one plan for each affine operation.
     """
 
@@ -317,7 +317,7 @@ class _Builder:
             if value in self.fused:
                 continue
             made = self._affine_steps(value, number[value]) if isinstance(op, Affine) else self._unit_steps(value, op)
-            found.extend((level, value, step[1], step) for level, step in made)
+            found.extend((level, value, step[StepColumn.FIRST], step) for level, step in made)
         draw_level = self.draw_level[self.variables]
         sizes = np.asarray(self.program.params_per_variable)[self.variables]
         for start, count in self._drawn_together(draw_level):
@@ -325,7 +325,7 @@ class _Builder:
             found.append(
                 (int(draw_level[start]), last, end - 1, (Kind.DRAW, start, count, int(param_slots[start]), 0, 0))
             )
-        found.sort(key=lambda item: (*item[:3], item[3][0] == Kind.DRAW))
+        found.sort(key=lambda item: (*item[:3], item[3][StepColumn.KIND] == Kind.DRAW))
         return np.asarray([step for *_, step in found], dtype=np.int64)
 
     def _drawn_together(self, levels: IntArray) -> list[tuple[int, int]]:
