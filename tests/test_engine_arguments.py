@@ -15,7 +15,7 @@ from made_fast.programs.schedule import Kind, StepColumn, build_schedule
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
 if build_config()["compiled"]:
-    cpp: Any = importlib.import_module("made_fast.backends.cpp")
+    cpp: Any = importlib.import_module("made_fast.backends.cpp.engine")
     layout: Any = importlib.import_module("made_fast.backends.cpp.arrays")
     core: Any = cpp._core
 

@@ -17,7 +17,7 @@ from made_fast.programs.schedule import Kind, StepColumn, build_schedule
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
 if build_config()["compiled"]:
-    cpp: Any = importlib.import_module("made_fast.backends.cpp")
+    cpp: Any = importlib.import_module("made_fast.backends.cpp.engine")
     layout: Any = importlib.import_module("made_fast.backends.cpp.arrays")
     core: Any = cpp._core
 
@@ -97,13 +97,13 @@ def _with_function(program: Program, function: str) -> Program:
 
 def test_a_function_that_only_python_has_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once a function is in the table of Python, the engine must not take it for another."""
-    schedule = importlib.import_module("made_fast.schedule")
+    functions = importlib.import_module("made_fast.programs.functions")
     monkeypatch.setitem(FUNCTIONS, "softsign", torch.nn.functional.softsign)
-    monkeypatch.setitem(schedule.FUNCTION_CODES, "softsign", len(schedule.FUNCTION_CODES))
+    monkeypatch.setitem(functions.FUNCTION_CODES, "softsign", len(functions.FUNCTION_CODES))
     model = MADE(5, (8,))
     program = _with_function(model.program(), "softsign")
     with pytest.raises(ValueError, match="the compiled module has no function 'softsign', it has identity, relu"):
-        cpp.pack(program, build_schedule(program), model.output)
+        cpp.pack(program, build_schedule(program))
     plan = plan_from_mask(np.ones((3, 4), dtype=np.bool_))
     with pytest.raises(ValueError, match="no function 'softsign'"):
         cpp.masked_linear(torch.ones(2, 4), torch.ones(3, 4), plan, None, "softsign")
