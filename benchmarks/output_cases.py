@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import torch
 
 from made_fast import MADE
-from made_fast.outputs.binary import Bernoulli
-from made_fast.outputs.categorical import Categorical
-from made_fast.outputs.codes import Code
-from made_fast.outputs.conditional import Conditional
-from made_fast.outputs.kinds import Mixed
-from made_fast.outputs.mixtures import MixtureOfLogistics, MixtureOfNormals
-from made_fast.outputs.normal import Normal
-from made_fast.outputs.output import Output
+from made_fast.outputs import (
+    Bernoulli,
+    Categorical,
+    Code,
+    Conditional,
+    Mixed,
+    MixtureOfLogistics,
+    MixtureOfNormals,
+    Normal,
+    Output,
+)
 
 ROWS = 960
 EMBEDDED_FROM, EMBEDDING = (

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from made_fast import MADE, Sampler
-from made_fast.outputs.codes import Encoding
-from made_fast.outputs.conditional import Conditional
-from made_fast.programs.program import Program
+from made_fast.outputs import Conditional, Encoding
+from made_fast.programs import Program
 
 SEED = 20
 Run = Callable[[], Tensor]

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks import gpu, gpu_contenders, gpu_model, gpu_report
 from benchmarks.cases import Case
-from benchmarks.gpu_bench import Bench
-from benchmarks.gpu_timing import Clock
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.clock import Clock
 from benchmarks.timing import Ratio
 
 ROOT = Path(__file__).parents[1]

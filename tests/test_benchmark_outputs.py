@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks import cardinality, cardinality_table, output_contenders, output_peers, outputs
-from benchmarks.cardinality_table import COLUMNS, NAMES, Query
 from benchmarks.output_cases import CASES, QUICK_CASES, OutputCase
+from benchmarks.suites.cardinality_table import COLUMNS, NAMES, Query
 
 
 def test_tables_of_outputs_are_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import paper, paper_grid, published
-from benchmarks.paper_grid import Configuration
-from benchmarks.published import Figure
+from benchmarks.paper.grid import Configuration
+from benchmarks.paper.published import Figure
 
 GRID = (Configuration((16,), epochs=3), Configuration((16,), epochs=3, learning_rate=1e-6))
 

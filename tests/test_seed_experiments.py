@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.seed import autoencoder, common, direct, filling, leak, orders
+from benchmarks.experiments import autoencoder, common, direct, filling, leak, orders
 from made_fast import MADE, accelerate, masks
 
 pytest.importorskip("matplotlib")

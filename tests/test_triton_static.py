@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import triton_budget, triton_summary
-from benchmarks.triton_budget import Variant
+from benchmarks.triton_static.budget import Variant
 
 ROOT = Path(__file__).parents[1]
 compiles = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="compiles, interprets nothing")

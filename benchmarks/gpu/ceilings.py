@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.gpu_bench import Bench, Row
-from benchmarks.gpu_contenders import captured
-from benchmarks.gpu_timing import median, precision
+from benchmarks.gpu.bench import Bench, Row
+from benchmarks.gpu.clock import median, precision
+from benchmarks.gpu.contenders import captured
 
 RATES = {"ieee": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 

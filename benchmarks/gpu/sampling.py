@@ -9,12 +9,12 @@ import torch
 
 from benchmarks import gpu_contenders as contenders
 from benchmarks import gpu_model
-from benchmarks.gpu_bench import Bench, Row
-from benchmarks.gpu_contenders import TOLERANCE
-from benchmarks.gpu_timing import median, peak_extra, precision
+from benchmarks.gpu.bench import Bench, Row
+from benchmarks.gpu.clock import median, peak_extra, precision
+from benchmarks.gpu.contenders import TOLERANCE
 from benchmarks.timing import ratio
 from made_fast import MADE
-from made_fast.sampling.sampler import Sampler
+from made_fast.sampling import Sampler
 
 Shape = tuple[int, int, int]
 

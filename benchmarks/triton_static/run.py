@@ -24,9 +24,9 @@ from pathlib import Path
 import triton
 
 from benchmarks import triton_budget
-from benchmarks.triton_budget import Variant
-from benchmarks.triton_compile import TARGETS, Reading, describe, read, specialize
-from benchmarks.triton_summary import summary
+from benchmarks.triton_static.budget import Variant
+from benchmarks.triton_static.compiling import TARGETS, Reading, describe, read, specialize
+from benchmarks.triton_static.summary import summary
 from made_fast.backends.triton.launch import Launch
 
 BUDGET = Path(__file__).with_name("triton_budget.json")
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None, calls: Iterable[Sequence[Launch
         parser.error(f"--write-budget must be used with all targets ({' '.join(TARGETS)})")
     start = time.perf_counter()
     if calls is None:
-        from benchmarks.triton_cases import recorded_calls
+        from benchmarks.triton_static.calls import recorded_calls
 
         calls = recorded_calls()
     shown = "sm_90" if "sm_90" in options.targets else options.targets[-1]

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.paper_grid import Configuration, grid_of, weight_of
-from benchmarks.published import MADE_FIXED, MADE_SAMPLED, OTHERS, Figure
+from benchmarks.paper.grid import Configuration, grid_of, weight_of
+from benchmarks.paper.published import MADE_FIXED, MADE_SAMPLED, OTHERS, Figure
 from benchmarks.report import table
 from benchmarks.timing import machine
 from made_fast import MADE
-from made_fast.datasets.npz import Dataset, load
-from made_fast.training.fitting import Epoch, TrainingError, evaluate, fit
+from made_fast.datasets import Dataset, load
+from made_fast.training import Epoch, TrainingError, evaluate, fit
 
 COLUMNS = (
     *("set", "rows x D", "ours", "published, one mask", "published, many masks", "best of NADE, EoNADE, DARN"),

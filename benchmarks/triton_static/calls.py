@@ -14,21 +14,25 @@ from typing import Any
 import torch
 
 from benchmarks import triton_matmul_cases
-from benchmarks.triton_matmul_cases import fp32_products
+from benchmarks.triton_static.matmul_calls import fp32_products
 from made_fast import MADE
 from made_fast.backends.triton import draw, pack
 from made_fast.backends.triton.drawing.sizes import ASKED, SAMPLER, VARIABLES, Tile
 from made_fast.backends.triton.launch import Launch, recorded
-from made_fast.outputs.binary import Spin
-from made_fast.outputs.categorical import Categorical
-from made_fast.outputs.decoding import Decoding
-from made_fast.outputs.kinds import Mixed, make_output
-from made_fast.outputs.mixtures import MixtureOfLogistics, MixtureOfNormals
-from made_fast.outputs.normal import Normal
-from made_fast.outputs.output import Output
-from made_fast.programs.schedule import build_schedule
+from made_fast.outputs import (
+    Categorical,
+    Decoding,
+    Mixed,
+    MixtureOfLogistics,
+    MixtureOfNormals,
+    Normal,
+    Output,
+    Spin,
+    make_output,
+)
+from made_fast.programs import build_schedule
+from made_fast.requests import Between, Conditions
 from made_fast.requests.checks import conditions_of
-from made_fast.requests.conditions import Between, Conditions
 
 Call = Callable[[], object]
 # Enough units for three outer blocks: a first, one between and a last.

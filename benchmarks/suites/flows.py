@@ -22,8 +22,8 @@ from torch import Tensor
 
 from benchmarks.report import table as markdown_table
 from benchmarks.timing import machine, measure, ratio
+from made_fast.flows import MaskedAutoregressiveFlow
 from made_fast.flows.adapters import accelerate_flow, inverters
-from made_fast.flows.maf import MaskedAutoregressiveFlow
 
 TOLERANCE = 1e-4
 Draw = Callable[[Any], Tensor]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from benchmarks.triton_budget import TENSOR_CORES, Measured, Readings, Variant, wide_share
+from benchmarks.triton_static.budget import TENSOR_CORES, Measured, Readings, Variant, wide_share
 
 
 def summary(readings: Readings, targets: Iterable[str], shown: str) -> str:

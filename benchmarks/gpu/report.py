@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_bench import Bench, Row
+from benchmarks.gpu.bench import Bench, Row
 from benchmarks.report import table
 from benchmarks.timing import Ratio
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks import gpu_ceilings, gpu_model, gpu_report, gpu_sampling, gpu_training
-from benchmarks.gpu_bench import Bench, Fatal
-from benchmarks.gpu_timing import Clock
+from benchmarks.gpu.bench import Bench, Fatal
+from benchmarks.gpu.clock import Clock
 from made_fast import backends
 
 SECTIONS = {

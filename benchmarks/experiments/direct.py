@@ -12,9 +12,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.seed import common
+from benchmarks.experiments import common
 from made_fast import MADE
-from made_fast.datasets.npz import Dataset
+from made_fast.datasets import Dataset
 
 NOTED = {"150": 150.0, "100": 100.0}  # nats of binarized MNIST
 GRIDS = 16  # samples of each contender that are shown

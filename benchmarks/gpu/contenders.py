@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.contenders import SEED, dense_network, masked_network, uniforms_of
-from benchmarks.gpu_timing import Rotation, buffers_for, precision
+from benchmarks.gpu.clock import Rotation, buffers_for, precision
 from made_fast import MADE
-from made_fast.sampling.sampler import Sampler
+from made_fast.sampling import Sampler
 from made_fast.testing import unexplained_differences
 
 Draw = Callable[[], Tensor]

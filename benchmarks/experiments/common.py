@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import machine
-from made_fast.datasets.npz import Dataset, load
-from made_fast.datasets.pictures import image_grid, load_pillow
+from made_fast.datasets import Dataset, image_grid, load, load_pillow
 from made_fast.models import files as checkpoint
-from made_fast.training.fitting import Epoch, fit
+from made_fast.training import Epoch, fit
 
 INK = "#1f2328"
 BATCH, RATE, AVERAGING = 100, 1e-3, 0.998

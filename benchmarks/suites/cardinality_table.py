@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from made_fast.requests.conditions import Between
+from made_fast.requests import Between
 
 Table = npt.NDArray[np.int64]  # (N, D), each column numbered from 0
 Numbers = npt.NDArray[np.float64]

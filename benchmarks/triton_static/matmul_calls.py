@@ -12,7 +12,7 @@ import torch
 
 from made_fast.backends.triton import masked_linear, masked_linear_grad_input, masked_linear_grad_weight
 from made_fast.backends.triton.masked.sizes import matmul_candidates, outer_candidates
-from made_fast.masks.plan import MaskPlan, plan_from_degrees, plan_from_mask
+from made_fast.masks import MaskPlan, plan_from_degrees, plan_from_mask
 
 __all__ = ["calls", "fp32_products"]
 

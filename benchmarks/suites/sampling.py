@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import cases, contenders, report
 from benchmarks.cases import Case
-from benchmarks.compare import compare_commits
+from benchmarks.suites.commits import compare_commits
 from benchmarks.timing import ForeignLoad, fma_peak, machine, measure, ratio
 from made_fast import MADE, _core
 from made_fast.testing import naive_sample, unexplained_differences

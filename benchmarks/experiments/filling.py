@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE, masks
-from made_fast.datasets.npz import image_shape
-from made_fast.datasets.pictures import image_grid, load_pillow
-from made_fast.masks.mask_set import masks_of_rows
+from made_fast.datasets import image_grid, image_shape, load_pillow
+from made_fast.masks import masks_of_rows
 
 PALETTE = (246, 248, 250, 208, 215, 222, 31, 35, 40)  # paper, not yet drawn, ink: red, green, blue of each
 FRAME_MS, LAST_MS = 90, 3000

@@ -17,15 +17,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.cardinality_table import COLUMNS, Numbers, Query, Table, generate, independent, make_queries, q_errors
 from benchmarks.report import table as markdown_table
+from benchmarks.suites.cardinality_table import (
+    COLUMNS,
+    Numbers,
+    Query,
+    Table,
+    generate,
+    independent,
+    make_queries,
+    q_errors,
+)
 from benchmarks.timing import machine, measure, ratio
 from made_fast import MADE
-from made_fast.outputs.categorical import Categorical
-from made_fast.outputs.kinds import Mixed
+from made_fast.outputs import Categorical, Mixed
 from made_fast.sampling.estimates import mean_of_weights
 from made_fast.testing import naive_sample
-from made_fast.training.fitting import fit
+from made_fast.training import fit
 
 EMBEDDED_FROM, EMBEDDING = 50, 32  # columns with more values are read by so many learned numbers, the others one-hot
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)

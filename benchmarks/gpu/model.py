@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.cases import Case
-from made_fast.sampling.sampler import Sampler
+from made_fast.sampling import Sampler
 
 Row = dict[str, Any]
 MICRO = 1e-6

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from made_fast import MADE
-from made_fast.masks.degrees import input_degrees, layer_degrees, rank_of
-from made_fast.programs.schedule import Kind, Schedule
+from made_fast.masks import input_degrees, layer_degrees, rank_of
+from made_fast.programs import Kind, Schedule
 
 BLUE, ORANGE, GREY, PALE, INK = "#3b5bb5", "#e8862e", "#b9bdc9", "#e6e9f1", "#22252e"
 TILE = 16  # units of a tile in the picture of the staircase

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.seed import common
+from benchmarks.experiments import common
 from made_fast import MADE, accelerate, masks
 
 LEAKING, PROPER, STRICT = "leaking: >= for >", "correct", "one too strict"

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.seed import common
+from benchmarks.experiments import common
 from made_fast import MADE
 
 PATCH = (3, 4)  # 4,096 states

@@ -27,7 +27,7 @@ import made_fast
 from benchmarks.report import table
 from benchmarks.timing import ForeignLoad, machine, measure, ratio
 from made_fast.backends import reference
-from made_fast.outputs.normal import Normal
+from made_fast.outputs import Normal
 
 CHECKED_ROWS = 3
 COLUMNS = (

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.seed import common
-from benchmarks.seed.direct import narrow_of
+from benchmarks.experiments import common
+from benchmarks.experiments.direct import narrow_of
 from made_fast import MADE, masks
-from made_fast.datasets.npz import Dataset
+from made_fast.datasets import Dataset
 
 SHORT = 2  # epochs of the short training
 GRIDS = 9

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from benchmarks.cases import Case
-from benchmarks.gpu_timing import Clock, Rotation
+from benchmarks.gpu.clock import Clock, Rotation
 from made_fast import MADE
-from made_fast.sampling.sampler import Sampler
+from made_fast.sampling import Sampler
 
 Row = dict[str, Any]
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import gpu_model
-from benchmarks.gpu_bench import Bench, Row
-from benchmarks.gpu_timing import Rotation, buffers_for, median, precision
+from benchmarks.gpu.bench import Bench, Row
+from benchmarks.gpu.clock import Rotation, buffers_for, median, precision
 from benchmarks.timing import ratio
 from made_fast import MADE, masked_linear, masks
 
