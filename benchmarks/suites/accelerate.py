@@ -1,4 +1,4 @@
-"""Networks of other libraries, drawn from as they do and by ``accelerate``: ``python -m benchmarks.accelerate``.
+"""Networks of other libraries, drawn from as they do and by ``accelerate``.
 
 The library's way of drawing from a masked network is one whole forward for each variable, or one for each of zuko's passes.
 Each forward costs the same, so where all of them would take too long, the first ones are timed and counted as often as there
@@ -11,24 +11,24 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import made_fast
-from benchmarks.report import table
-from benchmarks.timing import ForeignLoad, machine, measure, ratio
+from benchmarks import WrongResult
+from benchmarks.report import machine, measured_on, table, write
+from benchmarks.timing import ForeignLoad, measure, medians, ratio, seconds_of
 from made_fast.backends import reference
 from made_fast.outputs import Normal
 
+TEXT = "networks of other libraries, drawn from as they do and by accelerate; needs the libraries"
+QUICK = {"features": [6], "hidden": 16, "rows": [1, 4], "seconds": 0.01}
 CHECKED_ROWS = 3
 COLUMNS = (
     *("network", "D", "B", "difference, fp64", "levels", "macs / dense", "library, ms", "ours, ms", "library / ours"),
@@ -152,7 +152,7 @@ def check(network: Network, module: nn.Module, sampler: Any, context: Tensor | N
     found = sampler.sample(CHECKED_ROWS, None if context is None else context[:1], seed=0).reshape(expected.shape)
     worst = ((found - expected).abs() / expected.abs().clamp(min=1)).max().item()
     if not worst <= 1e-3:
-        raise SystemExit(f"{network.name}: draws differ by {worst:.3g}; nothing is timed")
+        raise WrongResult(f"{network.name}: draws differ by {worst:.3g}")
 
 
 def rows_of(network: Network, features: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -169,11 +169,10 @@ def rows_of(network: Network, features: int, arguments: argparse.Namespace) -> l
     for rows in arguments.rows:
         context = None if contexts is None else contexts[:rows]
         count, shape = 1 if context is not None else rows, (rows, features)
-        library_draw(network, module, forwards[:2], shape, context)
-        start = time.perf_counter()
-        library_draw(network, module, forwards[:2], shape, context)
-        each = (time.perf_counter() - start) / 2
-        timed = forwards[: max(1, int(arguments.seconds / 8 / each))]  # at least seven runs are made
+        two = partial(library_draw, network, module, forwards[:2], shape, context)
+        two()
+        one_forward = seconds_of(two) / 2
+        timed = forwards[: max(1, int(arguments.seconds / 8 / one_forward))]  # at least seven runs are made
         runs: dict[str, Callable[[], object]] = {
             "library": partial(library_draw, network, module, timed, shape, context),
             "ours": partial(sampler.sample, count, context, seed=1),
@@ -181,7 +180,7 @@ def rows_of(network: Network, features: int, arguments: argparse.Namespace) -> l
         }
         with ForeignLoad() as load:
             times = measure(runs, seconds=arguments.seconds)
-        scale = len(forwards) / len(timed)
+        scale, taken = len(forwards) / len(timed), medians(times, 1e3)
         found.append(
             {
                 "network": network.name,
@@ -190,8 +189,8 @@ def rows_of(network: Network, features: int, arguments: argparse.Namespace) -> l
                 "difference, fp64": f"{sampler.capture.difference:.1e}",
                 "levels": sampler.num_steps,
                 "macs / dense": f"{sampler.macs / sampler.dense_macs:.2f}",
-                "library, ms": f"{1e3 * scale * median(times['library']):.4g}",
-                "ours, ms": f"{1e3 * median(times['ours']):.3g}",
+                "library, ms": f"{scale * taken['library']:.4g}",
+                "ours, ms": f"{taken['ours']:.3g}",
                 "library / ours": str(ratio(times, "library", "ours", scale)),
                 "library / ours, kept": str(ratio(times, "library", "kept", scale)),
                 "forwards timed": f"{len(timed)} of {len(forwards)}",
@@ -203,29 +202,20 @@ def rows_of(network: Network, features: int, arguments: argparse.Namespace) -> l
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=6, help="for each row of the table, about")
-    parser.add_argument("--features", type=int, nargs="+", default=[64, 784])
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 100])
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument(
-        "--stale", default="refresh", help="'keep' leaves out the comparison of parameters in each draw"
-    )
+    parser.add_argument("--features", type=int, nargs="+", default=[64, 784], metavar="D")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 100], metavar="B")
+    parser.add_argument("--hidden", type=int, default=512, metavar="H")
     parser.add_argument("--only", default="", help="networks whose name contains this")
-    parser.add_argument("--out", type=Path, default=Path("out"))
-    arguments = parser.parse_args()
-    found = []
-    for network in NETWORKS:
-        if arguments.only in network.name:
-            for features in arguments.features:
-                found += rows_of(network, features, arguments)
-    text = table(COLUMNS, found)
-    print(text)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "accelerate.md").write_text(text)
-    (arguments.out / "accelerate.json").write_text(json.dumps({"machine": machine(), "rows": found}, indent=1) + "\n")
 
 
-if __name__ == "__main__":
-    main()
+def run(arguments: argparse.Namespace) -> None:
+    """Writes ``accelerate.md`` and ``accelerate.json``."""
+    rows: list[dict[str, Any]] = []
+    for network in (network for network in NETWORKS if arguments.only in network.name):
+        for features in arguments.features:
+            rows += rows_of(network, features, arguments)
+    facts = machine()
+    text = f"{measured_on(facts)}\n\n{table(COLUMNS, rows)}"
+    write("accelerate", arguments.out, text, {"machine": facts, "rows": rows})

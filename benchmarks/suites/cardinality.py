@@ -1,4 +1,4 @@
-"""How many rows satisfy a range query, estimated by a trained model: ``python -m benchmarks.cardinality``.
+"""How many rows satisfy a range query, estimated by a trained model.
 
 Trains on a generated table (``cardinality_table.py``), estimates random conjunctions by progressive sampling, and compares
 with the true counts. Intervals cover the error of sampling alone: a model that learned the table badly is outside them.
@@ -7,8 +7,6 @@ with the true counts. Intervals cover the error of sampling alone: a model that 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -17,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import WrongResult
+from benchmarks.report import machine, measured_on, write
 from benchmarks.report import table as markdown_table
 from benchmarks.suites.cardinality_table import (
     COLUMNS,
@@ -28,13 +28,18 @@ from benchmarks.suites.cardinality_table import (
     make_queries,
     q_errors,
 )
-from benchmarks.timing import machine, measure, ratio
+from benchmarks.timing import measure, medians, ratio
 from made_fast import MADE
 from made_fast.outputs import Categorical, Mixed
 from made_fast.sampling.estimates import mean_of_weights
 from made_fast.testing import naive_sample
 from made_fast.training import fit
 
+TEXT = "range queries on a generated table, beside the naive sampler"
+QUICK = {
+    **{"rows": 4000, "queries": 10, "epochs": 2, "samples": 100, "exact": 200, "naive_queries": 2, "seconds": 0.1},
+    "checkpoint": Path("out/quick-cardinality.ckpt"),
+}
 EMBEDDED_FROM, EMBEDDING = 50, 32  # columns with more values are read by so many learned numbers, the others one-hot
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
 PROGRESSIVE, PLAIN, NAIVE = "progressive sampling", "plain samples", "naive progressive sampling"
@@ -140,7 +145,7 @@ def against_naive(model: MADE, queries: list[Query], arguments: argparse.Namespa
     slow = mean_of_weights(naive_sample(model, count, seed=seed, allowed=asked).log_weight)
     difference = (ours.value - slow.value).abs() / slow.value.clamp(min=1e-30)
     if not bool((difference < 1e-3).all()):
-        raise SystemExit(f"naive estimates differ by {float(difference.max()):.1e}; nothing is timed")
+        raise WrongResult(f"naive estimates differ by {float(difference.max()):.1e}")
     frozen = model.sampler()
     runs = {
         PROGRESSIVE: lambda: frozen.estimate_probability(asked, count, seed=seed),
@@ -155,15 +160,15 @@ def against_naive(model: MADE, queries: list[Query], arguments: argparse.Namespa
         "table": [
             {
                 "way": name,
-                "ms a query": 1e3 * statistics.median(found) / len(asked),
+                "ms a query": taken / len(asked),
                 "times ours": ratio(times, name, PROGRESSIVE),
             }
-            for name, found in times.items()
+            for name, taken in medians(times, 1e3).items()
         ],
     }
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything as data."""
     torch.manual_seed(arguments.seed)
     rows = generate(arguments.rows)
@@ -185,13 +190,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def markdown(result: dict[str, Any]) -> str:
     """All tables."""
-    facts, training, naive = result["machine"], result["training"], result["against naive"]
+    training, naive = result["training"], result["against naive"]
     sizes = [each.size for each in COLUMNS]
     counts = ", ".join(f"{value:,.0f}" for value in result["true counts"].values())
     share, own = 100 * result["inside the interval"], 100 * result["own answer inside"]
     parts = [
-        f"Measured on {facts['processor']}, {facts['threads']} threads, torch {facts['torch']}, {facts['date']}, backend "
-        f"{result['backend']}.",
+        measured_on(result["machine"], f"backend {result['backend']}"),
         f"{result['rows']:,} rows, {len(sizes)} columns of {min(sizes)} to {max(sizes):,} values. A model of "
         f"{training['parameters']:,} parameters, {training['epochs']} epochs in {training['seconds']:.0f} s, "
         f"{training['validation, nats a row']:.3f} nats a row on validation rows. {result['queries']} queries of 2 to 6 "
@@ -204,14 +208,10 @@ def markdown(result: dict[str, Any]) -> str:
         f"Both give the same estimates (largest relative difference {naive['largest relative difference']:.1e}).",
         "### The worst\n\n" + markdown_table(tuple(result["worst"][0]), result["worst"]),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.cardinality", description=(__doc__ or "").splitlines()[0]
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=200_000, help="of the table (default: %(default)s)")
     parser.add_argument("--queries", type=int, default=200, help="(default: %(default)s)")
     parser.add_argument("--samples", type=int, default=1000, help="rows drawn for a query (default: %(default)s)")
@@ -229,25 +229,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default=Path("out/cardinality.ckpt"),
         help="taken up if it exists (default: %(default)s)",
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works; another checkpoint")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
-    arguments = parser.parse_args(argv)
-    if arguments.quick:
-        arguments.rows, arguments.queries, arguments.epochs = 4000, 10, 2
-        arguments.samples, arguments.exact, arguments.naive_queries, arguments.seconds = 100, 200, 2, 0.1
-        arguments.checkpoint = arguments.checkpoint.with_name("quick-" + arguments.checkpoint.name)
-    return arguments
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Trains, estimates and prints the tables."""
-    arguments = parse(argv)
-    result = run(arguments)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, default=vars, indent=1) + "\n")
-    print(markdown(result))
-
-
-if __name__ == "__main__":
-    main()
+def run(arguments: argparse.Namespace) -> None:
+    """Trains and estimates; writes ``cardinality.md`` and ``cardinality.json``."""
+    result = measure_all(arguments)
+    write("cardinality", arguments.out, markdown(result), result)

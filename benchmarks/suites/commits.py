@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
-import sys
 import tempfile
 import venv
 from pathlib import Path
 
 import torch
 
-from benchmarks.timing import Ratio
+from benchmarks.timing import Times, ratio
 
 # Runs in either environment, against the library's public names only, so that old commits can be measured too.
 PROBE = """
@@ -85,15 +83,13 @@ def compare_commits(base: str, seconds: float) -> None:
 
 
 def _take_turns(probes: list[Probe], seconds: float) -> None:
-    ratios: list[list[float]] = [[] for _ in probes[0].names]
+    times: dict[str, Times] = {name: {"new": [], "base": []} for name in probes[0].names}
+    sides = list(zip(("new", "base"), probes, strict=True))
     for turn in range(max(5, round(10 * seconds))):
-        first = turn % 2
-        found = {first: probes[first].measure()}
-        found[1 - first] = probes[1 - first].measure()
-        for values, new, old in zip(ratios, found[0], found[1], strict=True):
-            values.append(new / old)
-    for name, values in zip(probes[0].names, ratios, strict=True):
-        low, median, high = statistics.quantiles(values, n=4)
-        print(f"{name}: new / base = {Ratio(median, low, high)}", file=sys.stdout, flush=True)
+        for side, probe in sides if turn % 2 == 0 else reversed(sides):
+            for name, taken in zip(times, probe.measure(), strict=True):
+                times[name][side].append(taken)
+    for name, both in times.items():
+        print(f"{name}: new / base = {ratio(both, 'new', 'base')}", flush=True)
     for probe in probes:
         probe.close()

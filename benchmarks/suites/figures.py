@@ -1,4 +1,4 @@
-"""The drawings of the documentation, each from the masks and the schedule of a real model: ``python -m benchmarks.figures``.
+"""The drawings of the documentation, each from the masks and the schedule of a real model.
 
 Nothing is drawn by hand: what is connected, when a unit is evaluated and what is multiplied when are read from the package.
 """
@@ -17,12 +17,14 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from PIL import Image
 
+from benchmarks.report import write_figure
 from made_fast import MADE
 from made_fast.masks import input_degrees, layer_degrees, rank_of
 from made_fast.programs import Kind, Schedule
 
+TEXT = "the drawings of the documentation"
+QUICK = {"out": Path("out/figures"), "only": ["dependence"]}
 BLUE, ORANGE, GREY, PALE, INK = "#3b5bb5", "#e8862e", "#b9bdc9", "#e6e9f1", "#22252e"
 TILE = 16  # units of a tile in the picture of the staircase
 PANEL = 8  # units that the engine multiplies together (csrc/plan.h)
@@ -228,20 +230,13 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 }
 
 
-def main() -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", nargs="+", choices=FIGURES, default=list(FIGURES), metavar="NAME", help="(default: all)")
+    parser.set_defaults(out=Path("docs/images"))
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Writes them."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.figures", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[*FIGURES, []], help="which (default: all)", metavar="NAME")
-    parser.add_argument("--out", type=Path, default=Path("docs/images"), metavar="DIR", help="default: %(default)s")
-    arguments = parser.parse_args()
     mpl.rcParams.update({"font.family": "DejaVu Sans", "axes.edgecolor": GREY, "text.color": INK})
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name in arguments.names or FIGURES:
-        path = arguments.out / f"{name}.png"
-        FIGURES[name]().savefig(path, dpi=120, facecolor="white")
-        Image.open(path).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE).save(path, optimize=True)
-        print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
-
-
-if __name__ == "__main__":
-    main()
+    for name in arguments.only:
+        write_figure(FIGURES[name](), arguments.out / f"{name}.png", dpi=120, colours=128)

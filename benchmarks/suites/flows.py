@@ -1,4 +1,4 @@
-"""Sampling flows of other libraries, as they are and accelerated, in turns: ``python -m benchmarks.flows``.
+"""Flows of other libraries, as they are and accelerated, in turns.
 
 The packages are those of the libraries (``pip install -c constraints.txt nflows zuko normflows pyro-ppl``); what is not
 installed is left out and named. Both draw from the same base noise, and their results are compared before they are timed.
@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.report import table as markdown_table
-from benchmarks.timing import machine, measure, ratio
+from benchmarks import WrongResult
+from benchmarks.report import machine, measured_on, table, write
+from benchmarks.timing import measure, medians, ratio
 from made_fast.flows import MaskedAutoregressiveFlow
 from made_fast.flows.adapters import accelerate_flow, inverters
 
+TEXT = "flows of other libraries, as they are and accelerated; needs the libraries"
+QUICK = {"features": [6], "hidden": 16, "rows": [4], "transforms": [2], "seconds": 0.01}
 TOLERANCE = 1e-4
 Draw = Callable[[Any], Tensor]
 
@@ -86,10 +86,11 @@ def one_case(peer: str, features: int, hidden: int, rows: int, transforms: int, 
     found, expected = run(ours), run(flow)
     difference = float(((found - expected).abs() / expected.abs().clamp(min=1)).max())
     if not difference < TOLERANCE:
-        raise SystemExit(f"samples of {peer} differ by {difference:.1e}; nothing is timed")
+        raise WrongResult(f"samples of {peer} differ by {difference:.1e}")
     own = MaskedAutoregressiveFlow(features, transforms, (hidden,))
     runs = {"library": lambda: run(flow), "ours": lambda: run(ours), "own": lambda: own.sample(rows, seed=1)}
     times = measure(runs, seconds=seconds, min_rounds=3)
+    taken = medians(times, 1e3)
     return {
         "flow": peer,
         "D": features,
@@ -98,46 +99,36 @@ def one_case(peer: str, features: int, hidden: int, rows: int, transforms: int, 
         "rows": rows,
         "way": inverters(ours)[0].how,
         "difference": f"{difference:.1e}",
-        "library, ms": 1e3 * statistics.median(times["library"]),
-        "ours, ms": 1e3 * statistics.median(times["ours"]),
+        "library, ms": taken["library"],
+        "ours, ms": taken["ours"],
         "library / ours": ratio(times, "library", "ours"),
-        "own flow, ms": 1e3 * statistics.median(times["own"]),
+        "own flow, ms": taken["own"],
         "read once, s": reading,
     }
 
 
-def main() -> None:
-    """Runs the cases that the command line names and prints a table after each."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--features", nargs="+", type=int, default=[64, 784])
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 100])
-    parser.add_argument("--transforms", nargs="+", type=int, default=[1, 5])
-    parser.add_argument(
-        "--seconds", type=float, default=5.0, help="for one case, of which at least three rounds are made"
-    )
-    parser.add_argument("--out", type=Path, default=None, help="folder for flows.json and flows.md")
-    arguments = parser.parse_args()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help=", ".join(PEERS))
+    parser.add_argument("--features", nargs="+", type=int, default=[64, 784], metavar="D")
+    parser.add_argument("--hidden", type=int, default=512, metavar="H")
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 100], metavar="B")
+    parser.add_argument("--transforms", nargs="+", type=int, default=[1, 5], metavar="T")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for a case; three rounds are made in any case")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes ``flows.md`` and ``flows.json``."""
     warnings.filterwarnings("ignore", module="zuko|nflows|normflows|pyro")
     missing = [peer for peer in arguments.only if importlib.util.find_spec(PEERS[peer][0]) is None]
-    found: list[dict[str, Any]] = []
-    for peer in (each for each in arguments.only if each not in missing):
+    rows: list[dict[str, Any]] = []
+    for peer in (peer for peer in arguments.only if peer not in missing):
         for features in arguments.features:
             for transforms in arguments.transforms:
-                for rows in arguments.rows:
-                    found.append(one_case(peer, features, arguments.hidden, rows, transforms, arguments.seconds))
-                    print({name: str(value) for name, value in found[-1].items()}, flush=True)
-    text = markdown_table(tuple(found[0]), found) if found else "nothing was measured"
+                for count in arguments.rows:
+                    rows.append(one_case(peer, features, arguments.hidden, count, transforms, arguments.seconds))
+                    print({name: str(value) for name, value in rows[-1].items()}, flush=True)
+    facts = machine()
+    text = [measured_on(facts), table(tuple(rows[0]), rows) if rows else "Nothing was measured."]
     if missing:
-        text += f"\n\nNot installed here: {', '.join(missing)}."
-    print(text)
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        result = {"machine": machine(), "rows": found, "missing": missing}
-        (arguments.out / "flows.json").write_text(json.dumps(result, default=vars, indent=1) + "\n")
-        (arguments.out / "flows.md").write_text(text + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        text.append(f"Not installed here: {', '.join(missing)}.")
+    write("flows", arguments.out, "\n\n".join(text), {"machine": facts, "rows": rows, "missing": missing})

@@ -1,4 +1,4 @@
-"""The 2D Ising model by a variational autoregressive network: ``python -m benchmarks.ising``.
+"""The 2D Ising model by a variational autoregressive network.
 
 Trains one network with rising beta, compares its free energies with the exact ones, then times a training step with the
 cached sampler against the same step with the naive one, in turns in one process. About two minutes.
@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import statistics
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.report import table
-from benchmarks.timing import ForeignLoad, Ratio, machine, measure, ratio
+from benchmarks.contenders import check_draws
+from benchmarks.report import machine, measured_on, table, write
+from benchmarks.timing import ForeignLoad, Ratio, measure, ratio
 from made_fast import MADE
 from made_fast.estimation import Estimate, free_energy, score_function_loss
-from made_fast.testing import naive_sample, unexplained_differences
+from made_fast.testing import naive_sample
 
+TEXT = "free energies and training steps of a variational network on the 2D Ising lattice"
+QUICK = {"steps": 60, "batch": 100, "samples": 2000, "size": 3, "timed": [2], "seconds": 0.01}
 BETAS = (0.3, 0.4406868, 0.6)  # the second one is critical in the limit of large lattices
 LEARNING_RATE = 3e-3
 ENUMERATED, TRANSFERRED = 4, 8  # the largest lattices whose free energy each exact method finds in a second or two
@@ -147,9 +148,7 @@ def measure_step(size: int, *, batch: int, seconds: float, seed: int) -> dict[st
     contenders: dict[str, Callable[[], object]] = {}
     models = {"cached": make_model(size), "naive": make_model(size, NaiveMADE)}
     for name, model in models.items():
-        x = model.sample(SAMPLER_CHECKED, seed=seed)
-        if bool(unexplained_differences(model, x, seed=seed).any()):
-            raise SystemExit(f"{name} sampler contradicts its model; nothing is timed")
+        check_draws(f"the {name} sampler", model, model.sample(SAMPLER_CHECKED, seed=seed), seed=seed)
         contenders[name] = _steps(model, batch, seed)
     with ForeignLoad() as load:
         times = measure(contenders, seconds=seconds)
@@ -166,7 +165,7 @@ def measure_step(size: int, *, batch: int, seconds: float, seed: int) -> dict[st
 
 def markdown(result: dict[str, Any]) -> str:
     """All tables."""
-    about, shown = result["machine"], []
+    shown = []
     for row in result["free energies"]:
         figures = {name: f"{row[name]:.6f}" for name in ("exact", "variational", "corrected")}
         for name in ("variational", "corrected"):
@@ -182,8 +181,7 @@ def markdown(result: dict[str, Any]) -> str:
         )
     size = result["size"]
     parts = [
-        f"Measured on {about['processor']}, {about['threads']} threads, torch {about['torch']}, {about['date']}. "
-        f"Seed {result['seed']}.",
+        f"{measured_on(result['machine'])} Seed {result['seed']}.",
         f"### Free energy of {size} x {size}, beta F / N in nats per site\n\n"
         f"{result['steps']} steps of {result['batch']} samples to each beta; estimates from {result['samples']:,} samples.",
         table(tuple(shown[0]), shown),
@@ -193,12 +191,10 @@ def markdown(result: dict[str, Any]) -> str:
             "### A training step, median [quartiles]",
             table(tuple(result["steps timed"][0]), result["steps timed"]),
         ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Runs both parts, prints the tables, and fails if a corrected free energy is more than 3 standard errors off."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ising", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of samples (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=2000, help="of training, to each beta (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1000, help="samples of a step (default: %(default)s)")
@@ -206,10 +202,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=4, help="of the trained lattice, 2 to 8 (default: %(default)s)")
     parser.add_argument("--timed", type=int, nargs="*", default=[4, 8, 16], help="lattices to time (default: 4 8 16)")
     parser.add_argument("--seconds", type=float, default=15.0, help="for timing each lattice (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures here")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes ``ising.md`` and ``ising.json``; fails if a corrected free energy is more than 3 standard errors off."""
     if not 2 <= arguments.size <= TRANSFERRED:
-        parser.error(f"--size must be 2 to {TRANSFERRED}, got {arguments.size}")
+        raise SystemExit(f"--size must be 2 to {TRANSFERRED}, got {arguments.size}")
     chosen = {name: getattr(arguments, name) for name in ("seed", "size", "steps", "batch", "samples")}
     result: dict[str, Any] = {"machine": machine(), **chosen}
     result["free energies"] = measure_free_energies(**chosen)
@@ -218,13 +216,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{size} x {size} ...", file=sys.stderr, flush=True)
         timing = {"batch": arguments.batch, "seconds": arguments.seconds, "seed": arguments.seed}
         result["steps timed"].append(measure_step(size, **timing))
-    print(markdown(result))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, default=vars, indent=1) + "\n")
+    write("ising", arguments.out, markdown(result), result)
     off = max(abs(row["corrected - exact, in standard errors"]) for row in result["free energies"])
     if off > 3:
         raise SystemExit(f"a corrected free energy is {off:.1f} standard errors off")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
-"""Other libraries that sample normals, mixtures and categories: ``python -m benchmarks.output_peers``.
+"""Other libraries that sample normals, mixtures and categories.
 
-Each in the environment that ``benchmarks.peers.run`` makes for it, ours before and after it. All draw from two masked hidden
+Each in the environment that the suite ``peers`` makes for it, ours before and after it. All draw from two masked hidden
 layers of H units with fresh weights. zuko has no mixture and no categories, nflows no categories; the mixture of sbi is that
 of nflows.
 """
@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.peers import run as peers
 from benchmarks.peers import table
 from benchmarks.peers._protocol import Call
+from benchmarks.report import machine, measured_on, write
 from benchmarks.report import table as markdown_table
 
-CASES = ((64, 512, 100), (784, 512, 100))
+TEXT = "outputs of other libraries beside ours, each in an environment of its own"
+QUICK = peers.QUICK
 COLUMNS = (
     *("D", "H", "B", "peer", "versions", "draws", "peer, us a row", "ours before / after, us a row", "peer / ours"),
     *("call", "also differs"),
@@ -52,7 +52,7 @@ def call_of(module: str, name: str) -> Call:
 
 def measure_pair(pair: Pair, case: tuple[int, int, int], arguments: argparse.Namespace) -> dict[str, Any]:
     """Ours, the peer, ours again, each in a process of its own."""
-    python, why = peers.environment(pair.environment, arguments.envs.absolute())
+    python, why = peers.interpreter(pair.environment, arguments)
     peer, ours = call_of(pair.module, pair.call), call_of("ours_outputs", pair.ours)
     options: dict[str, Any] = {"seconds": arguments.seconds, "limit": arguments.limit, "hidden": (case[1], case[1])}
     row: dict[str, Any] = {"D": case[0], "H": case[1], "B": case[2], "peer": f"{pair.environment} {pair.call}"}
@@ -93,39 +93,20 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             }
         )
     backend = next((", ".join(row["ours"]) for row in rows if "ours" in row), "none")
-    return f"Ours: {backend}.\n\n" + markdown_table(COLUMNS, shown) + "\n"
+    return f"Ours: {backend}.\n\n" + markdown_table(COLUMNS, shown)
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.output_peers", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="peers whose environment has one of these names")
-    parser.add_argument("--case", nargs=3, type=int, action="append", metavar=("D", "H", "B"), help="may be repeated")
-    parser.add_argument("--seconds", type=float, default=3.0, help="draws of one case are repeated for this long")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds after which one case is given up")
-    parser.add_argument("--envs", type=Path, default=peers.ROOT / ".venvs" / "peers", help="environments, kept")
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has made_fast installed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
-    return parser.parse_args(argv)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    peers.add_options(parser)
+    parser.set_defaults(only=[pair.environment for pair in PAIRS], limit=300.0)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Runs all pairs in all cases and prints the table."""
-    arguments = parse(argv)
+def run(arguments: argparse.Namespace) -> None:
+    """Writes ``output_peers.md`` and ``output_peers.json``."""
     rows = []
-    for case in arguments.case or CASES:
-        for pair in PAIRS:
-            if arguments.only and pair.environment not in arguments.only:
-                continue
+    for case in peers.cases("output peers", arguments):
+        for pair in (pair for pair in PAIRS if pair.environment in arguments.only):
             print(f"{pair.environment} {pair.call} D={case[0]} ...", file=sys.stderr, flush=True)
-            rows.append(measure_pair(pair, tuple(case), arguments))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
-    print(markdown(rows))
-
-
-if __name__ == "__main__":
-    main()
+            rows.append(measure_pair(pair, case, arguments))
+    facts = machine()
+    write("output_peers", arguments.out, f"{measured_on(facts)} {markdown(rows)}", {"machine": facts, "rows": rows})

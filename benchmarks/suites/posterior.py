@@ -1,4 +1,4 @@
-"""Samples of an sbi posterior before and after ``accelerate_flow``: ``python -m benchmarks.posterior``.
+"""Samples of an sbi posterior before and after ``accelerate_flow``.
 
 Needs sbi in the environment (``pip install -c constraints.txt sbi``). Trains a masked autoregressive flow on a toy simulator
 (a linear one with noise), draws from its posterior with the library's own code and with the accelerated one in turns, and
@@ -8,21 +8,27 @@ compares the two: draw for draw from the same seed, and each variable by a Kolmo
 from __future__ import annotations
 
 import argparse
-import statistics
 import warnings
 from typing import Any
 
 import torch
-from scipy.stats import ks_2samp
 from torch import Tensor
 
-from benchmarks.timing import measure, ratio
+from benchmarks import WrongResult
+from benchmarks.report import machine, measured_on, write
+from benchmarks.timing import measure, medians, ratio
 from made_fast.flows.adapters import accelerate_flow, inverters
+
+TEXT = "samples of an sbi posterior before and after accelerate; needs sbi"
+QUICK = {"features": 3, "rows": 50, "simulations": 200, "epochs": 1, "seconds": 0.01}
 
 
 def trained(features: int, model: str, simulations: int, epochs: int) -> tuple[Any, Tensor]:
     """A posterior of sbi, and an observation."""
-    from sbi.inference import NPE
+    try:
+        from sbi.inference import NPE
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"posterior needs sbi (pip install -c constraints.txt sbi): {error}") from error
 
     prior = torch.distributions.MultivariateNormal(torch.zeros(features), torch.eye(features))
     theta = prior.sample((simulations,))
@@ -33,16 +39,42 @@ def trained(features: int, model: str, simulations: int, epochs: int) -> tuple[A
     return inference.build_posterior(estimator.eval()), x[:1]
 
 
-def main() -> None:
-    """Trains, compares, times."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--features", type=int, default=20)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--features", type=int, default=20, metavar="D")
     parser.add_argument("--model", choices=["maf", "zuko_maf", "zuko_nsf"], default="maf")
-    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--rows", type=int, default=1000, metavar="B")
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=10.0)
-    arguments = parser.parse_args()
+
+
+def compared(faster: Any, posterior: Any, observed: Tensor, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both posteriors in numbers, draw for draw, by their laws and by their times."""
+    from scipy.stats import ks_2samp
+
+    def draw(which: Any, seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        drawn: Tensor = which.sample((arguments.rows,), x=observed, show_progress_bars=False)
+        return drawn
+
+    difference = float((draw(faster, 1) - draw(posterior, 1)).abs().max())
+    if not difference < 1e-3:
+        raise WrongResult(f"posterior samples differ by {difference:.1e}")
+    pairs = zip(draw(faster, 2).T.numpy(), draw(posterior, 3).T.numpy(), strict=True)
+    least = min(float(ks_2samp(a, b).pvalue) for a, b in pairs)
+    runs = {"before": lambda: draw(posterior, 4), "after": lambda: draw(faster, 4)}
+    times = measure(runs, seconds=arguments.seconds)
+    rates = ", ".join(f"{arguments.rows / taken:.0f} {name}" for name, taken in medians(times).items())
+    return {
+        "largest difference from the same seed": f"{difference:.1e}",
+        f"least p-value of {arguments.features} Kolmogorov-Smirnov tests": f"{least:.3f}",
+        "samples a second": rates,
+        "time before / after": ratio(times, "before", "after"),
+    }
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains, compares, times; writes ``posterior.md`` and ``posterior.json``."""
     warnings.filterwarnings("ignore", module="sbi|nflows|zuko|pyro")
     torch.manual_seed(0)
     posterior, observed = trained(arguments.features, arguments.model, arguments.simulations, arguments.epochs)
@@ -50,28 +82,9 @@ def main() -> None:
     faster.__dict__.update(posterior.__dict__)
     faster.posterior_estimator = accelerate_flow(posterior.posterior_estimator)
     if inverters(posterior.posterior_estimator):
-        raise SystemExit("the posterior to compare with must be the library's own, but it is accelerated too")
-
-    def draw(which: Any, seed: int) -> Tensor:
-        torch.manual_seed(seed)
-        found: Tensor = which.sample((arguments.rows,), x=observed, show_progress_bars=False)
-        return found
-
-    difference = float((draw(faster, 1) - draw(posterior, 1)).abs().max())
-    if not difference < 1e-3:
-        raise SystemExit(f"posterior samples differ by {difference:.1e}; nothing is timed")
-    pairs = zip(draw(faster, 2).T.numpy(), draw(posterior, 3).T.numpy(), strict=True)
-    least = min(float(ks_2samp(a, b).pvalue) for a, b in pairs)
-    times = measure(
-        {"sbi": lambda: draw(posterior, 4), "accelerated": lambda: draw(faster, 4)}, seconds=arguments.seconds
-    )
-    rates = {name: arguments.rows / statistics.median(found) for name, found in times.items()}
-    print(f"{len(inverters(faster.posterior_estimator))} transforms, {inverters(faster.posterior_estimator)[0].how}")
-    print(f"largest difference from the same seed: {difference:.1e}")
-    print(f"least p-value of {arguments.features} Kolmogorov-Smirnov tests: {least:.3f}")
-    print(f"samples a second: {rates['sbi']:.0f} before, {rates['accelerated']:.0f} after")
-    print(f"time before / after: {ratio(times, 'sbi', 'accelerated')}")
-
-
-if __name__ == "__main__":
-    main()
+        raise WrongResult("the posterior to compare with must be the library's own, but it is accelerated too")
+    maps = inverters(faster.posterior_estimator)
+    facts, figures = machine(), {"transforms": f"{len(maps)}, {maps[0].how}"}
+    figures |= compared(faster, posterior, observed, arguments)
+    lines = [f"- {name}: {value}" for name, value in figures.items()]
+    write("posterior", arguments.out, "\n".join([measured_on(facts), "", *lines]), {"machine": facts, **figures})
