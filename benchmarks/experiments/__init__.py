@@ -1,1 +1,1 @@
-"""Experiments that answer what is often asked of a first MADE; each module is one command with one figure."""
+"""Experiments that answer what is often asked of a first MADE; each is a command with one figure."""

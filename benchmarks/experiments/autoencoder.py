@@ -1,4 +1,4 @@
-"""A plain autoencoder beside MADE: ``python -m benchmarks.seed.autoencoder --data DIR``.
+"""A plain autoencoder beside MADE.
 
 Both have the same layers and are trained with the same loss, the binary cross-entropy of each variable. Only MADE has masks.
 The loss of MADE is -log p(x). That of the autoencoder is not: on a patch of 12 pixels, where all x can be listed, the sum of
@@ -8,7 +8,7 @@ exp(-loss) over all x is far from 1.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from benchmarks.experiments import common
 from made_fast import MADE
 
+TEXT = "an experiment: a plain autoencoder beside MADE"
+QUICK = common.QUICK
 PATCH = (3, 4)  # 4,096 states
 SHOWN = 16
 NAMES = ("autoencoder", "MADE")
@@ -146,10 +148,13 @@ def plot(
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    common.add_options(parser, epochs=15)
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Trains both on images and on patches, and writes the figure."""
-    arguments = common.options("autoencoder", __doc__, argv, epochs=15)
-    data, shape = common.open_data(arguments)
+    data, shape = common.begin("autoencoder", arguments)
     patches = train_on_patches(arguments, patch_of(data.train, shape), patch_of(data.valid, shape))
     makers = makers_of(data.features, arguments.hidden)
     found = common.Turns(arguments, makers).run(data.train, data.valid)
@@ -167,8 +172,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     means = {name: {what: each.mean().item() for what, each in of.items()} for name, of in losses.items()}
     figure = plot(shape, found, patches, losses, shown)
     networks = f"{arguments.hidden} hidden units ({max(2, arguments.hidden // 10)} on patches)"
-    return common.write(arguments, data, found, figure, networks=networks, patches=patches, losses=means)
-
-
-if __name__ == "__main__":
-    main()
+    common.write(arguments, data, found, figure, networks=networks, patches=patches, losses=means)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
 import math
 import sys
@@ -18,8 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import machine
-from made_fast.datasets import Dataset, image_grid, load, load_pillow
+from benchmarks.report import machine, write_figure
+from benchmarks.small_data import NAME, write_bars
+from made_fast.datasets import Dataset, image_grid, load
 from made_fast.models import files as checkpoint
 from made_fast.training import Epoch, fit
 
@@ -54,12 +54,14 @@ class Trained:
         }
 
 
-def options(name: str, text: str | None, argv: Sequence[str] | None, *, epochs: int) -> argparse.Namespace:
-    """Reads the command line that all experiments have."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.seed.{name}", description=(text or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of NAME.npz files")
+QUICK = {"epochs": 2, "hidden": 32, "out": Path("out/quick"), "set": NAME}
+
+
+def add_options(parser: argparse.ArgumentParser, *, epochs: int) -> None:
+    """Adds the options that all experiments have; so many epochs if none are asked for."""
+    parser.set_defaults(out=Path("out/experiments"))
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of NAME.npz files")
     parser.add_argument("--set", default="binarized_mnist", metavar="NAME", help="of images (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("out/seed"), metavar="DIR", help="(default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=15.0, metavar="M", help="begin no epoch later (default: 15)")
     parser.add_argument(
         "--epochs", type=int, default=epochs, metavar="N", help="for each contender (default: %(default)s)"
@@ -67,20 +69,20 @@ def options(name: str, text: str | None, argv: Sequence[str] | None, *, epochs: 
     parser.add_argument("--hidden", type=int, default=500, metavar="H", help="units of a layer (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, rows and samples (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="(default: torch's number)")
-    arguments = parser.parse_args(argv)
+
+
+def begin(name: str, arguments: argparse.Namespace) -> tuple[Dataset, tuple[int, int]]:
+    """Checks the options of an experiment and gives it its name; the data set, and the shape of its images."""
     for option in ("minutes", "epochs", "hidden"):
         if not getattr(arguments, option) > 0:
-            parser.error(f"--{option} must be positive, got {getattr(arguments, option)}")
+            raise SystemExit(f"--{option} must be positive, got {getattr(arguments, option)}")
+    if arguments.data is None and not arguments.quick:
+        raise SystemExit("--data must be a folder with .npz files")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     arguments.experiment = name
     arguments.out.mkdir(parents=True, exist_ok=True)
-    return arguments
-
-
-def open_data(arguments: argparse.Namespace) -> tuple[Dataset, tuple[int, int]]:
-    """The data set, and the shape of its images."""
-    data = load(arguments.data / f"{arguments.set}.npz")
+    data = load(write_bars(arguments.out) if arguments.data is None else arguments.data / f"{arguments.set}.npz")
     if data.image_shape is None:
         raise SystemExit(
             f"--set must name a set of square images, 8 x 8 or larger; {arguments.set} has D = {data.features}"
@@ -211,15 +213,6 @@ def settings_text(arguments: argparse.Namespace, data: Dataset, found: dict[str,
     )
 
 
-def _write_png(path: Path, figure: Any) -> None:
-    """Writes a figure in 256 colours, in half of the bytes."""
-    image, _, _ = load_pillow()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100)
-    with image.open(buffer) as picture:
-        picture.convert("RGB").quantize(256, method=image.Quantize.MEDIANCUT).save(path, optimize=True)
-
-
 def write(
     arguments: argparse.Namespace,
     data: Dataset,
@@ -228,8 +221,8 @@ def write(
     *,
     networks: str,
     **more: Any,
-) -> dict[str, Any]:
-    """Writes NAME.png and NAME.json into ``--out``, the settings under the figure; returns the record.
+) -> None:
+    """Writes NAME.png and NAME.json into ``--out``, the settings under the figure.
 
     Args:
         arguments: of the experiment.
@@ -241,11 +234,10 @@ def write(
     """
     settings = settings_text(arguments, data, found, networks)
     figure.supxlabel(settings, fontsize=7.5, color="#57606a")
-    _write_png(arguments.out / f"{arguments.experiment}.png", figure)
+    write_figure(figure, arguments.out / f"{arguments.experiment}.png")
     result = {"experiment": arguments.experiment, "settings": settings, "machine": machine()}
     result |= {name: getattr(arguments, name) for name in ("set", "hidden", "seed")}
     result |= {"runs": {name: each.record() for name, each in found.items()}, **more}
     path = arguments.out / f"{arguments.experiment}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{path.with_suffix('.png')}, {path}")
-    return result
+    print(path)

@@ -1,4 +1,4 @@
-"""The direct connection from input to output, with and without: ``python -m benchmarks.seed.direct --data DIR``.
+"""The direct connection from input to output, with and without.
 
 An implementer of MADE noted 150 nats without the connection and below 100 with it, and suspected a bug. This trains wide and
 narrow networks with and without it, and the connection alone, and says of each how many earlier variables a variable cannot
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.experiments import common
 from made_fast import MADE
 from made_fast.datasets import Dataset
 
+TEXT = "an experiment: with and without the direct connection from input to output"
+QUICK = common.QUICK
 NOTED = {"150": 150.0, "100": 100.0}  # nats of binarized MNIST
 GRIDS = 16  # samples of each contender that are shown
 
@@ -89,18 +91,17 @@ def plot(
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    common.add_options(parser, epochs=40)
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Trains all of them and writes the figure."""
-    arguments = common.options("direct", __doc__, argv, epochs=40)
-    data, shape = common.open_data(arguments)
+    data, shape = common.begin("direct", arguments)
     makers = makers_of(data.features, arguments.hidden, arguments.seed)
     found = common.Turns(arguments, dict(makers)).run(data.train, data.valid)
     blind = {name: blindness(each.model) for name, each in found.items() if isinstance(each.model, MADE)}
     figure = plot(arguments, data, shape, found, blind)
     narrow = narrow_of(arguments.hidden, arguments.seed)["hidden_features"]
     networks = f"wide: {arguments.hidden} hidden units, narrow: {narrow[0]} and {narrow[1]}, degrees by chance or even"
-    return common.write(arguments, data, found, figure, networks=networks, sight=blind)
-
-
-if __name__ == "__main__":
-    main()
+    common.write(arguments, data, found, figure, networks=networks, sight=blind)

@@ -1,4 +1,4 @@
-"""Samples being filled in variable by variable, as an animation: ``python -m benchmarks.seed.filling --model FILE``.
+"""Samples being filled in variable by variable, as an animation.
 
 A pixel is grey until it is drawn. Of an ensemble of masks each image has the order of its own mask.
 """
@@ -19,6 +19,8 @@ from made_fast import MADE, masks
 from made_fast.datasets import image_grid, image_shape, load_pillow
 from made_fast.masks import masks_of_rows
 
+TEXT = "the animation of the README: samples being filled in variable by variable"
+QUICK = {"lines": 2, "columns": 3, "frames": 8, "scale": 1, "out": Path("out/quick")}
 PALETTE = (246, 248, 250, 208, 215, 222, 31, 35, 40)  # paper, not yet drawn, ink: red, green, blue of each
 FRAME_MS, LAST_MS = 90, 3000
 
@@ -67,29 +69,25 @@ def write_gif(path: Path, grids: Sequence[Any]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Draws and writes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.seed.filling", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--model", type=Path, required=True, metavar="FILE", help="that made-fast train wrote")
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/filling.gif"), metavar="FILE", help="(default: %(default)s)"
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, metavar="FILE", help="that made-fast train wrote")
     parser.add_argument("--lines", type=int, default=5, help="of images (default: %(default)s)")
     parser.add_argument("--columns", type=int, default=8, help="of images (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=56, help="(default: %(default)s)")
     parser.add_argument("--scale", type=int, default=3, help="screen pixels of a pixel (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default: %(default)s)")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Draws and writes ``filling.gif``; with ``--quick`` of a fresh network, unless one is given."""
     chosen = {name: getattr(arguments, name) for name in ("lines", "columns", "frames", "scale")}
     for name, value in chosen.items():
         if value < 1:
-            parser.error(f"--{name} must be 1 or more, got {value}")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_gif(arguments.out, frames_of(MADE.load(arguments.model), **chosen, seed=arguments.seed))
-    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e3:.0f} kB")
-
-
-if __name__ == "__main__":
-    main()
+            raise SystemExit(f"--{name} must be 1 or more, got {value}")
+    if arguments.model is None and not arguments.quick:
+        raise SystemExit("--model must be a file that made-fast train wrote")
+    model = MADE(64, (32,)) if arguments.model is None else MADE.load(arguments.model)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "filling.gif"
+    write_gif(path, frames_of(model, **chosen, seed=arguments.seed))
+    print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")

@@ -1,4 +1,4 @@
-"""An index that is off by one: ``python -m benchmarks.seed.leak --data DIR``.
+"""An index that is off by one.
 
 Parameters of a variable may read the variables *before* it: the last masks ask for ``>`` where hidden masks ask for ``>=``.
 This trains a network whose last masks ask for ``>=`` too, so that every variable sees itself, and one whose last masks are
@@ -8,9 +8,10 @@ prints what ``MADE.check``, the sampler and ``made_fast.accelerate`` say of them
 
 from __future__ import annotations
 
+import argparse
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from benchmarks.experiments import common
 from made_fast import MADE, accelerate, masks
 
+TEXT = "an experiment: what a mask that leaks looks like, and what the library says of it"
+QUICK = common.QUICK
 LEAKING, PROPER, STRICT = "leaking: >= for >", "correct", "one too strict"
 GRIDS = 16
 COLOURS = {LEAKING: "#cf222e", PROPER: "#0550ae", STRICT: "#e08a00"}
@@ -123,10 +126,13 @@ def plot(
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    common.add_options(parser, epochs=10)
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Trains the three, writes the figure, prints what the library says."""
-    arguments = common.options("leak", __doc__, argv, epochs=10)
-    data, shape = common.open_data(arguments)
+    data, shape = common.begin("leak", arguments)
     size = (data.features, arguments.hidden)
     makers = {name: lambda by=by: shifted(*size, by) for name, by in ((LEAKING, 1), (PROPER, 0), (STRICT, -1))}
     found = common.Turns(arguments, dict(makers)).run(data.train, data.valid)
@@ -140,8 +146,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     networks = f"{arguments.hidden} hidden units and the direct connection"
     figure = plot(shape, found, drawn, said)
     more = {"answers": said, "share of ones": ones}
-    return common.write(arguments, data, found, figure, networks=networks, **more)
-
-
-if __name__ == "__main__":
-    main()
+    common.write(arguments, data, found, figure, networks=networks, **more)

@@ -1,4 +1,4 @@
-"""Orders of the variables, equally trained: ``python -m benchmarks.seed.orders --data DIR``.
+"""Orders of the variables, equally trained.
 
 An implementer of MADE noted that a random order gave no images that one could recognise. This trains the same network in
 natural, structured and random orders, and shows samples after a few epochs and after all of them. Two ways to get what was
@@ -8,7 +8,7 @@ noted stand beside them: the narrow network without direct connections, and a ra
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 from benchmarks.experiments import common
 from benchmarks.experiments.direct import narrow_of
 from made_fast import MADE, masks
-from made_fast.datasets import Dataset
 
+TEXT = "an experiment: orders of the variables beside one another"
+QUICK = common.QUICK
 SHORT = 2  # epochs of the short training
 GRIDS = 9
 NARROW, MISTAKEN = "random, narrow,\nno direct", "random, drawn in\nthe natural order"
@@ -135,11 +136,13 @@ def _differences(figure: Any, axes: Any, differences: dict[str, dict[str, float]
         axis.spines[side].set_visible(False)
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    common.add_options(parser, epochs=40)
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Trains all of them and writes the figure."""
-    arguments: argparse.Namespace = common.options("orders", __doc__, argv, epochs=40)
-    data: Dataset
-    data, shape = common.open_data(arguments)
+    data, shape = common.begin("orders", arguments)
     orders = orders_of(shape, arguments.seed)
     makers = makers_of(orders, arguments.hidden, arguments.seed)
     short = min(SHORT, arguments.epochs)
@@ -151,8 +154,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     networks = (
         f"{arguments.hidden} hidden units and the direct connection, narrow: two layers of {arguments.hidden // 10}"
     )
-    return common.write(arguments, data, found, figure, networks=networks, short=short, differences=differences)
-
-
-if __name__ == "__main__":
-    main()
+    common.write(arguments, data, found, figure, networks=networks, short=short, differences=differences)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from benchmarks.cases import Case
-from benchmarks.gpu.clock import Clock, Rotation
+from benchmarks.contenders import Rotation
+from benchmarks.gpu.clock import Clock
+from benchmarks.report import Row
 from made_fast import MADE
 from made_fast.sampling import Sampler
-
-Row = dict[str, Any]
 
 
 class Fatal(Exception):
@@ -47,7 +46,6 @@ class Bench:
     skipped: list[str] = field(default_factory=list)
     ceilings: dict[str, float] = field(default_factory=dict)
     networks: dict[tuple[int, int, int], tuple[MADE, Sampler]] = field(default_factory=dict)
-    inputs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -59,12 +57,12 @@ class Bench:
         """Whether that is a GPU."""
         return self.device.type == "cuda"
 
-    def network(self, shape: tuple[int, int, int]) -> tuple[MADE, Sampler]:
-        """The network of a shape on the device, and its frozen sampler; made once."""
-        if shape not in self.networks:
-            model = Case(*shape, 1).model().to(self.device)
-            self.networks[shape] = (model, model.sampler())
-        return self.networks[shape]
+    def network(self, case: Case) -> tuple[MADE, Sampler]:
+        """The network of a case on the device, and its frozen sampler; made once for each shape."""
+        if case.shape not in self.networks:
+            model = case.model().to(self.device)
+            self.networks[case.shape] = (model, model.sampler())
+        return self.networks[case.shape]
 
     def seeds(self) -> Rotation:
         """Seeds of which no two calls in a row get the same."""

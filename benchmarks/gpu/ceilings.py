@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.gpu.bench import Bench, Row
-from benchmarks.gpu.clock import median, precision
+from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.contenders import captured
-
-RATES = {"ieee": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+from benchmarks.precision import PRECISIONS, precision
+from benchmarks.report import Row
+from benchmarks.timing import median
 
 
 def measure(bench: Bench) -> None:
     """Fills the table "Ceilings" and ``bench.ceilings``: bytes and flops a second, seconds a launch."""
     bench.add("Ceilings", "copy, GB/s", lambda: _copy(bench))
-    for name in RATES:
+    for name in PRECISIONS:
         bench.add("Ceilings", f"product {name}, TFLOP/s", lambda name=name: _product(bench, name))
     bench.add("Ceilings", "launch, microseconds", lambda: _launch(bench, graphed=False))
     if bench.cuda:
@@ -39,7 +39,7 @@ def _copy(bench: Bench) -> Row:
 
 def _product(bench: Bench, name: str) -> Row:
     size = 128 if bench.quick else 8192
-    a, b = (torch.randn(size, size, device=bench.device).to(RATES[name]) for _ in range(2))
+    a, b = (torch.randn(size, size, device=bench.device).to(PRECISIONS[name].dtype) for _ in range(2))
     out = torch.empty_like(a)
     with precision(name):
         seconds = _best(bench, lambda: torch.matmul(a, b, out=out), 5)

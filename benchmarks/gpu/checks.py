@@ -1,8 +1,8 @@
 """Everything there is to check on a machine with a GPU: ``make gpu``. Needs nothing but Python to start.
 
 Installs this source tree for the machine's own Python (into ``build/gpu-site``; nothing of the machine is changed, nothing
-fetched), runs the tests marked gpu, then ``benchmarks.gpu``. Where it cannot be installed it runs from the source tree and
-without the C++ engine. Tables are printed last; the exit code is 1 if a test or a benchmark failed. ``--try`` does the same
+fetched), runs the tests marked gpu, then the suite ``gpu``. Where it cannot be installed it runs from the source tree and
+without the C++ engine. Tables are printed last; the exit code is 1 if a test or a benchmark failed. ``--quick`` does the same
 on a CPU, with small sizes and Triton's interpreter.
 """
 
@@ -16,8 +16,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[1]
+TEXT = "everything there is to check on a GPU: the tests marked gpu, then the suite gpu; make gpu"
+QUICK: dict[str, Any] = {}
+ROOT = Path(__file__).parents[2]
 SITE = ROOT / "build" / "gpu-site"
 INSTALL_SECONDS, TEST_SECONDS, MARGIN = 150, 200, 20
 
@@ -34,13 +37,13 @@ def call(name: str, command: list[str], environment: dict[str, str], seconds: fl
     return code
 
 
-def environment(*, tried: bool, notes: Path) -> dict[str, str]:
+def environment(*, quick: bool, notes: Path) -> dict[str, str]:
     """What the commands see: the installed package before the source tree, and no other switches of ours."""
     found = {name: value for name, value in os.environ.items() if not name.startswith("MADE_FAST_")}
     paths = [str(SITE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     found |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     found["MADE_FAST_TEST_NOTES"] = str(notes)
-    if tried:
+    if quick:
         found |= {"TRITON_INTERPRET": "1", "MADE_FAST_TEST_DEVICE": "cpu"}
     return found
 
@@ -63,44 +66,43 @@ def install(known: dict[str, str]) -> str:
     return note + done.stdout.strip()
 
 
-def tests(known: dict[str, str], out: Path, *, tried: bool) -> int:
+def tests(known: dict[str, str], out: Path, *, quick: bool) -> int:
     """The tests marked gpu, in several processes if that is possible: most of their time goes into compiling kernels."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "--continue-on-collection-errors", "--tb=short"]
     command.append("--durations=5")
     command.append(f"--junitxml={out / 'gpu-tests.xml'}")
-    if importlib.util.find_spec("xdist") and not tried:
+    if importlib.util.find_spec("xdist") and not quick:
         command += ["-n", str(min(8, os.cpu_count() or 1))]
-    if tried:
+    if quick:
         command += ["tests/test_gpu.py", "tests/test_gpu_training.py"]
     return call("tests", command, known, TEST_SECONDS)
 
 
-def benchmarks(known: dict[str, str], out: Path, minutes: float, *, tried: bool) -> int:
-    """``benchmarks.gpu``, which keeps to its time by itself and is stopped if it does not."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(out), "--minutes", f"{minutes:.2f}", "--quiet"]
-    if tried:
+def benchmarks(known: dict[str, str], out: Path, minutes: float, *, quick: bool) -> int:
+    """The suite ``gpu``, which keeps to its time by itself and is stopped if it does not."""
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--out", str(out), "--minutes", f"{minutes:.2f}", "--quiet"]
+    if quick:
         command += ["--device", "cpu", "--quick"]
     return call("benchmarks", command, known, 60 * minutes + 45)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """All three; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_checks", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="for the benchmarks (default: %(default)s)")
     parser.add_argument("--total", type=float, default=8.0, help="minutes for everything (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results (default: %(default)s)")
-    parser.add_argument("--try", dest="tried", action="store_true", help="on a CPU, to see that it runs")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """All three; returns the exit code."""
     start, out = time.perf_counter(), arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     notes, tables = out / "gpu-notes.txt", out / "gpu.md"
     for old in (notes, tables, out / "gpu.json", out / "gpu-tests.xml"):
         old.unlink(missing_ok=True)
-    known = environment(tried=arguments.tried, notes=notes)
+    known = environment(quick=arguments.quick, notes=notes)
     installed = install(known)
-    tested = tests(known, out, tried=arguments.tried)
+    tested = tests(known, out, quick=arguments.quick)
     left = arguments.total - (time.perf_counter() - start + MARGIN) / 60
-    timed = benchmarks(known, out, max(0.3, min(arguments.minutes, left)), tried=arguments.tried)
+    timed = benchmarks(known, out, max(0.3, min(arguments.minutes, left)), quick=arguments.quick)
     summary = {
         "package": installed,
         "tests, exit code": tested,
@@ -112,7 +114,3 @@ def main(argv: list[str] | None = None) -> int:
     for path in (notes, tables):
         print(path.read_text() if path.exists() else f"({path.name} was not written)")
     return 1 if tested or timed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,23 +1,24 @@
 """What a draw should take on a GPU, from what its plan makes it do: flops, bytes, steps that wait for one another.
 
-``python -m benchmarks.gpu --model`` prints it for cards that are not at hand. Flops, bytes and numbers of steps are counted
+``python -m benchmarks gpu --model`` prints it for cards that are not at hand. Flops, bytes and numbers of steps are counted
 from the plan; what one step takes is assumed (``Assumptions``) until somebody measures it. See README.md in this folder.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import groupby
 from math import ceil
 from typing import Any
 
 import torch
 
 from benchmarks.cases import Case
+from benchmarks.report import Row
 from made_fast.sampling import Sampler
 
-Row = dict[str, Any]
 MICRO = 1e-6
 
 
@@ -352,39 +353,42 @@ def product_counts(product: Callable[[], object], batch: int, itemsize: int) -> 
     return row
 
 
-BATCHES = (1, 100, 1024, 16_384, 131_072)
 CARDS = (H100, H200)
 
 
-def tables(shapes: tuple[tuple[int, int, int], ...]) -> dict[str, list[Row]]:
-    """What is expected for every shape, batch and precision, and what it is made of; times of a draw are an H200's."""
-    found: dict[str, list[Row]] = {"Expected": [], "Expected: what a tile takes": [], "Assumed": assumptions()}
-    for shape in shapes:
-        frozen = Case(*shape, 1).model().sampler()
-        plan, name = plan_of(frozen), "x".join(map(str, shape))
-        for rows in BATCHES:
-            for precision in ("ieee", "tf32"):
-                counts = counted(plan, frozen.features, rows, H200.processors, precision)
-                guess = expected(counts, H200, rows, precision)
-                row: Row = {
-                    "case": f"{name}-B{rows} {precision}",
-                    "one launch, ms": 1e3 * guess.one,
-                    "many, ms": 1e3 * guess.many,
-                    "microseconds per variable": guess.seconds / MICRO / shape[0],
-                    "bound by": guess.bound,
-                }
-                for card in CARDS:
-                    dense = dense_seconds(frozen, card, rows, precision)
-                    seconds = expected(counts, card, rows, precision).seconds
-                    row |= {f"{card.name}: dense, ms": 1e3 * dense, f"{card.name}: sample / dense": seconds / dense}
-                found["Expected"].append(row)
+def tables(cases: Sequence[Case]) -> dict[str, list[Row]]:
+    """What is expected for every case and precision, and what it is made of; times of a draw are an H200's."""
+    tables: dict[str, list[Row]] = {"Expected": [], "Expected: what a tile takes": [], "Assumed": assumptions()}
+    for _, same in groupby(cases, key=lambda case: case.shape):
+        batches = list(same)
+        frozen = batches[0].model().sampler()
+        plan = plan_of(frozen)
+        for case in batches:
+            tables["Expected"] += [_expected_row(frozen, plan, case, precision) for precision in ("ieee", "tf32")]
         for precision in ("ieee", "tf32"):
-            counts = counted(plan, frozen.features, BATCHES[-1], H200.processors, precision)
-            each = {f"{key}, us": value / MICRO for key, value in parts(counts, H200, 10**6, precision).items()}
-            row = {"case": f"{name} {precision}", "rows": counts.rows, "steps": counts.events}
-            row |= {"chunk count": counts.chunks, "task count": counts.tasks, **each}
-            found["Expected: what a tile takes"].append(row)
-    return found
+            counts = counted(plan, frozen.features, batches[-1].rows, H200.processors, precision)
+            times = {f"{key}, us": value / MICRO for key, value in parts(counts, H200, 10**6, precision).items()}
+            row: Row = {"case": f"{batches[-1].shape_name} {precision}", "rows": counts.rows, "steps": counts.events}
+            row |= {"chunk count": counts.chunks, "task count": counts.tasks, **times}
+            tables["Expected: what a tile takes"].append(row)
+    return tables
+
+
+def _expected_row(frozen: Sampler, plan: Any, case: Case, precision: str) -> Row:
+    counts = counted(plan, frozen.features, case.rows, H200.processors, precision)
+    guess = expected(counts, H200, case.rows, precision)
+    row: Row = {
+        "case": f"{case.name} {precision}",
+        "one launch, ms": 1e3 * guess.one,
+        "many, ms": 1e3 * guess.many,
+        "microseconds per variable": guess.seconds / MICRO / case.features,
+        "bound by": guess.bound,
+    }
+    for card in CARDS:
+        dense = dense_seconds(frozen, card, case.rows, precision)
+        seconds = expected(counts, card, case.rows, precision).seconds
+        row |= {f"{card.name}: dense, ms": 1e3 * dense, f"{card.name}: sample / dense": seconds / dense}
+    return row
 
 
 def assumptions() -> list[Row]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.bench import Bench, Row
-from benchmarks.report import table
+from benchmarks.gpu.bench import Bench
+from benchmarks.report import Row, table
+from benchmarks.report import write as write_files
 from benchmarks.timing import Ratio
 
 ORDER = (
@@ -170,7 +170,7 @@ def markdown(bench: Bench, about: dict[str, Any]) -> str:
         if lines:
             parts.append(f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines))
     parts.append("## Targets\n\n" + as_table(judged({} if bench.quick else bench.tables)))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def as_table(rows: list[Row]) -> str:
@@ -180,10 +180,7 @@ def as_table(rows: list[Row]) -> str:
 
 def write(bench: Bench, about: dict[str, Any], folder: Path, *, tell: bool) -> None:
     """Writes ``gpu.md`` and ``gpu.json``, both complete so far; ``tell`` prints the first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = markdown(bench, about)
-    (folder / "gpu.md").write_text(text)
-    found = {
+    result = {
         "about": about,
         "backend": bench.backend,
         "ceilings": bench.ceilings,
@@ -192,10 +189,4 @@ def write(bench: Bench, about: dict[str, Any], folder: Path, *, tell: bool) -> N
         "left out": bench.skipped,
         "failures": bench.failures,
     }
-    (folder / "gpu.json").write_text(json.dumps(found, default=_plain, indent=1) + "\n")
-    if tell:
-        print(text, flush=True)
-
-
-def _plain(value: Any) -> Any:
-    return vars(value) if isinstance(value, Ratio) else str(value)
+    write_files("gpu", folder, markdown(bench, about), result, tell=tell)

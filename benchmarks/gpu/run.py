@@ -1,8 +1,8 @@
-"""The benchmark on a GPU: ``python -m benchmarks.gpu``.
+"""The benchmark on a GPU.
 
 Ceilings of the machine first, then what the design has targets for, then the rest as far as the time goes. Every result is
 checked before it is timed; what cannot run is written down and the rest goes on. ``--device cpu --quick`` runs the same code
-on a CPU (with ``TRITON_INTERPRET=1`` for the kernels). See README.md in this folder for the method.
+on a CPU (with ``TRITON_INTERPRET=1`` for the kernels).
 """
 
 from __future__ import annotations
@@ -18,27 +18,31 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu_ceilings, gpu_model, gpu_report, gpu_sampling, gpu_training
+from benchmarks.cases import cases_of
+from benchmarks.gpu import ceilings, model, report, sampling, training
 from benchmarks.gpu.bench import Bench, Fatal
 from benchmarks.gpu.clock import Clock
+from benchmarks.report import processor
 from made_fast import backends
 
+TEXT = "on a GPU: draws, forwards and training steps beside plain torch, held against targets"
+QUICK = {"seconds": 0.01}
 SECTIONS = {
-    "ceilings": gpu_ceilings.measure,
-    "judged": gpu_sampling.measure_judged,
+    "ceilings": ceilings.measure,
+    "judged": sampling.measure_judged,
     "contenders": None,  # takes the trained model
-    "forwards": gpu_training.measure_forwards,
-    "steps": gpu_training.measure_steps,
-    "rest": gpu_sampling.measure_rest,
+    "forwards": training.measure_forwards,
+    "steps": training.measure_steps,
+    "rest": sampling.measure_rest,
 }
 
 
 def about(device: torch.device) -> dict[str, Any]:
     """What the figures were measured on."""
-    found: dict[str, Any] = {"device": platform.processor() or platform.machine()}
+    facts: dict[str, Any] = {"device": processor()}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        found = {
+        facts = {
             "device": properties.name,
             "multiprocessors": properties.multi_processor_count,
             "L2": f"{properties.L2_cache_size >> 20} MiB",
@@ -46,10 +50,10 @@ def about(device: torch.device) -> dict[str, Any]:
             "CUDA": torch.version.cuda,
         }
     try:
-        found["triton"] = importlib.metadata.version("triton")
+        facts["triton"] = importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
-        found["triton"] = "not installed"
-    return found | {
+        facts["triton"] = "not installed"
+    return facts | {
         "interpreted": os.environ.get("TRITON_INTERPRET") == "1",
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -57,51 +61,47 @@ def about(device: torch.device) -> dict[str, Any]:
     }
 
 
-def run(bench: Bench, arguments: argparse.Namespace, facts: dict[str, Any]) -> None:
+def measure_all(bench: Bench, arguments: argparse.Namespace, facts: dict[str, Any]) -> None:
     """All sections, writing what there is after each."""
     try:
         for name, section in SECTIONS.items():
             if arguments.only and name not in (*arguments.only, "ceilings"):
                 continue
             if section is None:
-                gpu_sampling.measure_contenders(bench, arguments.trained)
+                sampling.measure_contenders(bench, arguments.trained)
             else:
                 section(bench)
-            gpu_report.write(bench, facts, arguments.out, tell=False)
+            report.write(bench, facts, arguments.out, tell=False)
     except Fatal as error:
         bench.failures.append(f"nothing was measured after this: {error}")
 
 
-def print_model(out: Path) -> None:
+def print_model(out: Path, *, quick: bool) -> None:
     """What is expected for cards that are not at hand."""
-    tables = gpu_model.tables(gpu_sampling.SHAPES)
-    text = "\n\n".join(f"### {name}\n\n{gpu_report.as_table(rows)}" for name, rows in tables.items()) + "\n"
+    tables = model.tables(cases_of("gpu, expected", quick=quick))
+    text = "\n\n".join(f"### {name}\n\n{report.as_table(rows)}" for name, rows in tables.items()) + "\n"
     out.mkdir(parents=True, exist_ok=True)
     (out / "gpu-model.md").write_text(text)
     print(text)
 
 
-def parsed(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="for everything (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="for the rounds of a row (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results (default: %(default)s)")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="(default: %(default)s)")
     parser.add_argument("--backend", default="triton", help="the one that is measured as ours (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that it works")
     parser.add_argument("--only", action="append", choices=tuple(SECTIONS), help="a section, may be repeated")
     parser.add_argument("--quiet", action="store_true", help="write the tables and do not print them")
-    parser.add_argument("--trained", type=Path, help="a trained model to compare the samplers on as well")
+    parser.add_argument(
+        "--trained", type=Path, metavar="FILE", help="a trained model to compare the samplers on as well"
+    )
     parser.add_argument("--model", action="store_true", help="print what is expected of an H100 and an H200 instead")
-    return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the benchmark, writes ``gpu.md`` and ``gpu.json``, prints the tables last; 1 if anything was wrong."""
-    arguments = parsed(argv)
+def run(arguments: argparse.Namespace) -> int:
+    """Writes ``gpu.md`` and ``gpu.json`` and prints the tables last; 1 if anything was wrong."""
     if arguments.model:
-        print_model(arguments.out)
+        print_model(arguments.out, quick=arguments.quick)
         return 0
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -110,18 +110,15 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     backends.choose(arguments.backend, device=device, dtype=torch.float32, outputs=["bernoulli"])  # or says why not
-    clock = Clock(device, time.perf_counter() + 60 * arguments.minutes, 1e-5 if arguments.quick else 2e-3)
+    clock = Clock(device, time.perf_counter() + 60 * arguments.minutes)
+    if arguments.quick:
+        clock.least = 1e-5
 
     def progress(name: str) -> None:
         print(f"{time.perf_counter() - clock.started:6.1f} s  {name}", file=sys.stderr, flush=True)
 
-    seconds = 0.01 if arguments.quick else arguments.seconds
-    bench = Bench(clock, arguments.backend, arguments.quick, seconds, progress)
+    bench = Bench(clock, arguments.backend, arguments.quick, arguments.seconds, progress)
     facts = about(device)
-    run(bench, arguments, facts)
-    gpu_report.write(bench, facts, arguments.out, tell=not arguments.quiet)
+    measure_all(bench, arguments, facts)
+    report.write(bench, facts, arguments.out, tell=not arguments.quiet)
     return 1 if bench.failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

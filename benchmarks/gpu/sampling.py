@@ -7,114 +7,97 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu_contenders as contenders
-from benchmarks import gpu_model
-from benchmarks.gpu.bench import Bench, Row
-from benchmarks.gpu.clock import median, peak_extra, precision
-from benchmarks.gpu.contenders import TOLERANCE
-from benchmarks.timing import ratio
+from benchmarks.cases import Case, cases_of
+from benchmarks.contenders import SEED, Jacobi, Run, check_draws, sampler
+from benchmarks.gpu import contenders
+from benchmarks.gpu import model as expectation
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.clock import peak_extra
+from benchmarks.gpu.contenders import CHECKED, TOLERANCE
+from benchmarks.precision import precision
+from benchmarks.report import Row
+from benchmarks.timing import median, ratio
 from made_fast import MADE
 from made_fast.sampling import Sampler
 
-Shape = tuple[int, int, int]
-
-JUDGED: tuple[Shape, ...] = ((784, 512, 2), (784, 1024, 2))
-SHAPES: tuple[Shape, ...] = (
-    *JUDGED,
-    (16, 256, 2),
-    (64, 512, 2),
-    (784, 500, 1),
-    (784, 8000, 1),
-    (3072, 1024, 2),
-)
-MANY, SOME, FEW = (131_072, 16_384), (100, 1024), (1, 8, 32, 128)
-TINY: Shape = (6, 8, 1)
+PRECISIONS_TRIED = ("ieee", "tf32")
 
 
 def measure_judged(bench: Bench) -> None:
     """What the design has targets for: many rows at two precisions, and few rows."""
-    shapes = (TINY,) if bench.quick else JUDGED
-    for rows in (5,) if bench.quick else MANY:
-        for shape in shapes:
-            for name in ("ieee", "tf32"):
-                _add_many(bench, shape, rows, name)
-    for shape in shapes:
-        for rows in (1, 2) if bench.quick else FEW:
-            _add_few(bench, shape, rows)
+    for case in cases_of("gpu, many rows", quick=bench.quick):
+        _add_many(bench, case)
+    for case in cases_of("gpu, few rows", quick=bench.quick):
+        _add_few(bench, case)
 
 
 def measure_rest(bench: Bench) -> None:
     """The other shapes and batches, as far as the time goes."""
-    if bench.quick:
-        return
-    for shape in SHAPES:
-        for rows in (*SOME, *MANY):
-            for name in ("ieee", "tf32"):
-                if shape not in JUDGED or rows in SOME:
-                    _add_many(bench, shape, rows, name)
-        if shape not in JUDGED:
-            _add_few(bench, shape, 1)
+    for case in cases_of("gpu, rest", quick=bench.quick):
+        (_add_few if case.rows == 1 else _add_many)(bench, case)
 
 
-def _add_many(bench: Bench, shape: Shape, rows: int, name: str) -> None:
-    title = f"{'x'.join(map(str, shape))}-B{rows} {name}"
-    bench.add("Samples", title, lambda: _many(bench, shape, rows, name), needs=2 * bench.seconds)
+def _add_many(bench: Bench, case: Case) -> None:
+    for name in PRECISIONS_TRIED:
+        needs = 2 * bench.seconds
+        bench.add("Samples", f"{case.name} {name}", lambda name=name: _many(bench, case, name), needs=needs)
 
 
-def _add_few(bench: Bench, shape: Shape, rows: int) -> None:
-    bench.add("Latency", f"{'x'.join(map(str, shape))}-B{rows}", lambda: _few(bench, shape, rows))
+def _add_few(bench: Bench, case: Case) -> None:
+    bench.add("Latency", case.name, lambda: _few(bench, case))
 
 
-def _many(bench: Bench, shape: Shape, rows: int, name: str) -> Row:
+def _right(bench: Bench, model: MADE, frozen: Sampler, rows: int, name: str) -> None:
+    """Compares a draw with the model before anything is timed."""
+    x = frozen.sample(rows, seed=SEED, backend=bench.backend)
+    check_draws("ours", model, x, tolerance=TOLERANCE[name], rows=CHECKED)
+
+
+def _many(bench: Bench, case: Case, name: str) -> Row:
     """Samples against one dense forward of as many rows, both at one precision."""
-    model, frozen = bench.network(shape)
+    model, frozen = bench.network(case)
     with precision(name):
-        draw = contenders.ours(frozen, rows, bench.backend, bench.seeds())
-        forward, inputs = contenders.dense(model, rows)
-        seed = contenders.SEED
-        x = frozen.sample(rows, seed=seed, backend=bench.backend)
-        contenders.check("ours", model, x, tolerance=TOLERANCE[name], seed=seed)
-        del x
-        runs = {"sample": draw, "dense": forward, "own forward": contenders.own_forward(model, inputs)}
+        draw = sampler(frozen, case.rows, bench.backend, bench.seeds())
+        _right(bench, model, frozen, case.rows, name)
+        runs = {"sample": draw, **contenders.forwards(model, contenders.batches(case, bench.device))}
         times = bench.clock.measure(runs, seconds=bench.seconds)
         extra = peak_extra(draw, bench.device)
-        launches = _launches(frozen, rows, bench)
+        launches = _launches(frozen, case.rows, bench)
     seconds = median(times["sample"])
-    useful = 2 * frozen.macs * rows
+    useful = 2 * frozen.macs * case.rows
+    dense_rate = 2 * frozen.dense_macs * case.rows / median(times["dense"])
     row: Row = {
-        "shape": shape,
-        "rows": rows,
+        "shape": case.shape,
+        "rows": case.rows,
         "precision": name,
         "sample ms": 1e3 * seconds,
         "dense ms": 1e3 * median(times["dense"]),
         "sample / dense": ratio(times, "sample", "dense"),
         "sample / own forward": ratio(times, "sample", "own forward"),
         "useful TFLOP/s": 1e-12 * useful / seconds,
-        "useful / dense rate": 2 * frozen.dense_macs * rows / median(times["dense"]),
+        "useful / dense rate": useful / seconds / dense_rate,
         "extra MiB": extra,
         "launches": launches,
     }
-    row["useful / dense rate"] = useful / seconds / row["useful / dense rate"]
-    return row | gpu_model.against(frozen, rows, name, seconds, bench.ceilings, bench.device)
+    return row | expectation.against(frozen, case.rows, name, seconds, bench.ceilings, bench.device)
 
 
-def _few(bench: Bench, shape: Shape, rows: int) -> Row:
+def _few(bench: Bench, case: Case) -> Row:
     """Microseconds for each variable, and for each step that waits for the one before."""
-    model, frozen = bench.network(shape)
-    draw = contenders.ours(frozen, rows, bench.backend, bench.seeds())
-    forward, _ = contenders.dense(model, rows)
-    x = frozen.sample(rows, seed=contenders.SEED, backend=bench.backend)
-    contenders.check("ours", model, x, tolerance=TOLERANCE["ieee"])
-    times = bench.clock.measure({"sample": draw, "dense": forward}, seconds=bench.seconds / 2)
-    seconds, events = median(times["sample"]), gpu_model.events(frozen)
+    model, frozen = bench.network(case)
+    _right(bench, model, frozen, case.rows, "ieee")
+    forward = contenders.forwards(model, contenders.batches(case, bench.device))["dense"]
+    runs = {"sample": sampler(frozen, case.rows, bench.backend, bench.seeds()), "dense": forward}
+    times = bench.clock.measure(runs, seconds=bench.seconds / 2)
+    seconds, events = median(times["sample"]), expectation.events(frozen)
     return {
-        "shape": shape,
-        "rows": rows,
+        "shape": case.shape,
+        "rows": case.rows,
         "microseconds": 1e6 * seconds,
-        "microseconds per variable": 1e6 * seconds / shape[0],
+        "microseconds per variable": 1e6 * seconds / case.features,
         "nanoseconds per event": 1e9 * seconds / events if events else float("nan"),
         "sample / dense": ratio(times, "sample", "dense"),
-        "launches": _launches(frozen, rows, bench),
+        "launches": _launches(frozen, case.rows, bench),
     }
 
 
@@ -129,7 +112,7 @@ def _launches(frozen: Sampler, rows: int, bench: Bench) -> int | str:
     return len(launches)
 
 
-def _kernels(bench: Bench, draw: contenders.Draw) -> int | str:
+def _kernels(bench: Bench, draw: Run) -> int | str:
     """Kernels that one call runs, as CUPTI counts them."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -141,10 +124,10 @@ def _kernels(bench: Bench, draw: contenders.Draw) -> int | str:
     return len([event for event in kernels if "Mem" not in event.name]) or "–"
 
 
-def dependent(shape: Shape, device: torch.device) -> MADE:
+def dependent(case: Case, device: torch.device) -> MADE:
     """A network whose variables depend on one another much more than those of fresh weights: Jacobi needs many passes."""
     torch.manual_seed(0)
-    model = MADE(shape[0], (shape[1],) * shape[2])
+    model = MADE(case.features, case.widths)
     with torch.no_grad():
         for layer in model.masked_layers:
             layer.weight.copy_(torch.randn(layer.weight.shape) * 2.5 / layer.weight.shape[1] ** 0.5)
@@ -152,16 +135,16 @@ def dependent(shape: Shape, device: torch.device) -> MADE:
 
 
 def measure_contenders(bench: Bench, trained: Path | None) -> None:
-    """All ways to draw, at (784, 512, 2) with 100 rows: fresh weights, dependent ones, and a trained model if given."""
-    shape, rows = (TINY, 3) if bench.quick else ((784, 512, 2), 100)
-    model, frozen = bench.network(shape)
-    _contest(bench, "Contenders", model, frozen, rows, compiled=True)
+    """All ways to draw one case: fresh weights, dependent ones, and a trained model if given."""
+    (case,) = cases_of("gpu, contenders", quick=bench.quick)
+    model, frozen = bench.network(case)
+    _contest(bench, "Contenders", model, frozen, case.rows, compiled=True)
     if not bench.quick:
-        model = dependent(shape, bench.device)
-        _contest(bench, "Contenders, dependent weights", model, model.sampler(), rows, compiled=False)
+        model = dependent(case, bench.device)
+        _contest(bench, "Contenders, dependent weights", model, model.sampler(), case.rows, compiled=False)
     if trained is not None:
         model = MADE.load(trained).to(bench.device).eval()
-        _contest(bench, "Contenders, trained", model, model.sampler(), rows, compiled=False)
+        _contest(bench, "Contenders, trained", model, model.sampler(), case.rows, compiled=False)
 
 
 def _contest(bench: Bench, table: str, model: MADE, frozen: Sampler, rows: int, *, compiled: bool) -> None:
@@ -173,7 +156,7 @@ def _contest(bench: Bench, table: str, model: MADE, frozen: Sampler, rows: int, 
         run = makers[name]()
         x = run()
         bench.clock.wait()
-        contenders.check(name, model, x, tolerance=TOLERANCE["ieee"])
+        check_draws(name, model, x, tolerance=TOLERANCE["ieee"], rows=CHECKED)
         runs[name] = run
         return {}
 
@@ -183,20 +166,21 @@ def _contest(bench: Bench, table: str, model: MADE, frozen: Sampler, rows: int, 
     bench.tables.pop(checks, None)
     if not bench.cuda:
         bench.skipped.append(f"{table}: CUDA graphs and torch.compile, which need a GPU")
-    forward, _ = contenders.dense(model, rows)
+    case = Case(model.features, model.hidden_features[0], len(model.hidden_features), rows)
+    forward = contenders.forwards(model, contenders.batches(case, bench.device))["dense"]
     runs["dense forward"] = forward
     if bench.cuda:
         runs["dense forward, CUDA graph"] = contenders.captured(forward)
     if "ours" not in runs:
         return
-    times = bench.clock.measure(runs, seconds=0.1 if bench.quick else 3 * bench.seconds, min_rounds=5)
+    times = bench.clock.measure(runs, seconds=0.1 if bench.quick else 3 * bench.seconds)
     for name, run in runs.items():
-        note = f"{run.passes} passes" if isinstance(run, contenders.Jacobi) else ""
+        note = f"{run.passes} passes" if isinstance(run, Jacobi) else ""
         row = {"case": name, "ms": 1e3 * median(times[name]), "times ours": ratio(times, name, "ours"), "note": note}
         bench.tables.setdefault(table, []).append(row)
     if bench.cuda:
         bench.add(table, "kernels of one draw", lambda: _counted(bench, runs["ours"]), needs=2)
 
 
-def _counted(bench: Bench, draw: contenders.Draw) -> Row:
+def _counted(bench: Bench, draw: Run) -> Row:
     return {"ms": "–", "times ours": "–", "note": f"{_kernels(bench, draw)}, as CUPTI counts"}

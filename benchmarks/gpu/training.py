@@ -9,24 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import gpu_model
-from benchmarks.gpu.bench import Bench, Row
-from benchmarks.gpu.clock import Rotation, buffers_for, median, precision
-from benchmarks.timing import ratio
+from benchmarks import WrongResult
+from benchmarks.cases import Case, cases_of
+from benchmarks.contenders import Rotation
+from benchmarks.gpu import model as expectation
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.clock import buffers_for
+from benchmarks.gpu.contenders import PlainNetwork, batches
+from benchmarks.precision import PRECISIONS, precision
+from benchmarks.report import Row
+from benchmarks.suites.training import step, useful_macs
+from benchmarks.timing import median, ratio
 from made_fast import MADE, masked_linear, masks
 
 WIDTHS = (1024, 2048, 4096, 8192)
 ROWS = 8192
-DTYPES = {"ieee": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 # Largest relative error (root of the mean square) of a product before it is timed: a few times what the dtype costs.
 ALLOWED = {"ieee": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
-STEPS = ((784, 2048, 2), (784, 4096, 2), (784, 1024, 2))
 
 
 def measure_forwards(bench: Bench) -> None:
     """Staircase forward against a dense product of the same size and precision."""
     widths = (48,) if bench.quick else WIDTHS
-    names = list(DTYPES)
+    names = list(PRECISIONS)
     if not bench.cuda and bench.backend == "triton":
         names.remove("bf16")
         bench.skipped.append("Masked forward: bf16, which Triton's interpreter multiplies wrongly")
@@ -48,7 +53,7 @@ def _degrees(width: int, kind: str, device: torch.device) -> Tensor:
 
 def _forward(bench: Bench, width: int, name: str, kind: str) -> Row:
     """``x @ (W * M).T`` with N x N weights against ``F.linear(x, W, bias)`` with the mask folded in."""
-    rows, dtype = 40 if bench.quick else ROWS, DTYPES[name]
+    rows, dtype = 40 if bench.quick else ROWS, PRECISIONS[name].dtype
     degrees = _degrees(width, kind, bench.device)
     mask = masks.connectivity(degrees[:width], degrees[width:])
     bias = torch.randn(width, device=bench.device, dtype=dtype)
@@ -70,10 +75,10 @@ def _forward(bench: Bench, width: int, name: str, kind: str) -> Row:
     with precision(name), torch.no_grad():
         _check_product(inputs.next(), bias, degrees, bench.backend, ALLOWED[name])
         times = bench.clock.measure({"ours": ours, "dense": dense}, seconds=bench.seconds)
-        counts = gpu_model.product_counts(ours, rows, dtype.itemsize) if bench.backend == "triton" else {}
+        counts = expectation.product_counts(ours, rows, dtype.itemsize) if bench.backend == "triton" else {}
     seconds, kept = median(times["ours"]), int(mask.sum())
     flops = 2 * rows * kept
-    floor = gpu_model.product_floor(rows, width, width, kept, dtype.itemsize, bench.ceilings, name)
+    floor = expectation.product_floor(rows, width, width, kept, dtype.itemsize, bench.ceilings, name)
     return {
         "width": width,
         "precision": name,
@@ -100,90 +105,63 @@ def _check_product(given: tuple[Tensor, Tensor], bias: Tensor, degrees: Tensor, 
     exact = x.double() @ weight.double().T + bias.double()
     error = float((found - exact).norm() / exact.norm())
     if not error <= allowed:
-        raise ValueError(f"the masked product is wrong by {error:.1e} of its size, allowed are {allowed:.0e}")
-
-
-class _Plain(nn.Module):
-    """The same network in plain torch: ``F.linear(x, weight * mask)``, or without masks."""
-
-    def __init__(self, model: MADE, *, masked: bool) -> None:
-        super().__init__()
-        layers = [*model.hidden, model.parameters_layer]
-        self.weights = nn.ParameterList([nn.Parameter(layer.weight.detach().clone()) for layer in layers])
-        self.biases = nn.ParameterList([nn.Parameter(layer.bias.detach().clone()) for layer in layers])
-        self.masked = masked
-        for number, layer in enumerate(layers):
-            self.register_buffer(f"mask{number}", layer.mask.to(layer.weight.dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            used = weight * getattr(self, f"mask{number}") if self.masked else weight
-            x = F.linear(F.relu(x) if number else x, used, bias)
-        return x
+        raise WrongResult(f"the masked product is wrong by {error:.1e} of its size, allowed are {allowed:.0e}")
 
 
 def measure_steps(bench: Bench) -> None:
     """Forward, loss and backward against the same network in plain torch, eager and compiled."""
-    for shape in ((6, 40, 2),) if bench.quick else STEPS:
+    for case in cases_of("gpu, steps", quick=bench.quick):
         for name in ("ieee",) if bench.quick else ("tf32", "bf16", "ieee"):
-            title = f"{'x'.join(map(str, shape))} {name}"
-            bench.add("Training step", title, lambda s=shape, n=name: _step(bench, s, n), needs=25)
+            title = f"{case.shape_name} {name}"
+            bench.add("Training step", title, lambda c=case, n=name: _step(bench, c, n), needs=25)
 
 
-def _step(bench: Bench, shape: tuple[int, int, int], name: str) -> Row:
-    rows, dtype = 24 if bench.quick else ROWS, DTYPES[name]
+def _step(bench: Bench, case: Case, name: str) -> Row:
+    dtype = PRECISIONS[name].dtype
     torch.manual_seed(0)
-    model = MADE(shape[0], (shape[1],) * shape[2]).to(bench.device, dtype)
-    networks: dict[str, nn.Module] = {"ours": model}
-    networks |= {"W*mask": _Plain(model, masked=True), "dense": _Plain(model, masked=False)}
-    for network in networks.values():
-        network.to(bench.device)
-    count = buffers_for(dtype.itemsize * rows * shape[0], bench.device)
-    inputs = Rotation([(torch.rand(rows, shape[0], device=bench.device) < 0.13).to(dtype) for _ in range(count)])
+    model = MADE(case.features, case.widths).to(bench.device, dtype)
+    plain = {"W*mask": PlainNetwork(model, masked=True), "dense": PlainNetwork(model, masked=False)}
+    networks: dict[str, nn.Module] = {"ours": model, **plain}
+    inputs = batches(case, bench.device, dtype)
     with precision(name):
         _check_gradients(networks, inputs.next()[:256], 20 * ALLOWED[name])
         runs = {key: _run(network, network, inputs) for key, network in networks.items()}
         if bench.cuda:
             torch.compiler.reset()
-            plain = networks["W*mask"]
-            compiled = torch.compile(plain, dynamic=False, fullgraph=True)
-            runs["W*mask compiled"] = _run(compiled, plain, inputs)
+            compiled = torch.compile(plain["W*mask"], dynamic=False, fullgraph=True)
+            runs["W*mask compiled"] = _run(compiled, plain["W*mask"], inputs)
             runs["W*mask compiled"]()
         times = bench.clock.measure(runs, seconds=1.5 * bench.seconds)
-    row: Row = {"hidden": shape[1], "precision": name, "rows": rows, "ours ms": 1e3 * median(times["ours"])}
+    taken = median(times["ours"])
+    row: Row = {"hidden": case.hidden, "precision": name, "rows": case.rows, "ours ms": 1e3 * taken}
     others = ("W*mask", "W*mask compiled", "dense")
     row |= {f"{key} / ours": ratio(times, key, "ours") if key in times else "–" for key in others}
-    kept = sum(int(layer.mask.sum()) for layer in model.masked_layers)
-    products = 3 * kept - int(model.hidden[0].mask.sum())  # nobody asks for the gradient of the first input
-    flops = 2 * rows * products
-    row["useful TFLOP/s"] = 1e-12 * flops / median(times["ours"])
-    row["share of the product rate"] = flops / median(times["ours"]) / bench.ceilings.get(name, float("nan"))
+    flops = 2 * case.rows * useful_macs(model)["step"]
+    row["useful TFLOP/s"] = 1e-12 * flops / taken
+    row["share of the product rate"] = flops / taken / bench.ceilings.get(name, float("nan"))
     return row
 
 
 def _run(network: Any, owner: nn.Module, inputs: Rotation) -> Callable[[], None]:
-    """One step: forward, loss, backward; the optimizer is the same for all and left out."""
+    """One step of rows in turn; the optimizer is the same for all and left out."""
     parameters = list(owner.parameters())
 
     def run() -> None:
-        x = inputs.next()
-        for parameter in parameters:
-            parameter.grad = None
-        F.binary_cross_entropy_with_logits(network(x), x, reduction="sum").backward()
+        step(network, parameters, inputs.next())()
 
     return run
 
 
 def _check_gradients(networks: dict[str, nn.Module], x: Tensor, allowed: float) -> None:
     """Ours against plain torch in the same dtype: the gradient of every weight."""
-    _run(networks["ours"], networks["ours"], Rotation([x]))()
-    _run(networks["W*mask"], networks["W*mask"], Rotation([x]))()
-    layers = [*networks["ours"].hidden, networks["ours"].parameters_layer]
-    for number, (layer, weight) in enumerate(zip(layers, networks["W*mask"].weights, strict=True)):
+    ours, plain = networks["ours"], networks["W*mask"]
+    for network in (ours, plain):
+        _run(network, network, Rotation([x]))()
+    for number, (layer, weight) in enumerate(zip([*ours.hidden, ours.parameters_layer], plain.weights, strict=True)):
         if bool(layer.weight.grad[~layer.mask].any()):
-            raise ValueError(f"the gradient of layer {number} is not zero under the mask")
+            raise WrongResult(f"the gradient of layer {number} is not zero under the mask")
         error = float((layer.weight.grad.float() - weight.grad.float()).norm() / weight.grad.float().norm())
         if not error <= allowed:
-            raise ValueError(
+            raise WrongResult(
                 f"the gradient of layer {number} is off by {error:.1e} of its size, allowed: {allowed:.0e}"
             )

@@ -1,4 +1,4 @@
-"""What ``benchmarks.paper`` tries on each data set. Chosen on validation rows alone, never on test rows."""
+"""What the suite ``paper`` tries on each data set. Chosen on validation rows alone, never on test rows."""
 
 from __future__ import annotations
 

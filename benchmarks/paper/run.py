@@ -1,9 +1,9 @@
-"""The tables of the MADE paper, trained anew: ``python -m benchmarks.paper --data DIR``.
+"""The tables of the MADE paper, trained anew.
 
-For each set in ``DIR`` (files NAME.npz in the layout of ``made_fast.datasets``) every configuration of the grid is trained,
-the one with the lowest validation NLL is chosen, and only then are the test rows read, once. Everything is written to
-``--out``: one JSON line for each finished run with its configuration, curve and time, and a checkpoint of the one that is
-being trained. Run the command again to go on where it was stopped.
+For each set in ``--data DIR`` (files NAME.npz in the layout of ``made_fast.datasets``) every configuration of the grid is
+trained, the one with the lowest validation NLL is chosen, and only then are the test rows read, once. Everything is written
+to ``--out``: one JSON line for each finished run with its configuration, curve and time, and a checkpoint of the one that is
+being trained. Run the command again to go on where it was stopped. ``--quick`` trains on made-up rows for a few epochs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import torch
 
 from benchmarks.paper.grid import Configuration, grid_of, weight_of
 from benchmarks.paper.published import MADE_FIXED, MADE_SAMPLED, OTHERS, Figure
-from benchmarks.report import table
-from benchmarks.timing import machine
+from benchmarks.report import machine, measured_on, table, write
+from benchmarks.small_data import write_bars
 from made_fast import MADE
 from made_fast.datasets import Dataset, load
 from made_fast.training import Epoch, TrainingError, evaluate, fit
 
+TEXT = "the tables of the MADE paper, trained anew; needs the data sets"
+QUICK = {"out": Path("out/quick"), "budget": 0.1}
+QUICK_GRID = (Configuration((16,), epochs=2), Configuration((16,), epochs=2, learning_rate=1e-4))
 COLUMNS = (
     *("set", "rows x D", "ours", "published, one mask", "published, many masks", "best of NADE, EoNADE, DARN"),
     *("verdict", "chosen", "validation", "epochs", "minutes"),
@@ -127,7 +130,7 @@ def train_one(data: Dataset, configuration: Configuration, log: Log, minutes: fl
 def run_set(path: Path, out: Path, minutes: float, grid: Sequence[Configuration] | None = None) -> dict[str, Any]:
     """Trains what of the grid is not yet trained, chooses by validation, and reads the test rows once."""
     data, log, started = load(str(path)), Log(out / path.stem), time.monotonic()
-    todo = [each for each in (grid or grid_of(path.stem)) if each.name not in log.runs()]
+    todo = [one for one in grid or grid_of(path.stem) if one.name not in log.runs()]
     for place, configuration in enumerate(todo):
         left = minutes - (time.monotonic() - started) / 60
         if left <= 0:
@@ -152,7 +155,7 @@ def verdict(name: str, ours: Figure) -> str:
     published = MADE_FIXED.get(name)
     if published is None:
         return ""
-    least = min((each for each in (published, MADE_SAMPLED.get(name)) if each), key=lambda each: each.nats)
+    least = min(filter(None, (published, MADE_SAMPLED.get(name))), key=lambda figure: figure.nats)
     if ours.nats <= least.nats:
         return "better than both rows of MADE"
     if ours.nats <= published.nats:
@@ -181,48 +184,46 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
 
 def markdown(results: list[dict[str, Any]]) -> str:
     """The table."""
-    facts = machine()
     return (
-        f"Test NLL in nats with 95 % intervals. Trained on {facts['processor']}, {facts['threads']} threads, torch "
-        f"{facts['torch']}, {facts['date']}; chosen on validation rows, minutes are those of the chosen run.\n\n"
+        "Test NLL in nats with 95 % intervals. "
+        + measured_on(machine(), verb="Trained")
+        + " Chosen on validation rows; minutes are those of the chosen run.\n\n"
         + table(COLUMNS, [row_of(result) for result in results])
-        + "\n"
     )
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of NAME.npz files")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of NAME.npz files")
     parser.add_argument("--set", nargs="+", metavar="NAME", help="sets to train on (default: all in DIR)")
     parser.add_argument("--budget", type=float, default=120.0, metavar="MINUTES", help="for all (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("out/paper"), metavar="DIR", help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, help="(default: torch's number)")
-    return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Trains on every set and prints the table."""
-    arguments = parse(argv)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+def paths_of(arguments: argparse.Namespace) -> list[Path]:
+    """The files to train on; with ``--quick`` a made-up one, unless a folder is given."""
+    if arguments.data is None:
+        if not arguments.quick:
+            raise SystemExit("--data must be a folder with .npz files")
+        return [write_bars(arguments.out)]
     paths = sorted(arguments.data.glob("*.npz"))
-    if arguments.set:
-        unknown = set(arguments.set) - {path.stem for path in paths}
-        if unknown:
-            raise SystemExit(f"--set must name files of {arguments.data}, got {', '.join(sorted(unknown))}")
-        paths = [path for path in paths if path.stem in arguments.set]
+    unknown = set(arguments.set or ()) - {path.stem for path in paths}
+    if unknown:
+        raise SystemExit(f"--set must name files of {arguments.data}, got {', '.join(sorted(unknown))}")
     if not paths:
         raise SystemExit(f"--data must be a folder with .npz files, found none in {arguments.data}")
+    return [path for path in paths if not arguments.set or path.stem in arguments.set]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains on every set; writes ``paper.md`` and ``paper.json`` after each."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    out = arguments.out / "paper"
+    paths = paths_of(arguments)
     left, weights, results = arguments.budget, {path: weight_of(path.stem) for path in paths}, []
     for path in sorted(paths, key=lambda path: weights[path]):  # what the small ones leave over is the large one's
         started, share = time.monotonic(), weights[path] / sum(weights.values())
-        results.append(run_set(path, arguments.out, left * share))
+        results.append(run_set(path, out, left * share, QUICK_GRID if arguments.quick else None))
         del weights[path]
         left -= (time.monotonic() - started) / 60
-        print(markdown(results), flush=True)
-    (arguments.out / "paper.md").write_text(markdown(results))
-
-
-if __name__ == "__main__":
-    main()
+        write("paper", arguments.out, markdown(results), results)

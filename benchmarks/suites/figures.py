@@ -231,7 +231,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", nargs="+", choices=FIGURES, default=list(FIGURES), metavar="NAME", help="(default: all)")
+    parser.add_argument(
+        "--only", nargs="+", choices=FIGURES, default=list(FIGURES), metavar="NAME", help="(default: all)"
+    )
     parser.set_defaults(out=Path("docs/images"))
 
 

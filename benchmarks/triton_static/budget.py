@@ -16,7 +16,7 @@ Budget = dict[str, dict[str, tuple[int, int]]]  # variant -> target -> registers
 
 
 class Measured(Protocol):
-    """What is needed of a reading, see ``triton_compile.Reading``."""
+    """What is needed of a reading, see ``compiling.Reading``."""
 
     registers: int
     spills: int

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import triton_matmul_cases
-from benchmarks.triton_static.matmul_calls import fp32_products
+from benchmarks.precision import precision
+from benchmarks.triton_static import matmul_calls
 from made_fast import MADE
 from made_fast.backends.triton import draw, pack
 from made_fast.backends.triton.drawing.sizes import ASKED, SAMPLER, VARIABLES, Tile
@@ -49,7 +49,7 @@ MIXED = Mixed([(kind, 8) for kind in (*KINDS, MixtureOfNormals(20), MixtureOfLog
 
 def recorded_calls() -> list[list[Launch]]:
     """For each case, what it launches."""
-    calls = chain(_sampler_calls(), _variable_calls(), triton_matmul_cases.calls())
+    calls = chain(_sampler_calls(), _variable_calls(), matmul_calls.calls())
     return [_recorded(call) for call in calls]
 
 
@@ -74,7 +74,7 @@ def _sampler_calls() -> Iterator[Call]:
 
         for multiplies, tile in ((unit, tile) for unit, tiles in SAMPLER.items() for tile in tiles):
             config, count = tile.config, 2 * tile.config["R"]
-            with fp32_products({"ieee": "highest", "tf32": "high"}[multiplies]):
+            with precision(multiplies):
                 if name == "context":
                     yield call(count, config=config, mode="one", context=torch.zeros(count, model.context_features))
                 elif name != "plain":
@@ -98,7 +98,7 @@ def _variable_calls() -> Iterator[Call]:
         return partial(draw, packed, *out, seed=0, first_row=0, config=tile.config, mode="one", **more)
 
     for multiplies, tiles in VARIABLES.items():
-        with fp32_products({"ieee": "highest", "tf32": "high"}[multiplies]):
+        with precision(multiplies):
             for tile in tiles:
                 yield call(tile)
     conditions, _ = conditions_of(

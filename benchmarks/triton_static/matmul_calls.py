@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.precision import PRECISIONS, precision
 from made_fast.backends.triton import masked_linear, masked_linear_grad_input, masked_linear_grad_weight
 from made_fast.backends.triton.masked.sizes import matmul_candidates, outer_candidates
 from made_fast.masks import MaskPlan, plan_from_degrees, plan_from_mask
 
-__all__ = ["calls", "fp32_products"]
-
 SIZE = 512
-KINDS = ((torch.float32, "highest"), (torch.float32, "high"), (torch.bfloat16, "highest"))
 SPLIT, WHOLE = 2048, 256  # batches that are split for the gradient of a weight, and that are not
 MANY = 32768  # enough for the largest tiles
-
-
-@contextmanager
-def fp32_products(precision: str) -> Iterator[None]:
-    """Within the block ``torch.set_float32_matmul_precision`` is this."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _plans() -> dict[str, MaskPlan]:
@@ -45,8 +31,8 @@ def _plans() -> dict[str, MaskPlan]:
 def calls() -> Iterator[Any]:
     """Functions without arguments, each a call of the backend."""
     plans = _plans()
-    for dtype, precision in KINDS:
-        with fp32_products(precision):
+    for products, (dtype, _) in PRECISIONS.items():
+        with precision(products):
             for name, plan in plans.items():
                 gathered = name != "in order"
                 tiles = matmul_candidates(dtype, gathered=gathered)
@@ -69,8 +55,8 @@ def calls() -> Iterator[Any]:
 def _ragged_calls() -> Iterator[Any]:
     """Rows that do not begin at multiples of 16 bytes, in the configurations that the backend takes for large batches."""
     plan = plan_from_degrees(np.arange(300), np.arange(98))
-    for dtype, precision in KINDS:
-        with fp32_products(precision):
+    for products, (dtype, _) in PRECISIONS.items():
+        with precision(products):
             yield _forward(plan, dtype, "tanh", batch=MANY)
             yield _grad_input(plan, dtype, batch=MANY)
             yield _grad_weight(plan, dtype, MANY)

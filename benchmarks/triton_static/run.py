@@ -1,35 +1,36 @@
 """Every kernel of the Triton backend compiled for three GPUs, without a GPU, and held against a budget.
 
-    python -m benchmarks.triton_static                  # compare with benchmarks/triton_budget.json
-    python -m benchmarks.triton_static --write-budget   # after a change of kernels that is meant
-
 Prints registers, spills and shared memory as the binaries say them, and an account of their instructions. Fails where a
-kernel spills, needs more shared memory than there is, lost its tensor cores, or goes over its budget.
+kernel spills, needs more shared memory than there is, lost its tensor cores, or goes over ``budget.json`` in this folder,
+which ``--write-budget`` writes after a change of kernels that is meant. ``--quick`` compiles few variants for one GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import triton
 
-from benchmarks import triton_budget
+from benchmarks.report import write
+from benchmarks.triton_static import budget as budgets
 from benchmarks.triton_static.budget import Variant
 from benchmarks.triton_static.compiling import TARGETS, Reading, describe, read, specialize
 from benchmarks.triton_static.summary import summary
 from made_fast.backends.triton.launch import Launch
 
-BUDGET = Path(__file__).with_name("triton_budget.json")
+TEXT = "the GPU kernels compiled without a GPU, held against a budget of registers; about two minutes"
+QUICK = {"targets": ["sm_90"], "no_budget": True}
+QUICK_VARIANTS = 4
+BUDGET = Path(__file__).with_name("budget.json")
 WORKERS = 2
 
 
@@ -68,57 +69,64 @@ def compile_all(
     return readings
 
 
-def judge(readings: triton_budget.Readings, budget: Path | None) -> tuple[list[str], str]:
+def judge(readings: budgets.Readings, budget: Path | None) -> tuple[list[str], str]:
     """What is wrong, and what the readings were held against."""
-    failures = triton_budget.broken_limits(readings)
+    failures = budgets.broken_limits(readings)
     if budget is None:
         return failures, "budget not compared"
-    version, allowed = triton_budget.load(budget)
+    version, allowed = budgets.load(budget)
     if version != triton.__version__:
         return failures, f"budget not compared: it is for triton {version}, this is {triton.__version__}"
-    return failures + triton_budget.over_budget(readings, allowed), "within budget"
+    return failures + budgets.over_budget(readings, allowed), "within budget"
 
 
-def main(arguments: Sequence[str] | None = None, calls: Iterable[Sequence[Launch]] | None = None) -> int:
-    """The command; ``calls`` stands in for what the backend launches."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.triton_static", description=__doc__.split("\n")[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--budget", type=Path, default=BUDGET, help="default: benchmarks/triton_budget.json")
+    parser.add_argument("--budget", type=Path, default=BUDGET, help="default: benchmarks/triton_static/budget.json")
     parser.add_argument("--no-budget", action="store_true", help="only spills and what no budget could allow decide")
     parser.add_argument("--write-budget", action="store_true", help="writes the budget that this run just keeps")
-    parser.add_argument("--json", type=Path, help="writes everything that was read to this file")
-    options = parser.parse_args(arguments)
+
+
+def run(arguments: argparse.Namespace, calls: Iterable[Sequence[Launch]] | None = None) -> int:
+    """The suite; ``calls`` stands in for what the backend launches. Writes ``triton_static.md`` and ``.json``."""
     if os.environ.get("TRITON_INTERPRET") == "1":
-        parser.error("TRITON_INTERPRET must be unset: interpreted kernels cannot be compiled")
-    if options.write_budget and list(options.targets) != list(TARGETS):
-        parser.error(f"--write-budget must be used with all targets ({' '.join(TARGETS)})")
+        raise SystemExit("TRITON_INTERPRET must be unset: interpreted kernels cannot be compiled")
+    if arguments.write_budget and list(arguments.targets) != list(TARGETS):
+        raise SystemExit(f"--write-budget must be used with all targets ({' '.join(TARGETS)})")
     start = time.perf_counter()
     if calls is None:
         from benchmarks.triton_static.calls import recorded_calls
 
         calls = recorded_calls()
-    shown = "sm_90" if "sm_90" in options.targets else options.targets[-1]
-    readings = compile_all(distinct(calls), options.targets, shown)
-    print(f"Registers / spills (AMD: scalar spills) / shared KiB, triton {triton.__version__}\n")
-    print(triton_budget.resources(readings, options.targets))
-    print(f"\nBy kernel, instructions on {shown}\n\n{triton_budget.account(readings, options.targets, shown)}")
-    print(f"\nIn short\n\n{summary(readings, options.targets, shown)}")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            variant.name: {target: asdict(reading) for target, reading in row.items()}
-            for variant, row in readings.items()
-        }
-        options.json.write_text(json.dumps({"triton": triton.__version__, "variants": content}, indent=1))
-    if options.write_budget:
-        triton_budget.write(options.budget, triton.__version__, triton_budget.budget_of(readings))
-    failures, compared = judge(readings, None if options.no_budget else options.budget)
+    variants = distinct(calls)
+    if arguments.quick:
+        variants = dict(islice(variants.items(), QUICK_VARIANTS))
+    shown = "sm_90" if "sm_90" in arguments.targets else arguments.targets[-1]
+    readings = compile_all(variants, arguments.targets, shown)
+    if arguments.write_budget:
+        budgets.write(arguments.budget, triton.__version__, budgets.budget_of(readings))
+    failures, compared = judge(readings, None if arguments.no_budget else arguments.budget)
+    content = {
+        variant.name: {target: asdict(reading) for target, reading in row.items()} for variant, row in readings.items()
+    }
+    text = tables(readings, arguments.targets, shown)
+    write("triton_static", arguments.out, text, {"triton": triton.__version__, "variants": content})
     took = f"{time.perf_counter() - start:.0f} s"
-    counted = f"{len(readings)} variants x {len(options.targets)} targets"
+    counted = f"{len(readings)} variants x {len(arguments.targets)} targets"
     print("", *failures, sep="\n")
     print(f"{counted}: {len(failures)} failures, {took}" if failures else f"{counted}: no spill, {compared}, {took}")
     return 1 if failures else 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def tables(readings: dict[Variant, dict[str, Reading]], targets: Sequence[str], shown: str) -> str:
+    """What was read of every variant, what of their instructions, and a line for each configuration."""
+    return "\n\n".join(
+        [
+            f"Registers / spills (AMD: scalar spills) / shared KiB, triton {triton.__version__}",
+            budgets.resources(readings, targets),
+            f"By kernel, instructions on {shown}",
+            budgets.account(readings, targets, shown),
+            "In short",
+            summary(readings, targets, shown),
+        ]
+    )
