@@ -34,7 +34,8 @@ SUITES = {
     "gpu_checks": "gpu.checks",
     "triton_static": "triton_static.run",
 }
-USAGE = "python -m benchmarks SUITE [--quick] [--out DIR] [options of the suite, see SUITE --help]"
+PROG = "python -m benchmarks"
+USAGE = f"{PROG} SUITE [--quick] [--out DIR] [options of the suite, see SUITE --help]"
 
 
 class Suite(Protocol):
@@ -65,7 +66,7 @@ def arguments_of(name: str, words: Sequence[str]) -> argparse.Namespace:
     """The command line of a suite, without its name."""
     suite = suite_of(name)
     parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks {name}",
+        prog=f"{PROG} {name}",
         description=sys.modules[f"benchmarks.{SUITES[name]}"].__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
