@@ -284,13 +284,13 @@ def check_draws(
             raise WrongResult(f"{name} drew {int(wrong.sum())} of {wrong.numel()} values that contradict the model")
 
 
-def check_close(name: str, found: Tensor, expected: Tensor, *, allowed: float = 1e-4) -> None:
+def check_close(name: str, result: Tensor, expected: Tensor, *, allowed: float = 1e-4) -> None:
     """Refuses numbers that differ by more than so much of the largest one.
 
     Raises:
         WrongResult: with the name and the error.
     """
-    error = float(((found - expected).abs().max() / expected.abs().max()).detach())
+    error = float(((result - expected).abs().max() / expected.abs().max()).detach())
     if not error < allowed:
         raise WrongResult(f"{name} is wrong by {error:.1e}")
 

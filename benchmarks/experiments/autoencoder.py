@@ -68,11 +68,11 @@ def train_on_patches(arguments: argparse.Namespace, train: Tensor, valid: Tensor
     own = argparse.Namespace(**{**vars(arguments), "experiment": f"{arguments.experiment}-patch"})
     features = train.shape[1]
     turns = common.Turns(own, makers_of(features, max(2, arguments.hidden // 10)), stages=(arguments.epochs,))
-    found: dict[str, dict[str, list[float]]] = {}
+    curves: dict[str, dict[str, list[float]]] = {}
     for name, each in turns.run(train, valid).items():
         sums = [total(turns.stage(name, epoch.number), features) for epoch in each.curve]
-        found[name] = {"loss": [epoch.valid_nll for epoch in each.curve], "sum": sums}
-    return found
+        curves[name] = {"loss": [epoch.valid_nll for epoch in each.curve], "sum": sums}
+    return curves
 
 
 @torch.no_grad()
@@ -94,14 +94,14 @@ def tries(model: Autoencoder, rows: Tensor, seed: int) -> dict[str, Tensor]:
     }
 
 
-def losses_of(found: dict[str, common.Trained], rows: Tensor, seed: int) -> dict[str, dict[str, Tensor]]:
+def losses_of(trained: dict[str, common.Trained], rows: Tensor, seed: int) -> dict[str, dict[str, Tensor]]:
     """Loss of each row (N,) by network, of images and of pixels by chance with the images' share of ones at each place."""
     chances = rows.mean(0).expand_as(rows)
     noise = torch.bernoulli(chances, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         return {
             name: {what: -each.model.log_prob(x) for what, x in (("images", rows), ("noise", noise))}
-            for name, each in found.items()
+            for name, each in trained.items()
         }
 
 
@@ -157,19 +157,19 @@ def run(arguments: argparse.Namespace) -> None:
     data, shape = common.begin("autoencoder", arguments)
     patches = train_on_patches(arguments, patch_of(data.train, shape), patch_of(data.valid, shape))
     makers = makers_of(data.features, arguments.hidden)
-    found = common.Turns(arguments, makers).run(data.train, data.valid)
-    model, rows = found["autoencoder"].model, data.valid.float()
+    trained = common.Turns(arguments, makers).run(data.train, data.valid)
+    model, rows = trained["autoencoder"].model, data.valid.float()
     assert isinstance(model, Autoencoder)
-    losses = losses_of(found, rows, arguments.seed)
+    losses = losses_of(trained, rows, arguments.seed)
     with torch.no_grad():
         again = (model(rows[:SHOWN]) > 0).float()
     shown = {
         "validation images\n": rows[:SHOWN],
         "reconstructed by the\nautoencoder": again,
         **tries(model, rows, arguments.seed),
-        "samples of MADE\n": found["MADE"].model.sample(SHOWN, seed=arguments.seed),
+        "samples of MADE\n": trained["MADE"].model.sample(SHOWN, seed=arguments.seed),
     }
     means = {name: {what: each.mean().item() for what, each in of.items()} for name, of in losses.items()}
-    figure = plot(shape, found, patches, losses, shown)
+    figure = plot(shape, trained, patches, losses, shown)
     networks = f"{arguments.hidden} hidden units ({max(2, arguments.hidden // 10)} on patches)"
-    common.write(arguments, data, found, figure, networks=networks, patches=patches, losses=means)
+    common.write(arguments, data, trained, figure, networks=networks, patches=patches, losses=means)

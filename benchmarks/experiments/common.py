@@ -116,17 +116,17 @@ class Turns:
         """Trains until the epochs are done or the time is up; at least one epoch is added while some are left."""
         started = last = time.monotonic()
         done = json.loads(self.counted.read_text()) if self.counted.exists() else 0
-        found: dict[str, Trained] = {}
+        trained: dict[str, Trained] = {}
         for epoch in range(min(done + 1, max(done, self.arguments.epochs)), max(done, self.arguments.epochs) + 1):
             now = time.monotonic()
-            if found and now + (now - last) - started > 60 * self.arguments.minutes:
+            if trained and now + (now - last) - started > 60 * self.arguments.minutes:
                 break
-            last, found = now, {name: self._train(name, train, valid, epoch) for name in self.makers}
+            last, trained = now, {name: self._train(name, train, valid, epoch) for name in self.makers}
             self.counted.write_text(f"{epoch}\n")
-            shown = {" ".join(name.split()): each.curve[-1].valid_nll for name, each in found.items()}
+            shown = {" ".join(name.split()): each.curve[-1].valid_nll for name, each in trained.items()}
             figures = "; ".join(f"{name} {nats:.2f}" for name, nats in shown.items())
             print(f"{self.arguments.experiment}, epoch {epoch}: {figures}", file=sys.stderr, flush=True)
-        return found
+        return trained
 
     def _train(self, name: str, train: Tensor, valid: Tensor, epoch: int) -> Trained:
         model, path = self._make(name), self._path(name, "ckpt")
@@ -201,10 +201,10 @@ def epoch_axis(axis: Any) -> None:
     axis.xaxis.get_major_locator().set_params(integer=True)
 
 
-def settings_text(arguments: argparse.Namespace, data: Dataset, found: dict[str, Trained], networks: str) -> str:
+def settings_text(arguments: argparse.Namespace, data: Dataset, trained: dict[str, Trained], networks: str) -> str:
     """The lines under a figure: what was trained, for how long, with which seed."""
-    epochs = {len(each.curve) for each in found.values()}
-    minutes = sum(each.record()["minutes"] for each in found.values())
+    epochs = {len(each.curve) for each in trained.values()}
+    minutes = sum(each.record()["minutes"] for each in trained.values())
     return (
         f"{data.name}, {len(data.train):,} rows of {data.features} variables; {networks}, ReLU\n"
         f"AdamW {RATE:g}, batches of {BATCH}; "
@@ -216,7 +216,7 @@ def settings_text(arguments: argparse.Namespace, data: Dataset, found: dict[str,
 def write(
     arguments: argparse.Namespace,
     data: Dataset,
-    found: dict[str, Trained],
+    trained: dict[str, Trained],
     figure: Any,
     *,
     networks: str,
@@ -227,17 +227,17 @@ def write(
     Args:
         arguments: of the experiment.
         data: that it was trained on.
-        found: the contenders.
+        trained: the contenders.
         figure: of matplotlib.
         networks: what they are, in words.
         more: members of the JSON beside those of all experiments.
     """
-    settings = settings_text(arguments, data, found, networks)
+    settings = settings_text(arguments, data, trained, networks)
     figure.supxlabel(settings, fontsize=7.5, color="#57606a")
     write_figure(figure, arguments.out / f"{arguments.experiment}.png")
     result = {"experiment": arguments.experiment, "settings": settings, "machine": machine()}
     result |= {name: getattr(arguments, name) for name in ("set", "hidden", "seed")}
-    result |= {"runs": {name: each.record() for name, each in found.items()}, **more}
+    result |= {"runs": {name: each.record() for name, each in trained.items()}, **more}
     path = arguments.out / f"{arguments.experiment}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(path)

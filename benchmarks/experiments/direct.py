@@ -59,7 +59,7 @@ def blindness(model: MADE) -> dict[str, float]:
 
 
 def plot(
-    arguments: argparse.Namespace, data: Dataset, shape: tuple[int, int], found: dict[str, common.Trained], blind: Any
+    arguments: argparse.Namespace, data: Dataset, shape: tuple[int, int], trained: dict[str, common.Trained], blind: Any
 ) -> Any:
     """Curves above, samples below."""
     import matplotlib.pyplot as plt
@@ -67,12 +67,16 @@ def plot(
     figure = plt.figure(figsize=(12, 6.9), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1.45, 1))
     axis = above.subplots()
-    colours = dict(zip(found, ("#cf222e", "#bf3989", "#e08a00", "#6e7781", "#54aeff", "#0550ae"), strict=True))
-    for name, each in found.items():
-        epochs = [epoch.number for epoch in each.curve]
-        label = f"{name} ({each.valid:.1f})"
-        axis.plot(epochs, [epoch.valid_nll for epoch in each.curve], color=colours[name], linewidth=1.8, label=label)
-        axis.plot(epochs, [epoch.train_nll for epoch in each.curve], color=colours[name], linewidth=0.9, linestyle=":")
+    colours = dict(zip(trained, ("#cf222e", "#bf3989", "#e08a00", "#6e7781", "#54aeff", "#0550ae"), strict=True))
+    for name, contender in trained.items():
+        epochs = [epoch.number for epoch in contender.curve]
+        label = f"{name} ({contender.valid:.1f})"
+        axis.plot(
+            epochs, [epoch.valid_nll for epoch in contender.curve], color=colours[name], linewidth=1.8, label=label
+        )
+        axis.plot(
+            epochs, [epoch.train_nll for epoch in contender.curve], color=colours[name], linewidth=0.9, linestyle=":"
+        )
     if data.name == "binarized_mnist":
         for text, nats in NOTED.items():
             axis.axhline(nats, color="#8c959f", linewidth=0.7, linestyle="--")
@@ -84,10 +88,10 @@ def plot(
     axis.legend(frameon=False, fontsize=9, title="validation (dotted: training), best in brackets", title_fontsize=8)
     axis.grid(visible=True, alpha=0.25)
     axis.set_title("With and without the direct connection: the width of the hidden layers decides", fontsize=11)
-    for place, (name, each) in zip(below.subplots(1, len(found)), found.items(), strict=True):
-        rows = each.model.sample(GRIDS, seed=arguments.seed)
+    for place, (name, contender) in zip(below.subplots(1, len(trained)), trained.items(), strict=True):
+        rows = contender.model.sample(GRIDS, seed=arguments.seed)
         missed = blind[name]["missed by a variable"]
-        common.show(place, rows, shape, f"{name}\n{each.valid:.1f} nats, blind to {missed:.2g}")
+        common.show(place, rows, shape, f"{name}\n{contender.valid:.1f} nats, blind to {missed:.2g}")
     return figure
 
 
@@ -99,9 +103,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Trains all of them and writes the figure."""
     data, shape = common.begin("direct", arguments)
     makers = makers_of(data.features, arguments.hidden, arguments.seed)
-    found = common.Turns(arguments, dict(makers)).run(data.train, data.valid)
-    blind = {name: blindness(each.model) for name, each in found.items() if isinstance(each.model, MADE)}
-    figure = plot(arguments, data, shape, found, blind)
+    trained = common.Turns(arguments, dict(makers)).run(data.train, data.valid)
+    blind = {name: blindness(each.model) for name, each in trained.items() if isinstance(each.model, MADE)}
+    figure = plot(arguments, data, shape, trained, blind)
     narrow = narrow_of(arguments.hidden, arguments.seed)["hidden_features"]
     networks = f"wide: {arguments.hidden} hidden units, narrow: {narrow[0]} and {narrow[1]}, degrees by chance or even"
-    common.write(arguments, data, found, figure, networks=networks, sight=blind)
+    common.write(arguments, data, trained, figure, networks=networks, sight=blind)

@@ -40,15 +40,15 @@ def frames_of(model: MADE, *, lines: int, columns: int, frames: int, scale: int,
         raise SystemExit(f"--model must be one of square images, 8 x 8 or larger, got D = {model.features}")
     count = lines * columns
     drawn, steps = model.sample(count, seed=seed, dtype=torch.uint8), steps_of(model, count, seed)
-    found = []
+    grids = []
     for frame in range(frames + 1):
         known = steps < round(frame * model.features / frames)
         layers = [  # image_grid draws 1 as 0 and 0 as 255, on a grey ground
             image_grid(each.to(torch.uint8), shape, columns=columns, scale=scale) for each in (drawn * known, ~known)
         ]
         ink, hidden = (layer == 0 for layer in layers)
-        found.append(np.where(hidden, 1, np.where(ink, 2, 0)).astype(np.uint8))
-    return found
+        grids.append(np.where(hidden, 1, np.where(ink, 2, 0)).astype(np.uint8))
+    return grids
 
 
 def write_gif(path: Path, grids: Sequence[Any]) -> None:

@@ -80,21 +80,21 @@ def answers(leaking: MADE, strict: MADE) -> dict[str, str]:
     }
 
 
-def samples_of(found: dict[str, common.Trained], features: int, seed: int) -> dict[str, Tensor]:
+def samples_of(trained: dict[str, common.Trained], features: int, seed: int) -> dict[str, Tensor]:
     """Samples by the title under which they are shown; of the leaking network, by what the picture held before."""
     drawn: dict[str, Tensor] = {}
     for name in (PROPER, STRICT):
-        drawn[f"{name}\n"] = found[name].model.sample(GRIDS, seed=seed)
+        drawn[f"{name}\n"] = trained[name].model.sample(GRIDS, seed=seed)
     noise = torch.rand(GRIDS, features, generator=torch.Generator().manual_seed(seed)).round()
     starts = {"zeros": torch.zeros(GRIDS, features), "ones": torch.ones(GRIDS, features), "noise": noise}
     for text, start in starts.items():
-        filled = common.naive_draw(found[LEAKING].model, start, range(features), seed)
+        filled = common.naive_draw(trained[LEAKING].model, start, range(features), seed)
         drawn[f"leaking network, drawn\ninto a picture of {text}"] = filled
     return drawn
 
 
 def plot(
-    shape: tuple[int, int], found: dict[str, common.Trained], drawn: dict[str, Tensor], said: dict[str, str]
+    shape: tuple[int, int], trained: dict[str, common.Trained], drawn: dict[str, Tensor], said: dict[str, str]
 ) -> Any:
     """Curves and what the library says above, samples below."""
     import matplotlib.pyplot as plt
@@ -102,7 +102,7 @@ def plot(
     figure = plt.figure(figsize=(11, 6.6), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     axis, words = above.subplots(1, 2, width_ratios=(1, 1.25))
-    for name, each in found.items():
+    for name, each in trained.items():
         nats = [epoch.valid_nll for epoch in each.curve]
         label = f"{name}: {each.valid:.3g} nats"
         axis.plot(
@@ -135,15 +135,15 @@ def run(arguments: argparse.Namespace) -> None:
     data, shape = common.begin("leak", arguments)
     size = (data.features, arguments.hidden)
     makers = {name: lambda by=by: shifted(*size, by) for name, by in ((LEAKING, 1), (PROPER, 0), (STRICT, -1))}
-    found = common.Turns(arguments, dict(makers)).run(data.train, data.valid)
-    leaking, strict = found[LEAKING].model, found[STRICT].model
+    trained = common.Turns(arguments, dict(makers)).run(data.train, data.valid)
+    leaking, strict = trained[LEAKING].model, trained[STRICT].model
     assert isinstance(leaking, MADE) and isinstance(strict, MADE)
     said = answers(leaking, strict)
     for call, text in said.items():
         print(f">>> {call}\n{text}\n")
-    drawn = samples_of(found, data.features, arguments.seed)
+    drawn = samples_of(trained, data.features, arguments.seed)
     ones = {title.replace("\n", " ").strip(): rows.mean().item() for title, rows in drawn.items()}
     networks = f"{arguments.hidden} hidden units and the direct connection"
-    figure = plot(shape, found, drawn, said)
+    figure = plot(shape, trained, drawn, said)
     more = {"answers": said, "share of ones": ones}
-    common.write(arguments, data, found, figure, networks=networks, **more)
+    common.write(arguments, data, trained, figure, networks=networks, **more)

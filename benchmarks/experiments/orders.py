@@ -61,16 +61,16 @@ def makers_of(orders: dict[str, Tensor], hidden: int, seed: int) -> dict[str, Ca
 
 
 @torch.no_grad()
-def beside_natural(found: dict[str, common.Trained], rows: Tensor) -> dict[str, dict[str, float]]:
+def beside_natural(trained: dict[str, common.Trained], rows: Tensor) -> dict[str, dict[str, float]]:
     """How many nats more than the natural order each needs on the same rows, with the half-width of a 95 % interval."""
     nats = {
         name: torch.cat([-each.model.log_prob(part) for part in rows.float().split(1000)])
-        for name, each in found.items()
+        for name, each in trained.items()
     }
-    more = {name: (each - nats["natural"]).double() for name, each in nats.items()}
+    more = {name: (by_row - nats["natural"]).double() for name, by_row in nats.items()}
     return {
-        name: {"nats more": each.mean().item(), "half-width": 1.96 * each.std().item() / len(rows) ** 0.5}
-        for name, each in more.items()
+        name: {"nats more": by_row.mean().item(), "half-width": 1.96 * by_row.std().item() / len(rows) ** 0.5}
+        for name, by_row in more.items()
     }
 
 
@@ -84,7 +84,7 @@ def samples_of(model: Any, name: str, seed: int) -> Tensor:
 
 def plot(
     shape: tuple[int, int],
-    found: dict[str, common.Trained],
+    trained: dict[str, common.Trained],
     early: dict[str, Any],
     orders: dict[str, Tensor],
     differences: dict[str, dict[str, float]],
@@ -94,7 +94,7 @@ def plot(
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=(9, 12.2), layout="constrained")
-    names, epochs = [*found, MISTAKEN], len(found["natural"].curve)
+    names, epochs = [*trained, MISTAKEN], len(trained["natural"].curve)
     axes = figure.subplots(6, 5)
     for place, name in enumerate(names):
         column = axes[3 * (place // 5) : 3 * (place // 5) + 3, place % 5]
@@ -104,13 +104,13 @@ def plot(
         column[0].set_title(name, fontsize=10)
         column[0].set_axis_off()
         model_name = "random" if name == MISTAKEN else name
-        for axis, each, nats in (
-            (column[1], early[model_name], found[model_name].curve[min(SHORT, epochs) - 1].valid_nll),
-            (column[2], found[model_name].model, found[model_name].valid),
+        for axis, model, nats in (
+            (column[1], early[model_name], trained[model_name].curve[min(SHORT, epochs) - 1].valid_nll),
+            (column[2], trained[model_name].model, trained[model_name].valid),
         ):
             text = f"{min(SHORT, epochs) if axis is column[1] else epochs} epochs"
             title = text if name == MISTAKEN else f"{text}: {nats:.1f} nats"
-            common.show(axis, samples_of(each, name, seed), shape, title)
+            common.show(axis, samples_of(model, name, seed), shape, title)
     _differences(figure, axes[3:, 4], differences)
     figure.suptitle("Orders (dark first), and samples after short and long training", fontsize=12)
     return figure
@@ -121,11 +121,24 @@ def _differences(figure: Any, axes: Any, differences: dict[str, dict[str, float]
     grid = axes[0].get_subplotspec().get_gridspec()
     for axis in axes:
         axis.remove()
-    axis, shown = figure.add_subplot(grid[3:, 4]), {name: at for name, at in differences.items() if name != NARROW}
-    for place, (name, at) in enumerate(shown.items()):
-        axis.errorbar(at["nats more"], place, xerr=at["half-width"], fmt="o", color="#0550ae", markersize=5, capsize=3)
-        text = f"{name}: {at['nats more']:+.2f}" if name != "natural" else name
-        axis.annotate(text, (at["nats more"], place), (0, 9), textcoords="offset points", fontsize=8.5, ha="center")
+    axis, shown = (
+        figure.add_subplot(grid[3:, 4]),
+        {name: difference for name, difference in differences.items() if name != NARROW},
+    )
+    for place, (name, difference) in enumerate(shown.items()):
+        axis.errorbar(
+            difference["nats more"],
+            place,
+            xerr=difference["half-width"],
+            fmt="o",
+            color="#0550ae",
+            markersize=5,
+            capsize=3,
+        )
+        text = f"{name}: {difference['nats more']:+.2f}" if name != "natural" else name
+        axis.annotate(
+            text, (difference["nats more"], place), (0, 9), textcoords="offset points", fontsize=8.5, ha="center"
+        )
     axis.axvline(0, color="#8c959f", linewidth=0.8)
     axis.margins(x=0.6)
     axis.set_ylim(len(shown) - 0.5, -0.7)
@@ -147,11 +160,11 @@ def run(arguments: argparse.Namespace) -> None:
     makers = makers_of(orders, arguments.hidden, arguments.seed)
     short = min(SHORT, arguments.epochs)
     turns = common.Turns(arguments, dict(makers), stages=(short,))
-    found = turns.run(data.train, data.valid)
-    early = {name: turns.stage(name, min(short, len(found[name].curve))) for name in found}
-    differences = beside_natural(found, data.valid)
-    figure = plot(shape, found, early, orders, differences, arguments.seed)
+    trained = turns.run(data.train, data.valid)
+    early = {name: turns.stage(name, min(short, len(trained[name].curve))) for name in trained}
+    differences = beside_natural(trained, data.valid)
+    figure = plot(shape, trained, early, orders, differences, arguments.seed)
     networks = (
         f"{arguments.hidden} hidden units and the direct connection, narrow: two layers of {arguments.hidden // 10}"
     )
-    common.write(arguments, data, found, figure, networks=networks, short=short, differences=differences)
+    common.write(arguments, data, trained, figure, networks=networks, short=short, differences=differences)

@@ -39,13 +39,13 @@ def call(name: str, command: list[str], environment: dict[str, str], seconds: fl
 
 def environment(*, quick: bool, notes: Path) -> dict[str, str]:
     """What the commands see: the installed package before the source tree, and no other switches of ours."""
-    found = {name: value for name, value in os.environ.items() if not name.startswith("MADE_FAST_")}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("MADE_FAST_")}
     paths = [str(SITE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    found |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
-    found["MADE_FAST_TEST_NOTES"] = str(notes)
+    variables |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    variables["MADE_FAST_TEST_NOTES"] = str(notes)
     if quick:
-        found |= {"TRITON_INTERPRET": "1", "MADE_FAST_TEST_DEVICE": "cpu"}
-    return found
+        variables |= {"TRITON_INTERPRET": "1", "MADE_FAST_TEST_DEVICE": "cpu"}
+    return variables
 
 
 def install(known: dict[str, str]) -> str:

@@ -1,21 +1,19 @@
 """What a draw should take on a GPU, from what its plan makes it do: flops, bytes, steps that wait for one another.
 
-``python -m benchmarks gpu --model`` prints it for cards that are not at hand. Flops, bytes and numbers of steps are counted
+``expectations.py`` makes tables of it for cards that are not at hand. Flops, bytes and numbers of steps are counted
 from the plan; what one step takes is assumed (``Assumptions``) until somebody measures it. See README.md in this folder.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from itertools import groupby
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
 import torch
 
-from benchmarks.cases import Case
 from benchmarks.report import Row
 from made_fast.sampling import Sampler
 
@@ -149,7 +147,7 @@ def count(plan: Any, features: int, rows: int, resident: int = 2) -> Counts:
     """Counts a ``DrawPlan`` for tiles of ``rows`` rows, so many of them on a multiprocessor."""
     _, units, inputs = plan.weights.shape
     sizes = plan.tasks[:, 1] - plan.tasks[:, 0]
-    own = plan.blocks[:, 3] - plan.blocks[:, 2]
+    products = plan.blocks[:, 3] - plan.blocks[:, 2]
     events, blocks, tile = plan.num_events, len(plan.blocks), 4 * rows * units
     other = (
         4 * rows * plan.task_weights.shape[1] * len(sizes)
@@ -163,8 +161,8 @@ def count(plan: Any, features: int, rows: int, resident: int = 2) -> Counts:
         tasks=len(sizes),
         task_chunks=int(sizes.sum()),
         longest_task=int(sizes.max(initial=0)),
-        products=int((own > 0).sum()),
-        own_chunks=int(own.sum()),
+        products=int((products > 0).sum()),
+        own_chunks=int(products.sum()),
         blocks=blocks,
         outer=len(plan.outer) - 1,
         events=events,
@@ -201,30 +199,30 @@ def expected(counts: Counts, card: Card, rows: int, precision: str, assumed: Ass
     """Seconds of one draw of ``rows`` rows, from counts for tiles of ``counts.rows``."""
     tiles = ceil(rows / counts.rows)
     resident = min(counts.resident, max(1, ceil(tiles / card.processors)))
-    each = parts(counts, card, tiles, precision, assumed)
-    alone = {name: time for name, time in each.items() if "busy" not in name}  # every step waits for the one before
-    busy = {name: time for name, time in each.items() if "busy" in name}  # tiles on one multiprocessor share its rates
+    times = parts(counts, card, tiles, precision, assumed)
+    alone = {name: time for name, time in times.items() if "busy" not in name}  # every step waits for the one before
+    busy = {name: time for name, time in times.items() if "busy" in name}  # tiles on one multiprocessor share its rates
     waves = ceil(tiles / (resident * card.processors))
     chain, shared = sum(alone.values()), resident * max(busy.values())
     outside = (counts.weight_bytes + rows * counts.row_bytes) / card.memory
     one = assumed.call + card.launch + max(waves * max(chain, shared), outside)
-    found = alone if chain >= shared else busy
-    bound = max(found, key=lambda name: found[name])
-    return Expected(one, _many(counts, card, tiles, each, assumed), bound)
+    longest = alone if chain >= shared else busy
+    bound = max(longest, key=lambda name: longest[name])
+    return Expected(one, _many(counts, card, tiles, times, assumed), bound)
 
 
-def _many(counts: Counts, card: Card, tiles: int, each: dict[str, float], assumed: Assumptions) -> float:
+def _many(counts: Counts, card: Card, tiles: int, times: dict[str, float], assumed: Assumptions) -> float:
     """Outer tasks on all multiprocessors, the rest tile by tile; all tiles are there at once."""
     rounds = ceil(counts.tasks / counts.outer * tiles / (card.processors * counts.resident))
-    task = assumed.task + counts.longest_task / 2 * each["task chunks"] / max(
+    task = assumed.task + counts.longest_task / 2 * times["task chunks"] / max(
         1, counts.task_chunks
     )  # the lists grow from outer block to outer block
-    rates = max(each["busy: products"], each["busy: cache"], each["busy: memory"])
+    rates = max(times["busy: products"], times["busy: cache"], times["busy: memory"])
     bulk = max(counts.outer * rounds * task, rates * tiles / card.processors)
-    inner = each["own chunks"] + counts.products * assumed.product
+    inner = times["own chunks"] + counts.products * assumed.product
     resident = min(counts.resident, ceil(tiles / card.processors))
     waves = ceil(tiles / (resident * card.processors))
-    rest = waves * max(inner + each["events"] + each["blocks"], resident * each["busy: lanes"])
+    rest = waves * max(inner + times["events"] + times["blocks"], resident * times["busy: lanes"])
     return assumed.call + card.launch + 2 * counts.outer * card.node + bulk + rest
 
 
@@ -341,63 +339,13 @@ def product_counts(product: Callable[[], object], batch: int, itemsize: int) -> 
     with recorded() as launches:
         product()
     row: Row = {"launches": len(launches)}
-    for each in launches:
-        sizes = dict(each.config.blocks)
-        if each.kernel.__name__ != "matmul" or not {"BB", "BN", "BK"} <= set(sizes):
+    for launch in launches:
+        sizes = dict(launch.config.blocks)
+        if launch.kernel.__name__ != "matmul" or not {"BB", "BN", "BK"} <= set(sizes):
             continue
-        tiles = each.arguments["tiles"].cpu()
+        tiles = launch.arguments["tiles"].cpu()
         chunks = int((tiles[:, 4] - tiles[:, 1]).sum()) * ceil(batch / sizes["BB"])
-        row["tile"] = str(each.config)
+        row["tile"] = str(launch.config)
         row["plan GFLOP"] = 2e-9 * chunks * sizes["BB"] * sizes["BN"] * sizes["BK"]
         row["cache GB"] = 1e-9 * chunks * itemsize * sizes["BK"] * (sizes["BB"] + sizes["BN"])
     return row
-
-
-CARDS = (H100, H200)
-
-
-def tables(cases: Sequence[Case]) -> dict[str, list[Row]]:
-    """What is expected for every case and precision, and what it is made of; times of a draw are an H200's."""
-    tables: dict[str, list[Row]] = {"Expected": [], "Expected: what a tile takes": [], "Assumed": assumptions()}
-    for _, same in groupby(cases, key=lambda case: case.shape):
-        batches = list(same)
-        frozen = batches[0].model().sampler()
-        plan = plan_of(frozen)
-        for case in batches:
-            tables["Expected"] += [_expected_row(frozen, plan, case, precision) for precision in ("ieee", "tf32")]
-        for precision in ("ieee", "tf32"):
-            counts = counted(plan, frozen.features, batches[-1].rows, H200.processors, precision)
-            times = {f"{key}, us": value / MICRO for key, value in parts(counts, H200, 10**6, precision).items()}
-            row: Row = {"case": f"{batches[-1].shape_name} {precision}", "rows": counts.rows, "steps": counts.events}
-            row |= {"chunk count": counts.chunks, "task count": counts.tasks, **times}
-            tables["Expected: what a tile takes"].append(row)
-    return tables
-
-
-def _expected_row(frozen: Sampler, plan: Any, case: Case, precision: str) -> Row:
-    counts = counted(plan, frozen.features, case.rows, H200.processors, precision)
-    guess = expected(counts, H200, case.rows, precision)
-    row: Row = {
-        "case": f"{case.name} {precision}",
-        "one launch, ms": 1e3 * guess.one,
-        "many, ms": 1e3 * guess.many,
-        "microseconds per variable": guess.seconds / MICRO / case.features,
-        "bound by": guess.bound,
-    }
-    for card in CARDS:
-        dense = dense_seconds(frozen, card, case.rows, precision)
-        seconds = expected(counts, card, case.rows, precision).seconds
-        row |= {f"{card.name}: dense, ms": 1e3 * dense, f"{card.name}: sample / dense": seconds / dense}
-    return row
-
-
-def assumptions() -> list[Row]:
-    """Every assumption as a row, in microseconds where it is a time."""
-    rows: list[Row] = []
-    for each in fields(ASSUMED):
-        value = getattr(ASSUMED, each.name)
-        time = isinstance(value, float) and value < 1e-3
-        rows.append(
-            {"assumed": each.name + (", microseconds" if time else ""), "value": value / MICRO if time else value}
-        )
-    return rows

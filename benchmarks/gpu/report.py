@@ -143,14 +143,14 @@ def judged(tables: dict[str, list[Row]]) -> list[Row]:
     """A line for each figure that a target is about; targets without one say so."""
     lines = []
     for target in TARGETS:
-        found = [(row["case"], target.pick(row)) for row in tables.get(target.table, [])]
-        found = [(case, value) for case, value in found if value is not None and value != "–"]
+        figures = [(row["case"], target.pick(row)) for row in tables.get(target.table, [])]
+        figures = [(case, value) for case, value in figures if value is not None and value != "–"]
         bounds = {"must": target.must, "goal": target.goal}
-        for case, value in found:
+        for case, value in figures:
             median = value.median if isinstance(value, Ratio) else float(value)
             verdict = target.verdict(median)
             lines.append({"target": target.name, **bounds, "measured": value, "at": case, "verdict": verdict})
-        if not found:
+        if not figures:
             lines.append({"target": target.name, **bounds, "measured": "–", "at": "–", "verdict": "not measured"})
     return lines
 

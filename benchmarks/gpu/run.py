@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.cases import cases_of
-from benchmarks.gpu import ceilings, model, report, sampling, training
+from benchmarks.gpu import ceilings, expectations, report, sampling, training
 from benchmarks.gpu.bench import Bench, Fatal
 from benchmarks.gpu.clock import Clock
 from benchmarks.report import processor
@@ -78,7 +78,7 @@ def measure_all(bench: Bench, arguments: argparse.Namespace, facts: dict[str, An
 
 def print_model(out: Path, *, quick: bool) -> None:
     """What is expected for cards that are not at hand."""
-    tables = model.tables(cases_of("gpu, expected", quick=quick))
+    tables = expectations.tables(cases_of("gpu, expected", quick=quick))
     text = "\n\n".join(f"### {name}\n\n{report.as_table(rows)}" for name, rows in tables.items()) + "\n"
     out.mkdir(parents=True, exist_ok=True)
     (out / "gpu-model.md").write_text(text)

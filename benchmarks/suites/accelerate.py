@@ -162,10 +162,10 @@ def rows_of(network: Network, features: int, arguments: argparse.Namespace) -> l
     sampler = made_fast.accelerate(
         module, features=features, context_features=network.context_features, output=Normal()
     )
-    made = time.perf_counter() - start
+    reading = time.perf_counter() - start
     contexts = torch.randn(max(arguments.rows), network.context_features) if network.context_features else None
     check(network, module, sampler, contexts)
-    forwards, found = forwards_of(network, sampler), []
+    forwards, measured = forwards_of(network, sampler), []
     for rows in arguments.rows:
         context = None if contexts is None else contexts[:rows]
         count, shape = 1 if context is not None else rows, (rows, features)
@@ -181,7 +181,7 @@ def rows_of(network: Network, features: int, arguments: argparse.Namespace) -> l
         with ForeignLoad() as load:
             times = measure(runs, seconds=arguments.seconds)
         scale, taken = len(forwards) / len(timed), medians(times, 1e3)
-        found.append(
+        measured.append(
             {
                 "network": network.name,
                 "D": features,
@@ -194,12 +194,12 @@ def rows_of(network: Network, features: int, arguments: argparse.Namespace) -> l
                 "library / ours": str(ratio(times, "library", "ours", scale)),
                 "library / ours, kept": str(ratio(times, "library", "kept", scale)),
                 "forwards timed": f"{len(timed)} of {len(forwards)}",
-                "accelerate, s": f"{made:.2f}",
+                "accelerate, s": f"{reading:.2f}",
                 "foreign load": f"{load.share:.2f}",
             }
         )
-        print(*(f"{value}" for value in found[-1].values()), sep=" | ", flush=True)
-    return found
+        print(*(f"{value}" for value in measured[-1].values()), sep=" | ", flush=True)
+    return measured
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

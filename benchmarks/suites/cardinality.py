@@ -100,40 +100,40 @@ def estimators(model: MADE, rows: Table, queries: list[Query], arguments: argpar
     asked = [query.allowed() for query in queries]
     model.sampler().estimate_probability(asked[:2], count, seed=seed)  # weights are packed once
     start = time.perf_counter()
-    found = model.sampler().estimate_probability(asked, count, seed=seed)
+    estimate = model.sampler().estimate_probability(asked, count, seed=seed)
     progressive = time.perf_counter() - start
     start = time.perf_counter()
     plain = model.sample(count * len(queries), seed=seed).numpy()
-    own = [query.matches(plain[place * count : (place + 1) * count]).mean() for place, query in enumerate(queries)]
+    matching = [query.matches(plain[place * count : (place + 1) * count]).mean() for place, query in enumerate(queries)]
     counted = time.perf_counter() - start
     few = rows[np.random.default_rng(seed).choice(total, min(count, total), replace=False)]
     shares = {
-        f"{PROGRESSIVE}, {count:,} rows a query": (found.value.numpy(), progressive),
-        f"{PLAIN} that match, {count:,} rows a query": (own, counted),
+        f"{PROGRESSIVE}, {count:,} rows a query": (estimate.value.numpy(), progressive),
+        f"{PLAIN} that match, {count:,} rows a query": (matching, counted),
         f"{PLAIN} that match, the same {len(plain):,} rows for all": (
-            [each.matches(plain).mean() for each in queries],
+            [query.matches(plain).mean() for query in queries],
             None,
         ),
-        f"{len(few):,} rows of the table itself": ([each.matches(few).mean() for each in queries], None),
+        f"{len(few):,} rows of the table itself": ([query.matches(few).mean() for query in queries], None),
     }
-    table = [quality(name, total * np.asarray(each), truth, seconds) for name, (each, seconds) in shares.items()]
+    table = [quality(name, total * np.asarray(share), truth, seconds) for name, (share, seconds) in shares.items()]
     table.append(quality("columns taken as independent", independent(rows, queries), truth, None))
-    low, high = ((total * end).numpy() for end in found.interval(0.95))
+    low, high = ((total * end).numpy() for end in estimate.interval(0.95))
     exact = model.sampler().estimate_probability(asked, arguments.exact, seed=seed + 1)
-    error = torch.hypot(found.standard_error, exact.standard_error)
+    error = torch.hypot(estimate.standard_error, exact.standard_error)
     table.append(
         quality(f"{PROGRESSIVE}, {arguments.exact:,} rows a query", (total * exact.value).numpy(), truth, None)
     )
     return {
         "estimators": table,
-        "true counts": {str(each): float(np.quantile(truth, each)) for each in (0, 0.25, 0.5, 0.75, 1)},
+        "true counts": {str(part): float(np.quantile(truth, part)) for part in (0, 0.25, 0.5, 0.75, 1)},
         "inside the interval": float(((low <= truth) & (truth <= high)).mean()),
-        "own answer inside": ((found.value - exact.value).abs() <= 1.96 * error).double().mean().item(),
+        "own answer inside": ((estimate.value - exact.value).abs() <= 1.96 * error).double().mean().item(),
         "exact": arguments.exact,
         "worst": [
-            {"query": str(queries[place]), "true": truth[place], "estimate": total * found.value[place].item()}
+            {"query": str(queries[place]), "true": truth[place], "estimate": total * estimate.value[place].item()}
             | {"95 % interval": f"{low[place]:.3g} to {high[place]:.3g}"}
-            for place in np.argsort(-q_errors((total * found.value).numpy(), truth))[:5].tolist()
+            for place in np.argsort(-q_errors((total * estimate.value).numpy(), truth))[:5].tolist()
         ],
     }
 
@@ -193,7 +193,7 @@ def markdown(result: dict[str, Any]) -> str:
     training, naive = result["training"], result["against naive"]
     sizes = [each.size for each in COLUMNS]
     counts = ", ".join(f"{value:,.0f}" for value in result["true counts"].values())
-    share, own = 100 * result["inside the interval"], 100 * result["own answer inside"]
+    share, kept = 100 * result["inside the interval"], 100 * result["own answer inside"]
     parts = [
         measured_on(result["machine"], f"backend {result['backend']}"),
         f"{result['rows']:,} rows, {len(sizes)} columns of {min(sizes)} to {max(sizes):,} values. A model of "
@@ -202,7 +202,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"predicates, {result['samples']} rows drawn for each; true counts (least, quartiles, most): {counts}.",
         "### Q-error\n\n" + markdown_table(tuple(result["estimators"][0]), result["estimators"]),
         f"{share:.1f} % of the true counts lie inside the 95 % interval, which covers the error of sampling only, not what "
-        f"the model has not learned. Of the model's own answers ({result['exact']:,} rows a query) it holds {own:.1f} %.",
+        f"the model has not learned. Of the model's own answers ({result['exact']:,} rows a query) it holds {kept:.1f} %.",
         f"### Beside the naive sampler, {naive['queries']} queries at once\n\n"
         + markdown_table(("way", "ms a query", "times ours"), naive["table"]),
         f"Both give the same estimates (largest relative difference {naive['largest relative difference']:.1e}).",

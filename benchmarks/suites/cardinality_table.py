@@ -168,8 +168,8 @@ def q_errors(estimates: npt.ArrayLike, truth: npt.ArrayLike) -> Numbers:
 
 def independent(table: Table, queries: Iterable[Query]) -> Numbers:
     """Estimates from exact histograms of single columns, multiplied."""
-    found = []
+    estimates = []
     for query in queries:
         shares = (Query({column: ends}).matches(table).mean() for column, ends in query.ranges.items())
-        found.append(len(table) * np.prod(list(shares)))
-    return np.array(found)
+        estimates.append(len(table) * np.prod(list(shares)))
+    return np.array(estimates)

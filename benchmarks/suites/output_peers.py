@@ -61,17 +61,17 @@ def measure_pair(pair: Pair, case: tuple[int, int, int], arguments: argparse.Nam
     if python is None:
         return row | {"error": why}
     before = peers.measure(arguments.python, "ours_outputs", ours, case, **options)
-    found = peers.measure(python, pair.module, peer, case, **options)
+    theirs = peers.measure(python, pair.module, peer, case, **options)
     after = peers.measure(arguments.python, "ours_outputs", ours, case, **options)
-    for result in (before, found, after):
+    for result in (before, theirs, after):
         if "error" in result:
             return row | {"error": result["error"]}
     medians = {
-        "median_ms": found["median_ms"],
+        "median_ms": theirs["median_ms"],
         "ours_before_ms": before["median_ms"],
         "ours_after_ms": after["median_ms"],
     }
-    return row | medians | {"versions": found["versions"], "ours": after["versions"], "threads": found["threads"]}
+    return row | medians | {"versions": theirs["versions"], "ours": after["versions"], "threads": theirs["threads"]}
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:

@@ -49,38 +49,38 @@ Readings = Mapping[Variant, Mapping[str, Measured]]
 
 def broken_limits(readings: Readings) -> list[str]:
     """What no budget could allow: spills, more shared memory than there is, a product that lost its tensor cores."""
-    found = []
+    broken = []
     for variant, by_target in readings.items():
         for target, reading in by_target.items():
             where = f"{variant.name} on {target}"
             if reading.spills:
-                found.append(f"{where}: must not spill, found {reading.spills} bytes or registers spilled")
+                broken.append(f"{where}: must not spill, found {reading.spills} bytes or registers spilled")
             if reading.shared > SHARED_LIMITS[target]:
                 limit = SHARED_LIMITS[target]
-                found.append(f"{where}: shared memory must fit {limit} bytes, found {reading.shared}")
+                broken.append(f"{where}: shared memory must fit {limit} bytes, found {reading.shared}")
             if reading.wants_tensor_cores and not any(reading.instructions.get(name) for name in TENSOR_CORES):
-                found.append(f"{where}: its products must use tensor cores, found none of {', '.join(TENSOR_CORES)}")
-    return found
+                broken.append(f"{where}: its products must use tensor cores, found none of {', '.join(TENSOR_CORES)}")
+    return broken
 
 
 def over_budget(readings: Readings, budget: Budget) -> list[str]:
     """Where readings and budget differ by more than a compiler's whim: 8 registers or 10 %, and no shared memory."""
-    found = []
+    broken = []
     for variant, by_target in readings.items():
         for target, reading in by_target.items():
             where, allowed = f"{variant.name} on {target}", budget.get(variant.name, {}).get(target)
             if allowed is None:
-                found.append(f"{where}: has no row in the budget; run with --write-budget")
+                broken.append(f"{where}: has no row in the budget; run with --write-budget")
                 continue
             registers, shared = allowed
             slack = max(8, registers // 10)
             if reading.registers > registers + slack:
-                found.append(f"{where}: registers must be <= {registers} + {slack}, found {reading.registers}")
+                broken.append(f"{where}: registers must be <= {registers} + {slack}, found {reading.registers}")
             if reading.shared > shared:
-                found.append(f"{where}: shared memory must be <= {shared} bytes, found {reading.shared}")
+                broken.append(f"{where}: shared memory must be <= {shared} bytes, found {reading.shared}")
     gone = budget.keys() - {variant.name for variant in readings}
-    found += [f"{name}: is in the budget, but nothing launches it; run with --write-budget" for name in sorted(gone)]
-    return found
+    broken += [f"{name}: is in the budget, but nothing launches it; run with --write-budget" for name in sorted(gone)]
+    return broken
 
 
 def budget_of(readings: Readings) -> Budget:

@@ -147,13 +147,13 @@ def parse_nvidia(text: str) -> Reading:
     usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", text))
     if usage.keys() != {"REG", "STACK", "LOCAL"}:
         raise ValueError(f"cuobjdump must print REG, STACK and LOCAL, got {text[:300]!r}")
-    lines = [(int(at, 16), code, rest) for at, code, rest in _SASS.findall(text)]
+    lines = [(int(place, 16), code, rest) for place, code, rest in _SASS.findall(text)]
     loops = []
-    for at, code, rest in lines:
+    for place, code, rest in lines:
         destination = re.search(r"0x([0-9a-f]+)\s*$", rest)
-        if code.startswith("BRA") and destination and int(destination[1], 16) < at:
-            loops.append((int(destination[1], 16), at))
-    kinds = [(at, _nvidia_kind(code)) for at, code, _ in lines]
+        if code.startswith("BRA") and destination and int(destination[1], 16) < place:
+            loops.append((int(destination[1], 16), place))
+    kinds = [(place, _nvidia_kind(code)) for place, code, _ in lines]
     reading = _counted(kinds, loops)
     spilled = sum(reading.instructions.get(name, 0) for name in ("LDL", "STL"))
     reading.registers = int(usage["REG"])
@@ -195,15 +195,15 @@ def parse_amd(text: str) -> Reading:
     labels: dict[str, int] = {}
     kinds: list[tuple[int, str | None]] = []
     loops: list[tuple[int, int]] = []
-    for at, line in enumerate(text.splitlines()):
+    for place, line in enumerate(text.splitlines()):
         words = line.split()
         if not words:
             continue
         if words[0].endswith(":"):
-            labels[words[0][:-1]] = at
+            labels[words[0][:-1]] = place
         elif words[0].startswith(("s_branch", "s_cbranch")) and words[-1] in labels:
-            loops.append((labels[words[-1]], at))
-        kinds.append((at, _amd_kind(words[0])))
+            loops.append((labels[words[-1]], place))
+        kinds.append((place, _amd_kind(words[0])))
     reading = _counted(kinds, loops)
     reading.registers = values["vgpr_count"]
     reading.spills = max(values["vgpr_spill_count"], values["private_segment_fixed_size"])
@@ -224,15 +224,15 @@ def _amd_kind(code: str) -> str | None:
 
 def conversions_in_loops(ttgir: str) -> int:
     """Number of ``convert_layout`` within loops of Triton's GPU representation."""
-    inside, found = [False], 0
+    inside, count = [False], 0
     for line in ttgir.splitlines():
         text = line.split(" loc(")[0].strip()
         if inside[-1] and "ttg.convert_layout" in text:
-            found += 1
+            count += 1
         popped = inside.pop() if text.startswith("}") and len(inside) > 1 else None
         if text.endswith("{"):
             inside.append(inside[-1] or bool(popped) or "scf.for" in text or "scf.while" in text)
-    return found
+    return count
 
 
 def wants_tensor_cores(ttir: str) -> bool:

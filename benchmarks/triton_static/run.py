@@ -40,7 +40,7 @@ def distinct(calls: Iterable[Sequence[Launch]]) -> dict[Variant, Launch]:
     Args:
         calls: for each call of a function of the backend, what it launches.
     """
-    found: dict[tuple[str, str, str], Launch] = {}
+    launched: dict[tuple[str, str, str], Launch] = {}
     sources, launches = {}, {}
     for call in calls:
         for launch in call:
@@ -48,11 +48,11 @@ def distinct(calls: Iterable[Sequence[Launch]]) -> dict[Variant, Launch]:
             key = describe(source, launch)
             if sources.setdefault(key, source) != source:
                 raise ValueError(f"two specialisations must not have one name, got {source} and {sources[key]}")
-            found.setdefault(key, launch)
+            launched.setdefault(key, launch)
         for kernel, count in Counter(launch.kernel for launch in call).items():
             name = kernel.fn.__name__
             launches[name] = max(launches.get(name, 0), count)
-    return {Variant(*key, launches[key[0]]): launch for key, launch in found.items()}
+    return {Variant(*key, launches[key[0]]): launch for key, launch in launched.items()}
 
 
 def compile_all(
