@@ -32,11 +32,11 @@ test: $(VENV)/installed  ## all tests
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(WORKERS) -k triton  # the GPU kernels, under Triton's interpreter
 
 bench: $(VENV)/installed  ## the paired comparison of every contender
-	$(BIN)/python -m benchmarks.paired
-	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks sampling
+	$(BIN)/python -m benchmarks training
 
 gpu:  ## tests and benchmarks that need a GPU, with the machine's own packages; fetches nothing
-	$(GPU_PYTHON) -m benchmarks.gpu_checks --out $(OUT) --minutes $(GPU_MINUTES)
+	$(GPU_PYTHON) -m benchmarks gpu_checks --out $(OUT) --minutes $(GPU_MINUTES)
 
 lint: $(VENV)/linters
 	$(BIN)/ruff check .
@@ -80,7 +80,7 @@ findings:  ## run each script of findings/ and say ok, changed or failed; fetche
 triton-matrix: $(TRITON_MATRIX)  ## compile every GPU kernel with each of TRITON_VERSIONS; no GPU is needed
 
 $(TRITON_MATRIX): triton-matrix-%: .venv-triton-%/installed
-	env -u TRITON_INTERPRET $(<D)/bin/python -m benchmarks.triton_static --no-budget --json out/triton-$*.json
+	env -u TRITON_INTERPRET $(<D)/bin/python -m benchmarks triton_static --no-budget --out out/triton-$*
 
 # The compiled module is not needed. triton comes last and alone: builds of torch for CUDA ask for one version of it.
 $(TRITON_VERSIONS:%=.venv-triton-%/installed): .venv-triton-%/installed: pyproject.toml constraints.txt

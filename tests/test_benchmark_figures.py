@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-figures = pytest.importorskip("benchmarks.figures", reason="needs matplotlib")
+figures = pytest.importorskip("benchmarks.suites.figures", reason="needs matplotlib")
 
 ROOT = Path(__file__).parents[1]
 

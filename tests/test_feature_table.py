@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from made_fast.cli.main import main
 from torch import Tensor
 
 from made_fast import MADE, backends
-from made_fast.cli.main import main
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import PLAIN
 from made_fast.outputs.kinds import OUTPUTS, Mixed

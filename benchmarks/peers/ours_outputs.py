@@ -1,4 +1,4 @@
-"""made_fast with outputs beyond bits, for ``benchmarks.output_peers``."""
+"""made_fast with outputs beyond bits, for the suite ``output_peers``."""
 
 from collections.abc import Callable
 from typing import Any

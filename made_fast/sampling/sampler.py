@@ -69,8 +69,8 @@ class Sampler(Draws):
         backend: ``"auto"`` or the name of a backend.
         bf16_weights: keep weights in bf16 and round hidden values to bf16 as well, sums stay fp32; needs the processor's
             instruction for it (``build_config()["bf16"]``). Samples then follow a slightly different law, whose own
-            log-probability ``sample_and_log_prob`` returns; benchmarks/README.md states by how much. It has no path for
-            few rows.
+            log-probability ``sample_and_log_prob`` returns; benchmarks/results/sampling.md states by how much. It has no path
+            for few rows.
 
     Raises:
         ValueError: the program is not autoregressive, a weight is not finite, or the backend cannot serve.
