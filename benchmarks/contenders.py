@@ -22,6 +22,7 @@ from benchmarks.precision import precision
 from made_fast import MADE, masks, noise
 from made_fast.outputs import Code, Encoding
 from made_fast.programs import Program
+from made_fast.requests import Piece
 from made_fast.sampling import Sampler
 from made_fast.testing import unexplained_differences
 
@@ -189,7 +190,7 @@ def engine(frozen: Sampler, rows: int, *, isa: str) -> Run:
     out = torch.empty(rows, frozen.features)
 
     def run() -> Tensor:
-        module.draw(packed, out, None, seed=SEED, first_row=0, isa=isa)
+        module.draw(packed, out, Piece(SEED), isa=isa)
         return out
 
     return run

@@ -25,6 +25,7 @@ from benchmarks.contenders import (
 )
 from benchmarks.gpu.clock import buffers_for
 from made_fast import MADE
+from made_fast.requests import Piece
 from made_fast.sampling import Sampler
 
 CHECKED = 1024  # rows at each end of a request that are compared with the model's own conditionals
@@ -57,7 +58,7 @@ def ours_in_mode(frozen: Sampler, rows: int, mode: str) -> Run:
     out = torch.empty(rows, frozen.features, device=frozen.program.device)
 
     def run() -> Tensor:
-        module.draw(packed, out, None, seed=SEED, first_row=0, mode=mode)
+        module.draw(packed, out, Piece(SEED), mode=mode)
         return out
 
     return run

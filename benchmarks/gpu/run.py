@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
             "no CUDA device: torch.cuda.is_available() is false; --device cpu --quick tries the code", file=sys.stderr
         )
         return 2
-    backends.choose(arguments.backend, device=device, dtype=torch.float32, outputs=["bernoulli"])  # or says why not
+    backends.choose(arguments.backend, backends.Needs(device, torch.float32, outputs=["bernoulli"]))  # or says why not
     clock = Clock(device, time.perf_counter() + 60 * arguments.minutes)
     if arguments.quick:
         clock.least = 1e-5
