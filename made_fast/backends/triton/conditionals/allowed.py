@@ -15,6 +15,7 @@ from made_fast.backends.triton.codes import (
     NORMALS_BIT,
     SPIN,
 )
+from made_fast.backends.triton.columns import LOWER, UPPER
 from made_fast.backends.triton.conditionals.normal import ndtr, ndtri
 from made_fast.backends.triton.conditionals.weights import chunk_of, component_of, passed, uniform, weights_of_levels
 from made_fast.backends.triton.functions import softplus
@@ -106,7 +107,7 @@ def _between(loc, scale, lower, upper):
 @triton.jit
 def _normals(at, count, components, greatest, total, floor, noise, ends):
     """A normal, which has no logits, or a mixture: a component by its mass between the bounds, then a draw between them."""
-    lower, upper = tl.load(ends), tl.load(ends + 1)
+    lower, upper = tl.load(ends + LOWER), tl.load(ends + UPPER)
     kept, sum = tl.zeros_like(greatest).to(tl.float64), tl.zeros_like(greatest).to(tl.float64)
     chosen, last = tl.zeros_like(greatest).to(tl.int32) + 2147483647, tl.zeros_like(greatest).to(tl.int32)
     u, some, threshold = uniform(noise, 0).to(tl.float64), kept > 0, kept

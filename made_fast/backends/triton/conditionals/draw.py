@@ -28,6 +28,30 @@ from made_fast.backends.triton.codes import (
     REAL_BITS,
     SPIN,
 )
+from made_fast.backends.triton.columns import (
+    BOUNDS,
+    FLOOR,
+    SCALE,
+    SHARPNESS,
+    SHIFT,
+    SPREAD,
+    STRETCH,
+    VARIABLE_CODE,
+    VARIABLE_COMPONENTS,
+    VARIABLE_ENCODING,
+    VARIABLE_FLAGS,
+    VARIABLE_NOISE_STEP,
+    VARIABLE_NUM_LOGITS,
+    VARIABLE_NUM_PARAMS,
+    VARIABLE_NUMBER,
+    VARIABLE_NUMBERS,
+    VARIABLE_PARAMS,
+    VARIABLE_SIZE,
+    VARIABLE_TABLE,
+    VARIABLE_UNITS,
+    VARIABLE_WORDS,
+    VARIABLE_X_SLOT,
+)
 from made_fast.backends.triton.conditionals.allowed import draw_allowed
 from made_fast.backends.triton.conditionals.likeliest import likeliest
 from made_fast.backends.triton.conditionals.weights import (
@@ -48,8 +72,6 @@ from made_fast.backends.triton.conditionals.weights import (
 from made_fast.backends.triton.functions import softplus
 
 __all__ = ["draw_variables"]
-
-WORDS, NUMBERS = tl.constexpr(16), tl.constexpr(4)  # of each variable, see draw_list.py
 
 
 @triton.jit
@@ -95,18 +117,25 @@ def _draw_variable(number, lists, request, place, state, OUTPUT: tl.constexpr):
     given, observed, support, bounds, constrained, support_width = conditions
     table, out, features = place
     nats, log_weight, bad = state
-    own = words + number * WORDS
-    kind = (tl.load(own), tl.load(own + 1), tl.load(own + 2), tl.load(own + 3), tl.load(own + 4))
-    floor = tl.load(numbers + number * NUMBERS)
-    step, variable, slot = tl.load(own + 5), tl.load(own + 6), tl.load(own + 7)
-    at, noise = table + slot, (seed, step, noise_row)
+    words += number * VARIABLE_WORDS
+    numbers += number * VARIABLE_NUMBERS
+    kind = (
+        tl.load(words + VARIABLE_CODE),
+        tl.load(words + VARIABLE_NUM_PARAMS),
+        tl.load(words + VARIABLE_NUM_LOGITS),
+        tl.load(words + VARIABLE_COMPONENTS),
+        tl.load(words + VARIABLE_SIZE),
+    )
+    floor = tl.load(numbers + FLOOR)
+    step, variable = tl.load(words + VARIABLE_NOISE_STEP), tl.load(words + VARIABLE_NUMBER)
+    at, noise = table + tl.load(words + VARIABLE_PARAMS), (seed, step, noise_row)
     x, choice, nan = _draw(at, kind, floor, noise, decoding, OUTPUT)
     bad |= nan
     log_mass = tl.zeros_like(nats)
     if ALLOWED & FEATURES:
         if tl.load(constrained + variable) != 0:
-            flags = support + condition * support_width + tl.load(own + 12)
-            ends = bounds + (condition * features + variable) * 2
+            flags = support + condition * support_width + tl.load(words + VARIABLE_FLAGS)
+            ends = bounds + (condition * features + variable) * BOUNDS
             x, log_mass = draw_allowed(x, at, kind, floor, noise, choice, flags, ends, OUTPUT)
     if GIVEN & FEATURES:
         known = tl.load(observed + condition * features + variable) != 0
@@ -119,7 +148,7 @@ def _draw_variable(number, lists, request, place, state, OUTPUT: tl.constexpr):
             log_mass = tl.where(known, log_prob, log_mass)
     log_weight += log_mass
     tl.store(out + row * features + variable, x, mask=valid)
-    _encode(x, table, own, numbers + number * NUMBERS, embeddings, OUTPUT)
+    _encode(x, table, words, numbers, embeddings, OUTPUT)
     return nats, log_weight, bad
 
 
@@ -139,7 +168,8 @@ def _draw(at, kind, floor, noise, decoding, OUTPUT: tl.constexpr):
     sharpness, stretch, spread = 1.0, 1.0, 1.0  # of logits, of normals, of logistics
     if DECODED & FEATURES:
         settings, greedy = decoding
-        sharpness, stretch, spread = tl.load(settings), tl.load(settings + 1), tl.load(settings + 2)
+        sharpness, stretch = tl.load(settings + SHARPNESS), tl.load(settings + STRETCH)
+        spread = tl.load(settings + SPREAD)
     if BINARY_BITS & CODES:
         if code <= SPIN:
             drawn = first * sharpness > logit(uniform(noise, 0))
@@ -168,9 +198,9 @@ def _draw(at, kind, floor, noise, decoding, OUTPUT: tl.constexpr):
     if DECODED & FEATURES:
         if greedy != 0:
             x = likeliest(x, at, kind, floor, greatest, total, CODES, WIDTH)
-    for own in tl.static_range(len(OWN)):
-        if (code == OWN_CODE) & (size == own):
-            x = OWN[own](at, noise)
+    for place in tl.static_range(len(OWN)):
+        if (code == OWN_CODE) & (size == place):
+            x = OWN[place](at, noise)
     return x, (greatest, total), bad
 
 
@@ -203,23 +233,23 @@ def _log_prob(x, at, kind, floor, choice, OUTPUT: tl.constexpr):
 
 
 @triton.jit
-def _encode(x, table, own, numbers, embeddings, OUTPUT: tl.constexpr):
+def _encode(x, table, words, numbers, embeddings, OUTPUT: tl.constexpr):
     """Writes to the table what the network reads of x (R,)."""
     CODES: tl.constexpr = OUTPUT[0]
     WIDTH: tl.constexpr = OUTPUT[1]
-    at, encoding = table + tl.load(own + 8), tl.load(own + 9)
+    at, encoding = table + tl.load(words + VARIABLE_X_SLOT), tl.load(words + VARIABLE_ENCODING)
     if CATEGORICAL_BIT & CODES:
-        units = tl.load(own + 10)
+        units = tl.load(words + VARIABLE_UNITS)
         if encoding == ONE_HOT:
             for first in range(0, units, WIDTH):
                 k = (first + tl.arange(0, WIDTH))[None, :]
                 tl.store(at[:, None] + k, (x.to(tl.int32)[:, None] == k).to(tl.float32), mask=k < units)
         elif encoding == EMBEDDING:
-            row = embeddings + tl.load(own + 11) + x.to(tl.int32) * units
+            row = embeddings + tl.load(words + VARIABLE_TABLE) + x.to(tl.int32) * units
             for first in range(0, units, WIDTH):
                 value, k = chunk_of(row, first, units, 0.0, WIDTH)
                 tl.store(at[:, None] + k, value, mask=k < units)
         else:
-            tl.store(at, x * tl.load(numbers + 1) + tl.load(numbers + 2))
+            tl.store(at, x * tl.load(numbers + SCALE) + tl.load(numbers + SHIFT))
     else:
-        tl.store(at, x * tl.load(numbers + 1) + tl.load(numbers + 2))
+        tl.store(at, x * tl.load(numbers + SCALE) + tl.load(numbers + SHIFT))

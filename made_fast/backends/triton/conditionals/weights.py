@@ -8,7 +8,8 @@ and whose running sum exceeds the threshold, which is the definition's choice bu
 import triton
 import triton.language as tl
 
-from made_fast.backends.triton.functions import expm1, philox_words, softplus
+from made_fast.backends.triton.functions import expm1, softplus
+from made_fast.backends.triton.noise import philox_words, uniform_of
 
 __all__ = [
     "choose",
@@ -42,7 +43,7 @@ def uniform(noise, draw):
     zero = tl.zeros_like(row)
     w0, w1, w2, w3 = philox_words(seed, zero + (step >> 2), zero + draw, row)
     word = tl.where((step & 2) == 0, tl.where((step & 1) == 0, w0, w1), tl.where((step & 1) == 0, w2, w3))
-    return (word >> 8).to(tl.float32) * 5.9604644775390625e-08  # 2**-24
+    return uniform_of(word)
 
 
 @triton.jit
@@ -170,16 +171,16 @@ def log_prob_of_mixture(at, x, count, greatest, total, floor, size, LOGISTIC: tl
         weight, _ = chunk_of(at, first, count, float("-inf"), WIDTH)
         loc, _ = chunk_of(at + count, first, count, 0.0, WIDTH)
         raw, _ = chunk_of(at + 2 * count, first, count, 0.0, WIDTH)
-        own = log_prob_of_component(x[:, None], loc, softplus(raw) + floor, size, LOGISTIC)
-        most, sum = log_add(most, sum, (weight - greatest[:, None]) + own)
+        nats = log_prob_of_component(x[:, None], loc, softplus(raw) + floor, size, LOGISTIC)
+        most, sum = log_add(most, sum, (weight - greatest[:, None]) + nats)
     return most + tl.log(sum) - tl.log(total)
 
 
 @triton.jit
 def component_of(at, components, chosen, floor):
     """Location and scale (R,) of a component (R,); ``at`` are the locations, raw scales follow."""
-    own = at + chosen
-    return tl.load(own), softplus(tl.load(own + components)) + floor
+    loc = at + chosen
+    return tl.load(loc), softplus(tl.load(loc + components)) + floor
 
 
 @triton.jit
@@ -196,6 +197,6 @@ def weights_of_levels(k, at, count, greatest, total, floor, size):
     for j in range(0, count):
         loc, scale = component_of(at + count, count, j, floor)
         share = tl.exp(tl.load(at + j) - greatest) / total
-        own = log_prob_of_component(k.to(tl.float32), loc[:, None], scale[:, None], size, True)
-        weight += share[:, None] * tl.exp(own)
+        nats = log_prob_of_component(k.to(tl.float32), loc[:, None], scale[:, None], size, True)
+        weight += share[:, None] * tl.exp(nats)
     return tl.where(k < size, weight, 0.0)
