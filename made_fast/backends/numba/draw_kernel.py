@@ -135,18 +135,18 @@ def _propagate(slot, values, span_start, spans, weights):
 
 
 @jit
-def _chosen(one, numbers, params, uniforms, condition, general, scratch):
+def _chosen(entry, numbers, params, uniforms, condition, general, scratch):
     """The value of one variable that is not given, and the log of the mass of what it might be."""
-    code, size, components, variable = one[CODE], one[SIZE], one[COMPONENTS], one[VARIABLE]
+    code, size, components, variable = entry[CODE], entry[SIZE], entry[COMPONENTS], entry[VARIABLE]
     if len(general.support) and general.constrained[variable]:
-        allowed = general.support[condition, one[FLAGS] : one[FLAGS] + size]
+        allowed = general.support[condition, entry[FLAGS] : entry[FLAGS] + size]
         lower, upper = general.bounds[condition, variable, 0], general.bounds[condition, variable, 1]
         bounds = np.float64(lower), np.float64(upper)
         return draw_within(
             code, size, components, numbers[FLOOR], params, uniforms, allowed, bounds[0], bounds[1], scratch
         )
     if code == OWN:
-        return draw_own(one[ADDRESS], params, uniforms), 0.0
+        return draw_own(entry[ADDRESS], params, uniforms), 0.0
     if general.greedy:
         return mode(code, size, components, numbers[FLOOR], params, scratch), 0.0
     options = general.temperature, general.top_k, general.top_p
@@ -156,28 +156,28 @@ def _chosen(one, numbers, params, uniforms, condition, general, scratch):
 
 
 @jit
-def _draw_variable(values, one, numbers, uniforms, x, general, condition, scratch, with_log_prob):
+def _draw_variable(values, entry, numbers, uniforms, x, general, condition, scratch, with_log_prob):
     """Draws one variable of any kind; returns log p(x), the log of the mass of what was allowed, and the slots now known."""
-    variable, params = one[VARIABLE], values[one[PARAMS] : one[PARAMS] + one[NUM_PARAMS]]
+    variable, params = entry[VARIABLE], values[entry[PARAMS] : entry[PARAMS] + entry[NUM_PARAMS]]
     observed = len(general.observed) > 0 and general.observed[condition, variable] != 0
     if observed:
         x[variable], log_mass = general.given[condition, variable], 0.0
     else:
-        x[variable], log_mass = _chosen(one, numbers, params, uniforms, condition, general, scratch)
+        x[variable], log_mass = _chosen(entry, numbers, params, uniforms, condition, general, scratch)
     value, nats = np.float64(x[variable]), 0.0  # as the dtype of the program holds it
     if with_log_prob or observed:
-        nats = log_prob(one[CODE], one[SIZE], one[COMPONENTS], numbers[FLOOR], params, value, scratch)
+        nats = log_prob(entry[CODE], entry[SIZE], entry[COMPONENTS], numbers[FLOOR], params, value, scratch)
         log_mass = nats if observed else log_mass
-    slot = one[X_SLOT]
-    if one[ENCODING] == NUMBER:
+    slot = entry[X_SLOT]
+    if entry[ENCODING] == NUMBER:
         values[slot] = value * numbers[SCALE] + numbers[SHIFT]
         return nats, log_mass, slot, slot + 1
-    if one[ENCODING] == ONE_HOT:
+    if entry[ENCODING] == ONE_HOT:
         values[slot + int(value)] = 1.0
         return nats, log_mass, slot + int(value), slot + int(value) + 1
-    first = one[TABLE] + int(value) * one[UNITS]
-    values[slot : slot + one[UNITS]] = general.tables[first : first + one[UNITS]]
-    return nats, log_mass, slot, slot + one[UNITS]
+    first = entry[TABLE] + int(value) * entry[UNITS]
+    values[slot : slot + entry[UNITS]] = general.tables[first : first + entry[UNITS]]
+    return nats, log_mass, slot, slot + entry[UNITS]
 
 
 @jit
@@ -230,13 +230,13 @@ def _advance(number, whole, nats, log_weight, values, uniforms, x, network, gene
                     if with_log_prob:
                         nats -= softplus(-parameter if value > 0 else parameter)  # in their own dtype, which is quicker
                 else:
-                    one = variables[place]
-                    for i in range(one[NUM_PARAMS]):
-                        parameter = values[one[PARAMS] + i]
-                        bad |= math.isnan(parameter) or (one[CODE] == POINT and math.isinf(parameter))
-                    numbers, noise = general.numbers[place], uniforms[one[NOISE_STEP]]
+                    entry = variables[place]
+                    for i in range(entry[NUM_PARAMS]):
+                        parameter = values[entry[PARAMS] + i]
+                        bad |= math.isnan(parameter) or (entry[CODE] == POINT and math.isinf(parameter))
+                    numbers, noise = general.numbers[place], uniforms[entry[NOISE_STEP]]
                     log_p, log_mass, begin, end = _draw_variable(
-                        values, one, numbers, noise, x, general, condition, scratch, with_log_prob
+                        values, entry, numbers, noise, x, general, condition, scratch, with_log_prob
                     )
                     nats += log_p
                     log_weight += log_mass

@@ -100,21 +100,21 @@ def _variables(program: Program, schedule: Schedule) -> NDArray[np.int64]:
     """A row for each variable, in the order in which they are drawn."""
     rows = np.zeros((schedule.features, len(VariableColumn)), dtype=np.int64)
     for place, variable in enumerate(schedule.variables.tolist()):
-        each = program.conditionals[variable]
+        conditional = program.conditionals[variable]
         row = {
             VariableColumn.VARIABLE: variable,
             VariableColumn.NOISE_STEP: schedule.noise_steps[place],
             VariableColumn.PARAMS: schedule.param_slots[place],
             VariableColumn.X_SLOT: schedule.x_slots[place],
-            VariableColumn.NUM_PARAMS: each.num_params,
-            VariableColumn.CODE: each.code,
-            VariableColumn.SIZE: each.size,
-            VariableColumn.COMPONENTS: each.components,
-            VariableColumn.ENCODING: each.encoding,
-            VariableColumn.UNITS: each.units,
+            VariableColumn.NUM_PARAMS: conditional.num_params,
+            VariableColumn.CODE: conditional.code,
+            VariableColumn.SIZE: conditional.size,
+            VariableColumn.COMPONENTS: conditional.components,
+            VariableColumn.ENCODING: conditional.encoding,
+            VariableColumn.UNITS: conditional.units,
             VariableColumn.TABLE: program.table_starts[variable],
             VariableColumn.FLAGS: program.support_starts[variable],
-            VariableColumn.ADDRESS: each.native_address(program.dtype) if each.code == Code.OWN else 0,
+            VariableColumn.ADDRESS: conditional.native_address(program.dtype) if conditional.code == Code.OWN else 0,
         }
         rows[place] = [row[column] for column in VariableColumn]
     return rows

@@ -2,7 +2,7 @@
 
 This is for every conditional but the one of plain binary samples, which events draw on their tile (drawing/kernel.py). What
 is drawn, and how, is decided when a kernel is compiled: CODES has a bit for each conditional that occurs, WIDTH is how many
-parameters are read at a time, FEATURES has the bits below, OWN are the functions of one's own conditionals.
+parameters are read at a time, FEATURES has those of codes.py, OWN are the functions of one's own conditionals.
 """
 
 import triton
@@ -128,20 +128,20 @@ def _draw_variable(number, lists, request, place, state, OUTPUT: tl.constexpr):
     )
     floor = tl.load(numbers + FLOOR)
     step, variable = tl.load(words + VARIABLE_NOISE_STEP), tl.load(words + VARIABLE_NUMBER)
-    at, noise = table + tl.load(words + VARIABLE_PARAMS), (seed, step, noise_row)
-    x, choice, nan = _draw(at, kind, floor, noise, decoding, OUTPUT)
+    params, noise = table + tl.load(words + VARIABLE_PARAMS), (seed, step, noise_row)
+    x, choice, nan = _draw(params, kind, floor, noise, decoding, OUTPUT)
     bad |= nan
     log_mass = tl.zeros_like(nats)
     if ALLOWED & FEATURES:
         if tl.load(constrained + variable) != 0:
             flags = support + condition * support_width + tl.load(words + VARIABLE_FLAGS)
             ends = bounds + (condition * features + variable) * BOUNDS
-            x, log_mass = draw_allowed(x, at, kind, floor, noise, choice, flags, ends, OUTPUT)
+            x, log_mass = draw_allowed(x, params, kind, floor, noise, choice, flags, ends, OUTPUT)
     if GIVEN & FEATURES:
         known = tl.load(observed + condition * features + variable) != 0
         x = tl.where(known, tl.load(given + condition * features + variable), x)
     if LOG_PROB or (GIVEN & FEATURES) != 0:
-        log_prob = _log_prob(x, at, kind, floor, choice, OUTPUT).to(tl.float64)
+        log_prob = _log_prob(x, params, kind, floor, choice, OUTPUT).to(tl.float64)
         if LOG_PROB:
             nats += log_prob
         if GIVEN & FEATURES:
@@ -153,14 +153,14 @@ def _draw_variable(number, lists, request, place, state, OUTPUT: tl.constexpr):
 
 
 @triton.jit
-def _draw(at, kind, floor, noise, decoding, OUTPUT: tl.constexpr):
+def _draw(params, kind, floor, noise, decoding, OUTPUT: tl.constexpr):
     """x (R,), what is known of the choice (greatest logit, total weight), and which parameters are nan."""
     CODES: tl.constexpr = OUTPUT[0]
     WIDTH: tl.constexpr = OUTPUT[1]
     FEATURES: tl.constexpr = OUTPUT[2]
     OWN: tl.constexpr = OUTPUT[4]
     code, num_params, count, components, size = kind
-    first = tl.load(at)
+    first = tl.load(params)
     x, greatest, total = tl.zeros_like(first), tl.zeros_like(first), tl.zeros_like(first) + 1.0
     bad = (first != first).to(tl.int32)
     chosen = tl.zeros_like(bad)
@@ -178,17 +178,17 @@ def _draw(at, kind, floor, noise, decoding, OUTPUT: tl.constexpr):
             x = tl.where(drawn, 1.0, tl.where(code == SPIN, -1.0, 0.0))
     if CHOICE_BITS & CODES:
         if count > 0:
-            greatest, bad = greatest_logit(at, count, num_params, WIDTH)
-            total = total_weight(at, count, greatest, 1.0, WIDTH)
+            greatest, bad = greatest_logit(params, count, num_params, WIDTH)
+            total = total_weight(params, count, greatest, 1.0, WIDTH)
             drawn_from = total
             if DECODED & FEATURES:
                 if sharpness != 1.0:
-                    drawn_from = total_weight(at, count, greatest, sharpness, WIDTH)
-            chosen = choose(at, count, greatest, sharpness, uniform(noise, 0) * drawn_from, WIDTH)
+                    drawn_from = total_weight(params, count, greatest, sharpness, WIDTH)
+            chosen = choose(params, count, greatest, sharpness, uniform(noise, 0) * drawn_from, WIDTH)
             x = chosen.to(tl.float32)
     if REAL_BITS & CODES:
         if components > 0:
-            loc, scale = component_of(at + count, components, chosen, floor)
+            loc, scale = component_of(params + count, components, chosen, floor)
             bad |= ((loc != loc) | (scale != scale)).to(tl.int32)
             p, upper = tail(uniform(noise, tl.minimum(count, 1)))
             x = loc + scale * stretch * ndtri_of_tail(p, upper)
@@ -197,15 +197,15 @@ def _draw(at, kind, floor, noise, decoding, OUTPUT: tl.constexpr):
                 x = level_of(y, size)
     if DECODED & FEATURES:
         if greedy != 0:
-            x = likeliest(x, at, kind, floor, greatest, total, CODES, WIDTH)
+            x = likeliest(x, params, kind, floor, greatest, total, CODES, WIDTH)
     for place in tl.static_range(len(OWN)):
         if (code == OWN_CODE) & (size == place):
-            x = OWN[place](at, noise)
+            x = OWN[place](params, noise)
     return x, (greatest, total), bad
 
 
 @triton.jit
-def _log_prob(x, at, kind, floor, choice, OUTPUT: tl.constexpr):
+def _log_prob(x, params, kind, floor, choice, OUTPUT: tl.constexpr):
     """log p(x) of the model, (R,); of one's own conditionals the sampler finds it."""
     CODES: tl.constexpr = OUTPUT[0]
     WIDTH: tl.constexpr = OUTPUT[1]
@@ -214,21 +214,21 @@ def _log_prob(x, at, kind, floor, choice, OUTPUT: tl.constexpr):
     log_prob = tl.zeros_like(x)
     if BINARY_BITS & CODES:
         if code <= SPIN:
-            first = tl.load(at)
+            first = tl.load(params)
             log_prob = -softplus(tl.where(x > 0, -first, first))
     if CATEGORICAL_BIT & CODES:
         if code == CATEGORICAL:
-            log_prob = tl.load(at + x.to(tl.int32)) - greatest - tl.log(total)
+            log_prob = tl.load(params + x.to(tl.int32)) - greatest - tl.log(total)
     if NORMAL_BIT & CODES:
         if code == NORMAL:
-            loc, scale = component_of(at, 1, 0, floor)
+            loc, scale = component_of(params, 1, 0, floor)
             log_prob = log_prob_of_component(x, loc, scale, size, False)
     if NORMALS_BIT & CODES:
         if code == NORMALS:
-            log_prob = log_prob_of_mixture(at, x, count, greatest, total, floor, size, False, WIDTH)
+            log_prob = log_prob_of_mixture(params, x, count, greatest, total, floor, size, False, WIDTH)
     if LOGISTICS_BIT & CODES:
         if code == LOGISTICS:
-            log_prob = log_prob_of_mixture(at, x, count, greatest, total, floor, size, True, WIDTH)
+            log_prob = log_prob_of_mixture(params, x, count, greatest, total, floor, size, True, WIDTH)
     return log_prob
 
 
@@ -237,19 +237,19 @@ def _encode(x, table, words, numbers, embeddings, OUTPUT: tl.constexpr):
     """Writes to the table what the network reads of x (R,)."""
     CODES: tl.constexpr = OUTPUT[0]
     WIDTH: tl.constexpr = OUTPUT[1]
-    at, encoding = table + tl.load(words + VARIABLE_X_SLOT), tl.load(words + VARIABLE_ENCODING)
+    target, encoding = table + tl.load(words + VARIABLE_X_SLOT), tl.load(words + VARIABLE_ENCODING)
     if CATEGORICAL_BIT & CODES:
         units = tl.load(words + VARIABLE_UNITS)
         if encoding == ONE_HOT:
             for first in range(0, units, WIDTH):
                 k = (first + tl.arange(0, WIDTH))[None, :]
-                tl.store(at[:, None] + k, (x.to(tl.int32)[:, None] == k).to(tl.float32), mask=k < units)
+                tl.store(target[:, None] + k, (x.to(tl.int32)[:, None] == k).to(tl.float32), mask=k < units)
         elif encoding == EMBEDDING:
             row = embeddings + tl.load(words + VARIABLE_TABLE) + x.to(tl.int32) * units
             for first in range(0, units, WIDTH):
                 value, k = chunk_of(row, first, units, 0.0, WIDTH)
-                tl.store(at[:, None] + k, value, mask=k < units)
+                tl.store(target[:, None] + k, value, mask=k < units)
         else:
-            tl.store(at, x * tl.load(numbers + SCALE) + tl.load(numbers + SHIFT))
+            tl.store(target, x * tl.load(numbers + SCALE) + tl.load(numbers + SHIFT))
     else:
-        tl.store(at, x * tl.load(numbers + SCALE) + tl.load(numbers + SHIFT))
+        tl.store(target, x * tl.load(numbers + SCALE) + tl.load(numbers + SHIFT))

@@ -119,7 +119,7 @@ def touched_lines(first, last, steps, limits, CODES: tl.constexpr, SIZES: tl.con
     LINES: tl.constexpr = 2 if R > 32 else 1  # of 32 numbers, in the thresholds of one step
     events, vectors = steps
     line = tl.arange(0, VECTORS * U)
-    of_vectors = tl.load(vectors + (VECTORS * first + line) * U, mask=line < VECTORS * (last - first), other=0.0)
+    of_vectors = tl.load(vectors + (first * VECTORS + line) * U, mask=line < (last - first) * VECTORS, other=0.0)
     event = first + line // VECTORS
     step = tl.load(events + event * EVENT_COLUMNS + EVENT_NOISE_STEP, mask=event < last, other=0)
     return of_vectors, _limits_of(limits, step, (line % LINES) * 32, CODES, R)

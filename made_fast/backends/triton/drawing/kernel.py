@@ -69,11 +69,11 @@ def _fill_limits(limits, seed, noise_row, features, SIZES: tl.constexpr):
     for first in range(0, tl.cdiv(features, 4), NOISE_GROUPS):
         group = (first + tl.arange(0, NOISE_GROUPS))[:, None] + tl.zeros((1, R), dtype=tl.int32)
         w0, w1, w2, w3 = philox_words(seed, group, tl.zeros_like(group), noise_row[None, :] + tl.zeros_like(group))
-        at = limits + group * (4 * R) + tl.arange(0, R)[None, :]
-        tl.store(at, _limit(w0))
-        tl.store(at + R, _limit(w1))
-        tl.store(at + 2 * R, _limit(w2))
-        tl.store(at + 3 * R, _limit(w3))
+        target = limits + group * (4 * R) + tl.arange(0, R)[None, :]
+        tl.store(target, _limit(w0))
+        tl.store(target + R, _limit(w1))
+        tl.store(target + 2 * R, _limit(w2))
+        tl.store(target + 3 * R, _limit(w3))
 
 
 @triton.jit

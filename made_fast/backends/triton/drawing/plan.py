@@ -162,17 +162,17 @@ class _Chunks:
         """Cuts slots (m,) into runs, with weights (n, m) in these rows (n,)."""
         order = np.argsort(slots, kind="stable")
         slots, weights = slots[order], weights[:, order]
-        at = 0
-        while at < len(slots):
-            begin = int(slots[at]) // ALIGN * ALIGN
+        place = 0
+        while place < len(slots):
+            begin = int(slots[place]) // ALIGN * ALIGN
             end = int(np.searchsorted(slots, begin + self.inputs))
-            whole = np.zeros((end - at, self.rows), dtype=np.float32)
-            whole[:, rows] = weights[:, at:end].T
+            whole = np.zeros((end - place, self.rows), dtype=np.float32)
+            whole[:, rows] = weights[:, place:end].T
             block = np.zeros((self.rows, self.inputs), dtype=np.float32)
-            np.add.at(block.T, slots[at:end] - begin, whole)  # a slot may be there twice
+            np.add.at(block.T, slots[place:end] - begin, whole)  # a slot may be there twice
             self.starts.append(begin)
             self.weights.append(block)
-            at = end
+            place = end
 
     def arrays(self) -> tuple[NDArray[np.int32], FloatArray]:
         """Starts (C,) and weights (C, rows, K); one that nobody reads where there is none."""
@@ -302,14 +302,14 @@ class _Builder:
             np.add.at(spread, (source[drawn][:, None], unit[None]), weights[:, drawn].T)
             np.add.at(coefficients, (unit[:, None], source[~drawn][None]), weights[:, ~drawn])
             waits[unit] |= mask[:, ~drawn].any(1)
-        at, begin = 0, len(self.events)
-        while at < count:
-            at = self._add_event(start, at, count, coefficients, spread, waits, begin)
+        place, begin = 0, len(self.events)
+        while place < count:
+            place = self._add_event(start, place, count, coefficients, spread, waits, begin)
 
     def _add_event(
         self,
         start: int,
-        at: int,
+        place: int,
         count: int,
         coefficients: FloatArray,
         spread: FloatArray,
@@ -317,26 +317,26 @@ class _Builder:
         begin: int,
     ) -> int:
         """Adds the event of the unit at this place, or of the run that begins there; returns the place after it."""
-        line, unit, vectors = self.line, start + at, np.zeros((VECTORS.value, self.units), dtype=np.float32)
-        code, end = int(line.functions[unit]), at + 1
+        line, unit, vectors = self.line, start + place, np.zeros((VECTORS.value, self.units), dtype=np.float32)
+        code, end = int(line.functions[unit]), place + 1
         if line.slots[unit] < 0:
             return end  # a helper is read by the product that follows
-        vectors[0, :count] = coefficients[at]
+        vectors[0, :count] = coefficients[place]
         if line.variables[unit] >= 0:
-            head = Head(Event.DRAW, at, code, step=int(line.noise_steps[line.variables[unit]]))
-            vectors[1, :count] = spread[at]
+            head = Head(Event.DRAW, place, code, step=int(line.noise_steps[line.variables[unit]]))
+            vectors[1, :count] = spread[place]
         elif line.products[unit]:
-            head = Head(Event.PRODUCT, at, code)
-            vectors[1, :count] = coefficients[at - 1]
-        elif waits[at]:
-            head = Head(Event.UNIT, at, code)
+            head = Head(Event.PRODUCT, place, code)
+            vectors[1, :count] = coefficients[place - 1]
+        elif waits[place]:
+            head = Head(Event.UNIT, place, code)
         else:
             step = line.steps[unit]
             while end < count and line.steps[start + end] == step and not waits[end]:
                 end += 1
             if code == 0:
                 return end  # the identity
-            head = Head(Event.NOTHING, first=at, stop=end, run_function=code)
+            head = Head(Event.NOTHING, first=place, stop=end, run_function=code)
         before = self.events[-1] if len(self.events) > begin else None
         if head.kind and before is not None and before.kind == Event.NOTHING:  # one event for both
             head = head._replace(first=before.first, stop=before.stop, run_function=before.run_function)

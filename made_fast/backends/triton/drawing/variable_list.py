@@ -49,24 +49,26 @@ def build_draw_list(program: Program, schedule: Schedule, param_slots: IntArray)
     words = np.zeros((len(conditionals), VARIABLE_WORDS.value), dtype=np.int32)
     numbers = np.zeros((len(conditionals), VARIABLE_NUMBERS.value), dtype=np.float32)
     for place, variable in enumerate(schedule.variables.tolist()):
-        each, row = conditionals[variable], words[place]
-        mixed, categorical = each.code in MIXTURES, each.code == Code.CATEGORICAL
-        row[VariableWord.CODE] = each.code
-        row[VariableWord.NUM_PARAMS] = each.num_params
-        row[VariableWord.NUM_LOGITS] = each.components if mixed else each.size if categorical else 0
-        row[VariableWord.COMPONENTS] = each.components if mixed else int(each.code == Code.NORMAL)
-        row[VariableWord.SIZE] = own.index(each.triton_draw) if each.code == Code.OWN else each.size
+        conditional, row = conditionals[variable], words[place]
+        mixed, categorical = conditional.code in MIXTURES, conditional.code == Code.CATEGORICAL
+        row[VariableWord.CODE] = conditional.code
+        row[VariableWord.NUM_PARAMS] = conditional.num_params
+        row[VariableWord.NUM_LOGITS] = conditional.components if mixed else conditional.size if categorical else 0
+        row[VariableWord.COMPONENTS] = conditional.components if mixed else int(conditional.code == Code.NORMAL)
+        row[VariableWord.SIZE] = (
+            own.index(conditional.triton_draw) if conditional.code == Code.OWN else conditional.size
+        )
         row[VariableWord.NOISE_STEP] = schedule.noise_steps[place]
         row[VariableWord.VARIABLE] = variable
         row[VariableWord.PARAMS] = param_slots[place]
         row[VariableWord.X_SLOT] = schedule.x_slots[place]
-        row[VariableWord.ENCODING] = each.encoding
-        row[VariableWord.UNITS] = each.units
+        row[VariableWord.ENCODING] = conditional.encoding
+        row[VariableWord.UNITS] = conditional.units
         row[VariableWord.TABLE] = program.table_starts[variable]
         row[VariableWord.FLAGS] = program.support_starts[variable]
-        numbers[place, VariableNumber.FLOOR] = each.floor
-        numbers[place, VariableNumber.SCALE] = each.scale
-        numbers[place, VariableNumber.SHIFT] = each.shift
+        numbers[place, VariableNumber.FLOOR] = conditional.floor
+        numbers[place, VariableNumber.SCALE] = conditional.scale
+        numbers[place, VariableNumber.SHIFT] = conditional.shift
     most = int(words[:, VariableWord.NUM_LOGITS].max(initial=1))
     return DrawList(
         words,
