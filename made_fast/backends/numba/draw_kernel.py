@@ -119,6 +119,7 @@ ENCODING, UNITS = int(VariableColumn.ENCODING), int(VariableColumn.UNITS)
 TABLE, FLAGS, ADDRESS = int(VariableColumn.TABLE), int(VariableColumn.FLAGS), int(VariableColumn.ADDRESS)
 FLOOR, SCALE, SHIFT = int(NumberColumn.FLOOR), int(NumberColumn.SCALE), int(NumberColumn.SHIFT)
 
+LOWER, UPPER = 0, 1  # in the last dimension of ``General.bounds``
 SPAN_FIRST, SPAN_COUNT, SPAN_OFFSET = int(SpanColumn.FIRST), int(SpanColumn.COUNT), int(SpanColumn.OFFSET)
 
 
@@ -140,7 +141,7 @@ def _chosen(entry, numbers, params, uniforms, condition, general, scratch):
     code, size, components, variable = entry[CODE], entry[SIZE], entry[COMPONENTS], entry[VARIABLE]
     if len(general.support) and general.constrained[variable]:
         allowed = general.support[condition, entry[FLAGS] : entry[FLAGS] + size]
-        lower, upper = general.bounds[condition, variable, 0], general.bounds[condition, variable, 1]
+        lower, upper = general.bounds[condition, variable, LOWER], general.bounds[condition, variable, UPPER]
         bounds = np.float64(lower), np.float64(upper)
         return draw_within(
             code, size, components, numbers[FLOOR], params, uniforms, allowed, bounds[0], bounds[1], scratch
