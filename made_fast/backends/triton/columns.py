@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
+from typing import Any
 
 import triton.language as tl
 
@@ -124,7 +125,7 @@ class PairColumn(IntEnum):
     CHUNK = 1
 
 
-def row_of(columns: type[IntEnum], values: Mapping[int, int]) -> list[int]:
+def row_of(columns: type[IntEnum], values: Mapping[Any, int]) -> list[int]:
     """The values in the order of the columns, each of which must have one."""
     return [int(values[column]) for column in columns]
 

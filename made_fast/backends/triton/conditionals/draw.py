@@ -118,7 +118,6 @@ def _draw_variable(number, lists, request, place, state, OUTPUT: tl.constexpr):
     table, out, features = place
     nats, log_weight, bad = state
     words += number * VARIABLE_WORDS
-    numbers += number * VARIABLE_NUMBERS
     kind = (
         tl.load(words + VARIABLE_CODE),
         tl.load(words + VARIABLE_NUM_PARAMS),
@@ -126,6 +125,7 @@ def _draw_variable(number, lists, request, place, state, OUTPUT: tl.constexpr):
         tl.load(words + VARIABLE_COMPONENTS),
         tl.load(words + VARIABLE_SIZE),
     )
+    numbers += number * VARIABLE_NUMBERS
     floor = tl.load(numbers + FLOOR)
     step, variable = tl.load(words + VARIABLE_NOISE_STEP), tl.load(words + VARIABLE_NUMBER)
     params, noise = table + tl.load(words + VARIABLE_PARAMS), (seed, step, noise_row)
