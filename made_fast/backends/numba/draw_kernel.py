@@ -14,31 +14,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from made_fast.backends.numba.conditionals import draw, draw_within, log_prob, mode
+from made_fast.backends.numba.functions import apply_function
 from made_fast.backends.numba.jit import jit
-from made_fast.backends.numba.own import draw_own
+from made_fast.backends.numba.noise import write_uniforms
+from made_fast.backends.numba.own_draws import draw_own
 from made_fast.backends.numba.special import logit, softplus
 from made_fast.outputs.codes import Code, Encoding
-from made_fast.programs.functions import FUNCTIONS
-from made_fast.programs.schedule import Kind
+from made_fast.programs.schedule import Kind, StepColumn
 
-__all__ = ["Column", "General", "Network", "Rows", "draw_rows"]
-
-AFFINE, UNARY, ADD, MULTIPLY, DRAW = map(int, Kind)
-CODES = {name: code for code, name in enumerate(FUNCTIONS)}
-RELU, LEAKY_RELU, ELU, GELU, SILU, SOFTPLUS, TANH, SIGMOID, EXP, RECIPROCAL = (
-    CODES[name] for name in list(FUNCTIONS)[1:]
-)
-NUMBER, ONE_HOT, EMBEDDING = map(int, Encoding)
-OWN, POINT = int(Code.OWN), int(Code.POINT)
+__all__ = ["General", "Network", "NumberColumn", "Rows", "SpanColumn", "VariableColumn", "draw_rows"]
 
 
-class Column(IntEnum):
+class VariableColumn(IntEnum):
     """Columns of ``Network.variables``, which has a row for each variable in the order in which they are drawn."""
 
     VARIABLE = 0
-    STEP = 1  # of its noise
-    PARAMS = 2  # first slot
-    X = 3  # first slot
+    NOISE_STEP = 1
+    PARAMS = 2  # first slot of its parameters
+    X_SLOT = 3  # first slot of what the network reads of it
     NUM_PARAMS = 4
     CODE = 5
     SIZE = 6
@@ -50,20 +43,31 @@ class Column(IntEnum):
     ADDRESS = 12  # of an own draw
 
 
-VARIABLE, STEP, PARAMS, X_SLOT, NUM_PARAMS, CODE, SIZE, COMPONENTS, ENCODING, UNITS, TABLE, FLAGS, ADDRESS = map(
-    int, Column
-)
+class NumberColumn(IntEnum):
+    """Columns of ``General.numbers``, which has a row for each variable in the order in which they are drawn."""
+
+    FLOOR = 0  # least scale
+    SCALE = 1  # of what the network reads
+    SHIFT = 2
+
+
+class SpanColumn(IntEnum):
+    """Columns of ``Network.spans``: what one column of weights is added to."""
+
+    FIRST = 0  # slot
+    COUNT = 1  # of slots
+    OFFSET = 2  # of its first number in ``Network.weights``
 
 
 class Network(NamedTuple):
-    """What ``pack`` makes; ``columns`` holds (first slot, count, offset into ``weights``) by source slot."""
+    """What ``pack`` makes. ``spans[span_start[slot] : span_start[slot + 1]]`` are those that read a slot."""
 
     bias: Any  # (num_slots,): what each slot starts from
-    column_start: Any  # (num_slots + 1,) int64
-    columns: Any  # (columns, 3) int64
+    span_start: Any  # (num_slots + 1,) int64
+    spans: Any  # (N, len(SpanColumn)) int64
     weights: Any
-    steps: Any  # (S, 6) int64
-    variables: Any  # (D, len(Column)) int64
+    steps: Any  # (S, len(StepColumn)) int64
+    variables: Any  # (D, len(VariableColumn)) int64
     draws: int  # uniforms of one variable, the most
     context_slot: int
     drawn_over: tuple[int, int]  # parameter slots [first, last) over which variables are drawn
@@ -72,7 +76,7 @@ class Network(NamedTuple):
 class General(NamedTuple):
     """What only others than plainly drawn Bernoulli variables need. Absent conditions have no rows."""
 
-    numbers: Any  # (D, 3) fp64, by place: least scale; scale and shift of what the network reads
+    numbers: Any  # (D, len(NumberColumn)) fp64
     tables: Any  # embeddings
     scratch: int  # values or components of one variable, the most
     given: Any  # (N, D)
@@ -100,110 +104,81 @@ class Rows(NamedTuple):
     log_weight: Any  # (B,)
 
 
-@jit
-def _function(code, x):
-    one = x * 0 + 1
-    if code == RELU:
-        return max(x, x * 0)
-    if code == LEAKY_RELU:
-        return x if x > 0 else x * 0.01
-    if code == ELU:
-        return x if x > 0 else math.expm1(x)
-    if code == GELU:
-        return x * 0.5 * (1 + math.erf(x * 0.7071067811865476))
-    if code == SILU:
-        return x / (one + math.exp(-x))
-    if code == SOFTPLUS:
-        return max(x, x * 0) + math.log1p(math.exp(-abs(x)))
-    if code == TANH:
-        return math.tanh(x)
-    if code == SIGMOID:
-        return one / (one + math.exp(-x))
-    if code == EXP:
-        return math.exp(x)
-    if code == RECIPROCAL:
-        return one / x
-    return x
+AFFINE, UNARY, ADD, DRAW = int(Kind.AFFINE), int(Kind.UNARY), int(Kind.ADD), int(Kind.DRAW)
+NUMBER, ONE_HOT = int(Encoding.NUMBER), int(Encoding.ONE_HOT)
+OWN, POINT = int(Code.OWN), int(Code.POINT)
+
+KIND, FIRST, COUNT = int(StepColumn.KIND), int(StepColumn.FIRST), int(StepColumn.COUNT)
+LEFT, RIGHT, FUNCTION = int(StepColumn.LEFT), int(StepColumn.RIGHT), int(StepColumn.FUNCTION)
+
+VARIABLE, NOISE_STEP = int(VariableColumn.VARIABLE), int(VariableColumn.NOISE_STEP)
+PARAMS, X_SLOT = int(VariableColumn.PARAMS), int(VariableColumn.X_SLOT)
+NUM_PARAMS, CODE = int(VariableColumn.NUM_PARAMS), int(VariableColumn.CODE)
+SIZE, COMPONENTS = int(VariableColumn.SIZE), int(VariableColumn.COMPONENTS)
+ENCODING, UNITS = int(VariableColumn.ENCODING), int(VariableColumn.UNITS)
+TABLE, FLAGS, ADDRESS = int(VariableColumn.TABLE), int(VariableColumn.FLAGS), int(VariableColumn.ADDRESS)
+FLOOR, SCALE, SHIFT = int(NumberColumn.FLOOR), int(NumberColumn.SCALE), int(NumberColumn.SHIFT)
+
+LOWER, UPPER = 0, 1  # in the last dimension of ``General.bounds``
+SPAN_FIRST, SPAN_COUNT, SPAN_OFFSET = int(SpanColumn.FIRST), int(SpanColumn.COUNT), int(SpanColumn.OFFSET)
 
 
 @jit
-def _philox(c0, c1, c2, c3, seed, words):
-    """Philox4x32-10 of the counter (c0, c1, c2, c3), all uint64 below 2**32; writes four words."""
-    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
-    k0, k1 = seed & low, seed >> shift
-    for _ in range(10):
-        p0 = np.uint64(0xD2511F53) * c0
-        p1 = np.uint64(0xCD9E8D57) * c2
-        c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ k0, p1 & low, (p0 >> shift) ^ c3 ^ k1, p0 & low
-        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
-    words[0], words[1], words[2], words[3] = c0, c1, c2, c3
-
-
-@jit
-def _write_uniforms(row, seed, uniforms):
-    """Uniforms (D, draws) of a row, by noise step."""
-    words = np.empty(4, dtype=np.uint64)
-    low, high = row & np.uint64(0xFFFFFFFF), row >> np.uint64(32)
-    steps, draws = uniforms.shape
-    for block in range((steps + 3) // 4):
-        for number in range(draws):
-            _philox(np.uint64(block), np.uint64(number), low, high, seed, words)
-            for word in range(min(4, steps - 4 * block)):
-                uniforms[4 * block + word, number] = float(words[word] >> np.uint64(8)) * 2.0**-24
-
-
-@jit
-def _propagate(slot, values, column_start, columns, weights):
+def _propagate(slot, values, span_start, spans, weights):
     value = values[slot]
     if value == 0:
         return
-    for index in range(column_start[slot], column_start[slot + 1]):
-        first, count, offset = columns[index, 0], columns[index, 1], columns[index, 2]
+    for span in range(span_start[slot], span_start[slot + 1]):
+        first, count, offset = spans[span, SPAN_FIRST], spans[span, SPAN_COUNT], spans[span, SPAN_OFFSET]
         sums, column = values[first : first + count], weights[offset : offset + count]
         for i in range(count):
             sums[i] += column[i] * value
 
 
 @jit
-def _chosen(one, numbers, params, uniforms, condition, general, scratch):
+def _chosen(entry, numbers, params, uniforms, condition, general, scratch):
     """The value of one variable that is not given, and the log of the mass of what it might be."""
-    code, size, components, variable = one[CODE], one[SIZE], one[COMPONENTS], one[VARIABLE]
+    code, size, components, variable = entry[CODE], entry[SIZE], entry[COMPONENTS], entry[VARIABLE]
     if len(general.support) and general.constrained[variable]:
-        allowed = general.support[condition, one[FLAGS] : one[FLAGS] + size]
-        lower, upper = general.bounds[condition, variable, 0], general.bounds[condition, variable, 1]
+        allowed = general.support[condition, entry[FLAGS] : entry[FLAGS] + size]
+        lower, upper = general.bounds[condition, variable, LOWER], general.bounds[condition, variable, UPPER]
         bounds = np.float64(lower), np.float64(upper)
-        return draw_within(code, size, components, numbers[0], params, uniforms, allowed, bounds[0], bounds[1], scratch)
+        return draw_within(
+            code, size, components, numbers[FLOOR], params, uniforms, allowed, bounds[0], bounds[1], scratch
+        )
     if code == OWN:
-        return draw_own(one[ADDRESS], params, uniforms), 0.0
+        return draw_own(entry[ADDRESS], params, uniforms), 0.0
     if general.greedy:
-        return mode(code, size, components, numbers[0], params, scratch), 0.0
+        return mode(code, size, components, numbers[FLOOR], params, scratch), 0.0
     options = general.temperature, general.top_k, general.top_p
-    return draw(code, size, components, numbers[0], params, uniforms, options[0], options[1], options[2], scratch), 0.0
+    return draw(
+        code, size, components, numbers[FLOOR], params, uniforms, options[0], options[1], options[2], scratch
+    ), 0.0
 
 
 @jit
-def _draw_variable(values, one, numbers, uniforms, x, general, condition, scratch, with_log_prob):
+def _draw_variable(values, entry, numbers, uniforms, x, general, condition, scratch, with_log_prob):
     """Draws one variable of any kind; returns log p(x), the log of the mass of what was allowed, and the slots now known."""
-    variable, params = one[VARIABLE], values[one[PARAMS] : one[PARAMS] + one[NUM_PARAMS]]
+    variable, params = entry[VARIABLE], values[entry[PARAMS] : entry[PARAMS] + entry[NUM_PARAMS]]
     observed = len(general.observed) > 0 and general.observed[condition, variable] != 0
     if observed:
         x[variable], log_mass = general.given[condition, variable], 0.0
     else:
-        x[variable], log_mass = _chosen(one, numbers, params, uniforms, condition, general, scratch)
+        x[variable], log_mass = _chosen(entry, numbers, params, uniforms, condition, general, scratch)
     value, nats = np.float64(x[variable]), 0.0  # as the dtype of the program holds it
     if with_log_prob or observed:
-        nats = log_prob(one[CODE], one[SIZE], one[COMPONENTS], numbers[0], params, value, scratch)
+        nats = log_prob(entry[CODE], entry[SIZE], entry[COMPONENTS], numbers[FLOOR], params, value, scratch)
         log_mass = nats if observed else log_mass
-    slot = one[X_SLOT]
-    if one[ENCODING] == NUMBER:
-        values[slot] = value * numbers[1] + numbers[2]
+    slot = entry[X_SLOT]
+    if entry[ENCODING] == NUMBER:
+        values[slot] = value * numbers[SCALE] + numbers[SHIFT]
         return nats, log_mass, slot, slot + 1
-    if one[ENCODING] == ONE_HOT:
+    if entry[ENCODING] == ONE_HOT:
         values[slot + int(value)] = 1.0
         return nats, log_mass, slot + int(value), slot + int(value) + 1
-    first = one[TABLE] + int(value) * one[UNITS]
-    values[slot : slot + one[UNITS]] = general.tables[first : first + one[UNITS]]
-    return nats, log_mass, slot, slot + one[UNITS]
+    first = entry[TABLE] + int(value) * entry[UNITS]
+    values[slot : slot + entry[UNITS]] = general.tables[first : first + entry[UNITS]]
+    return nats, log_mass, slot, slot + entry[UNITS]
 
 
 @jit
@@ -226,22 +201,17 @@ def _advance(number, whole, nats, log_weight, values, uniforms, x, network, gene
     Returns the next step, the sums of log-probabilities and log-weights, and whether a parameter was nan.
     """
     bad, steps, variables = False, network.steps, network.variables
-    column_start, columns, weights, drawn_over = (
-        network.column_start,
-        network.columns,
-        network.weights,
-        network.drawn_over,
-    )
+    span_start, spans, weights, drawn_over = network.span_start, network.spans, network.weights, network.drawn_over
     while number < len(steps):
-        kind, first, count = steps[number, 0], steps[number, 1], steps[number, 2]
+        kind, first, count = steps[number, KIND], steps[number, FIRST], steps[number, COUNT]
         begin, end = first, first + count  # of the slots now known
         if kind != DRAW:
-            left, right, function = steps[number, 3], steps[number, 4], steps[number, 5]
+            left, right, function = steps[number, LEFT], steps[number, RIGHT], steps[number, FUNCTION]
             for i in range(count):
                 if kind == AFFINE:
-                    values[first + i] = _function(function, values[first + i])
+                    values[first + i] = apply_function(function, values[first + i])
                 elif kind == UNARY:
-                    values[first + i] = _function(function, values[left + i])
+                    values[first + i] = apply_function(function, values[left + i])
                 elif kind == ADD:
                     values[first + i] = values[left + i] + values[right + i]
                 else:
@@ -255,26 +225,26 @@ def _advance(number, whole, nats, log_weight, values, uniforms, x, network, gene
                 if general is None:
                     parameter = values[variables[place, PARAMS]]
                     bad |= math.isnan(parameter)
-                    value = 1.0 if parameter > logit(uniforms[variables[place, STEP], 0]) else 0.0
+                    value = 1.0 if parameter > logit(uniforms[variables[place, NOISE_STEP], 0]) else 0.0
                     values[variables[place, X_SLOT]] = value
                     x[variables[place, VARIABLE]] = value
                     if with_log_prob:
                         nats -= softplus(-parameter if value > 0 else parameter)  # in their own dtype, which is quicker
                 else:
-                    one = variables[place]
-                    for i in range(one[NUM_PARAMS]):
-                        parameter = values[one[PARAMS] + i]
-                        bad |= math.isnan(parameter) or (one[CODE] == POINT and math.isinf(parameter))
-                    numbers, own = general.numbers[place], uniforms[one[STEP]]
+                    entry = variables[place]
+                    for i in range(entry[NUM_PARAMS]):
+                        parameter = values[entry[PARAMS] + i]
+                        bad |= math.isnan(parameter) or (entry[CODE] == POINT and math.isinf(parameter))
+                    numbers, noise = general.numbers[place], uniforms[entry[NOISE_STEP]]
                     log_p, log_mass, begin, end = _draw_variable(
-                        values, one, numbers, own, x, general, condition, scratch, with_log_prob
+                        values, entry, numbers, noise, x, general, condition, scratch, with_log_prob
                     )
                     nats += log_p
                     log_weight += log_mass
             begin = variables[first, X_SLOT] if drawn_over[1] else begin
             end = begin + count if drawn_over[1] else end
         for slot in range(begin, end):
-            _propagate(slot, values, column_start, columns, weights)
+            _propagate(slot, values, span_start, spans, weights)
         number += 1
     return number, nats, log_weight, bad
 
@@ -294,14 +264,14 @@ def draw_rows(network, general, rows, start, stop):
         number, nats, log_weight = np.int64(0), 0.0, 0.0
         if whole:
             noise_row = np.uint64(rows.noise_rows[row]) if len(rows.noise_rows) else rows.first_row + np.uint64(row)
-            _write_uniforms(noise_row, rows.seed, uniforms)
+            write_uniforms(noise_row, rows.seed, uniforms)
             number, nats, log_weight = shared_number, shared_nats, shared_weight
         source = shared if whole else network.bias
         for i in range(len(values)):
             values[i] = source[i]
         for i in range(0 if whole else rows.context.shape[1]):
             values[network.context_slot + i] = rows.context[condition, i]
-            _propagate(network.context_slot + i, values, network.column_start, network.columns, network.weights)
+            _propagate(network.context_slot + i, values, network.span_start, network.spans, network.weights)
         number, nats, log_weight, nan = _advance(
             number, whole, nats, log_weight, values, uniforms, x, network, general, condition, scratch, with_log_prob
         )

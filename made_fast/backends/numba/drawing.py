@@ -1,4 +1,4 @@
-"""Programs in the layout of the kernels, and the call that draws; threads split the rows."""
+"""Programs as the draw kernel wants them, and the call that draws; threads split the rows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from made_fast.backends.known import check_program
+from made_fast.backends.numba.conditionals import CONDITIONALS
+from made_fast.backends.numba.draw_kernel import (
+    General,
+    Network,
+    NumberColumn,
+    Rows,
+    SpanColumn,
+    VariableColumn,
+    draw_rows,
+)
+from made_fast.backends.numba.functions import FUNCTIONS
 from made_fast.backends.numba.jit import in_threads
-from made_fast.backends.numba.kernels import Column, General, Network, Rows, draw_rows
 from made_fast.outputs.codes import Code
 from made_fast.outputs.decoding import Decoding
 from made_fast.programs.program import Program
@@ -33,33 +44,39 @@ class Packed:
 
 
 def pack(program: Program, schedule: Schedule) -> Packed:
-    """Stores the weights column by column, each from the first row that reads it to the last."""
+    """Stores the weights column by column, each from the first row that reads it to the last.
+
+    Raises:
+        ValueError: the program has a function or a conditional that this engine lacks.
+    """
+    check_program("numba", program, FUNCTIONS, CONDITIONALS)
     dtype = np.float64 if program.dtype == torch.float64 else np.float32
     bias: NDArray[np.floating] = np.full(schedule.num_slots, np.nan).astype(dtype)
     if not schedule.in_place:
         bias[schedule.x_slot : schedule.x_slot + program.widths[0]] = 0  # categories that are not drawn
-    found: list[tuple[int, int, int]] = []  # source slot, first slot, count
-    parts: list[NDArray[np.floating]] = []
+    readers: list[tuple[int, int, NDArray[np.floating]]] = []  # source slot, first slot, weights from there on
     for op, plan in zip(program.affines, schedule.affines, strict=True):
         size = len(plan.rows)
         bias[plan.first_slot : plan.first_slot + size] = 0 if op.bias is None else op.bias.numpy()[plan.rows]
         weight = torch.cat([term.weight for term in op.terms], dim=1).numpy()
         for column, (first, last) in enumerate(_row_ranges(plan)):
             if first < last:
-                found.append((int(plan.column_slots[column]), plan.first_slot + first, last - first))
-                parts.append(weight[plan.rows[first:last], plan.columns[column]])
-    by_slot = sorted(range(len(found)), key=lambda index: found[index][0])
-    counts = np.asarray([found[index][2] for index in by_slot], dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    columns = np.asarray(
-        [(found[index][1], found[index][2], offset) for index, offset in zip(by_slot, offsets, strict=False)],
-        dtype=np.int64,
-    ).reshape(-1, 3)
-    slots = np.asarray([found[index][0] for index in by_slot], dtype=np.int64)
-    column_start = np.searchsorted(slots, np.arange(schedule.num_slots + 1))
-    weights = np.concatenate([np.zeros(0, dtype=dtype), *(parts[index] for index in by_slot)])
+                weights = weight[plan.rows[first:last], plan.columns[column]]
+                readers.append((int(plan.column_slots[column]), plan.first_slot + first, weights))
+    readers.sort(key=lambda reader: reader[0])
+    counts = np.asarray([len(weights) for _, _, weights in readers], dtype=np.int64)
+    spans = np.zeros((len(readers), len(SpanColumn)), dtype=np.int64)
+    spans[:, SpanColumn.FIRST] = [first for _, first, _ in readers]
+    spans[:, SpanColumn.COUNT] = counts
+    spans[:, SpanColumn.OFFSET] = np.cumsum(counts) - counts
+    sources = np.asarray([source for source, _, _ in readers], dtype=np.int64)
     network = Network(
-        *(bias, column_start, columns, weights, schedule.steps, _variables(program, schedule)),
+        bias=bias,
+        span_start=np.searchsorted(sources, np.arange(schedule.num_slots + 1)),
+        spans=spans,
+        weights=np.concatenate([np.zeros(0, dtype=dtype), *(weights for _, _, weights in readers)]),
+        steps=schedule.steps,
+        variables=_variables(program, schedule),
         draws=max(each.num_draws for each in program.conditionals),
         context_slot=schedule.context_slot,
         drawn_over=(schedule.x_slot, schedule.x_slot + schedule.features if schedule.in_place else 0),
@@ -80,24 +97,40 @@ def _row_ranges(plan: AffinePlan) -> list[tuple[int, int]]:
 
 
 def _variables(program: Program, schedule: Schedule) -> NDArray[np.int64]:
-    found = np.zeros((schedule.features, len(Column)), dtype=np.int64)
+    """A row for each variable, in the order in which they are drawn."""
+    rows = np.zeros((schedule.features, len(VariableColumn)), dtype=np.int64)
     for place, variable in enumerate(schedule.variables.tolist()):
-        each = program.conditionals[variable]
-        slots = schedule.param_slots[place], schedule.x_slots[place]
-        sizes = each.num_params, each.code, each.size, each.components, each.encoding, each.units
-        address = each.native_address(program.dtype) if each.code == Code.OWN else 0
-        places = program.table_starts[variable], program.support_starts[variable], address
-        found[place] = (variable, schedule.noise_steps[place], *slots, *sizes, *places)
-    return found
+        conditional = program.conditionals[variable]
+        row = {
+            VariableColumn.VARIABLE: variable,
+            VariableColumn.NOISE_STEP: schedule.noise_steps[place],
+            VariableColumn.PARAMS: schedule.param_slots[place],
+            VariableColumn.X_SLOT: schedule.x_slots[place],
+            VariableColumn.NUM_PARAMS: conditional.num_params,
+            VariableColumn.CODE: conditional.code,
+            VariableColumn.SIZE: conditional.size,
+            VariableColumn.COMPONENTS: conditional.components,
+            VariableColumn.ENCODING: conditional.encoding,
+            VariableColumn.UNITS: conditional.units,
+            VariableColumn.TABLE: program.table_starts[variable],
+            VariableColumn.FLAGS: program.support_starts[variable],
+            VariableColumn.ADDRESS: conditional.native_address(program.dtype) if conditional.code == Code.OWN else 0,
+        }
+        rows[place] = [row[column] for column in VariableColumn]
+    return rows
 
 
 def _general(program: Program, schedule: Schedule) -> General:
     """The conditionals as they are drawn without conditions."""
     conditionals = program.conditionals
-    numbers = [(conditionals[v].floor, conditionals[v].scale, conditionals[v].shift) for v in schedule.variables]
+    drawn = [conditionals[variable] for variable in schedule.variables]
+    numbers = np.zeros((len(drawn), len(NumberColumn)), dtype=np.float64)
+    numbers[:, NumberColumn.FLOOR] = [each.floor for each in drawn]
+    numbers[:, NumberColumn.SCALE] = [each.scale for each in drawn]
+    numbers[:, NumberColumn.SHIFT] = [each.shift for each in drawn]
     dtype = np.float64 if program.dtype == torch.float64 else np.float32
     return General(
-        numbers=np.asarray(numbers, dtype=np.float64),
+        numbers=numbers,
         tables=np.zeros(0, dtype=dtype) if program.tables is None else program.tables.numpy(),
         scratch=max(max(each.size, each.components, 1) for each in conditionals),
         given=np.zeros((0, 0), dtype=dtype),

@@ -8,11 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from made_fast.backends.numba.jit import in_threads, jit
-from made_fast.masks.plan import GROUP_ROWS, MaskPlan, MaskSide
+from made_fast.masks.plan import GROUP_ROWS, GroupColumn, MaskPlan, MaskSide
 from made_fast.programs.functions import FUNCTIONS
 
 __all__ = ["masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight"]
 
+POSITIONS, BITS, SIZE = int(GroupColumn.POSITIONS), int(GroupColumn.BITS), int(GroupColumn.SIZE)
+PARTIAL_FROM, PARTIAL_TO = int(GroupColumn.PARTIAL_FROM), int(GroupColumn.PARTIAL_TO)
+NUM_ROWS = int(GroupColumn.NUM_ROWS)
 BLOCK = 128  # terms summed before they are added to the sum: a long sum rounds less by blocks
 
 
@@ -53,17 +56,18 @@ def _arrays(side: MaskSide) -> tuple[NDArray[np.generic], ...]:
 def _matmul_groups(inputs, weight, bias, transposed, rows, columns, groups, positions, bits, sums, start, stop):
     """sums (rows, B) = bias + kept weights times inputs (columns, B), for the groups [start, stop)."""
     for number in range(start, stop):
-        at, bits_at, size, low, high = groups[number, :5]
-        for unit in range(groups[number, 9]):
+        first, first_bits, size = groups[number, POSITIONS], groups[number, BITS], groups[number, SIZE]
+        low, high = groups[number, PARTIAL_FROM], groups[number, PARTIAL_TO]
+        for unit in range(groups[number, NUM_ROWS]):
             row = rows[number * GROUP_ROWS + unit]
             total = sums[row]
             total[:] = bias[row]
             for begin in range(0, size, BLOCK):
                 part = np.zeros_like(total)
                 for j in range(begin, min(begin + BLOCK, size)):
-                    if low <= j < high and not (bits[bits_at + j - low] >> unit) & 1:
+                    if low <= j < high and not (bits[first_bits + j - low] >> unit) & 1:
                         continue
-                    column = columns[positions[at + j]]
+                    column = columns[positions[first + j]]
                     value = weight[column, row] if transposed else weight[row, column]
                     column_inputs = inputs[column]
                     for i in range(len(part)):
@@ -75,15 +79,16 @@ def _matmul_groups(inputs, weight, bias, transposed, rows, columns, groups, posi
 def _outer_groups(grad, x, rows, columns, groups, positions, bits, out, start, stop):
     """out (rows, columns) = grad (B, rows) transposed times x (B, columns) where kept, for the groups [start, stop)."""
     for number in range(start, stop):
-        at, bits_at, size, low, high = groups[number, :5]
-        count = groups[number, 9]
+        first, first_bits, size = groups[number, POSITIONS], groups[number, BITS], groups[number, SIZE]
+        low, high = groups[number, PARTIAL_FROM], groups[number, PARTIAL_TO]
+        count = groups[number, NUM_ROWS]
         sums = np.zeros((count, size), dtype=out.dtype)
         values = np.empty(size, dtype=out.dtype)
         for begin in range(0, len(x), BLOCK):
             part = np.zeros_like(sums)
             for i in range(begin, min(begin + BLOCK, len(x))):
                 for j in range(size):
-                    values[j] = x[i, columns[positions[at + j]]]
+                    values[j] = x[i, columns[positions[first + j]]]
                 for unit in range(count):
                     factor, total = grad[i, rows[number * GROUP_ROWS + unit]], part[unit]
                     for j in range(size):
@@ -91,5 +96,5 @@ def _outer_groups(grad, x, rows, columns, groups, positions, bits, out, start, s
             sums += part
         for unit in range(count):
             for j in range(size):
-                if not low <= j < high or (bits[bits_at + j - low] >> unit) & 1:
-                    out[rows[number * GROUP_ROWS + unit], columns[positions[at + j]]] = sums[unit, j]
+                if not low <= j < high or (bits[first_bits + j - low] >> unit) & 1:
+                    out[rows[number * GROUP_ROWS + unit], columns[positions[first + j]]] = sums[unit, j]
