@@ -26,11 +26,11 @@ def whole_number(name: str, value: object, least: int | None = 0, most: int | No
         >>> whole_number("features", np.int64(3), 1)
         3
     """
-    found = value if type(value) is int else _index(value)
-    if found is None or (least is not None and found < least) or (most is not None and found > most):
+    number = value if type(value) is int else _index(value)
+    if number is None or (least is not None and number < least) or (most is not None and number > most):
         bounds = "" if least is None else f", {least} or more" if most is None else f", {least} to {most}"
         raise ValueError(f"{name} must be an integer{bounds}{note}, got {value!r}")
-    return found
+    return number
 
 
 def _index(value: object) -> int | None:
@@ -61,9 +61,9 @@ def positive_number(name: str, value: object) -> float:
         ValueError: it is no such number.
     """
     try:
-        found = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
+        number = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
-        found = math.nan
-    if not 0 < found < math.inf:
+        number = math.nan
+    if not 0 < number < math.inf:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return found
+    return number

@@ -98,7 +98,7 @@ def pack(program: Program, schedule: Schedule) -> Packed:
 def _source_blocks(op: Affine, plan: AffinePlan, rows: Tensor) -> list[_SourceBlock]:
     columns, slots = torch.from_numpy(plan.columns), torch.from_numpy(plan.column_slots)
     ready = torch.from_numpy(plan.ready)
-    found, offset = [], 0
+    blocks, offset = [], 0
     for term in op.terms:
         width = term.weight.shape[1]
         mine = ((columns >= offset) & (columns < offset + width)).nonzero()[:, 0]  # positions in time
@@ -107,9 +107,9 @@ def _source_blocks(op: Affine, plan: AffinePlan, rows: Tensor) -> list[_SourceBl
             weight = term.weight.index_select(0, rows).index_select(1, column)
             # row i knows the first ready[i] columns in time: how many of those are mine
             known = torch.searchsorted(mine, ready).tolist()
-            found.append(_SourceBlock(weight, int(slots[mine[0]]), known))
+            blocks.append(_SourceBlock(weight, int(slots[mine[0]]), known))
         offset += width
-    return found
+    return blocks
 
 
 @torch.no_grad()
@@ -233,15 +233,15 @@ def draw_variable(
 def evaluate(packed: Packed, step: list[int], table: Tensor) -> None:
     """One step of ``Schedule.steps`` that draws nothing, written into a table (slots, B)."""
     kind, first, count, left, right, code = step
-    made, function = table[first : first + count], FUNCTIONS[FUNCTION_NAMES[code]]
+    slots, function = table[first : first + count], FUNCTIONS[FUNCTION_NAMES[code]]
     if kind == Kind.AFFINE:
-        made[:] = function(_affine(packed, left, first, count, table))
+        slots[:] = function(_affine(packed, left, first, count, table))
     elif kind == Kind.UNARY:
-        made[:] = function(table[left : left + count])
+        slots[:] = function(table[left : left + count])
     elif kind == Kind.ADD:
-        made[:] = table[left : left + count] + table[right : right + count]
+        slots[:] = table[left : left + count] + table[right : right + count]
     else:
-        made[:] = table[left : left + count] * table[right : right + count]
+        slots[:] = table[left : left + count] * table[right : right + count]
 
 
 def _affine(packed: Packed, index: int, first: int, count: int, table: Tensor) -> Tensor:

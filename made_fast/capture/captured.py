@@ -124,24 +124,24 @@ def capture(
     builder.rows(symbols)
     every = Program(features, context_features, tuple(builder.ops), torch.arange(features), (), tuple(conditionals))
     sizes = tuple(each.num_params for each in conditionals) or None
-    found = arrange(shapes, reads(every), features, layout=layout, params_per_variable=sizes)
+    arrangement = arrange(shapes, reads(every), features, layout=layout, params_per_variable=sizes)
     builder.ops, builder.widths = ops, widths
-    builder.rows(symbols[found.index])
-    made = Captured(
-        *(features, context_features, simplified(builder.ops), found.order, found.params_per_variable),
-        *(found.layout, _dtype_of(module), builder.dense_macs, float("nan")),
+    builder.rows(symbols[arrangement.index])
+    captured = Captured(
+        *(features, context_features, simplified(builder.ops), arrangement.order, arrangement.params_per_variable),
+        *(arrangement.layout, _dtype_of(module), builder.dense_macs, float("nan")),
     )
     if not check:
-        return made
+        return captured
     rows = _Rows(encoded, context_features)
-    expected = rows.parameters(exact, call, found.index)
+    expected = rows.parameters(exact, call, arrangement.index)
     tolerance = max(_TOLERANCE, _CAST_TOLERANCE * builder.rounding)
-    difference = rows.difference(made.program(conditionals), expected, tolerance)
-    for each, original in zip(exact.modules(), module.modules(), strict=True):
-        each.training = original.training
-    if not torch.equal(rows.parameters(exact, call, found.index), expected):
+    difference = rows.difference(captured.program(conditionals), expected, tolerance)
+    for copied, original in zip(exact.modules(), module.modules(), strict=True):
+        copied.training = original.training
+    if not torch.equal(rows.parameters(exact, call, arrangement.index), expected):
         raise CaptureError("module must be in evaluation mode, since training changes what it gives: call eval() first")
-    return replace(made, difference=difference)
+    return replace(captured, difference=difference)
 
 
 def _results(results: list[Any]) -> tuple[Symbol, list[tuple[int, ...]]]:
@@ -195,12 +195,12 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
 
 def first_width(module: nn.Module) -> int:
     """Columns of the first weight matrix, 0 if there is none: most often what the module reads."""
-    for each in module.modules():
-        if isinstance(each, ParametrizationList):
+    for layer in module.modules():
+        if isinstance(layer, ParametrizationList):
             continue  # what weights are made from may have other shapes
-        names = cast(nn.ModuleDict, each.parametrizations) if is_parametrized(each) else ()
-        made = [getattr(each, name) for name in names]
-        for weight in (*made, *each.parameters(recurse=False)):
+        names = cast(nn.ModuleDict, layer.parametrizations) if is_parametrized(layer) else ()
+        parametrized = [getattr(layer, name) for name in names]
+        for weight in (*parametrized, *layer.parameters(recurse=False)):
             if weight.ndim == 2:
                 return int(weight.shape[1])
     return 0

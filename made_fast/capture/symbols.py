@@ -145,14 +145,14 @@ class Builder:
 
     def rows(self, *summands: Symbol) -> int:
         """A new affine value whose unit i is the sum of elements i of symbols (n,)."""
-        bias = torch.stack([each.shift for each in summands]).sum(0)
+        bias = torch.stack([summand.shift for summand in summands]).sum(0)
         weights: dict[int, Tensor] = {}
-        for each in summands:
-            for source in each.source[each.scale != 0].unique().tolist():
-                own = ((each.scale != 0) & (each.source == source)).nonzero()[:, 0]
+        for summand in summands:
+            for source in summand.source[summand.scale != 0].unique().tolist():
+                places = ((summand.scale != 0) & (summand.source == source)).nonzero()[:, 0]
                 if source not in weights:
                     weights[source] = torch.zeros(len(bias), self.widths[source], dtype=torch.float64)
-                weights[source][own, each.unit[own]] += each.scale[own]
+                weights[source][places, summand.unit[places]] += summand.scale[places]
         return self._affine(weights, bias)
 
     def combined(self, *summands: Symbol) -> Symbol:
@@ -187,11 +187,11 @@ class Builder:
     def under(self, function: str, x: Symbol) -> Symbol | None:
         """y where ``x`` is a function of ``FUNCTIONS`` of y, element by element; None if it is not."""
         sources = x.source.unique().tolist()
-        made = [None if source <= CONTEXT else self.ops[source - 2] for source in sources]
+        ops = [None if source <= CONTEXT else self.ops[source - 2] for source in sources]
         if bool((x.scale != 1).any() or x.shift.any()):
             return None
         reference = x.reference.clone()
-        for source, op in zip(sources, made, strict=True):
+        for source, op in zip(sources, ops, strict=True):
             if not isinstance(op, Elementwise) or op.function != function:
                 return None
             reference += torch.where(x.source == source, (op.source - source) * _UNITS, 0)
@@ -210,10 +210,10 @@ class Builder:
             left, right = a[mixed], b[mixed]
             pair = self._paired(left, right)
             if pair is not None and bool((left.scale == 1).all() and (right.scale == 1).all()):
-                made = self.whole(self.append(Add(*pair)))[left.unit].shifted(left.shift + right.shift)
+                sums = self.whole(self.append(Add(*pair)))[left.unit].shifted(left.shift + right.shift)
             else:
-                made = self.combined(left, right)
-            result = result.put(mixed, made)
+                sums = self.combined(left, right)
+            result = result.put(mixed, sums)
         return result.reshape(shape)
 
     def multiply(self, a: Symbol, b: Symbol) -> Symbol:
@@ -226,10 +226,10 @@ class Builder:
             left, right = a[mixed], b[mixed]
             pair = self._paired(left, right)
             if pair is not None and not bool(left.shift.any() or right.shift.any()):
-                made = self.whole(self.append(Multiply(*pair)))[left.unit].scaled(left.scale * right.scale)
+                products = self.whole(self.append(Multiply(*pair)))[left.unit].scaled(left.scale * right.scale)
             else:
-                made = self.whole(self.append(Multiply(self.as_value(left), self.as_value(right))))
-            result = result.put(mixed, made)
+                products = self.whole(self.append(Multiply(self.as_value(left), self.as_value(right))))
+            result = result.put(mixed, products)
         return result.reshape(shape)
 
     def _paired(self, a: Symbol, b: Symbol) -> tuple[int, int] | None:

@@ -68,13 +68,11 @@ def _say_flow(flow: Any) -> None:
     from made_fast.flows.adapters import accelerate_flow, inverters
 
     say(f"{type(flow).__name__}: a flow whose slow direction takes one pass of the network for each variable")
-    for number, each in enumerate(inverters(accelerate_flow(flow))):
-        reason = f", since {' '.join(each.why.split())}" if each.why else ""
-        say(
-            f"  transform {number}, {type(each.module).__name__}: {each.adapter.features} variables in {each.num_levels} "
-            f"sequential steps, {each.how}{reason}"
-        )
-        say(f"    led back to the noise by its own forward pass, it differs by {each.difference:.2g} in fp64")
+    for number, inverter in enumerate(inverters(accelerate_flow(flow))):
+        reason = f", since {' '.join(inverter.why.split())}" if inverter.why else ""
+        size = f"{inverter.adapter.features} variables in {inverter.num_levels} sequential steps"
+        say(f"  transform {number}, {type(inverter.module).__name__}: {size}, {inverter.how}{reason}")
+        say(f"    led back to the noise by its own forward pass, it differs by {inverter.difference:.2g} in fp64")
 
 
 def _say_module(module: Any, args: argparse.Namespace) -> None:
@@ -94,13 +92,13 @@ def _say_module(module: Any, args: argparse.Namespace) -> None:
     if features < 1:
         raise ValueError("--features must be given: the module has no weight matrix from which to take it")
     conditionals = () if args.output is None else make_output(args.output).conditionals(features)
-    found = capture(module, features, args.context_features, conditionals=conditionals)
-    read = conditionals or tuple(PointConditional(size) for size in found.params_per_variable)
-    program = found.program(read)
-    summary = replace(summary_of(program, build_schedule(program)), dense_macs=found.dense_macs)
-    sizes = sorted(set(found.params_per_variable))
-    say(f"{type(module).__name__}: {' or '.join(map(str, sizes))} parameters for each variable, {found.layout}")
-    say(f"  captured: it differs from the module's own forward by {found.difference:.2g} in fp64")
+    captured = capture(module, features, args.context_features, conditionals=conditionals)
+    read = conditionals or tuple(PointConditional(size) for size in captured.params_per_variable)
+    program = captured.program(read)
+    summary = replace(summary_of(program, build_schedule(program)), dense_macs=captured.dense_macs)
+    sizes = sorted(set(captured.params_per_variable))
+    say(f"{type(module).__name__}: {' or '.join(map(str, sizes))} parameters for each variable, {captured.layout}")
+    say(f"  captured: it differs from the module's own forward by {captured.difference:.2g} in fp64")
     say(str(summary))
 
 

@@ -123,18 +123,18 @@ def _load_npz(path: Path) -> Dataset:
             raise ValueError(f"{foreign}: expected a .npz with train, valid, test and n_features, got a single array")
         with archive:
             missing = [key for key in (*SPLITS, "n_features") if key not in archive]
-            found = {key: archive[key] for key in (*SPLITS, "n_features") if key not in missing}
+            members = {key: archive[key] for key in (*SPLITS, "n_features") if key not in missing}
     except _UNREADABLE as error:
         if str(error).startswith(foreign):
             raise
         raise ValueError(f"{path} cannot be read as .npz, it is damaged or another kind of file: {error}") from error
     if missing:
         raise ValueError(f"{foreign}: it lacks {', '.join(missing)}")
-    count = found["n_features"]
+    count = members["n_features"]
     if count.size != 1 or not np.issubdtype(count.dtype, np.integer) or int(count.item()) < 1:
         raise ValueError(f"{foreign}: n_features must be one positive integer, got {count!r}")
     features = int(count.item())
-    parts = [_unpack(found[key], features, f"{foreign}: {key}") for key in SPLITS]
+    parts = [_unpack(members[key], features, f"{foreign}: {key}") for key in SPLITS]
     return Dataset(path.stem, parts[0], parts[1], parts[2], image_shape(features))
 
 

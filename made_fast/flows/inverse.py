@@ -68,10 +68,10 @@ class _Implicit(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, context, *parameters = ctx.saved_tensors
         with torch.enable_grad():
-            before, own = x.detach().requires_grad_(), x.detach().requires_grad_()
+            before, itself = x.detach().requires_grad_(), x.detach().requires_grad_()
             context = None if context is None else context.detach().requires_grad_(ctx.needs_input_grad[2])
-            z = ctx.map.apply(before, own, context)
-        slope = _grad(z, own, torch.ones_like(z))  # the diagonal of J
+            z = ctx.map.apply(before, itself, context)
+        slope = _grad(z, itself, torch.ones_like(z))  # the diagonal of J
         v = _solve_transposed(z, before, slope, grad)
         needed = [each for each in (context, *parameters) if each is not None and each.requires_grad]
         found = iter(torch.autograd.grad(z, needed, -v, allow_unused=True) if needed else ())
@@ -109,7 +109,7 @@ def affine_inverse(program: Program, floor: float) -> Program:
     """
     features, last = program.features, program.ops[-1]
     assert isinstance(last, Affine)
-    own = torch.eye(features, dtype=program.dtype, device=program.device)
+    identity = torch.eye(features, dtype=program.dtype, device=program.device)
     ops: list[Op] = [_with_base(op, features) for op in program.ops[:-1]]
     shift, raw = (_with_base(_rows(last, first), features) for first in (0, 1))
     assert isinstance(shift, Affine) and isinstance(raw, Affine)
@@ -121,10 +121,10 @@ def affine_inverse(program: Program, floor: float) -> Program:
     scale = add(Elementwise(add(raw), "softplus"))
     base = CONTEXT
     if program.context_features:
-        select = torch.cat([own, own.new_zeros(features, program.context_features)], 1)
+        select = torch.cat([identity, identity.new_zeros(features, program.context_features)], 1)
         base = add(Affine((Term(CONTEXT, select, select != 0),), None))
     product = add(Multiply(scale, base))
-    shifted = add(Affine((*shift.terms, Term(base, floor * own, own != 0)), shift.bias))
+    shifted = add(Affine((*shift.terms, Term(base, floor * identity, identity != 0)), shift.bias))
     add(Add(shifted, product))
     width = features + program.context_features
     points = Point().conditionals(features)

@@ -84,7 +84,7 @@ class Encoder(nn.Module):
         first_row = list(
             accumulate((each.size * (each.encoding == Encoding.EMBEDDING) for each in conditionals), initial=0)
         )
-        of = {kind: [d for d, own in enumerate(kinds) if own == kind] for kind in Encoding}
+        of = {kind: [d for d, encoding in enumerate(kinds) if encoding == kind] for kind in Encoding}
         numbers, one_hot, tables = of[Encoding.NUMBER], of[Encoding.ONE_HOT], of[Encoding.EMBEDDING]
         # What ``dense`` puts side by side, numbers first and then the rows of tables, as input units; and by their number.
         dense = [units[d] for d in numbers]
@@ -124,8 +124,8 @@ class Encoder(nn.Module):
             return None
         tables = []
         for variable, first in zip(self.embedded.tolist(), self.embedded_rows.tolist(), strict=True):
-            own = self.conditionals[variable]
-            tables.append(self.embedding.detach()[first : first + own.size, : own.units].flatten())
+            conditional = self.conditionals[variable]
+            tables.append(self.embedding.detach()[first : first + conditional.size, : conditional.units].flatten())
         return torch.cat(tables)
 
     def one_hot_rows(self, x: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ class MaskedNetwork(nn.Module):
             shared: dict[str, Any] = {"num_masks": num_masks, "shuffle": shuffle, "seed": seed, "context": context}
             self.ensemble = MaskSet(order, drawn, **shared, sets=sets, **wiring)
         layers = masks.layer_degrees(order, [drawn[number] for number in sets], **wiring)
-        made = [
+        masked = [
             MaskedLinear(
                 len(columns),
                 len(rows),
@@ -139,9 +139,9 @@ class MaskedNetwork(nn.Module):
             )
             for number, (rows, columns) in enumerate(layers)
         ]
-        self.hidden = nn.ModuleList(made[: len(sets)])
-        self.parameters_layer = made[len(sets)]
-        self.direct_layer = made[-1] if len(made) > len(sets) + 1 else None
+        self.hidden = nn.ModuleList(masked[: len(sets)])
+        self.parameters_layer = masked[len(sets)]
+        self.direct_layer = masked[-1] if len(masked) > len(sets) + 1 else None
         num_params, to_params = sum(self.params_per_variable), direct or not hidden_features
         self.context_layer = (
             nn.Linear(context_features, hidden_features[0], False) if context and hidden_features else None

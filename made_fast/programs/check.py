@@ -140,8 +140,8 @@ def _jacobian(program: Program, point: Tensor, context: Tensor, rows: Tensor) ->
     params = program.evaluate_units(point, context)[0, rows]
     if not params.requires_grad:
         return torch.zeros(len(rows), point.shape[1], dtype=torch.float64)
-    found = []
+    gradients = []
     for part in torch.eye(len(rows), dtype=torch.float64).split(256):
         (gradient,) = torch.autograd.grad(params, point, part, retain_graph=True, is_grads_batched=True)
-        found.append(gradient[:, 0])
-    return torch.cat(found)
+        gradients.append(gradient[:, 0])
+    return torch.cat(gradients)

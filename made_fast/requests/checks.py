@@ -74,11 +74,11 @@ def conditions_of(
         given, observed = _checked_given(conditionals, given, observed)
         sizes["given"] = len(given) if given.ndim == 2 else None
         sizes["observed"] = len(observed) if observed.ndim == 2 else None
-    own = {name: size for name, size in sizes.items() if size is not None}
-    if len(set(own.values())) > 1:
-        shown = ", ".join(f"{name} {size}" for name, size in own.items())
+    counted = {name: size for name, size in sizes.items() if size is not None}
+    if len(set(counted.values())) > 1:
+        shown = ", ".join(f"{name} {size}" for name, size in counted.items())
         raise ValueError(f"context, given, observed and allowed must have as many rows as each other, got {shown}")
-    count = next(iter(own.values()), None)
+    count = next(iter(counted.values()), None)
     n = 1 if count is None else count
     support = bounds = None
     constrained = torch.zeros(features, dtype=torch.uint8)
@@ -111,8 +111,8 @@ def _checked_given(
     for variable, conditional in enumerate(conditionals):
         alike.setdefault(conditional, []).append(variable)
     for conditional, variables in alike.items():
-        own = slice(None) if len(variables) == features else variables
-        values, seen = torch.broadcast_tensors(given[..., own], observed[..., own])
+        places = slice(None) if len(variables) == features else variables
+        values, seen = torch.broadcast_tensors(given[..., places], observed[..., places])
         wrong = seen & ~conditional.valid(values)
         if bool(wrong.any()):
             variable, found = variables[int(wrong.nonzero()[0, -1])], values[wrong][0].item()

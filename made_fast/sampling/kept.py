@@ -71,12 +71,12 @@ class Kept(Generic[T]):
     @property
     def is_stale(self) -> bool:
         """Whether there is nothing yet, or what it was made from has changed."""
-        found, now = self._found, self.read()
-        if found is None:
+        entry, now = self._found, self.read()
+        if entry is None:
             return True
-        if found.state.others is None and now.others is not None and not self._copied_stale:
-            self._found = found = found._replace(state=found.state._replace(others=now.others))
-        return not (found.state.others == now.others and _same(found.state.tensors, now.tensors))
+        if entry.state.others is None and now.others is not None and not self._copied_stale:
+            self._found = entry = entry._replace(state=entry.state._replace(others=now.others))
+        return not (entry.state.others == now.others and _same(entry.state.tensors, now.tensors))
 
     def current(self) -> T:
         """The value for the tensors as they are now.
@@ -84,14 +84,14 @@ class Kept(Generic[T]):
         Raises:
             RuntimeError: they have changed, and that was to be told.
         """
-        found = self._found
-        if found is not None and (self.stale == "keep" or not self.is_stale):
-            return found.value
-        if found is not None and self.stale == "raise":
+        entry = self._found
+        if entry is not None and (self.stale == "keep" or not self.is_stale):
+            return entry.value
+        if entry is not None and self.stale == "raise":
             raise RuntimeError(self.changed)
         with self._lock:
-            found = self._found
-            return found.value if found is not None and not self.is_stale else self.refresh()
+            entry = self._found
+            return entry.value if entry is not None and not self.is_stale else self.refresh()
 
     def refresh(self) -> T:
         """Makes it anew, whatever has changed.
