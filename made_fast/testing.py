@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import accumulate, product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from made_fast import masks
 from made_fast.backends import reference
-from made_fast.masks.mask_set import masks_of_rows
+from made_fast.masks import masks_of_rows, rank_of
 from made_fast.models.made import MADE
 from made_fast.outputs.conditional import Conditional
 from made_fast.requests.request import Request
@@ -117,8 +116,8 @@ def unexplained_differences(
         contexts = request.context_of(places)
         with torch.no_grad():
             params = module(flat[places], None if contexts is None else contexts.to(flat), mask=number)
-        rank = masks.rank_of(module.order_of(number)).tolist()
-        starts = [0, *torch.tensor(module.params_per_variable).cumsum(0).tolist()]
+        rank = rank_of(module.order_of(number)).tolist()
+        starts = list(accumulate(module.params_per_variable, initial=0))
         for variable, conditional in enumerate(module.conditionals):
             uniforms = reference.uniforms_of(conditional, seed, rows[places], rank[variable])
             drawn = [

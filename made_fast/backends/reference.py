@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -290,9 +291,7 @@ def naive_draw(
     x = torch.stack([_possible(each, rows, dtype) for each in conditionals], dim=1)
     log_weight = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     condition = torch.zeros_like(rows) if condition is None else condition
-    starts = [0]
-    for each in conditionals:
-        starts.append(starts[-1] + each.num_params)
+    starts = list(accumulate((each.num_params for each in conditionals), initial=0))
     for step, variable in enumerate(order.tolist()):
         params = forward(x)[:, starts[variable] : starts[variable + 1]]
         uniforms = uniforms_of(conditionals[variable], seed, rows, step)

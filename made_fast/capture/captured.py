@@ -139,8 +139,7 @@ def capture(
     difference = rows.difference(captured.program(conditionals), expected, tolerance)
     for copied, original in zip(exact.modules(), module.modules(), strict=True):
         copied.training = original.training
-    if not torch.equal(rows.parameters(exact, call, arrangement.index), expected):
-        raise CaptureError("module must be in evaluation mode, since training changes what it gives: call eval() first")
+    rows.check_unchanged(rows.parameters(exact, call, arrangement.index), expected)
     return replace(captured, difference=difference)
 
 
@@ -286,14 +285,22 @@ class _Rows:
         parts = [each.double().reshape(_CHECKED_ROWS, -1) for each in tree_leaves(result) if isinstance(each, Tensor)]
         return torch.cat(parts, dim=1)[:, index]
 
+    @staticmethod
+    def check_unchanged(trained: Tensor, expected: Tensor) -> None:
+        """Refuses a module that gives other parameters in its own mode than in evaluation mode."""
+        if not torch.equal(trained, expected):
+            raise CaptureError(
+                "module must be in evaluation mode, since training changes what it gives: call eval() first"
+            )
+
     def difference(self, program: Program, expected: Tensor, tolerance: float) -> float:
         """Largest difference between program and module, relative above 1.
 
         Raises:
             CaptureError: it is too large.
         """
-        found = program.evaluate(self.x, self.context)
-        largest = ((found - expected).abs() / expected.abs().clamp(min=1)).amax().item() if expected.numel() else 0.0
+        given = program.evaluate(self.x, self.context)
+        largest = ((given - expected).abs() / expected.abs().clamp(min=1)).amax().item() if expected.numel() else 0.0
         if not largest <= tolerance:
             raise CaptureError(
                 f"module must compute what was captured of it, but they differ by {largest:.3g}: its rows depend on one "

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from made_fast.layers.linear import MaskedLinear, masked_linear
-from made_fast.masks.degrees import whole_mask
+from made_fast.masks import whole_mask
 from made_fast.outputs.codes import Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.programs.functions import FUNCTIONS

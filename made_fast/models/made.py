@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from made_fast import masks as masks_of_layers
 from made_fast.arguments import one_of, whole_number
-from made_fast.masks.mask_set import SHUFFLES
+from made_fast.masks import SHUFFLES, make_order
 from made_fast.models import files
 from made_fast.models.network import MaskedNetwork
 from made_fast.outputs.kinds import describe, make_output
@@ -101,7 +100,7 @@ class MADE(MaskedNetwork, Draws):
         num_masks = whole_number("num_masks", num_masks)
         one_of("shuffle", shuffle, SHUFFLES)
         seed = whole_number("seed", seed, None)
-        first_order = masks_of_layers.make_order(order, features, seed=seed)
+        first_order = make_order(order, features, seed=seed)
         features, distribution = len(first_order), make_output(output)
         super().__init__(
             distribution.conditionals(features),
@@ -345,7 +344,7 @@ class MADE(MaskedNetwork, Draws):
             files.check_sizes(state, config)
             model = cls(**config)
             model.load_state_dict(state)
-            masks_of_layers.make_order(model.order, model.features)
+            make_order(model.order, model.features)
             if model.ensemble is None:  # an ensemble has checked its degrees, which is enough
                 model.check_masks()
             elif not torch.equal(model.order, model.order_of(0)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -28,10 +29,9 @@ class Group(NamedTuple):
 @torch.inference_mode(mode=False)  # what is kept must serve training too, whoever asked first
 def _groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
     alike: dict[Conditional, list[int]] = {}
-    starts = [0]
     for variable, conditional in enumerate(conditionals):
         alike.setdefault(conditional, []).append(variable)
-        starts.append(starts[-1] + conditional.num_params)
+    starts = list(accumulate((each.num_params for each in conditionals), initial=0))
     groups = []
     for conditional, variables in alike.items():
         if variables[-1] - variables[0] == len(variables) - 1:  # side by side: no copy

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from made_fast import masks
+from made_fast.masks import rank_of
 from made_fast.programs.dependencies import dependencies
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import build_schedule
@@ -80,7 +80,7 @@ def check_autoregressive(program: Program) -> None:
     Raises:
         ValueError: one does not; the message names a pair.
     """
-    rank = masks.rank_of(program.order).cpu()
+    rank = rank_of(program.order).cpu()
     wrong = torch.from_numpy(dependencies(program)) & (rank[None, :] >= rank[:, None])
     if bool(wrong.any()):
         reader, read = wrong.nonzero()[0].tolist()
@@ -121,7 +121,7 @@ def _largest_leak(program: Program) -> tuple[float, tuple[int, int]]:
     units, params = sum(program.input_units), sum(program.params_per_variable)
     count = max(1, min(params, _ENTRIES // max(1, units)))
     chosen = torch.randperm(params, generator=generator)[:count].sort().values
-    rank = masks.rank_of(program.order.cpu())
+    rank = rank_of(program.order.cpu())
     of_units = rank.repeat_interleave(torch.tensor(program.input_units))
     of_params = rank.repeat_interleave(torch.tensor(program.params_per_variable))[chosen]
     forbidden = of_units[None, :] >= of_params[:, None]

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from made_fast import backends
 from made_fast.arguments import whole_number
-from made_fast.masks.mask_set import masks_of_rows
+from made_fast.masks import masks_of_rows
 from made_fast.outputs.output import Output
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import Schedule
