@@ -64,7 +64,7 @@ class AcceleratedSampler(Draws):
 
     @property
     def sampler(self) -> Sampler:
-        """The sampler of the module as it was when last looked at."""
+        """The sampler of the module as it was at the last look."""
         return self._made.sampler
 
     @property
@@ -135,10 +135,10 @@ class AcceleratedSampler(Draws):
         return self._kept.is_stale
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy or a pickle is of the module together with what was captured of it."""
+        """A copy or a pickle holds the module and what was captured of it."""
         self.__dict__.update(state)
         if vars(self.module):  # empty where the module holds its own sampler and is filled later
-            _ = self.is_stale  # takes down the identities of the copy's attributes
+            _ = self.is_stale  # notes the identities of the copy's attributes
 
     def _state(self) -> State:
         return State(*_state_of(self.module))
@@ -181,7 +181,7 @@ def accelerate(
     stale: Stale = "refresh",
     backend: str = "auto",
 ) -> Any:
-    """Makes a sampler of any torch module that gives the parameters of autoregressive conditionals; or quickens a flow.
+    """Makes a sampler of any torch module that gives the parameters of autoregressive conditionals; or makes a flow quick.
 
     The module is read by ``torch.export`` and translated into linear maps, elementwise functions, sums and products of units;
     what each variable depends on, and so the order, is found from the weights. Each unit is then evaluated once for a whole

@@ -10,13 +10,13 @@ __all__ = ["one_of", "positive_number", "whole_number"]
 
 
 def whole_number(name: str, value: object, least: int | None = 0, most: int | None = None, *, note: str = "") -> int:
-    """The value as an ``int``: of Python's whole numbers, numpy's, or a torch tensor of one; not of flags.
+    """The value as an ``int``: whole numbers of Python and numpy, and a torch tensor of one; flags are refused.
 
     Args:
         name: of the argument, for the message.
         value: what was given.
         least, most: the bounds, both included; None for no bound.
-        note: stands behind the bounds in the message.
+        note: what the message says after the bounds.
 
     Raises:
         ValueError: it is no whole number, or out of bounds.
@@ -55,7 +55,7 @@ def one_of(name: str, value: object, known: Collection[str]) -> str:
 
 
 def positive_number(name: str, value: object) -> float:
-    """The value as a ``float``, above 0 and finite; Python's numbers and numpy's, not flags.
+    """The value as a ``float``, above 0 and finite: numbers of Python and numpy; flags are refused.
 
     Raises:
         ValueError: it is no such number.

@@ -49,7 +49,7 @@ class FreeEnergy(NamedTuple):
     Attributes:
         variational: mean of ``log q + cost``, an upper bound of beta F in expectation; it exceeds it by KL(q || p).
         corrected: ``-log mean exp(-(cost + log q))``, whose Z is unbiased: it approaches beta F with more samples, as long
-            as q leaves no state out. A q that does shows it in neither figure.
+            as q leaves no state out. If q does, neither figure shows it.
     """
 
     variational: Estimate

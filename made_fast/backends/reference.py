@@ -106,7 +106,7 @@ def _source_blocks(op: Affine, plan: AffinePlan, rows: Tensor) -> list[_SourceBl
         if len(mine):
             column = (columns[mine] - offset).to(term.weight.device)
             weight = term.weight.index_select(0, rows).index_select(1, column)
-            # row i knows the first ready[i] columns in time: how many of those are mine
+            # row i knows the first ready[i] columns in time: how many of those belong to this term
             known = torch.searchsorted(mine, ready).tolist()
             blocks.append(_SourceBlock(weight, int(slots[mine[0]]), known))
         offset += width
@@ -214,7 +214,7 @@ def draw_variable(
         condition: (B,) int64: which of them each row has.
 
     Returns:
-        values (B,), and the log of the mass of what was allowed (B,), or None where nothing was held to anything.
+        values (B,), and the log of the mass of what was observed or allowed (B,), or None without conditions.
     """
     conditional, log_mass = conditionals[variable], None
     if conditions is not None and conditions.support is not None and bool(conditions.constrained[variable]):

@@ -1,4 +1,4 @@
-"""Any torch module from x (B, D) to the parameters of autoregressive conditionals -> program."""
+"""``capture``: a torch module that maps x (B, D) to the parameters of conditionals becomes a program."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Captured:
     Attributes:
         features, context_features: D and C.
         ops: see ``Program``; the last one makes flat, variable-major parameters.
-        order: int64 (D,), in which variables can be drawn, found from the dependencies; ties by number.
+        order: int64 (D,), in which variables can be drawn, by the dependencies; lower numbers first where there is a choice.
         params_per_variable: K_d for each variable.
-        layout: in which the module gives them, ``"variable-major"`` or ``"parameter-major"``.
+        layout: how the module arranges them, ``"variable-major"`` or ``"parameter-major"``.
         dtype: of the module's parameters.
         dense_macs: multiply-adds of the module's matrices for one row.
         difference: largest difference from the module itself in fp64 on random rows, relative above 1; nan if not checked.
@@ -56,7 +56,7 @@ class Captured:
     difference: float
 
     def ends_with(self, function: str) -> bool:
-        """Whether all parameters come from an elementwise function as they are."""
+        """Whether all parameters are results of this elementwise function, unchanged."""
         last = self.ops[-1]
         if not isinstance(last, Affine) or len(last.terms) != 1 or last.bias is not None:
             return False
@@ -92,7 +92,7 @@ def capture(
     """Reads what a module computes, and proves it by comparison.
 
     A copy of the module in fp64 and evaluation mode is exported by ``torch.export`` for one row. What does not depend on the
-    input is folded into constants, so that masks, however they are spelled, are the zeros of the folded weights; all else is
+    input is folded into constants, so that masks, however they are written, are the zeros of the folded weights; all else is
     translated operation by operation. Order and layout are found from the dependencies.
 
     Args:

@@ -33,7 +33,7 @@ class Graph:
 
     Attributes:
         nodes: the operations, in order, and the placeholders before them.
-        constants: the tensors by which placeholders are filled.
+        constants: the tensors that fill placeholders, by their names.
         inputs: names of the placeholders of x, and of the context if there is one.
         outputs: the nodes of the results, and None for what is no tensor.
     """
@@ -57,7 +57,7 @@ class _Called(nn.Module):
 
 
 def exact_copy(module: nn.Module) -> nn.Module:
-    """A copy of a module in fp64, in evaluation mode and on the CPU, with tensors that are plain attributes.
+    """A copy of a module in fp64, in evaluation mode and on the CPU; tensors that are plain attributes are converted too.
 
     Raises:
         CaptureError: it cannot be copied, or it has layers that behave differently in training mode, in which it is.
@@ -84,7 +84,7 @@ def exact_copy(module: nn.Module) -> nn.Module:
 
 
 def detached_copy(module: nn.Module) -> nn.Module:
-    """``copy.deepcopy`` of a module, also where attributes hold results of gradients, as pruning and caches leave behind."""
+    """``copy.deepcopy`` of a module, also where attributes are computed tensors with gradients, as pruning leaves them."""
     computed = [
         value
         for each in module.modules()
@@ -125,7 +125,7 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
     arguments = (x,) if context is None else (x, context)
     try:
         with _quiet(), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch about itself
+            warnings.simplefilter("ignore")  # they are about torch, not about the module
             exported = torch.export.export(_Called(module, call), arguments, strict=False)
             if any(node.op == "call_function" and not _is_plain(node.target, known) for node in exported.graph.nodes):
                 table = torch.export.default_decompositions()
@@ -141,7 +141,7 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch logs of errors that are raised anyway."""
+    """Keeps torch from logging errors that are raised anyway."""
     names = ("torch.export", "torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]

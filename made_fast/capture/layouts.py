@@ -29,7 +29,7 @@ class Arrangement:
         layout: one of ``LAYOUTS``.
         index: int64 (P,), parameter i is element ``index[i]`` of the results, flattened and joined.
         params_per_variable: K_d for each variable.
-        order: int64 (D,), in which variables can be drawn; ties by number.
+        order: int64 (D,), in which variables can be drawn; lower numbers first where there is a choice.
     """
 
     layout: str
@@ -100,7 +100,7 @@ def arrange(
 
 
 def _index(shapes: Sequence[tuple[int, ...]], features: int, layout: str) -> Tensor:
-    """int64 (P,): the elements in variable-major order, if the results are laid out like this."""
+    """int64 (P,): the elements in variable-major order, if the results have this layout."""
     start, parts = 0, []
     for shape in shapes:
         count = int(np.prod(shape, dtype=np.int64))

@@ -1,4 +1,4 @@
-"""The command ``made-fast doctor``: what drawing from a module takes, from the module alone."""
+"""The command ``made-fast doctor``: what it takes to draw from a module, told from the module alone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from made_fast.flows.adapters import is_flow
     from made_fast.models.made import MADE
 
-    module = MADE.load(Path(args.module)) if args.module.endswith(".safetensors") else _found(args.module)
+    module = MADE.load(Path(args.module)) if args.module.endswith(".safetensors") else _named(args.module)
     if not (is_flow(module) or isinstance(module, MADE)):
         _say_module(module, args)
         return 0
@@ -102,7 +102,7 @@ def _say_module(module: Any, args: argparse.Namespace) -> None:
     say(str(summary))
 
 
-def _found(name: str) -> Any:
+def _named(name: str) -> Any:
     """What a name means: the attribute of a Python module, called if it is a function that makes one."""
     from torch import nn
 

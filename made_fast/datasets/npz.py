@@ -67,10 +67,11 @@ class Dataset:
 
 
 def load(name_or_path: str | os.PathLike[str]) -> Dataset:
-    """Read a data set: the built-in ``digits``, or a ``.npz`` file in this module's layout.
+    """Read a data set: the built-in ``digits``, or a ``.npz`` file.
 
     ``digits`` is scikit-learn's 1,797 scanned 8x8 digits (16 grey levels, a pixel is 1 from level 8 on), split by a fixed
-    permutation into 1,297 rows to train on, 250 to validate and 250 to test.
+    permutation into 1,297 rows to train on, 250 to validate and 250 to test. A file has the members ``train``, ``valid`` and
+    ``test``, each rows of bits packed by ``np.packbits(axis=1)``, and ``n_features``.
 
     Args:
         name_or_path: ``"digits"`` or the path of a ``.npz`` file.

@@ -105,7 +105,7 @@ def affine_inverse(program: Program, floor: float) -> Program:
         floor: least scale.
 
     Returns:
-        a program of D points with context (z, c), D + C features.
+        a program of D points (computed variables) with context (z, c), D + C features.
     """
     features, last = program.features, program.ops[-1]
     assert isinstance(last, Affine)
@@ -132,7 +132,7 @@ def affine_inverse(program: Program, floor: float) -> Program:
 
 
 def _rows(op: Affine, first: int) -> Affine:
-    """Every second row, from one of the first two."""
+    """Every second row of an operation, from row ``first`` on."""
     terms = tuple(
         Term(term.source, term.weight[first::2], None if term.mask is None else term.mask[first::2])
         for term in op.terms
@@ -141,7 +141,7 @@ def _rows(op: Affine, first: int) -> Affine:
 
 
 def _with_base(op: Op, features: int) -> Op:
-    """The operation with base noise before the context: its columns there are masked."""
+    """The operation where base noise stands before the context: the columns for the noise are masked."""
     if not isinstance(op, Affine):
         return op
     terms = []

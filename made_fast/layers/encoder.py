@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         embedded = [each for each in conditionals if each.encoding == Encoding.EMBEDDING]
         width = max((each.units for each in embedded), default=0)
         rows = sum(each.size for each in embedded)
-        # As nn.Embedding begins.
+        # The first values are those of nn.Embedding.
         self.register_parameter("embedding", nn.Parameter(torch.randn(rows, width)) if rows else None)
         units = list(accumulate((each.units for each in conditionals), initial=0))
         first_row = list(

@@ -21,7 +21,7 @@ from made_fast.programs.functions import ACTIVATIONS, FUNCTIONS
 
 __all__ = ["FROM_RESULT", "apply", "checked", "masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight"]
 
-MIN_BATCH = 8  # fewer rows leave the vectors empty, and torch's own product of a vector is as good
+MIN_BATCH = 8  # fewer rows do not fill the processor's vectors, and torch's product of a vector is as good
 
 _threshold_backward = torch.ops.aten.threshold_backward.default
 
@@ -139,7 +139,7 @@ def _prepared(
 ) -> _Prepared:
     """The backend's module and the mask as it wants it: its plan, or itself where a dense product is quicker."""
     chosen = chosen or backends.choose(backend, needs_of(x))
-    planned = chosen.name != "reference" and 0 not in shape  # an empty product is nobody's work
+    planned = chosen.name != "reference" and 0 not in shape  # an empty product needs no plan
     if planned and (backend != "auto" or math.prod(x.shape[:-1]) >= MIN_BATCH):
         plan = find_plan(mask, shape)
         if backend != "auto" or plan.pays:

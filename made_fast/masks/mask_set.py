@@ -23,7 +23,7 @@ from made_fast.masks.degrees import layer_degrees
 __all__ = ["EVALUATION_MASKS", "SHUFFLES", "MaskSet", "masks_of_rows"]
 
 SHUFFLES = ("order", "connectivity", "both")
-EVALUATION_MASKS = 32  # that stand for an ensemble without end where all of it is asked for
+EVALUATION_MASKS = 32  # so many stand for an ensemble without end where all of it is asked for
 
 # Counters that no sampler uses, so that masks and samples of one seed have nothing to do with each other.
 _DRAW_OF_ROWS = 2**32 - 1
@@ -162,7 +162,9 @@ class MaskSet(nn.Module):
         Args:
             mask: its index; the current one if None. The tensors of one mask stay the same ones from call to call.
         """
-        if mask is None and torch.compiler.is_compiling():  # else a number would be compiled in, and each mask anew
+        if (
+            mask is None and torch.compiler.is_compiling()
+        ):  # its number would be a constant, and each mask compiled anew
             return self.present
         return self._kept(self._index if mask is None else mask).of_layers
 
@@ -183,7 +185,7 @@ class MaskSet(nn.Module):
         return kept
 
     def _changed(self) -> bool:
-        """Whether orders or degrees are others than at the last call."""
+        """Whether orders or degrees have changed since the last call."""
         sources = [self.orders, *self.degrees]
         seen = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in sources]
         if len(seen) == len(self._seen) and all(
@@ -200,7 +202,7 @@ class MaskSet(nn.Module):
         return True
 
     def check(self) -> None:
-        """Makes sure that orders and degrees are such, as loaded ones may not be; then no mask can leak.
+        """Makes sure that orders are permutations and degrees in bounds, as loaded ones may not be; then no mask can leak.
 
         A parameter has the rank of its variable, an input its own plus one, and connected units have degrees that do not
         grow towards the input, so whatever the hidden degrees are, a parameter sees variables before its own alone.

@@ -218,7 +218,7 @@ class MaskedNetwork(nn.Module):
         return params
 
     def _share(self, params: Tensor, x: Tensor, first: int, last: int) -> Tensor:
-        """The share of the variables [first, last), whose parameters these are."""
+        """What the variables [first, last), whose parameters these are, add to log p(x): (...)."""
         x = x[..., first:last]
         if params.dtype in (torch.bfloat16, torch.float16):  # half precision would lose the sum over variables
             params, x = params.float(), x.float()

@@ -42,7 +42,7 @@ class Report:
 
     @property
     def cut_off(self) -> list[tuple[int, int, int]]:
-        """Triples (mask, variable, how many of those before it it cannot see)."""
+        """Triples (mask, variable, number of variables before it that it cannot see)."""
         return [(mask, *each) for mask, summary in self.summaries.items() for each in summary.cut_off]
 
     def __str__(self) -> str:

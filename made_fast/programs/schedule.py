@@ -2,7 +2,7 @@
 
 The *level* of a unit is the step after which all that it depends on is known: 0 for what depends on no variable, and one more
 than the level of its parameters for a variable. Levels come from the masks alone, by counting for every unit how many of
-its inputs are still unknown; no degree and no order is asked. Units that reach no parameter are dropped.
+its inputs are still unknown; degrees and orders are not looked at. Units that reach no parameter are dropped.
 
 Every unit that is evaluated gets a *slot*, a row of the activation table. The slots of one value lie together, sorted by
 level, so what an operation may read at level ``t`` is a prefix of each source. ``Schedule.steps`` lists, in order of time,
@@ -35,7 +35,7 @@ Step = tuple[int, int, int, int, int, int]
 
 
 class Kind(IntEnum):
-    """Kinds of steps; the numbers are those of csrc/plan.h."""
+    """Kinds of steps; csrc/plan has the same numbers."""
 
     AFFINE = 0  # finish slots [first, first + count) of affine `left`, then apply function `function` in place
     UNARY = 1  # slots [first, ...) = function(slots [left, ...))

@@ -1,4 +1,4 @@
-"""The same program with fewer operations: what a hand would have joined."""
+"""The same program with fewer operations, joined as one would by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["simplified"]
 def simplified(ops: list[Op]) -> tuple[Op, ...]:
     """Returns operations that make the same last value.
 
-    - An affine value that is read only where rows are picked and scaled is picked and scaled at once.
+    - An affine value of which all readers only pick and scale rows is replaced by those rows in each reader.
     - The sum of two affine values that nobody else reads is one affine operation.
     - What the last value does not need is left out.
     """

@@ -103,7 +103,7 @@ class EnsembleSampler(Draws):
                 sampler = Sampler(self._programs(mask), self.output, schedule=known)
                 self.schedules[mask] = sampler.schedule
             self._samplers[mask] = sampler
-            cost = 2 * sampler.macs * self.dtype.itemsize  # every weight is packed in two layouts
+            cost = 2 * sampler.macs * self.dtype.itemsize  # every weight is packed twice
             for old in list(self._samplers)[: -max(1, _PACKED_BYTES // max(1, cost))]:
                 del self._samplers[old]
         return sampler

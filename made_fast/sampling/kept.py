@@ -15,7 +15,7 @@ from made_fast.arguments import one_of
 __all__ = ["Kept", "Stale", "State", "check_stale"]
 
 T = TypeVar("T")
-Stale = Literal["refresh", "raise", "keep"]  # what is done about a change: make it again, raise, look for none
+Stale = Literal["refresh", "raise", "keep"]  # after a change: make it again, raise; or never look for one
 
 _TRIES = 8  # to make something from tensors that another thread keeps writing to
 
@@ -37,13 +37,13 @@ class _Found(NamedTuple, Generic[T]):
 class Kept(Generic[T]):
     """Something made from tensors; made again when they have changed.
 
-    Copies and pickles leave it out, and make it again when it is asked for; those of a ``portable`` one take it along, and
-    what others it was made from, which have other identities there, are then taken down anew.
+    Copies and pickles leave it out, and make it again when it is asked for. Those of a ``portable`` one take it along; the
+    other things that it was made from have other identities there, so they are noted anew.
 
     Args:
-        read: the state as it is now; of tensors the detached ones themselves, not copies.
-        make: makes the value from what ``read`` reads; it is handed the last value, None at first.
-        stale: ``"refresh"`` makes it again after a change, ``"raise"`` raises, ``"keep"`` looks for none.
+        read: gives the state as it is now; its tensors are detached, but no copies.
+        make: makes the value from what ``read`` gives; it is handed the last value, None at first.
+        stale: ``"refresh"`` makes it again after a change, ``"raise"`` raises, ``"keep"`` looks for no change.
         changed: what the error of ``"raise"`` says.
         portable: whether copies and pickles take the value along, which must itself allow it.
     """
@@ -82,7 +82,7 @@ class Kept(Generic[T]):
         """The value for the tensors as they are now.
 
         Raises:
-            RuntimeError: they have changed, and that was to be told.
+            RuntimeError: they have changed, and ``stale`` is ``"raise"``.
         """
         entry = self._found
         if entry is not None and (self.stale == "keep" or not self.is_stale):

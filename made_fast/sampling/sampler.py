@@ -189,7 +189,7 @@ class Sampler(Draws):
         return self.output.log_prob(self.program.evaluate(x, context), x).sum(-1)
 
     def _ready(self, requested: str, features: frozenset[str] = frozenset()) -> tuple[ModuleType, Any]:
-        """The module of a backend and this program in its layout, made at first use."""
+        """The module of a backend and this program as it packs it, made at first use."""
         ready = self._packed.get((requested, features))
         if ready is None:
             chosen = self._choose(requested, features)

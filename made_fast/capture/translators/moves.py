@@ -130,7 +130,7 @@ def _dropout(_: Builder, x: Symbol, p: float, train: bool) -> Symbol:
 
 
 def _like(target: Any) -> Translator:
-    """An operation that asks its first argument for nothing but its shape."""
+    """An operation that reads nothing of its first argument but the shape."""
     return lambda builder, x, *arguments, **options: target(x.shift, *arguments, **options)
 
 

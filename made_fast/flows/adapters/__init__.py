@@ -48,7 +48,7 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
         check: whether each transform is checked in fp64 against the library's own quick direction whenever it is read.
 
     Raises:
-        ValueError: nothing in it is autoregressive in a way that is known here, or a network cannot be read; the message
+        ValueError: it has no autoregressive transform that is known here, or a network cannot be read; the message
             says which and why.
     """
     check_stale(stale)
@@ -87,7 +87,7 @@ def inverters(flow: Any) -> list[Inverter]:
 
 
 def _parts_of(thing: Any) -> dict[str, Any] | None:
-    """The attributes that hold the modules of what is none: of a distribution, of a posterior of sbi; None of others."""
+    """The attributes with the modules of what is no module itself, a distribution or a posterior of sbi; None for others."""
     transforms, estimator = getattr(thing, "transforms", None), getattr(thing, "posterior_estimator", None)
     if isinstance(transforms, list):
         return {"transforms": transforms}

@@ -70,7 +70,7 @@ class _LevelledAffine:
         if context is not None:
             context = context.expand(*y.shape[:-1], context.shape[-1]).reshape(-1, context.shape[-1])
         x = inverter(rows, context).reshape(y.shape)
-        # The log-determinant is read of this afterwards.
+        # The library reads the log-determinant from this afterwards.
         raw = self.arn(x)[1]
         if self.stable:
             self._cached_log_scale = self.logsigmoid(raw + self.sigmoid_bias)
@@ -98,7 +98,7 @@ def _levelled_affine(module: nn.Module, inverter: Inverter) -> nn.Module:
 
 
 def _forgetful(module: nn.Module) -> nn.Module:
-    """A shallow copy without what it remembers of the original: results, and methods that are bound to that."""
+    """A shallow copy, after it has lost what it keeps of the original: results, and methods bound to the original."""
     state = vars(module)
     state.update({name: value for name, value in _CACHES.items() if name in state})
     for name in ("_call", "_inverse"):  # of the stable kind

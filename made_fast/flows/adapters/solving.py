@@ -1,4 +1,4 @@
-"""How the inverse of one autoregressive transform of a library is found: what an adapter tells, and the solver made of it."""
+"""The inverse of one transform of a library: what an adapter tells of the transform, and the solver made from that."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Inverter:
         return values, context if self.adapter.context_features else None
 
     def _rehearse(self, frozen: nn.Module) -> None:
-        """Runs it once, so that what the library caches are tensors: an export would leave fake ones behind, for good."""
+        """Runs it once, so that the library caches real tensors: an export would leave fake ones there for good."""
         x, context = self._arguments(lambda width: torch.full((1, width), 0.5, dtype=torch.float64))
         with torch.no_grad():
             self.adapter.apply(frozen, x, x, context)
@@ -148,7 +148,7 @@ class Inverter:
         def call(module: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
             return adapter.network(module, x, context)
 
-        # Weights that are still zero depend on nothing, by which the layout could be told.
+        # Parameters whose weights are still zero depend on nothing, so their layout could not be told.
         read = capture(frozen, adapter.features, adapter.context_features, call=call, layout="variable-major")
         return read.program((PointConditional(read.params_per_variable[0]),) * adapter.features)
 
