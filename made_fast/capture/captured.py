@@ -139,7 +139,8 @@ def capture(
     difference = rows.difference(captured.program(conditionals), expected, tolerance)
     for copied, original in zip(exact.modules(), module.modules(), strict=True):
         copied.training = original.training
-    rows.check_unchanged(rows.parameters(exact, call, arrangement.index), expected)
+    if not torch.equal(rows.parameters(exact, call, arrangement.index), expected):
+        raise CaptureError("module must be in evaluation mode, since training changes what it gives: call eval() first")
     return replace(captured, difference=difference)
 
 
@@ -211,11 +212,16 @@ class Encoded:
 
     Numbers are handed to the module as they are. Categories are handed over one-hot, (B, sum of sizes), or as numbers (B, D)
     if that is the width of its first weight matrix.
+
+    Attributes:
+        features: D.
+        conditionals: one for each variable; empty where the module reads the variables as they are.
+        weight_width: columns of the first weight matrix of the module for the variables, without those for a context.
     """
 
     features: int
     conditionals: tuple[Conditional, ...]
-    found_width: int
+    weight_width: int
 
     def __post_init__(self) -> None:
         if self.conditionals and len(self.conditionals) != self.features:
@@ -231,7 +237,7 @@ class Encoded:
     @property
     def as_numbers(self) -> bool:
         """Whether the module reads one number of each variable."""
-        return self.features in (self.found_width, self.units)
+        return self.features in (self.weight_width, self.units)
 
     @property
     def width(self) -> int:
@@ -284,14 +290,6 @@ class _Rows:
             result = call(module, self.units.clone(), self.context)  # some modules write into their input
         parts = [each.double().reshape(_CHECKED_ROWS, -1) for each in tree_leaves(result) if isinstance(each, Tensor)]
         return torch.cat(parts, dim=1)[:, index]
-
-    @staticmethod
-    def check_unchanged(trained: Tensor, expected: Tensor) -> None:
-        """Refuses a module that gives other parameters in its own mode than in evaluation mode."""
-        if not torch.equal(trained, expected):
-            raise CaptureError(
-                "module must be in evaluation mode, since training changes what it gives: call eval() first"
-            )
 
     def difference(self, program: Program, expected: Tensor, tolerance: float) -> float:
         """Largest difference between program and module, relative above 1.

@@ -303,9 +303,8 @@ class MADE(MaskedNetwork, Draws):
             self.ensemble.check()
         exact = copy.deepcopy(self).double().cpu().program()
         num_parameters = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-        return report_on(
-            self._programs(), exact, description=f"MADE({self.extra_repr()})", num_parameters=num_parameters
-        )
+        description = f"MADE({self.extra_repr()})"
+        return report_on(self._programs(), exact, description=description, num_parameters=num_parameters)
 
     def check_masks(self) -> None:
         """The part of ``check`` that looks at masks alone, without Jacobians.
