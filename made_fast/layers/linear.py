@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from made_fast import masks
 from made_fast.layers import operators
+from made_fast.masks import whole_mask
 from made_fast.programs.program import Term
 
 __all__ = ["MaskedLinear", "masked_linear"]
@@ -78,7 +78,7 @@ class MaskedLinear(nn.Linear):
 
     def term(self, source: int, mask: Tensor | None = None) -> Term:
         """This layer's weights as a term of a program, detached and masked."""
-        weight, whole = self.weight.detach(), masks.whole_mask(self.chosen_mask(mask), self.weight.shape)
+        weight, whole = self.weight.detach(), whole_mask(self.chosen_mask(mask), self.weight.shape)
         return Term(source, torch.where(whole, weight, weight.new_zeros(())), whole.clone())
 
     def chosen_mask(self, mask: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Plans found again: by the content of a mask, and on a GPU by its identity first."""
+"""``find_plan``: plans of masks are kept and found by the content of a mask, on a GPU by its identity first."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ _by_identity: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def _find_by_identity(mask: Tensor, shape: tuple[int, int]) -> MaskPlan:
-    """The plan of a mask whose content is far away: the one found before, if the tensor was not written to since."""
+    """The plan of a mask on a GPU: the one found before, if the tensor was not written to since."""
     if mask.is_inference():  # has no version counter
         return _find_by_content(mask.cpu(), shape)
     state = _State(shape, mask._version, mask.data_ptr(), mask.shape, mask.stride(), mask.dtype)

@@ -69,7 +69,7 @@ def make_output(output: str | Output | dict[str, Any]) -> Output:
 
 
 def describe(output: Output) -> str | dict[str, Any]:
-    """What ``make_output`` makes it from again, as JSON can hold it.
+    """The description from which ``make_output`` makes it again, as JSON can hold it.
 
     Raises:
         ValueError: it is one's own, whose code no file can hold.

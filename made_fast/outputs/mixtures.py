@@ -213,5 +213,5 @@ class MixtureOfLogistics(OneConditional):
         return cls(2, levels=4, floor=1e-3)
 
     def arguments(self) -> dict[str, Any]:
-        own = self.conditional
-        return {"components": own.components, "levels": own.size, "floor": own.floor}
+        kind = self.conditional
+        return {"components": kind.components, "levels": kind.size, "floor": kind.floor}

@@ -67,7 +67,7 @@ class NormalConditional(Conditional):
         return normal_log_prob(*self.parts(params), x)
 
     def draw(self, params: Tensor, uniforms: Tensor, decoding: Decoding = PLAIN) -> Tensor:
-        """The inverse of the cdf; 2**-25 more than the uniform, so within 5.4 scales of the location."""
+        """The inverse of the cdf at the uniform plus 2**-25, so within 5.4 scales of the location."""
         loc, scale = self.parts(params)
         if decoding.greedy:
             return loc

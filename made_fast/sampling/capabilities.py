@@ -47,11 +47,11 @@ def examples() -> dict[str, tuple[Output, int]]:
 
     ``mixed`` has a column of each other kind.
     """
-    found: dict[str, tuple[Output, int]] = {}
+    by_name: dict[str, tuple[Output, int]] = {}
     for name, kind in OUTPUTS.items():
         output = kind.example()
-        found[name] = output, len(output.parts) if isinstance(output, Mixed) else 3
-    return {**found, Own.name: (Own(_OwnConditional()), 3)}
+        by_name[name] = output, len(output.parts) if isinstance(output, Mixed) else 3
+    return {**by_name, Own.name: (Own(_OwnConditional()), 3)}
 
 
 def request_of(what: str, conditionals: Sequence[Conditional]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Draws(ABC):
         Returns:
             (n, D), or (N, n, D) with contexts or conditions of N rows (noise rows are numbered ``first_row + b * n + i``).
             With ``given`` or ``allowed`` a ``WeightedSamples`` of them and their log-weights. Where the observed variables
-            come first in the order, and nothing is allowed or not, the samples are exact and all weights of a row equal.
+            come first in the order, and ``allowed`` is left out, the samples are exact and all weights of a row equal.
 
         Raises:
             ValueError: an argument does not fit; the message names it.
