@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from enum import IntEnum
 from typing import Any
 
 import pytest
@@ -113,6 +114,19 @@ def test_rows_state_what_engines_know() -> None:
     for name in ENGINES:
         assert set(ROWS[name].functions) <= set(FUNCTIONS)
         assert set(ROWS[name].outputs) <= {code.name.lower() for code in Code}
+
+
+@pytest.mark.parametrize(
+    "module", ["masks.plan", "programs.schedule", "backends.numba.draw_kernel", "backends.triton.columns"]
+)
+def test_columns_are_numbered_from_zero(module: str) -> None:
+    """Rows are written in the order of the names, read by their numbers."""
+    found: Any = pytest.importorskip(f"made_fast.{module}", exc_type=ImportError)
+    enumerations = [each for each in vars(found).values() if isinstance(each, type) and issubclass(each, IntEnum)]
+    columns = [each for each in enumerations if each is not IntEnum]
+    assert columns
+    for enumeration in columns:
+        assert [each.value for each in enumeration] == list(range(len(enumeration))), enumeration.__name__
 
 
 @pytest.mark.skipif("numba" not in ENGINES, reason="numba is not installed")
