@@ -21,15 +21,20 @@ TRITON_MATRIX := $(TRITON_VERSIONS:%=triton-matrix-%)
 # What surprised us in others' packages: scripts that know nothing of made_fast.
 FINDINGS := $(sort $(wildcard findings/*.sh))
 
-.PHONY: demo test bench gpu lint docs findings triton-matrix $(TRITON_MATRIX) clean
+.PHONY: demo test test-all bench gpu lint docs findings triton-matrix $(TRITON_MATRIX) clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed  ## train on real digits, draw, compare with the naive sampler, write samples.png
 	$(BIN)/made-fast demo
 
-test: $(VENV)/installed  ## all tests
-	MADE_FAST_PEERS=1 $(BIN)/python -m pytest $(WORKERS)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(WORKERS) -k triton  # the GPU kernels, under Triton's interpreter
+# Kernels for GPUs run under Triton's interpreter, in a process of its own.
+test: $(VENV)/installed  ## the quick tests: every law on every backend, every module
+	MADE_FAST_PEERS=1 $(BIN)/python -m pytest $(WORKERS) -m "not slow and not interpreter"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(WORKERS) -m "interpreter and not slow"
+
+test-all: $(VENV)/installed  ## all tests
+	MADE_FAST_PEERS=1 $(BIN)/python -m pytest $(WORKERS) -m "not interpreter"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(WORKERS) -m interpreter
 
 bench: $(VENV)/installed  ## the paired comparison of every contender
 	$(BIN)/python -m benchmarks sampling

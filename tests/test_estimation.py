@@ -265,6 +265,7 @@ def assert_unbiased(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(expected[error == 0], torch.zeros_like(expected[error == 0]), atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [2, 30])
 def test_the_gradient_is_that_of_the_free_energy(num_samples: int, build: Build) -> None:
     """With two samples a biased baseline would show: the mean over both halves the gradient."""
@@ -282,6 +283,7 @@ def test_many_samples_give_the_exact_gradient(build: Build) -> None:
     assert float((found - expected).norm() / expected.norm()) < 0.02
 
 
+@pytest.mark.slow
 def test_baselines(build: Build) -> None:
     """All are unbiased but for the factor 1 - 1/n of the mean; none has the greatest variance."""
     model, draws, n = build(SMALL, features=D), 1000, 4
@@ -293,6 +295,7 @@ def test_baselines(build: Build) -> None:
     assert float(left_out.var(0).sum()) < 0.5 * float(without.var(0).sum())
 
 
+@pytest.mark.slow
 def test_an_ensemble_in_both_modes(build: Build) -> None:
     model = build(ENSEMBLE, features=D)
     model.eval()
@@ -305,6 +308,7 @@ def test_an_ensemble_in_both_modes(build: Build) -> None:
     assert_unbiased(gradients(model, 600, 10), exact_gradient(model, mask=2))
 
 
+@pytest.mark.slow
 def test_contexts_have_baselines_of_their_own(build: Build, make_context: Context) -> None:
     model = build({**SMALL, "context_features": 2}, features=D)
     contexts = make_context(model, 3)
@@ -331,6 +335,7 @@ def test_what_a_step_returns(dtype: torch.dtype, build: Build) -> None:
     assert float((sampler_says - step.log_prob.double()).abs().max()) < (0.2 if dtype == torch.bfloat16 else 1e-4)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_free_energy() -> None:
     model = MADE(D, (16,), direct=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
