@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
+SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt
+# An installed tree knows the files that it was installed with: other names ask for it again.
+NAMES := $(VENV)/names-$(shell find made_fast -name '*.py' | sort | cksum | cut -d' ' -f1)
 CMAKE_ARGS ?=
 # Processes that tests are dealt out to; empty for one, which prints as it goes.
 WORKERS ?= -n 2 --dist worksteal
@@ -16,7 +18,10 @@ DOCS_EXTRA := import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))[
 TRITON_VERSIONS ?= 3.6 $(shell sed -n 's/^triton==//p' constraints.txt) newest
 TRITON_MATRIX := $(TRITON_VERSIONS:%=triton-matrix-%)
 
-.PHONY: demo test test-all bench gpu lint docs triton-matrix $(TRITON_MATRIX) clean
+# What surprised us in others' packages: scripts that know nothing of made_fast.
+FINDINGS := $(sort $(wildcard findings/*.sh))
+
+.PHONY: demo test test-all bench gpu lint docs findings triton-matrix $(TRITON_MATRIX) clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed  ## train on real digits, draw, compare with the naive sampler, write samples.png
@@ -32,17 +37,17 @@ test-all: $(VENV)/installed  ## all tests
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(WORKERS) -m interpreter
 
 bench: $(VENV)/installed  ## the paired comparison of every contender
-	$(BIN)/python -m benchmarks.paired
-	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks sampling
+	$(BIN)/python -m benchmarks training
 
 gpu:  ## tests and benchmarks that need a GPU, with the machine's own packages; fetches nothing
-	$(GPU_PYTHON) -m benchmarks.gpu_checks --out $(OUT) --minutes $(GPU_MINUTES)
+	$(GPU_PYTHON) -m benchmarks gpu_checks --out $(OUT) --minutes $(GPU_MINUTES)
 
 lint: $(VENV)/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/*
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*/*.h csrc/*/*.cpp)
 
 docs: $(VENV)/docs  ## the documentation as pages in site/; a broken link or anchor fails; to search in them: python -m http.server -d site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -51,7 +56,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first and pinned: as a mere dependency a newer, much larger build could be chosen.
-$(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
+$(NAMES): | $(VENV)/bin/python
+	rm -f $(VENV)/names-*
+	touch $@
+
+$(VENV)/installed: $(SOURCES) $(NAMES) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -c constraints.txt torch numpy
 	CMAKE_ARGS="$(CMAKE_ARGS)" $(BIN)/pip install --quiet -c constraints.txt -e '.[demo,test,bench,peers]'
 	touch $@
@@ -66,10 +75,17 @@ $(VENV)/docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -c constraints.txt -r $(VENV)/docs.txt
 	touch $@
 
+findings:  ## run each script of findings/ and say ok, changed or failed; fetches packages
+	@bad=0; for script in $(FINDINGS); do \
+		if output=$$(PIP_DISABLE_PIP_VERSION_CHECK=1 "$$script" 2>&1); then echo "ok       $$script"; continue; fi; \
+		bad=1; case "$$output" in *changed:*) echo "changed  $$script";; *) echo "failed   $$script";; esac; \
+		printf '%s\n' "$$output"; \
+	done; exit $$bad
+
 triton-matrix: $(TRITON_MATRIX)  ## compile every GPU kernel with each of TRITON_VERSIONS; no GPU is needed
 
 $(TRITON_MATRIX): triton-matrix-%: .venv-triton-%/installed
-	env -u TRITON_INTERPRET $(<D)/bin/python -m benchmarks.triton_static --no-budget --json out/triton-$*.json
+	env -u TRITON_INTERPRET $(<D)/bin/python -m benchmarks triton_static --no-budget --out out/triton-$*
 
 # The compiled module is not needed. triton comes last and alone: builds of torch for CUDA ask for one version of it.
 $(TRITON_VERSIONS:%=.venv-triton-%/installed): .venv-triton-%/installed: pyproject.toml constraints.txt

@@ -23,6 +23,7 @@ _SHOWN = {
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "performance.md",
 }
+_RESULTS = re.compile(r"benchmarks/results/(\w+)\.md")  # parts of one page, each under a heading that is its name
 _OUTWARD = re.compile(r"\]\(((?:\.\./)+[^)#\s]*)(#[^)\s]*)?\)")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
 _FUNCTION = re.compile(r"\\(log|exp)\s+(?![,;(])")  # the space that TeX puts after a function
@@ -38,8 +39,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     folder = posixpath.dirname(page.file.src_uri)
 
     def inward(found: re.Match[str]) -> str:
-        shown = _SHOWN.get(posixpath.normpath(posixpath.join("docs", folder, found[1])))
-        return found[0] if shown is None else f"]({posixpath.relpath(shown, folder or '.')}{found[2] or ''})"
+        path = posixpath.normpath(posixpath.join("docs", folder, found[1]))
+        shown, anchor = _SHOWN.get(path), found[2] or ""
+        if _RESULTS.fullmatch(path):
+            shown, anchor = "performance.md", "#" + _RESULTS.sub(r"\1", path).replace("_", "-")
+        return found[0] if shown is None else f"]({posixpath.relpath(shown, folder or '.')}{anchor})"
 
     return _OUTWARD.sub(inward, markdown)
 

@@ -1,1 +1,5 @@
-"""Benchmarks: a paired runner (``python -m benchmarks.paired``), pytest-benchmark suites, and the peers."""
+"""Benchmarks: ``python -m benchmarks`` lists them; README.md in this folder says how everything is measured."""
+
+
+class WrongResult(Exception):
+    """What was to be timed is wrong: nothing is timed."""

@@ -1,87 +1,89 @@
-"""Writes what the paired runner measured: markdown, JSON and a plot."""
+"""What every suite says in the end: on which machine, in tables, as markdown, JSON and pictures."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-MAIN_COLUMNS = (
-    "case",
-    "isa",
-    "sample_ms",
-    "sample / dense",
-    "sample / oneDNN",
-    "sample / own forward",
-    "share of FMA peak",
-    "naive / sample, in D",
-    "scratch_mb",
-    "foreign load",
-)
+Row = dict[str, Any]
 
 
-def write(result: dict[str, Any], folder: Path) -> None:
-    """Writes ``paired.md``, ``paired.json`` and ``paired.png`` into a folder, and prints the first."""
-    text = markdown(result)
-    (folder / "paired.md").write_text(text)
-    (folder / "paired.json").write_text(json.dumps(result, default=vars, indent=1) + "\n")
-    plot(result, folder / "paired.png")
-    print(text)
+def processor() -> str:
+    """The name of the processor, with family and model where the system says them."""
+    info = Path("/proc/cpuinfo")
+    wanted = ("model name", "cpu family", "model\t")
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
+    said = [line.split(":")[1].strip() for line in lines if line.startswith(wanted)]
+    return f"{said[2]} (family {said[0]}, model {said[1]})" if len(said) == 3 else platform.processor()
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """All tables."""
-    machine = result["machine"]
-    peaks = sorted({f"{row['peak_gflops']:.0f}" for row in result["main"]})
-    parts = [
-        f"Measured on {machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, "
-        f"{machine['compiler']}, {machine['date']}. FMA peak in the same run: {', '.join(peaks)} GFLOP/s. "
-        "Ratios: median of paired rounds [quartiles].",
-        "## Many rows\n\n" + table(MAIN_COLUMNS, result["main"]),
-        "## One row\n\n" + table(MAIN_COLUMNS[:6], result["one row"]),
-        "## All threads against one\n\n" + table(("case", "isa", "threads", "one / all"), result["threads"]),
-        "## Batch sizes at 784x512x2\n\n" + table(("rows", "sample / dense", "sample / oneDNN"), result["batches"]),
-    ]
-    if result["bf16"]:
-        parts.append("## bf16 weights\n\n" + table(tuple(result["bf16"][0]), result["bf16"]))
-    for samplers in result["samplers"]:
-        rows = [
-            {"sampler": name, "ms": samplers["ms"][name], "times ours": samplers["ratios"][name]}
-            for name in samplers["ms"]
-        ]
-        title = f"## Samplers at {samplers['case']} (Jacobi: {samplers['jacobi_passes']} passes)"
-        more = [f"{key}: {value}" for key, value in samplers.items() if key.startswith(("rows that", "one row"))]
-        parts.append("\n\n".join([title, *more, table(("sampler", "ms", "times ours"), rows)]))
-    return "\n\n".join(parts) + "\n"
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import torch  # here, so that tables can be written without it
+
+    from made_fast import build_config
+
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        **build_config(),
+    }
 
 
-def table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+def measured_on(facts: Mapping[str, Any], *more: str, verb: str = "Measured") -> str:
+    """The sentence that begins every page of tables: processor, threads, versions, date, and what a suite adds."""
+    said = [facts["processor"], f"{facts['threads']} threads", f"torch {facts['torch']}"]
+    if facts.get("compiled"):
+        said += [facts["compiler"], facts["instruction_set"]]
+    return f"{verb} on {', '.join([*said, facts['date'], *more])}."
+
+
+def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     """A markdown table of some columns of rows."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        cells = (row[column] for column in columns)
-        lines.append(
-            "| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells) + " |"
-        )
-    return "\n".join(lines)
+    lines = [_line(columns), "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *(_line([_cell(row[column]) for column in columns]) for row in rows)])
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Time against batch size and against D."""
-    import matplotlib.pyplot as plt
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    panels = (("batches", "rows", "rows drawn (D = 784, 2x512)"), ("features", "features", "D (256 rows, 2x512)"))
-    for axis, (table, key, label) in zip(axes, panels, strict=True):
-        rows = result[table]
-        for name in ("naive (D masked passes)", "dense forward", "oneDNN forward", "made_fast"):
-            style = {"linewidth": 2.5} if name == "made_fast" else {"linestyle": "--"}
-            seconds = [1e3 * row["seconds"][name] for row in rows]
-            axis.loglog([row[key] for row in rows], seconds, marker="o", label=name, **style)
-        axis.set_xlabel(label)
-        axis.set_ylabel("milliseconds")
-        axis.grid(visible=True, which="both", alpha=0.25)
-    axes[0].legend(frameon=False)
-    figure.suptitle(f"Drawing whole samples on {result['machine']['processor']}", fontsize=10)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+
+def _line(cells: Sequence[str]) -> str:
+    """One line of a table; a bar inside a cell would end it."""
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+
+
+def write(name: str, folder: Path, text: str, result: object, *, tell: bool = True) -> None:
+    """Writes ``NAME.md`` and ``NAME.json`` into a folder, and prints the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(text.rstrip("\n") + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(result, default=_plain, indent=1) + "\n")
+    if tell:
+        print(text, flush=True)
+
+
+def _plain(value: Any) -> Any:
+    return vars(value) if hasattr(value, "__dict__") else str(value)
+
+
+def write_figure(figure: Any, path: Path, *, dpi: int = 100, colours: int = 256) -> None:
+    """Writes a figure of matplotlib as a PNG with a palette, in half of the bytes."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, facecolor="white")
+    with Image.open(buffer) as picture:
+        picture.convert("RGB").quantize(colours, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")

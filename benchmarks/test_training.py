@@ -1,13 +1,13 @@
 """pytest-benchmark suite of forwards and training steps: ``pytest benchmarks --benchmark-only``."""
 
 import pytest
-import torch
 
-from benchmarks import training
-from benchmarks.cases import Case
+from benchmarks.cases import Case, cases_of
+from benchmarks.contenders import one_pass
+from benchmarks.suites import training
 
 CONTENDERS = (training.OURS, training.MASKED, training.DENSE, training.ONEDNN)
-CASES = (Case(64, 512, 2, 256), Case(784, 512, 2, 256))
+CASES = cases_of("pytest, training")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -16,9 +16,9 @@ CASES = (Case(64, 512, 2, 256), Case(784, 512, 2, 256))
 def test_training(benchmark, case: Case, contender: str, what: str) -> None:  # type: ignore[no-untyped-def]
     benchmark.group = f"{what} {case.name}"
     model = case.model().train()
-    found, learned = training.networks(model, compiled=False)
-    x = (torch.rand(case.rows, case.features) < 0.13).float()
-    training.check(model, found, learned, x)
-    steps = {"forward": training.forward(found[contender], x), "step": None}
-    run = steps[what] or training.step(found[contender], learned[contender], x)
+    forwards, learned = training.networks(model, compiled=False)
+    x = case.some_rows()
+    training.check(model, forwards, learned, x)
+    network = forwards[contender]
+    run = one_pass(network, x) if what == "forward" else training.step(network, learned[contender], x)
     benchmark.pedantic(run, rounds=10, iterations=1, warmup_rounds=2)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
-import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from made_fast import build_config
 
-MIN_SAMPLE_SECONDS = 2e-3  # shorter calls are repeated within one measurement
+LEAST_SECONDS = 2e-3  # shorter calls are repeated within one measurement
+FEWEST_ROUNDS = 3  # quartiles need so many
+
+Call = Callable[[], object]
+Times = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,32 @@ class Ratio:
         return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
+def seconds_of(run: Call, repeats: int = 1) -> float:
+    """Seconds of one call on the processor, by the clock on the wall."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - start) / repeats
+
+
 def measure(
-    contenders: dict[str, Callable[[], object]], *, seconds: float, min_rounds: int = 5
-) -> dict[str, list[float]]:
+    contenders: Mapping[str, Call],
+    *,
+    seconds: float,
+    min_rounds: int = 5,
+    once: Callable[[Call, int], float] = seconds_of,
+    least: float = LEAST_SECONDS,
+    deadline: float = math.inf,
+) -> Times:
     """Times contenders in turn, in an order that shifts from round to round.
 
     Args:
         contenders: callables without arguments.
         seconds: spent in all, about; at least ``min_rounds`` rounds are made.
-        min_rounds: rounds made in any case.
+        min_rounds: rounds made in any case, unless the deadline comes.
+        once: seconds of one of so many calls, by the clock that the device has.
+        least: seconds that one measurement should last; shorter calls are repeated.
+        deadline: on ``time.perf_counter``; when it has come, three rounds are enough.
 
     Returns:
         seconds per call of each contender in each round.
@@ -45,26 +65,31 @@ def measure(
     repeats = {}
     for name, run in contenders.items():
         run()  # warm up
-        start = time.perf_counter()
-        run()
-        repeats[name] = max(1, int(MIN_SAMPLE_SECONDS / max(1e-7, time.perf_counter() - start)))
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    names, deadline, rounds = list(contenders), time.perf_counter() + seconds, 0
-    while rounds < min_rounds or time.perf_counter() < deadline:
+        repeats[name] = max(1, int(least / max(1e-7, once(run, 1))))
+    times: Times = {name: [] for name in contenders}
+    names, end, rounds = list(contenders), time.perf_counter() + seconds, 0
+    while (now := time.perf_counter()) < end or rounds < (min_rounds if now < deadline else FEWEST_ROUNDS):
         for name in names[rounds % len(names) :] + names[: rounds % len(names)]:
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                contenders[name]()
-            times[name].append((time.perf_counter() - start) / repeats[name])
+            times[name].append(once(contenders[name], repeats[name]))
         rounds += 1
     return times
 
 
-def ratio(times: dict[str, list[float]], numerator: str, denominator: str, scale: float = 1.0) -> Ratio:
+def median(values: Sequence[float]) -> float:
+    """The middle one, the upper of two."""
+    return sorted(values)[len(values) // 2]
+
+
+def medians(times: Times, scale: float = 1.0) -> dict[str, float]:
+    """The median of each contender, in seconds times ``scale``."""
+    return {name: scale * median(values) for name, values in times.items()}
+
+
+def ratio(times: Times, numerator: str, denominator: str, scale: float = 1.0) -> Ratio:
     """The ratio of two contenders, round by round."""
-    found = [scale * a / b for a, b in zip(times[numerator], times[denominator], strict=True)]
-    low, median, high = statistics.quantiles(found, n=4)
-    return Ratio(median, low, high)
+    ratios = [scale * a / b for a, b in zip(times[numerator], times[denominator], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return Ratio(middle, low, high)
 
 
 def fma_peak(isa: str, threads: int) -> float:
@@ -72,6 +97,16 @@ def fma_peak(isa: str, threads: int) -> float:
     from made_fast import _core  # here, so that what needs no compiled module runs without one
 
     return max(_core.fma_rate(isa, False, threads, 2_000_000) for _ in range(3))
+
+
+def share_of_peak(macs: float, seconds: float, isa: Any = None) -> float:
+    """Useful multiply-adds a second over the peak of all threads; nan where nothing was compiled."""
+    import torch
+
+    config = build_config()
+    if not config["compiled"]:
+        return math.nan
+    return macs / seconds / fma_peak(str(isa or config["instruction_set"]), torch.get_num_threads())
 
 
 class ForeignLoad:
@@ -99,25 +134,3 @@ def _busy_seconds() -> float:
 def _own_seconds() -> float:
     times = os.times()
     return times.user + times.system
-
-
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-        **build_config(),
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    wanted = ("model name", "cpu family", "model\t")
-    lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
-    found = [line.split(":")[1].strip() for line in lines if line.startswith(wanted)]
-    return f"{found[2]} (family {found[0]}, model {found[1]})" if len(found) == 3 else platform.processor()

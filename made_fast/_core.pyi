@@ -1,16 +1,70 @@
 import numpy as np
 from numpy.typing import NDArray
 
+class Conditional:
+    def __init__(
+        self,
+        *,
+        code: int,
+        encoding: int,
+        num_params: int,
+        num_draws: int,
+        size: int,
+        components: int,
+        units: int,
+        floor: float,
+        scale: float,
+        shift: float,
+        native_draw: int,
+    ) -> None: ...
+
+class Affine:
+    def __init__(
+        self,
+        *,
+        first_slot: int,
+        weights: NDArray[np.floating],
+        transposed: NDArray[np.floating],
+        bias: NDArray[np.floating],
+        slots: NDArray[np.int64],
+        needed: NDArray[np.int64],
+        ready: NDArray[np.int64],
+        mask: NDArray[np.bool_] | None,
+    ) -> None: ...
+
+class Decoding:
+    def __init__(
+        self, *, temperature: float = 1.0, greedy: bool = False, top_k: int = 0, top_p: float = 1.0
+    ) -> None: ...
+
+class Conditions:
+    def __init__(
+        self,
+        *,
+        given: int = 0,
+        observed: int = 0,
+        support: int = 0,
+        bounds: int = 0,
+        constrained: int = 0,
+        support_size: int = 0,
+    ) -> None: ...
+
 class _Sampler:
     def __init__(
         self,
-        shape: tuple[int, int, int, int, int, bool],
+        *,
+        features: int,
+        context_features: int,
+        num_slots: int,
+        x_slot: int,
+        context_slot: int,
+        in_place: bool,
         steps: NDArray[np.int64],
         variables: NDArray[np.int64],
-        conditionals: list[tuple[object, ...]],
+        conditionals: list[Conditional],
         tables: NDArray[np.floating],
         context_units: NDArray[np.int64],
-        affines: list[tuple[object, ...]],
+        affines: list[Affine],
         bf16: bool = False,
     ) -> None: ...
     def draw(
@@ -26,8 +80,8 @@ class _Sampler:
         out: int,
         log_prob: int,
         log_weight: int,
-        conditions: tuple[int, ...],
-        decoding: tuple[object, ...],
+        conditions: Conditions,
+        decoding: Decoding,
         num_threads: int,
         rows_at_once: int,
     ) -> int: ...
@@ -45,6 +99,7 @@ class SamplerF64(_Sampler): ...
 class MaskSide:
     def __init__(
         self,
+        *,
         rows: NDArray[np.int64],
         columns: NDArray[np.int64],
         groups: NDArray[np.int64],
@@ -66,7 +121,6 @@ def masked_matmul_f32(
     function: int,
     out: int,
     num_threads: int,
-    /,
 ) -> int: ...
 def masked_matmul_f64(
     isa: str,
@@ -80,12 +134,12 @@ def masked_matmul_f64(
     function: int,
     out: int,
     num_threads: int,
-    /,
 ) -> int: ...
-def masked_outer_f32(isa: str, side: MaskSide, batch: int, grad: int, x: int, out: int, num_threads: int, /) -> int: ...
-def masked_outer_f64(isa: str, side: MaskSide, batch: int, grad: int, x: int, out: int, num_threads: int, /) -> int: ...
-def digest(address: int, size: int, /) -> int: ...
+def masked_outer_f32(isa: str, side: MaskSide, batch: int, grad: int, x: int, out: int, num_threads: int) -> int: ...
+def masked_outer_f64(isa: str, side: MaskSide, batch: int, grad: int, x: int, out: int, num_threads: int) -> int: ...
+def digest(address: int, size: int) -> int: ...
 def instruction_sets() -> list[str]: ...
 def has_bf16() -> bool: ...
 def fma_rate(isa: str, double_precision: bool, num_threads: int, repeats: int) -> float: ...
 def compiler() -> tuple[str, str]: ...
+def tables() -> dict[str, list[str]]: ...

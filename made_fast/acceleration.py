@@ -64,7 +64,7 @@ class AcceleratedSampler(Draws):
 
     @property
     def sampler(self) -> Sampler:
-        """The sampler of the module as it was when last looked at."""
+        """The sampler of the module as it was at the last look."""
         return self._made.sampler
 
     @property
@@ -135,10 +135,10 @@ class AcceleratedSampler(Draws):
         return self._kept.is_stale
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy or a pickle is of the module together with what was captured of it."""
+        """A copy or a pickle holds the module and what was captured of it."""
         self.__dict__.update(state)
         if vars(self.module):  # empty where the module holds its own sampler and is filled later
-            _ = self.is_stale  # takes down the identities of the copy's attributes
+            _ = self.is_stale  # notes the identities of the copy's attributes
 
     def _state(self) -> State:
         return State(*_state_of(self.module))
@@ -146,24 +146,24 @@ class AcceleratedSampler(Draws):
     def _make(self, last: _Made | None) -> _Made:
         output = self._output
         conditionals = () if output is None else output.conditionals(self._features)
-        found = capture(self.module, self._features, conditionals=conditionals, **self._options)
+        captured = capture(self.module, self._features, conditionals=conditionals, **self._options)
         if output is None:
-            if set(found.params_per_variable) != {1}:
+            if set(captured.params_per_variable) != {1}:
                 raise CaptureError(
-                    f"output must be given, since module has {found.params_per_variable[0]} parameters for each variable: "
+                    f"output must be given, since module has {captured.params_per_variable[0]} parameters for each variable: "
                     "only one would be taken for a Bernoulli logit; see made_fast.outputs"
                 )
             output = make_output("bernoulli")
             conditionals = output.conditionals(self._features)
-        if output.name == "bernoulli" and found.ends_with("sigmoid"):
+        if output.name == "bernoulli" and captured.ends_with("sigmoid"):
             warnings.warn(
                 "the module ends with a sigmoid, so it seems to return probabilities, but Bernoulli parameters are logits: "
                 "give call=lambda module, x, context: torch.logit(module(x))",
                 stacklevel=4,
             )
         device = next((tensor.device for tensor in self._state().tensors), torch.device("cpu"))
-        program = found.program(conditionals, dtype=found.dtype, device=device)
-        return _Made(found, Sampler(program, output, backend=self._backend))
+        program = captured.program(conditionals, dtype=captured.dtype, device=device)
+        return _Made(captured, Sampler(program, output, backend=self._backend))
 
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         return self._kept.current().sampler._drawn(request, with_log_prob)
@@ -181,7 +181,7 @@ def accelerate(
     stale: Stale = "refresh",
     backend: str = "auto",
 ) -> Any:
-    """Makes a sampler of any torch module that gives the parameters of autoregressive conditionals; or quickens a flow.
+    """Makes a sampler of any torch module that gives the parameters of autoregressive conditionals; or makes a flow quick.
 
     The module is read by ``torch.export`` and translated into linear maps, elementwise functions, sums and products of units;
     what each variable depends on, and so the order, is found from the weights. Each unit is then evaluated once for a whole
@@ -224,8 +224,8 @@ def accelerate(
     """
     if is_flow(module):
         sizes = {"features": features, "context_features": context_features}
-        own = {"output": output, "layout": layout, "call": call, "backend": None if backend == "auto" else backend}
-        for name, value in {**sizes, **own}.items():
+        others = {"output": output, "layout": layout, "call": call, "backend": None if backend == "auto" else backend}
+        for name, value in {**sizes, **others}.items():
             if value is not None:
                 raise ValueError(f"{name} must be left out for a flow, which says itself what it draws, got {value!r}")
         return accelerate_flow(module, stale=stale, check=check)
@@ -272,11 +272,11 @@ def _collect(value: Any, tensors: list[Tensor], others: list[Any]) -> None:
         tensors.append(torch.from_numpy(np.ascontiguousarray(value)))
     elif isinstance(value, (list, tuple)):
         others.append(len(value))
-        for each in value:
-            _collect(each, tensors, others)
+        for item in value:
+            _collect(item, tensors, others)
     elif isinstance(value, dict):
         others.append(list(map(str, value)))
-        for each in value.values():
-            _collect(each, tensors, others)
+        for item in value.values():
+            _collect(item, tensors, others)
     else:
         others.append(value if isinstance(value, (bool, int, float, str, type(None))) else id(value))

@@ -10,13 +10,13 @@ __all__ = ["one_of", "positive_number", "whole_number"]
 
 
 def whole_number(name: str, value: object, least: int | None = 0, most: int | None = None, *, note: str = "") -> int:
-    """The value as an ``int``: of Python's whole numbers, numpy's, or a torch tensor of one; not of flags.
+    """The value as an ``int``: whole numbers of Python and numpy, and a torch tensor of one; flags are refused.
 
     Args:
         name: of the argument, for the message.
         value: what was given.
         least, most: the bounds, both included; None for no bound.
-        note: stands behind the bounds in the message.
+        note: what the message says after the bounds.
 
     Raises:
         ValueError: it is no whole number, or out of bounds.
@@ -26,11 +26,11 @@ def whole_number(name: str, value: object, least: int | None = 0, most: int | No
         >>> whole_number("features", np.int64(3), 1)
         3
     """
-    found = value if type(value) is int else _index(value)
-    if found is None or (least is not None and found < least) or (most is not None and found > most):
+    number = value if type(value) is int else _index(value)
+    if number is None or (least is not None and number < least) or (most is not None and number > most):
         bounds = "" if least is None else f", {least} or more" if most is None else f", {least} to {most}"
         raise ValueError(f"{name} must be an integer{bounds}{note}, got {value!r}")
-    return found
+    return number
 
 
 def _index(value: object) -> int | None:
@@ -55,15 +55,15 @@ def one_of(name: str, value: object, known: Collection[str]) -> str:
 
 
 def positive_number(name: str, value: object) -> float:
-    """The value as a ``float``, above 0 and finite; Python's numbers and numpy's, not flags.
+    """The value as a ``float``, above 0 and finite: numbers of Python and numpy; flags are refused.
 
     Raises:
         ValueError: it is no such number.
     """
     try:
-        found = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
+        number = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
-        found = math.nan
-    if not 0 < found < math.inf:
+        number = math.nan
+    if not 0 < number < math.inf:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return found
+    return number

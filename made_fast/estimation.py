@@ -49,7 +49,7 @@ class FreeEnergy(NamedTuple):
     Attributes:
         variational: mean of ``log q + cost``, an upper bound of beta F in expectation; it exceeds it by KL(q || p).
         corrected: ``-log mean exp(-(cost + log q))``, whose Z is unbiased: it approaches beta F with more samples, as long
-            as q leaves no state out. A q that does shows it in neither figure.
+            as q leaves no state out. If q does, neither figure shows it.
     """
 
     variational: Estimate
@@ -106,9 +106,9 @@ def enumerate_log_prob(
     weight = model.parameters_layer.weight
     states = torch.empty(math.prod(sizes), len(sizes), dtype=weight.dtype, device=weight.device)
     index, stride = torch.arange(len(states), device=weight.device), len(states)
-    for variable, (size, own) in enumerate(zip(sizes, values, strict=True)):
+    for variable, (size, known) in enumerate(zip(sizes, values, strict=True)):
         stride //= size
-        states[:, variable] = own.to(weight)[index // stride % size]
+        states[:, variable] = known.to(weight)[index // stride % size]
     masks = model.ensemble.evaluated if mask is None and model.ensemble is not None else mask
     widest = max(model.features, *(layer.out_features for layer in model.masked_layers))
     with torch.no_grad():
@@ -259,20 +259,20 @@ def score_function_loss(
 def _cost_of(cost: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The cost of every sample, checked: x.shape[:-1], fp64."""
     with torch.no_grad():
-        found = cost(x)
-    if not isinstance(found, Tensor) or found.shape != x.shape[:-1]:
-        shown = tuple(found.shape) if isinstance(found, Tensor) else repr(found)
+        costs = cost(x)
+    if not isinstance(costs, Tensor) or costs.shape != x.shape[:-1]:
+        shown = tuple(costs.shape) if isinstance(costs, Tensor) else repr(costs)
         raise ValueError(f"cost must return a tensor of shape {tuple(x.shape[:-1])}, one for each sample, got {shown}")
-    if not bool(found.isfinite().all()):
+    if not bool(costs.isfinite().all()):
         raise ValueError("cost must be finite for every sample, found nan or inf")
-    return found.to(x.device, torch.float64)
+    return costs.to(x.device, torch.float64)
 
 
 def _values(model: MADE) -> list[Tensor]:
     """The values that each of the D variables can take, (n_d,)."""
     values = model.output.values(model.features)
-    for variable, own in enumerate(values):
-        if own is None or not len(own):
+    for variable, known in enumerate(values):
+        if known is None or not len(known):
             raise ValueError(
                 f"model must have variables with finitely many values to enumerate, but variable {variable} of output "
                 f"{model.output.name!r} is real"

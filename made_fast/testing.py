@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import accumulate, product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from made_fast import masks
 from made_fast.backends import reference
-from made_fast.masks.mask_set import masks_of_rows
+from made_fast.masks import masks_of_rows, rank_of
 from made_fast.models.made import MADE
 from made_fast.outputs.conditional import Conditional
 from made_fast.requests.request import Request
@@ -26,8 +25,8 @@ def _by_mask(module: MADE, rows: Tensor, seed: int, mask: int | None) -> Iterato
         yield mask or 0, torch.arange(len(rows), device=rows.device)
         return
     of_rows = masks_of_rows(seed, rows, len(module.ensemble.evaluated))
-    for each in of_rows.unique().tolist():
-        yield each, (of_rows == each).nonzero()[:, 0]
+    for number in of_rows.unique().tolist():
+        yield number, (of_rows == number).nonzero()[:, 0]
 
 
 def naive_sample(
@@ -63,13 +62,13 @@ def naive_sample(
     x = torch.empty(len(rows), module.features, dtype=parameter.dtype, device=parameter.device)
     log_weight = x.new_empty(len(rows))
     conditions = None if request.conditions is None else request.conditions.moved(x.device, x.dtype)
-    for each, places in _by_mask(module, rows, seed, mask):
-        own = request.context_of(places)
-        own = None if own is None else own.to(x)
+    for number, places in _by_mask(module, rows, seed, mask):
+        contexts = request.context_of(places)
+        contexts = None if contexts is None else contexts.to(x)
         with torch.no_grad():
             x[places], log_weight[places] = reference.naive_draw(
-                lambda x, each=each, own=own: module(x, own, mask=each),  # type: ignore[misc]
-                module.order_of(each),
+                lambda x, number=number, contexts=contexts: module(x, contexts, mask=number),  # type: ignore[misc]
+                module.order_of(number),
                 module.conditionals,
                 rows[places],
                 seed=seed,
@@ -112,13 +111,13 @@ def unexplained_differences(
     rows, flat = request.noise_rows().to(x.device), x.reshape(-1, module.features)
     conditions = None if request.conditions is None else request.conditions.moved(x.device, x.dtype)
     condition = torch.arange(len(rows), device=x.device) // x.shape[-2] if len(request.shape) > 1 else rows * 0
-    found = torch.zeros(flat.shape, dtype=torch.bool, device=x.device)
-    for each, places in _by_mask(module, rows, seed, mask):
-        own = request.context_of(places)
+    contradicts = torch.zeros(flat.shape, dtype=torch.bool, device=x.device)
+    for number, places in _by_mask(module, rows, seed, mask):
+        contexts = request.context_of(places)
         with torch.no_grad():
-            params = module(flat[places], None if own is None else own.to(flat), mask=each)
-        rank = masks.rank_of(module.order_of(each)).tolist()
-        starts = [0, *torch.tensor(module.params_per_variable).cumsum(0).tolist()]
+            params = module(flat[places], None if contexts is None else contexts.to(flat), mask=number)
+        rank = rank_of(module.order_of(number)).tolist()
+        starts = list(accumulate(module.params_per_variable, initial=0))
         for variable, conditional in enumerate(module.conditionals):
             uniforms = reference.uniforms_of(conditional, seed, rows[places], rank[variable])
             drawn = [
@@ -136,8 +135,8 @@ def unexplained_differences(
             value, candidates = flat[places, variable], torch.stack(drawn)
             slack = tolerance * value.abs().clamp(min=1) if not conditional.size else 0
             low, high = candidates.amin(0) - slack, candidates.amax(0) + slack
-            found[places, variable] = ~((value >= low) & (value <= high))
-    return found.reshape(shape)
+            contradicts[places, variable] = ~((value >= low) & (value <= high))
+    return contradicts.reshape(shape)
 
 
 def _shifted(conditional: Conditional, uniforms: Tensor, tolerance: float) -> Iterator[Tensor]:

@@ -63,12 +63,12 @@ def processors() -> int:
 
 def _threads() -> str:
     """Thread counts of the libraries that are loaded, e.g. ``torch 2``."""
-    found = []
+    said = []
     if "torch" in sys.modules:
-        found.append(f"torch {sys.modules['torch'].get_num_threads()}")
+        said.append(f"torch {sys.modules['torch'].get_num_threads()}")
     if "jax" in sys.modules:
-        found.append(f"XLA pool on {processors()} processors")
-    return ", ".join(found) or "1"
+        said.append(f"XLA pool on {processors()} processors")
+    return ", ".join(said) or "1"
 
 
 def _check(sample: Any, rows: int, features: int) -> None:

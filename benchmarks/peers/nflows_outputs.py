@@ -1,4 +1,4 @@
-"""nflows: its MADE with mixtures of normals, for ``benchmarks.output_peers``."""
+"""nflows: its MADE with mixtures of normals, for the suite ``output_peers``."""
 
 from typing import Any
 

@@ -19,7 +19,7 @@ def about() -> list[str]:
 
     from made_fast import backends, build_config
 
-    chosen = backends.choose("auto", device=torch.device("cpu"), dtype=torch.float32, output="bernoulli").name
+    chosen = backends.choose("auto", backends.Needs(torch.device("cpu"), torch.float32, outputs=["bernoulli"])).name
     facts = [f"backend {chosen}"]
     return [*facts, str(build_config()["instruction_set"])] if chosen == "cpp" else facts
 

@@ -1,4 +1,4 @@
-"""made_fast with outputs beyond bits, for ``benchmarks.output_peers``."""
+"""made_fast with outputs beyond bits, for the suite ``output_peers``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ def about() -> list[str]:
 
     from made_fast import backends, build_config
 
-    chosen = backends.choose("auto", device=torch.device("cpu"), dtype=torch.float32, outputs=CODES).name
+    chosen = backends.choose("auto", backends.Needs(torch.device("cpu"), torch.float32, outputs=CODES)).name
     facts = [f"backend {chosen}"]
     return [*facts, str(build_config()["instruction_set"])] if chosen == "cpp" else facts
 

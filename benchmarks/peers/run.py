@@ -1,10 +1,8 @@
-"""Run every peer in an environment of its own, ours before and after each, and write one table.
-
-    python -m benchmarks.peers.run                          # all peers, all cases
-    python -m benchmarks.peers.run --only zuko tfp --case 64 512 1 --seconds 1
+"""Every peer in an environment of its own, ours before and after each, in one table.
 
 Environments are made once from the package registry that pip is set up for, and kept for the next run. Torch is always
-installed first and by version: left to a dependency, it may come as a build for accelerators, which is gigabytes.
+installed first and by version: left to a dependency, it may come as a build for accelerators, which is gigabytes. With
+``--quick`` nothing is installed: peers are asked in the interpreter that runs this, and those that are absent say so.
 """
 
 import argparse
@@ -22,12 +20,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cases import cases_of
+from benchmarks.report import processor, write
+
 from . import table
 from ._protocol import Call, processors
 
+TEXT = "other libraries that sample, each in an environment of its own (8.5 GB)"
+QUICK = {"seconds": 0.01, "limit": 60.0, "only": ["naive_torch", "zuko"]}
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ("naive_torch", "zuko", "nflows", "normflows", "pyro", "sbi", "netket", "flowjax", "tfp")
-CASES = ((64, 512, 1), (64, 512, 100), (784, 512, 1), (784, 512, 100))
 INSTALL_LIMIT = 1200.0  # seconds for one environment
 
 Result = dict[str, Any]
@@ -102,6 +104,11 @@ def environment(peer: str, folder: Path) -> tuple[str | None, str]:
     return str(python), ""
 
 
+def interpreter(peer: str, arguments: argparse.Namespace) -> tuple[str | None, str]:
+    """Interpreter that has a peer, or None and why there is none; with ``--quick`` the one that has made_fast."""
+    return (arguments.python, "") if arguments.quick else environment(peer, arguments.envs.absolute())
+
+
 def measure(
     python: str, peer: str, call: Call, case: Sequence[int], *, seconds: float, limit: float, hidden: Sequence[int] = ()
 ) -> Result:
@@ -147,7 +154,7 @@ class Runner:
     """Goes through cases and peers, ours before and after each, and collects rows.
 
     Args:
-        args: What the command line said, see `parse`.
+        args: What the command line said, see `add_options`.
         pythons: Interpreter of each peer, or None and why there is none.
     """
 
@@ -214,15 +221,8 @@ def _load() -> str:
 
 
 def _machine(args: argparse.Namespace) -> Result:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
     return {
-        "processor": f"{cpu}, {processors()} usable",
+        "processor": f"{processor()}, {processors()} usable",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "load average at the start": _load(),
         "started": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -231,43 +231,28 @@ def _machine(args: argparse.Namespace) -> Result:
     }
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.run", description=(__doc__ or "").splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help=", ".join(PEERS))
-    parser.add_argument(
-        "--envs", type=Path, default=ROOT / ".venvs" / "peers", metavar="DIR", help="environments, kept"
-    )
-    parser.add_argument("--out", type=Path, default=ROOT / "out", metavar="DIR", help="for peers.md and peers.json")
-    parser.add_argument(
-        "--case", nargs=3, type=int, action="append", metavar=("D", "H", "B"), help="may be repeated; default: all four"
-    )
+    envs = ROOT / ".venvs" / "peers"
+    parser.add_argument("--envs", type=Path, default=envs, metavar="DIR", help="environments, kept")
+    parser.add_argument("--case", nargs=3, type=int, action="append", metavar=("D", "H", "B"), help="may be repeated")
     parser.add_argument("--seconds", type=float, default=3.0, help="draws of one case are repeated for this long")
     parser.add_argument("--limit", type=float, default=180.0, help="seconds after which one case is given up")
     parser.add_argument("--python", default=sys.executable, help="interpreter that has made_fast installed")
-    return parser.parse_args(arguments)
 
 
-def write(out: Path, machine: Result, rows: Sequence[Result]) -> None:
-    """Write ``peers.md`` and ``peers.json``."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "peers.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    (out / "peers.md").write_text(table.render(rows, machine))
+def cases(name: str, arguments: argparse.Namespace) -> list[tuple[int, int, int]]:
+    """D, H, B of the cases that are given, or of a group."""
+    named = [(case.features, case.hidden, case.rows) for case in cases_of(name, quick=arguments.quick)]
+    return [(features, hidden, rows) for features, hidden, rows in arguments.case or named]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the environments, run the cases, and write the table after each case."""
-    args = parse(arguments)
-    envs = args.envs.absolute()
-    pythons = {peer: environment(peer, envs) for peer in args.only}
-    machine = _machine(args)
-    runner = Runner(args, pythons)
-    for case in args.case or CASES:
+def run(args: argparse.Namespace) -> None:
+    """Makes the environments, runs the cases, and writes ``peers.md`` and ``peers.json`` after each case."""
+    machine, runner = _machine(args), Runner(args, {peer: interpreter(peer, args) for peer in args.only})
+    for case in cases("peers", args):
         runner.case(case)
         machine["load average at the end"] = _load()
-        write(args.out, machine, runner.rows)
+        text = table.render(runner.rows, machine)
+        write("peers", args.out, text, {"machine": machine, "rows": runner.rows}, tell=False)
     print(f"wrote {args.out / 'peers.md'} and {args.out / 'peers.json'}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""sbi: its categorical MADE with ten categories, for ``benchmarks.output_peers``."""
+"""sbi: its categorical MADE with ten categories, for the suite ``output_peers``."""
 
 from typing import Any
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.report import table
+
 Row = Mapping[str, Any]
 """One call in one case: ``features, hidden, batch, peer, call, text, draws, widths, note`` and what was measured."""
 
@@ -75,11 +77,6 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _line(cells: Sequence[str]) -> str:
-    """One table line; a bar inside a cell would end it."""
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
-
-
 def _order(row: Row) -> tuple[Any, ...]:
     median = row.get("median_ms")
     return (row["features"], row["hidden"], row["batch"], median is None, median or 0.0)
@@ -93,6 +90,5 @@ def render(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
         machine: Facts about the machine and the run, printed as they are.
     """
     facts = [f"- {name}: {value}" for name, value in machine.items()]
-    lines = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS))]
-    lines += [_line(_cells(row)) for row in sorted(rows, key=_order)]
-    return "\n".join(["# Peers, side by side", "", *facts, "", CAVEATS, *lines, ""])
+    cells = [dict(zip(_COLUMNS, _cells(row), strict=True)) for row in sorted(rows, key=_order)]
+    return "\n".join(["# Peers, side by side", "", *facts, "", CAVEATS, table(_COLUMNS, cells), ""])

@@ -58,7 +58,7 @@ class Needs(NamedTuple):
     bf16: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # found by identity: a key of what is loaded
 class Backend:
     """One row: what a backend can do, as data. The module ``made_fast.backends.<name>`` has ``pack`` and ``draw``.
 
@@ -131,11 +131,8 @@ BACKENDS: tuple[Backend, ...] = (
         "kernels for GPUs, compiled at first use",
         None if _HAS_TRITON else "triton is not installed (pip install 'made_fast[triton]')",
         devices=("cpu",) if _TRITON_INTERPRETED else ("cuda",),
-        dtypes=(
-            torch.float32,
-            torch.float16,
-            *([] if _TRITON_INTERPRETED else [torch.bfloat16]),
-        ),  # it multiplies bf16 wrongly
+        # The interpreter multiplies bf16 wrongly.
+        dtypes=(torch.float32, torch.float16, *([] if _TRITON_INTERPRETED else [torch.bfloat16])),
         outputs=(
             *("bernoulli", "spin", "categorical", "normal", "mixture_of_normals", "mixture_of_logistics"),
             "own",
@@ -179,7 +176,7 @@ def _absent(backend: Backend) -> str | None:
 
 
 def why_not(backend: Backend, needs: Needs) -> str | None:
-    """Why a backend cannot serve, or None if it can. Reads metadata only, so it is safe while a graph is traced."""
+    """Why a backend cannot serve, or None if it can. Reads metadata only, so ``torch.compile`` may trace it."""
     if backend.missing is not None:
         return backend.missing
     if backend.devices and needs.device.type not in backend.devices:
@@ -228,16 +225,17 @@ def choose(requested: str, needs: Needs) -> Backend:
             return backend
         if requested == backend.name:
             raise ValueError(f"backend {backend.name!r} cannot be used: {reason}")
-        if not torch.compiler.is_compiling():  # a log message would break the graph
+        if not torch.compiler.is_compiling():  # a log message would end what torch.compile traces
             _log.debug("backend %s passed over: %s", backend.name, reason)
     raise ValueError(f"no backend can serve; the last one, {BACKENDS[-1].name!r}, {reason}")
 
 
+@functools.cache
 def load(backend: Backend) -> ModuleType:
     """Imports a backend's module."""
     return _load(backend.name)
 
 
 def config_reader() -> Callable[[], dict[str, object]] | None:
-    """What says how the compiled module was built, or None where nothing was compiled."""
+    """The function that says how the compiled module was built; None where nothing was compiled."""
     return next((row.build_config for row in BACKENDS if row.build_config and row.missing is None), None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -98,18 +99,18 @@ def pack(program: Program, schedule: Schedule) -> Packed:
 def _source_blocks(op: Affine, plan: AffinePlan, rows: Tensor) -> list[_SourceBlock]:
     columns, slots = torch.from_numpy(plan.columns), torch.from_numpy(plan.column_slots)
     ready = torch.from_numpy(plan.ready)
-    found, offset = [], 0
+    blocks, offset = [], 0
     for term in op.terms:
         width = term.weight.shape[1]
         mine = ((columns >= offset) & (columns < offset + width)).nonzero()[:, 0]  # positions in time
         if len(mine):
             column = (columns[mine] - offset).to(term.weight.device)
             weight = term.weight.index_select(0, rows).index_select(1, column)
-            # row i knows the first ready[i] columns in time: how many of those are mine
+            # row i knows the first ready[i] columns in time: how many of those belong to this term
             known = torch.searchsorted(mine, ready).tolist()
-            found.append(_SourceBlock(weight, int(slots[mine[0]]), known))
+            blocks.append(_SourceBlock(weight, int(slots[mine[0]]), known))
         offset += width
-    return found
+    return blocks
 
 
 @torch.no_grad()
@@ -213,7 +214,7 @@ def draw_variable(
         condition: (B,) int64: which of them each row has.
 
     Returns:
-        values (B,), and the log of the mass of what was allowed (B,), or None where nothing was held to anything.
+        values (B,), and the log of the mass of what was observed or allowed (B,), or None without conditions.
     """
     conditional, log_mass = conditionals[variable], None
     if conditions is not None and conditions.support is not None and bool(conditions.constrained[variable]):
@@ -233,15 +234,15 @@ def draw_variable(
 def evaluate(packed: Packed, step: list[int], table: Tensor) -> None:
     """One step of ``Schedule.steps`` that draws nothing, written into a table (slots, B)."""
     kind, first, count, left, right, code = step
-    made, function = table[first : first + count], FUNCTIONS[FUNCTION_NAMES[code]]
+    slots, function = table[first : first + count], FUNCTIONS[FUNCTION_NAMES[code]]
     if kind == Kind.AFFINE:
-        made[:] = function(_affine(packed, left, first, count, table))
+        slots[:] = function(_affine(packed, left, first, count, table))
     elif kind == Kind.UNARY:
-        made[:] = function(table[left : left + count])
+        slots[:] = function(table[left : left + count])
     elif kind == Kind.ADD:
-        made[:] = table[left : left + count] + table[right : right + count]
+        slots[:] = table[left : left + count] + table[right : right + count]
     else:
-        made[:] = table[left : left + count] * table[right : right + count]
+        slots[:] = table[left : left + count] * table[right : right + count]
 
 
 def _affine(packed: Packed, index: int, first: int, count: int, table: Tensor) -> Tensor:
@@ -290,9 +291,7 @@ def naive_draw(
     x = torch.stack([_possible(each, rows, dtype) for each in conditionals], dim=1)
     log_weight = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     condition = torch.zeros_like(rows) if condition is None else condition
-    starts = [0]
-    for each in conditionals:
-        starts.append(starts[-1] + each.num_params)
+    starts = list(accumulate((each.num_params for each in conditionals), initial=0))
     for step, variable in enumerate(order.tolist()):
         params = forward(x)[:, starts[variable] : starts[variable + 1]]
         uniforms = uniforms_of(conditionals[variable], seed, rows, step)

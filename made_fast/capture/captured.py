@@ -1,4 +1,4 @@
-"""Any torch module from x (B, D) to the parameters of autoregressive conditionals -> program."""
+"""``capture``: a torch module that maps x (B, D) to the parameters of conditionals becomes a program."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Captured:
     Attributes:
         features, context_features: D and C.
         ops: see ``Program``; the last one makes flat, variable-major parameters.
-        order: int64 (D,), in which variables can be drawn, found from the dependencies; ties by number.
+        order: int64 (D,), in which variables can be drawn, by the dependencies; lower numbers first where there is a choice.
         params_per_variable: K_d for each variable.
-        layout: in which the module gives them, ``"variable-major"`` or ``"parameter-major"``.
+        layout: how the module arranges them, ``"variable-major"`` or ``"parameter-major"``.
         dtype: of the module's parameters.
         dense_macs: multiply-adds of the module's matrices for one row.
         difference: largest difference from the module itself in fp64 on random rows, relative above 1; nan if not checked.
@@ -56,7 +56,7 @@ class Captured:
     difference: float
 
     def ends_with(self, function: str) -> bool:
-        """Whether all parameters come from an elementwise function as they are."""
+        """Whether all parameters are results of this elementwise function, unchanged."""
         last = self.ops[-1]
         if not isinstance(last, Affine) or len(last.terms) != 1 or last.bias is not None:
             return False
@@ -92,7 +92,7 @@ def capture(
     """Reads what a module computes, and proves it by comparison.
 
     A copy of the module in fp64 and evaluation mode is exported by ``torch.export`` for one row. What does not depend on the
-    input is folded into constants, so that masks, however they are spelled, are the zeros of the folded weights; all else is
+    input is folded into constants, so that masks, however they are written, are the zeros of the folded weights; all else is
     translated operation by operation. Order and layout are found from the dependencies.
 
     Args:
@@ -124,24 +124,24 @@ def capture(
     builder.rows(symbols)
     every = Program(features, context_features, tuple(builder.ops), torch.arange(features), (), tuple(conditionals))
     sizes = tuple(each.num_params for each in conditionals) or None
-    found = arrange(shapes, reads(every), features, layout=layout, params_per_variable=sizes)
+    arrangement = arrange(shapes, reads(every), features, layout=layout, params_per_variable=sizes)
     builder.ops, builder.widths = ops, widths
-    builder.rows(symbols[found.index])
-    made = Captured(
-        *(features, context_features, simplified(builder.ops), found.order, found.params_per_variable),
-        *(found.layout, _dtype_of(module), builder.dense_macs, float("nan")),
+    builder.rows(symbols[arrangement.index])
+    captured = Captured(
+        *(features, context_features, simplified(builder.ops), arrangement.order, arrangement.params_per_variable),
+        *(arrangement.layout, _dtype_of(module), builder.dense_macs, float("nan")),
     )
     if not check:
-        return made
+        return captured
     rows = _Rows(encoded, context_features)
-    expected = rows.parameters(exact, call, found.index)
+    expected = rows.parameters(exact, call, arrangement.index)
     tolerance = max(_TOLERANCE, _CAST_TOLERANCE * builder.rounding)
-    difference = rows.difference(made.program(conditionals), expected, tolerance)
-    for each, original in zip(exact.modules(), module.modules(), strict=True):
-        each.training = original.training
-    if not torch.equal(rows.parameters(exact, call, found.index), expected):
+    difference = rows.difference(captured.program(conditionals), expected, tolerance)
+    for copied, original in zip(exact.modules(), module.modules(), strict=True):
+        copied.training = original.training
+    if not torch.equal(rows.parameters(exact, call, arrangement.index), expected):
         raise CaptureError("module must be in evaluation mode, since training changes what it gives: call eval() first")
-    return replace(made, difference=difference)
+    return replace(captured, difference=difference)
 
 
 def _results(results: list[Any]) -> tuple[Symbol, list[tuple[int, ...]]]:
@@ -195,12 +195,12 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
 
 def first_width(module: nn.Module) -> int:
     """Columns of the first weight matrix, 0 if there is none: most often what the module reads."""
-    for each in module.modules():
-        if isinstance(each, ParametrizationList):
+    for layer in module.modules():
+        if isinstance(layer, ParametrizationList):
             continue  # what weights are made from may have other shapes
-        names = cast(nn.ModuleDict, each.parametrizations) if is_parametrized(each) else ()
-        made = [getattr(each, name) for name in names]
-        for weight in (*made, *each.parameters(recurse=False)):
+        names = cast(nn.ModuleDict, layer.parametrizations) if is_parametrized(layer) else ()
+        parametrized = [getattr(layer, name) for name in names]
+        for weight in (*parametrized, *layer.parameters(recurse=False)):
             if weight.ndim == 2:
                 return int(weight.shape[1])
     return 0
@@ -212,11 +212,16 @@ class Encoded:
 
     Numbers are handed to the module as they are. Categories are handed over one-hot, (B, sum of sizes), or as numbers (B, D)
     if that is the width of its first weight matrix.
+
+    Attributes:
+        features: D.
+        conditionals: one for each variable; empty where the module reads the variables as they are.
+        weight_width: columns of the first weight matrix of the module for the variables, without those for a context.
     """
 
     features: int
     conditionals: tuple[Conditional, ...]
-    found_width: int
+    weight_width: int
 
     def __post_init__(self) -> None:
         if self.conditionals and len(self.conditionals) != self.features:
@@ -232,7 +237,7 @@ class Encoded:
     @property
     def as_numbers(self) -> bool:
         """Whether the module reads one number of each variable."""
-        return self.features in (self.found_width, self.units)
+        return self.features in (self.weight_width, self.units)
 
     @property
     def width(self) -> int:
@@ -292,8 +297,8 @@ class _Rows:
         Raises:
             CaptureError: it is too large.
         """
-        found = program.evaluate(self.x, self.context)
-        largest = ((found - expected).abs() / expected.abs().clamp(min=1)).amax().item() if expected.numel() else 0.0
+        given = program.evaluate(self.x, self.context)
+        largest = ((given - expected).abs() / expected.abs().clamp(min=1)).amax().item() if expected.numel() else 0.0
         if not largest <= tolerance:
             raise CaptureError(
                 f"module must compute what was captured of it, but they differ by {largest:.3g}: its rows depend on one "

@@ -33,7 +33,7 @@ class Graph:
 
     Attributes:
         nodes: the operations, in order, and the placeholders before them.
-        constants: the tensors by which placeholders are filled.
+        constants: the tensors that fill placeholders, by their names.
         inputs: names of the placeholders of x, and of the context if there is one.
         outputs: the nodes of the results, and None for what is no tensor.
     """
@@ -57,17 +57,17 @@ class _Called(nn.Module):
 
 
 def exact_copy(module: nn.Module) -> nn.Module:
-    """A copy of a module in fp64, in evaluation mode and on the CPU, with tensors that are plain attributes.
+    """A copy of a module in fp64, in evaluation mode and on the CPU; tensors that are plain attributes are converted too.
 
     Raises:
         CaptureError: it cannot be copied, or it has layers that behave differently in training mode, in which it is.
     """
-    for name, each in module.named_modules():
-        dropout = isinstance(each, nn.modules.dropout._DropoutNd) and each.p > 0
-        if each.training and (dropout or isinstance(each, nn.modules.batchnorm._NormBase)):
+    for name, layer in module.named_modules():
+        dropout = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+        if layer.training and (dropout or isinstance(layer, nn.modules.batchnorm._NormBase)):
             where = f" {name!r}" if name else ""
             raise CaptureError(
-                f"module must be in evaluation mode, but {type(each).__name__}{where} is in training mode: call eval() first"
+                f"module must be in evaluation mode, but {type(layer).__name__}{where} is in training mode: call eval() first"
             )
     if isinstance(module, torch.jit.ScriptModule):
         raise CaptureError(
@@ -78,13 +78,13 @@ def exact_copy(module: nn.Module) -> nn.Module:
     except (RuntimeError, TypeError) as error:
         raise CaptureError(f"module must be one that copy.deepcopy can copy, got {error}") from error
     exact = exact.requires_grad_(False).to("cpu", torch.float64).eval()
-    for each in exact.modules():
-        vars(each).update({name: _exact(value) for name, value in own_attributes(each).items()})
+    for layer in exact.modules():
+        vars(layer).update({name: _exact(value) for name, value in own_attributes(layer).items()})
     return exact
 
 
 def detached_copy(module: nn.Module) -> nn.Module:
-    """``copy.deepcopy`` of a module, also where attributes hold results of gradients, as pruning and caches leave behind."""
+    """``copy.deepcopy`` of a module, also where attributes are computed tensors with gradients, as pruning leaves them."""
     computed = [
         value
         for each in module.modules()
@@ -125,7 +125,7 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
     arguments = (x,) if context is None else (x, context)
     try:
         with _quiet(), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch about itself
+            warnings.simplefilter("ignore")  # they are about torch, not about the module
             exported = torch.export.export(_Called(module, call), arguments, strict=False)
             if any(node.op == "call_function" and not _is_plain(node.target, known) for node in exported.graph.nodes):
                 table = torch.export.default_decompositions()
@@ -141,17 +141,17 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch logs of errors that are raised anyway."""
+    """Keeps torch from logging errors that are raised anyway."""
     names = ("torch.export", "torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
     loggers = [logging.getLogger(name) for name in names]
-    levels = [each.level for each in loggers]
+    levels = [logger.level for logger in loggers]
     try:
-        for each in loggers:
-            each.setLevel(logging.CRITICAL)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
         yield
     finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _is_plain(target: Any, known: Callable[[Any], bool]) -> bool:
@@ -177,8 +177,8 @@ def _export_message(error: Exception, x: Tensor, context: Tensor | None) -> str:
 
 def _last_user_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith("File ")]
-    own = [line for line in lines if "/torch/" not in line]
-    return f" ({own[-1]})" if own else ""
+    of_user = [line for line in lines if "/torch/" not in line]
+    return f" ({of_user[-1]})" if of_user else ""
 
 
 def _graph_of(exported: ExportedProgram) -> Graph:
@@ -205,16 +205,16 @@ def _graph_of(exported: ExportedProgram) -> Graph:
 def place_of(node: fx.Node) -> str:
     """Where an operation stands in the user's code, in words; empty if that is not known."""
     layers = list((node.meta.get("nn_module_stack") or {}).values())
-    layer, found = ("", "")
+    layer, place = ("", "")
     if layers and len(layers[-1]) == 2:
         layer, kind = layers[-1]
         layer = str(layer).removeprefix("module").removeprefix(".")
-        found = f" in module {layer!r} ({str(kind).rsplit('.', 1)[-1]})" if layer else ""
+        place = f" in module {layer!r} ({str(kind).rsplit('.', 1)[-1]})" if layer else ""
     frames = list(_frames(node.meta.get("stack_trace") or ""))
     if not frames:
-        return found
+        return place
     where, code = frames[-1]
-    return f"{found} in {where}" + (f": {code}" if code else "")
+    return f"{place} in {where}" + (f": {code}" if code else "")
 
 
 def _frames(trace: str) -> Iterator[tuple[str, str]]:

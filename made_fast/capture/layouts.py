@@ -29,7 +29,7 @@ class Arrangement:
         layout: one of ``LAYOUTS``.
         index: int64 (P,), parameter i is element ``index[i]`` of the results, flattened and joined.
         params_per_variable: K_d for each variable.
-        order: int64 (D,), in which variables can be drawn; ties by number.
+        order: int64 (D,), in which variables can be drawn; lower numbers first where there is a choice.
     """
 
     layout: str
@@ -79,17 +79,17 @@ def arrange(
             raise CaptureError("layout must be variable-major where variables have different numbers of parameters")
         candidates = {"variable-major": torch.arange(count)}
     owner = np.repeat(np.arange(features), sizes)
-    found, orders = {}, {}
+    seen_by_layout, orders = {}, {}
     for name, index in candidates.items():
         seen = np.zeros((features, features), dtype=np.bool_)
         np.logical_or.at(seen, owner, reads[index.numpy()])
-        found[name] = seen
+        seen_by_layout[name] = seen
         order = order_of(seen)
         if order is not None:
             orders[name] = torch.from_numpy(order)
     if not orders:
-        best = min(found, key=lambda name: int((found[name] & found[name].T).sum()))
-        raise CaptureError(_ring(found[best]) + ("" if len(found) == 1 else f" (read as {best})"))
+        best = min(seen_by_layout, key=lambda name: int((seen_by_layout[name] & seen_by_layout[name].T).sum()))
+        raise CaptureError(_ring(seen_by_layout[best]) + ("" if len(seen_by_layout) == 1 else f" (read as {best})"))
     chosen = next(iter(orders))
     if len(orders) > 1 and not torch.equal(*candidates.values()):
         raise CaptureError(
@@ -100,7 +100,7 @@ def arrange(
 
 
 def _index(shapes: Sequence[tuple[int, ...]], features: int, layout: str) -> Tensor:
-    """int64 (P,): the elements in variable-major order, if the results are laid out like this."""
+    """int64 (P,): the elements in variable-major order, if the results have this layout."""
     start, parts = 0, []
     for shape in shapes:
         count = int(np.prod(shape, dtype=np.int64))
@@ -109,10 +109,10 @@ def _index(shapes: Sequence[tuple[int, ...]], features: int, layout: str) -> Ten
                 f"each result of module must have a multiple of {features} elements for a row, got shape (B, "
                 f"{', '.join(map(str, shape))})"
             )
-        own = start + torch.arange(count)
+        elements = start + torch.arange(count)
         leading, trailing = bool(shape) and shape[0] == features, bool(shape) and shape[-1] == features
         variable_major = layout == LAYOUTS[0] if leading == trailing else leading
-        parts.append(own.reshape(features, -1) if variable_major else own.reshape(-1, features).T)
+        parts.append(elements.reshape(features, -1) if variable_major else elements.reshape(-1, features).T)
         start += count
     return torch.cat(parts, dim=1).flatten()
 
@@ -140,10 +140,10 @@ def _ring(seen: BoolArray) -> str:
     """Names variables that depend on one another, or one that depends on itself."""
     start = "module must be autoregressive, but "
     end = ": parameters of a variable may only depend on variables drawn before it; check the masks"
-    own = np.flatnonzero(seen.diagonal())
-    if len(own):
-        more = f" (so do {len(own) - 1} others)" if len(own) > 1 else ""
-        return f"{start}the parameters of variable {own[0]} depend on variable {own[0]} itself{more}{end}"
+    on_themselves = np.flatnonzero(seen.diagonal())
+    if len(on_themselves):
+        more = f" (so do {len(on_themselves) - 1} others)" if len(on_themselves) > 1 else ""
+        return f"{start}the parameters of variable {on_themselves[0]} depend on variable {on_themselves[0]} itself{more}{end}"
     closure = closure_of(seen)
     mutual = closure & closure.T
     direct = mutual & seen

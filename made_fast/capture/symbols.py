@@ -1,7 +1,8 @@
-"""Tensors whose elements are known as units of a program, each times a scale plus a shift; the program grows under them.
+"""Tensors whose elements are units of a program, each times a scale plus a shift; and the builder of that program.
 
-A ``Symbol`` stands for a tensor of one row of a batch. To move, copy or leave out elements, to multiply or to add constants
-changes names alone; only what mixes or bends elements adds an operation to the program.
+A ``Symbol`` stands for a tensor of one row of a batch. Moving, copying or leaving out elements, and multiplying by or adding
+constants, changes references, scales and shifts alone; only what mixes elements, or applies a function that is not linear,
+adds an operation to the program.
 """
 
 from __future__ import annotations
@@ -73,11 +74,11 @@ class Symbol:
         return Symbol(self.reference[index], self.scale[index], self.shift[index])
 
     def put(self, index: Tensor, other: Symbol) -> Symbol:
-        """The same with some elements of another."""
-        mine = (self.reference.clone(), self.scale.clone(), self.shift.clone())
-        for tensor, new in zip(mine, (other.reference, other.scale, other.shift), strict=True):
+        """A copy in which some elements are those of another symbol."""
+        parts = (self.reference.clone(), self.scale.clone(), self.shift.clone())
+        for tensor, new in zip(parts, (other.reference, other.scale, other.shift), strict=True):
             tensor[index] = new
-        return Symbol(*mine)
+        return Symbol(*parts)
 
     def scaled(self, factor: Tensor | float) -> Symbol:
         """Every element times a constant, with broadcasting."""
@@ -93,7 +94,7 @@ class Symbol:
 
 
 class Builder:
-    """A program in the making, weights in fp64.
+    """Makes a program, operation by operation; weights in fp64.
 
     Args:
         features: E, the units that the network reads of the variables.
@@ -145,18 +146,18 @@ class Builder:
 
     def rows(self, *summands: Symbol) -> int:
         """A new affine value whose unit i is the sum of elements i of symbols (n,)."""
-        bias = torch.stack([each.shift for each in summands]).sum(0)
+        bias = torch.stack([summand.shift for summand in summands]).sum(0)
         weights: dict[int, Tensor] = {}
-        for each in summands:
-            for source in each.source[each.scale != 0].unique().tolist():
-                own = ((each.scale != 0) & (each.source == source)).nonzero()[:, 0]
+        for summand in summands:
+            for source in summand.source[summand.scale != 0].unique().tolist():
+                places = ((summand.scale != 0) & (summand.source == source)).nonzero()[:, 0]
                 if source not in weights:
                     weights[source] = torch.zeros(len(bias), self.widths[source], dtype=torch.float64)
-                weights[source][own, each.unit[own]] += each.scale[own]
+                weights[source][places, summand.unit[places]] += summand.scale[places]
         return self._affine(weights, bias)
 
     def combined(self, *summands: Symbol) -> Symbol:
-        """The sum of symbols (n,) of one new affine value without equal units; scale 1 and shift 0."""
+        """The sum of symbols (n,): it reads one new affine value that has no unit twice, with scale 1 and shift 0."""
         keys = torch.stack([part.double() for each in summands for part in (each.reference, each.scale, each.shift)], 1)
         different, inverse = keys.unique(dim=0, return_inverse=True)
         if len(different) == len(keys):
@@ -185,13 +186,13 @@ class Builder:
         return result.put(varying, replace(inner, reference=reference)).reshape(x.shape)
 
     def under(self, function: str, x: Symbol) -> Symbol | None:
-        """y where ``x`` is a function of ``FUNCTIONS`` of y, element by element; None if it is not."""
+        """y, where every element of ``x`` is this function of an element of y; None if ``x`` is no such thing."""
         sources = x.source.unique().tolist()
-        made = [None if source <= CONTEXT else self.ops[source - 2] for source in sources]
+        ops = [None if source <= CONTEXT else self.ops[source - 2] for source in sources]
         if bool((x.scale != 1).any() or x.shift.any()):
             return None
         reference = x.reference.clone()
-        for source, op in zip(sources, made, strict=True):
+        for source, op in zip(sources, ops, strict=True):
             if not isinstance(op, Elementwise) or op.function != function:
                 return None
             reference += torch.where(x.source == source, (op.source - source) * _UNITS, 0)
@@ -210,10 +211,10 @@ class Builder:
             left, right = a[mixed], b[mixed]
             pair = self._paired(left, right)
             if pair is not None and bool((left.scale == 1).all() and (right.scale == 1).all()):
-                made = self.whole(self.append(Add(*pair)))[left.unit].shifted(left.shift + right.shift)
+                sums = self.whole(self.append(Add(*pair)))[left.unit].shifted(left.shift + right.shift)
             else:
-                made = self.combined(left, right)
-            result = result.put(mixed, made)
+                sums = self.combined(left, right)
+            result = result.put(mixed, sums)
         return result.reshape(shape)
 
     def multiply(self, a: Symbol, b: Symbol) -> Symbol:
@@ -226,14 +227,14 @@ class Builder:
             left, right = a[mixed], b[mixed]
             pair = self._paired(left, right)
             if pair is not None and not bool(left.shift.any() or right.shift.any()):
-                made = self.whole(self.append(Multiply(*pair)))[left.unit].scaled(left.scale * right.scale)
+                products = self.whole(self.append(Multiply(*pair)))[left.unit].scaled(left.scale * right.scale)
             else:
-                made = self.whole(self.append(Multiply(self.as_value(left), self.as_value(right))))
-            result = result.put(mixed, made)
+                products = self.whole(self.append(Multiply(self.as_value(left), self.as_value(right))))
+            result = result.put(mixed, products)
         return result.reshape(shape)
 
     def _paired(self, a: Symbol, b: Symbol) -> tuple[int, int] | None:
-        """The two values that symbols read, if each reads one, of one width and unit by unit."""
+        """The two values that two symbols read, if each reads one, of the same width, and both the same units; else None."""
         sources = [each.source.unique().tolist() for each in (a, b)]
         if len(sources[0]) != 1 or len(sources[1]) != 1 or not torch.equal(a.unit, b.unit):
             return None

@@ -10,8 +10,7 @@ from torch.utils._pytree import tree_any
 
 from made_fast.capture.export import CaptureError, Graph, place_of
 from made_fast.capture.symbols import Builder, Symbol
-from made_fast.capture.translators import arithmetic as translate_arithmetic  # noqa: F401  (they fill the table)
-from made_fast.capture.translators.table import TRANSLATORS, Refusal, is_symbol
+from made_fast.capture.translators import TRANSLATORS, Refusal, is_symbol
 from made_fast.programs.functions import FUNCTIONS
 
 __all__ = ["is_known", "translate"]

@@ -62,17 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="made-fast", description="Train a MADE on binary data and draw from it quickly.")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for each in COMMANDS:
-        name = each.__name__.rsplit(".", 1)[-1]
-        made = commands.add_parser(
+    for command in COMMANDS:
+        name = command.__name__.rsplit(".", 1)[-1]
+        subparser = commands.add_parser(
             name,
-            help=each.TEXT,
-            description=each.TEXT,
-            epilog=f"example:\n  {each.EXAMPLE}",
+            help=command.TEXT,
+            description=command.TEXT,
+            epilog=f"example:\n  {command.EXAMPLE}",
             formatter_class=_Formatter,
         )
-        made.set_defaults(run=each.run)
-        each.add_options(made)
+        subparser.set_defaults(run=command.run)
+        command.add_options(subparser)
     return parser
 
 

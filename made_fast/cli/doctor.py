@@ -1,4 +1,4 @@
-"""The command ``made-fast doctor``: what drawing from a module takes, from the module alone."""
+"""The command ``made-fast doctor``: what it takes to draw from a module, told from the module alone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from made_fast.flows.adapters import is_flow
     from made_fast.models.made import MADE
 
-    module = MADE.load(Path(args.module)) if args.module.endswith(".safetensors") else _found(args.module)
+    module = MADE.load(Path(args.module)) if args.module.endswith(".safetensors") else _named(args.module)
     if not (is_flow(module) or isinstance(module, MADE)):
         _say_module(module, args)
         return 0
@@ -68,13 +68,11 @@ def _say_flow(flow: Any) -> None:
     from made_fast.flows.adapters import accelerate_flow, inverters
 
     say(f"{type(flow).__name__}: a flow whose slow direction takes one pass of the network for each variable")
-    for number, each in enumerate(inverters(accelerate_flow(flow))):
-        reason = f", since {' '.join(each.why.split())}" if each.why else ""
-        say(
-            f"  transform {number}, {type(each.module).__name__}: {each.adapter.features} variables in {each.num_levels} "
-            f"sequential steps, {each.how}{reason}"
-        )
-        say(f"    led back to the noise by its own forward pass, it differs by {each.difference:.2g} in fp64")
+    for number, inverter in enumerate(inverters(accelerate_flow(flow))):
+        reason = f", since {' '.join(inverter.why.split())}" if inverter.why else ""
+        size = f"{inverter.adapter.features} variables in {inverter.num_levels} sequential steps"
+        say(f"  transform {number}, {type(inverter.module).__name__}: {size}, {inverter.how}{reason}")
+        say(f"    led back to the noise by its own forward pass, it differs by {inverter.difference:.2g} in fp64")
 
 
 def _say_module(module: Any, args: argparse.Namespace) -> None:
@@ -94,17 +92,17 @@ def _say_module(module: Any, args: argparse.Namespace) -> None:
     if features < 1:
         raise ValueError("--features must be given: the module has no weight matrix from which to take it")
     conditionals = () if args.output is None else make_output(args.output).conditionals(features)
-    found = capture(module, features, args.context_features, conditionals=conditionals)
-    read = conditionals or tuple(PointConditional(size) for size in found.params_per_variable)
-    program = found.program(read)
-    summary = replace(summary_of(program, build_schedule(program)), dense_macs=found.dense_macs)
-    sizes = sorted(set(found.params_per_variable))
-    say(f"{type(module).__name__}: {' or '.join(map(str, sizes))} parameters for each variable, {found.layout}")
-    say(f"  captured: it differs from the module's own forward by {found.difference:.2g} in fp64")
+    captured = capture(module, features, args.context_features, conditionals=conditionals)
+    read = conditionals or tuple(PointConditional(size) for size in captured.params_per_variable)
+    program = captured.program(read)
+    summary = replace(summary_of(program, build_schedule(program)), dense_macs=captured.dense_macs)
+    sizes = sorted(set(captured.params_per_variable))
+    say(f"{type(module).__name__}: {' or '.join(map(str, sizes))} parameters for each variable, {captured.layout}")
+    say(f"  captured: it differs from the module's own forward by {captured.difference:.2g} in fp64")
     say(str(summary))
 
 
-def _found(name: str) -> Any:
+def _named(name: str) -> Any:
     """What a name means: the attribute of a Python module, called if it is a function that makes one."""
     from torch import nn
 

@@ -1,4 +1,4 @@
-"""What the commands of ``made-fast`` share: types of options, the option ``--threads``, the check of ``--out``, the voice."""
+"""What the commands of ``made-fast`` share: types of options, the option ``--threads``, the check of ``--out``, printing."""
 
 from __future__ import annotations
 

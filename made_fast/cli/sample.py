@@ -84,14 +84,14 @@ def _process(args: argparse.Namespace) -> tuple[int, int] | None:
     if args.rank is not None or args.world_size is not None:
         args.usage_error("--rank and --world-size must be given together")
     names = ("RANK", "WORLD_SIZE")
-    found = {name: os.environ[name] for name in names if name in os.environ}
-    if not found:
+    settings = {name: os.environ[name] for name in names if name in os.environ}
+    if not settings:
         return None
-    shown = ", ".join(f"{name}={text}" for name, text in found.items())
-    if len(found) < 2 or not all(text.isdecimal() for text in found.values()):
+    got = ", ".join(f"{name}={text}" for name, text in settings.items())
+    if len(settings) < 2 or not all(text.isdecimal() for text in settings.values()):
         needed = "must set RANK and WORLD_SIZE, both to whole numbers, or neither"
-        raise ValueError(f"the environment {needed}, got {shown}; --rank and --world-size take their place")
-    return int(found["RANK"]), int(found["WORLD_SIZE"])
+        raise ValueError(f"the environment {needed}, got {got}; --rank and --world-size take their place")
+    return int(settings["RANK"]), int(settings["WORLD_SIZE"])
 
 
 def _sample_picture(model: MADE, args: argparse.Namespace, rows: range) -> None:

@@ -58,11 +58,11 @@ class Drawn(nn.Module):
         self.output = make_output("bernoulli") if output is None and params == 1 else None
         if output is not None:
             self.output = make_output(output)
-            found = {each.num_params for each in self.output.conditionals(features)}
-            if found != {params}:
+            counts = {each.num_params for each in self.output.conditionals(features)}
+            if counts != {params}:
                 raise ValueError(
                     f"output must take {params} parameters for each variable, as the network makes, got {self.output.name!r} "
-                    f"with {', '.join(map(str, sorted(found)))}"
+                    f"with {', '.join(map(str, sorted(counts)))}"
                 )
         self._kept = _Kept()
 

@@ -67,10 +67,11 @@ class Dataset:
 
 
 def load(name_or_path: str | os.PathLike[str]) -> Dataset:
-    """Read a data set: the built-in ``digits``, or a ``.npz`` file in this module's layout.
+    """Read a data set: the built-in ``digits``, or a ``.npz`` file.
 
     ``digits`` is scikit-learn's 1,797 scanned 8x8 digits (16 grey levels, a pixel is 1 from level 8 on), split by a fixed
-    permutation into 1,297 rows to train on, 250 to validate and 250 to test.
+    permutation into 1,297 rows to train on, 250 to validate and 250 to test. A file has the members ``train``, ``valid`` and
+    ``test``, each rows of bits packed by ``np.packbits(axis=1)``, and ``n_features``.
 
     Args:
         name_or_path: ``"digits"`` or the path of a ``.npz`` file.
@@ -123,18 +124,18 @@ def _load_npz(path: Path) -> Dataset:
             raise ValueError(f"{foreign}: expected a .npz with train, valid, test and n_features, got a single array")
         with archive:
             missing = [key for key in (*SPLITS, "n_features") if key not in archive]
-            found = {key: archive[key] for key in (*SPLITS, "n_features") if key not in missing}
+            members = {key: archive[key] for key in (*SPLITS, "n_features") if key not in missing}
     except _UNREADABLE as error:
         if str(error).startswith(foreign):
             raise
         raise ValueError(f"{path} cannot be read as .npz, it is damaged or another kind of file: {error}") from error
     if missing:
         raise ValueError(f"{foreign}: it lacks {', '.join(missing)}")
-    count = found["n_features"]
+    count = members["n_features"]
     if count.size != 1 or not np.issubdtype(count.dtype, np.integer) or int(count.item()) < 1:
         raise ValueError(f"{foreign}: n_features must be one positive integer, got {count!r}")
     features = int(count.item())
-    parts = [_unpack(found[key], features, f"{foreign}: {key}") for key in SPLITS]
+    parts = [_unpack(members[key], features, f"{foreign}: {key}") for key in SPLITS]
     return Dataset(path.stem, parts[0], parts[1], parts[2], image_shape(features))
 
 

@@ -41,7 +41,7 @@ def image_grid(rows: Tensor, shape: tuple[int, int], *, columns: int, scale: int
 
 
 def write_png(path: Path, panels: dict[str, _Bits]) -> None:
-    """Write pictures side by side, each under its title; where all titles are empty there is no room for them.
+    """Write pictures side by side, each under its title; where all titles are empty no space is left for them.
 
     Args:
         path: where to write; the format is PNG whatever the name.

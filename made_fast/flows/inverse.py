@@ -68,10 +68,10 @@ class _Implicit(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, context, *parameters = ctx.saved_tensors
         with torch.enable_grad():
-            before, own = x.detach().requires_grad_(), x.detach().requires_grad_()
+            before, itself = x.detach().requires_grad_(), x.detach().requires_grad_()
             context = None if context is None else context.detach().requires_grad_(ctx.needs_input_grad[2])
-            z = ctx.map.apply(before, own, context)
-        slope = _grad(z, own, torch.ones_like(z))  # the diagonal of J
+            z = ctx.map.apply(before, itself, context)
+        slope = _grad(z, itself, torch.ones_like(z))  # the diagonal of J
         v = _solve_transposed(z, before, slope, grad)
         needed = [each for each in (context, *parameters) if each is not None and each.requires_grad]
         found = iter(torch.autograd.grad(z, needed, -v, allow_unused=True) if needed else ())
@@ -105,11 +105,11 @@ def affine_inverse(program: Program, floor: float) -> Program:
         floor: least scale.
 
     Returns:
-        a program of D points with context (z, c), D + C features.
+        a program of D points (computed variables) with context (z, c), D + C features.
     """
     features, last = program.features, program.ops[-1]
     assert isinstance(last, Affine)
-    own = torch.eye(features, dtype=program.dtype, device=program.device)
+    identity = torch.eye(features, dtype=program.dtype, device=program.device)
     ops: list[Op] = [_with_base(op, features) for op in program.ops[:-1]]
     shift, raw = (_with_base(_rows(last, first), features) for first in (0, 1))
     assert isinstance(shift, Affine) and isinstance(raw, Affine)
@@ -121,10 +121,10 @@ def affine_inverse(program: Program, floor: float) -> Program:
     scale = add(Elementwise(add(raw), "softplus"))
     base = CONTEXT
     if program.context_features:
-        select = torch.cat([own, own.new_zeros(features, program.context_features)], 1)
+        select = torch.cat([identity, identity.new_zeros(features, program.context_features)], 1)
         base = add(Affine((Term(CONTEXT, select, select != 0),), None))
     product = add(Multiply(scale, base))
-    shifted = add(Affine((*shift.terms, Term(base, floor * own, own != 0)), shift.bias))
+    shifted = add(Affine((*shift.terms, Term(base, floor * identity, identity != 0)), shift.bias))
     add(Add(shifted, product))
     width = features + program.context_features
     points = Point().conditionals(features)
@@ -132,7 +132,7 @@ def affine_inverse(program: Program, floor: float) -> Program:
 
 
 def _rows(op: Affine, first: int) -> Affine:
-    """Every second row, from one of the first two."""
+    """Every second row of an operation, from row ``first`` on."""
     terms = tuple(
         Term(term.source, term.weight[first::2], None if term.mask is None else term.mask[first::2])
         for term in op.terms
@@ -141,7 +141,7 @@ def _rows(op: Affine, first: int) -> Affine:
 
 
 def _with_base(op: Op, features: int) -> Op:
-    """The operation with base noise before the context: its columns there are masked."""
+    """The operation where base noise stands before the context: the columns for the noise are masked."""
     if not isinstance(op, Affine):
         return op
     terms = []

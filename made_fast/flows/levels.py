@@ -52,10 +52,10 @@ class LevelSolver:
             if step[StepColumn.KIND] != Kind.DRAW:
                 steps.append(step)
                 continue
-            own = int(schedule.levels[schedule.variables[step[StepColumn.FIRST]]])
-            if own != level:
+            drawn_at = int(schedule.levels[schedule.variables[step[StepColumn.FIRST]]])
+            if drawn_at != level:
                 yield steps[:known], places
-                level, steps, places = own, steps[known:], []
+                level, steps, places = drawn_at, steps[known:], []
             places.extend(range(step[StepColumn.FIRST], step[StepColumn.FIRST] + step[StepColumn.COUNT]))
             known = len(steps)
         yield steps, places
@@ -76,8 +76,8 @@ class LevelSolver:
             table[slot : slot + len(read)] = context.T[read].to(dtype)
         x = torch.empty(rows, schedule.features, dtype=dtype)
         for steps, places in self._levels:
-            for each in steps:
-                reference.evaluate(self._packed, each, table)
+            for row in steps:
+                reference.evaluate(self._packed, row, table)
             variables = torch.from_numpy(schedule.variables[places])
             slots = schedule.param_slots[places][:, None] + np.arange(self._params)
             values = step(table[torch.from_numpy(slots)].permute(2, 0, 1), variables)

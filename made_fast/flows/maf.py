@@ -149,10 +149,10 @@ class MaskedAutoregressiveFlow(nn.Module):
         with torch.no_grad():  # the first network draws its noise on the way
             x = first.sample(num_samples, context, seed=request.seed, **_without_seed(options))
             shape, x = x.shape, x.reshape(-1, self.features)
-            each = None if context is None else context.detach().repeat_interleave(num_samples, 0)
+            contexts = None if context is None else context.detach().repeat_interleave(num_samples, 0)
             dtype = x.dtype
             for number in range(1, len(self.networks)):
-                x = solved_by(self._inverses[number], x.to(first.dtype), each)
+                x = solved_by(self._inverses[number], x.to(first.dtype), contexts)
             found: Tensor = x.to(dtype).reshape(shape)
             return found
 
@@ -163,8 +163,8 @@ class MaskedAutoregressiveFlow(nn.Module):
         as many backward passes as it takes to solve a triangular system, D at most.
         """
         request = self._request(num_samples, context, options)
-        each = None if context is None else context.repeat_interleave(num_samples, 0)
-        x = self.inverse(self._base_noise(request), each)
+        contexts = None if context is None else context.repeat_interleave(num_samples, 0)
+        x = self.inverse(self._base_noise(request), contexts)
         return x.reshape(*request.shape, self.features)
 
     def sample_and_log_prob(
@@ -173,8 +173,8 @@ class MaskedAutoregressiveFlow(nn.Module):
         """Draws samples with their log-probabilities in nats, without gradients. For the arguments see ``sample``."""
         with torch.no_grad():
             x = self.sample(num_samples, context, **options)
-            own = x.to(next(self.parameters()).dtype)
-            return x, self.log_prob(own, None if context is None else context[:, None]).to(x.dtype)
+            exact = x.to(next(self.parameters()).dtype)
+            return x, self.log_prob(exact, None if context is None else context[:, None]).to(x.dtype)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, D) from base noise z (B, D) and context (B, C) or None, differentiable once in all that requires it.
@@ -188,9 +188,9 @@ class MaskedAutoregressiveFlow(nn.Module):
         for number in range(len(self.networks)):
             parameters = [each for each in self._network(number).parameters() if each.requires_grad]
 
-            def apply(before: Tensor, own: Tensor, c: Tensor | None, number: int = number) -> Tensor:
+            def apply(before: Tensor, itself: Tensor, c: Tensor | None, number: int = number) -> Tensor:
                 shift, scale = self._parts(number, before, c)
-                return (own - shift) / scale
+                return (itself - shift) / scale
 
             z = invert(AutoregressiveMap(apply, partial(solved_by, self._inverses[number]), parameters), z, context)
         return z
@@ -207,10 +207,10 @@ class MaskedAutoregressiveFlow(nn.Module):
 
     def _base_noise(self, request: Request) -> Tensor:
         """(count, D): the standard normal numbers that the first network draws, by an engine."""
-        found: Tensor = self._noise.current().sample(
+        noise: Tensor = self._noise.current().sample(
             request.count, seed=request.seed, first_row=request.first_row, rows=request.rows
         )
-        return found.to(next(self.parameters()))
+        return noise.to(next(self.parameters()))
 
     def _noise_state(self) -> State:
         return State([self._network(0).order], [next(self.parameters()).dtype])

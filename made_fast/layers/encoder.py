@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from made_fast.layers.linear import MaskedLinear, masked_linear
-from made_fast.masks.degrees import whole_mask
+from made_fast.masks import whole_mask
 from made_fast.outputs.codes import Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.programs.functions import FUNCTIONS
@@ -78,13 +78,13 @@ class Encoder(nn.Module):
         embedded = [each for each in conditionals if each.encoding == Encoding.EMBEDDING]
         width = max((each.units for each in embedded), default=0)
         rows = sum(each.size for each in embedded)
-        # As nn.Embedding begins.
+        # The first values are those of nn.Embedding.
         self.register_parameter("embedding", nn.Parameter(torch.randn(rows, width)) if rows else None)
         units = list(accumulate((each.units for each in conditionals), initial=0))
         first_row = list(
             accumulate((each.size * (each.encoding == Encoding.EMBEDDING) for each in conditionals), initial=0)
         )
-        of = {kind: [d for d, own in enumerate(kinds) if own == kind] for kind in Encoding}
+        of = {kind: [d for d, encoding in enumerate(kinds) if encoding == kind] for kind in Encoding}
         numbers, one_hot, tables = of[Encoding.NUMBER], of[Encoding.ONE_HOT], of[Encoding.EMBEDDING]
         # What ``dense`` puts side by side, numbers first and then the rows of tables, as input units; and by their number.
         dense = [units[d] for d in numbers]
@@ -124,8 +124,8 @@ class Encoder(nn.Module):
             return None
         tables = []
         for variable, first in zip(self.embedded.tolist(), self.embedded_rows.tolist(), strict=True):
-            own = self.conditionals[variable]
-            tables.append(self.embedding.detach()[first : first + own.size, : own.units].flatten())
+            conditional = self.conditionals[variable]
+            tables.append(self.embedding.detach()[first : first + conditional.size, : conditional.units].flatten())
         return torch.cat(tables)
 
     def one_hot_rows(self, x: Tensor) -> Tensor:
@@ -157,11 +157,11 @@ class Encoder(nn.Module):
 
 
 def read_layer(
-    encoder: Encoder | None, x: Tensor, layer: MaskedLinear, mask: Tensor | None, activation: str | None = None
+    encoder: Encoder, x: Tensor, layer: MaskedLinear, mask: Tensor | None, activation: str | None = None
 ) -> Tensor:
     """``layer(encoder(x))``, see ``read``; by a call of the layer where nothing is one-hot, so that its hooks are called."""
-    if encoder is None or not encoder.has_one_hot:
-        return layer(x if encoder is None else encoder(x), mask, activation=activation)  # type: ignore[no-any-return]
+    if not encoder.has_one_hot:
+        return layer(encoder(x), mask, activation=activation)  # type: ignore[no-any-return]
     return read(encoder, x, layer.weight, layer.chosen_mask(mask), layer.bias_under(mask), activation)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from made_fast import backends, masks
-from made_fast.backends import reference
-from made_fast.layers import operators as ops
-from made_fast.programs.functions import FUNCTIONS
+from made_fast.layers import operators
+from made_fast.masks import whole_mask
 from made_fast.programs.program import Term
 
 __all__ = ["MaskedLinear", "masked_linear"]
@@ -80,7 +78,7 @@ class MaskedLinear(nn.Linear):
 
     def term(self, source: int, mask: Tensor | None = None) -> Term:
         """This layer's weights as a term of a program, detached and masked."""
-        weight, whole = self.weight.detach(), masks.whole_mask(self.chosen_mask(mask), self.weight.shape)
+        weight, whole = self.weight.detach(), whole_mask(self.chosen_mask(mask), self.weight.shape)
         return Term(source, torch.where(whole, weight, weight.new_zeros(())), whole.clone())
 
     def chosen_mask(self, mask: Tensor | None) -> Tensor:
@@ -130,19 +128,4 @@ def masked_linear(
         >>> masked_linear(torch.tensor([[1.0, 10.0]]), torch.ones(2, 2), mask)
         tensor([[ 1., 11.]])
     """
-    ops.check(x, weight, mask, bias, activation)
-    name = activation or "identity"
-    chosen = backends.choose(backend, ops.needs_of(x, name))
-    only_plain = None if chosen.name == "reference" else ops.why_only_plain(x.device)
-    if only_plain is not None and backend != "auto":
-        raise ValueError(f"backend {backend!r} cannot be used: {only_plain}")
-    if chosen.name == "reference" or only_plain is not None:
-        return reference.masked_linear(x, weight, masks.whole_mask(mask, weight.shape), bias, name)
-    if name in ops.FROM_RESULT or not _needs_grad(x, weight, bias):
-        return ops.apply(x, weight, mask, bias, name, backend, chosen)
-    return FUNCTIONS[name](ops.apply(x, weight, mask, bias, "identity", backend, chosen))
-
-
-def _needs_grad(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    learns = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    return learns and torch.is_grad_enabled()
+    return operators.checked(x, weight, mask, bias, activation, backend)

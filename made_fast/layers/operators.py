@@ -14,15 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from made_fast import backends, masks
+from made_fast import backends
 from made_fast.backends import reference
-from made_fast.masks.plan import MaskPlan
-from made_fast.masks.plan_cache import find_plan
-from made_fast.programs.functions import ACTIVATIONS
+from made_fast.masks import MaskPlan, find_plan, whole_mask
+from made_fast.programs.functions import ACTIVATIONS, FUNCTIONS
 
-__all__ = ["FROM_RESULT", "apply", "masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight"]
+__all__ = ["FROM_RESULT", "apply", "checked", "masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight"]
 
-MIN_BATCH = 8  # fewer rows leave the vectors empty, and torch's own product of a vector is as good
+MIN_BATCH = 8  # fewer rows do not fill the processor's vectors, and torch's product of a vector is as good
 
 _threshold_backward = torch.ops.aten.threshold_backward.default
 
@@ -54,6 +53,28 @@ _LIBRARY.define("masked_linear_grad_weight(Tensor grad, Tensor x, Tensor mask, s
 masked_linear = torch.ops.made_fast.masked_linear.default
 masked_linear_grad_input = torch.ops.made_fast.masked_linear_grad_input.default
 masked_linear_grad_weight = torch.ops.made_fast.masked_linear_grad_weight.default
+
+
+def checked(
+    x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str | None, backend: str
+) -> Tensor:
+    """See ``made_fast.masked_linear``: checks the arguments, chooses a backend, calls it."""
+    check(x, weight, mask, bias, activation)
+    name = activation or "identity"
+    chosen = backends.choose(backend, needs_of(x, name))
+    only_plain = None if chosen.name == "reference" else why_only_plain(x.device)
+    if only_plain is not None and backend != "auto":
+        raise ValueError(f"backend {backend!r} cannot be used: {only_plain}")
+    if chosen.name == "reference" or only_plain is not None:
+        return reference.masked_linear(x, weight, whole_mask(mask, weight.shape), bias, name)
+    if name in FROM_RESULT or not _learns(x, weight, bias):
+        return apply(x, weight, mask, bias, name, backend, chosen)
+    return FUNCTIONS[name](apply(x, weight, mask, bias, "identity", backend, chosen))
+
+
+def _learns(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    learns = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    return learns and torch.is_grad_enabled()
 
 
 def check(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str | None) -> None:
@@ -118,12 +139,12 @@ def _prepared(
 ) -> _Prepared:
     """The backend's module and the mask as it wants it: its plan, or itself where a dense product is quicker."""
     chosen = chosen or backends.choose(backend, needs_of(x))
-    planned = chosen.name != "reference" and 0 not in shape  # an empty product is nobody's work
+    planned = chosen.name != "reference" and 0 not in shape  # an empty product needs no plan
     if planned and (backend != "auto" or math.prod(x.shape[:-1]) >= MIN_BATCH):
         plan = find_plan(mask, shape)
         if backend != "auto" or plan.pays:
             return backends.load(chosen), plan
-    return reference, masks.whole_mask(mask, shape)
+    return reference, whole_mask(mask, shape)
 
 
 def _forward(
@@ -181,8 +202,7 @@ def apply(
     if not _direct(x, weight, mask, bias):
         return masked_linear(*arguments)  # type: ignore[no-any-return]
     prepared = _prepared(mask, (weight.shape[0], weight.shape[1]), x, backend, chosen)
-    learns = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    if learns and torch.is_grad_enabled():
+    if _learns(x, weight, bias):
         return _MaskedLinear.apply(prepared, *arguments)  # type: ignore[no-any-return,no-untyped-call]
     return _forward(*arguments, prepared)
 
@@ -237,12 +257,12 @@ def _gradients(ctx: Any, grad: Tensor, needed: Sequence[bool]) -> tuple[Any, ...
 
 
 def _plain_grad_input(grad: Tensor, weight: Tensor, mask: Tensor, backend: str) -> Tensor:
-    return reference.masked_linear_grad_input(grad, weight, masks.whole_mask(mask, weight.shape))
+    return reference.masked_linear_grad_input(grad, weight, whole_mask(mask, weight.shape))
 
 
 def _plain_grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str) -> Tensor:
     grad, x = _flat(grad), _flat(x)
-    return reference.masked_linear_grad_weight(grad, x, masks.whole_mask(mask, (grad.shape[-1], x.shape[-1])))
+    return reference.masked_linear_grad_weight(grad, x, whole_mask(mask, (grad.shape[-1], x.shape[-1])))
 
 
 def _setup_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

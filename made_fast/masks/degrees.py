@@ -76,12 +76,20 @@ def make_order(
 
 
 def _explicit_order(order: Sequence[int] | Tensor, features: int) -> Tensor:
-    found = torch.as_tensor(order)
-    integral = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
-    if not integral or found.shape != (features,) or not torch.equal(found.sort().values.cpu(), torch.arange(features)):
-        shown = found.tolist() if found.numel() <= 8 else f"a {found.dtype} tensor of shape {tuple(found.shape)}"
+    permutation = torch.as_tensor(order)
+    integral = not (permutation.is_floating_point() or permutation.is_complex() or permutation.dtype == torch.bool)
+    if (
+        not integral
+        or permutation.shape != (features,)
+        or not torch.equal(permutation.sort().values.cpu(), torch.arange(features))
+    ):
+        shown = (
+            permutation.tolist()
+            if permutation.numel() <= 8
+            else f"a {permutation.dtype} tensor of shape {tuple(permutation.shape)}"
+        )
         raise ValueError(f"order must be a permutation of 0 .. {features - 1}, got {shown}")
-    return found.to(device="cpu", dtype=torch.int64).clone()
+    return permutation.to(device="cpu", dtype=torch.int64).clone()
 
 
 def rank_of(order: Tensor) -> Tensor:
@@ -171,11 +179,11 @@ def layer_degrees(
         counts = torch.as_tensor(list(input_units), device=order.device)
         inputs = torch.repeat_interleave(inputs, counts, dim=-1, output_size=sum(input_units))
     below = [inputs, *hidden]
-    found = list(zip(hidden, below, strict=False))
+    layers = list(zip(hidden, below, strict=False))
     if not hidden:
         return [(outputs if direct else torch.zeros_like(outputs), inputs)]  # inputs have degrees of 1 or more
-    found.append((outputs, below[-1]))
-    return [*found, (outputs, inputs)] if direct else found
+    layers.append((outputs, below[-1]))
+    return [*layers, (outputs, inputs)] if direct else layers
 
 
 def connectivity(row_degrees: Tensor, column_degrees: Tensor) -> Tensor:

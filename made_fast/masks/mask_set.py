@@ -23,7 +23,7 @@ from made_fast.masks.degrees import layer_degrees
 __all__ = ["EVALUATION_MASKS", "SHUFFLES", "MaskSet", "masks_of_rows"]
 
 SHUFFLES = ("order", "connectivity", "both")
-EVALUATION_MASKS = 32  # that stand for an ensemble without end where all of it is asked for
+EVALUATION_MASKS = 32  # so many stand for an ensemble without end where all of it is asked for
 
 # Counters that no sampler uses, so that masks and samples of one seed have nothing to do with each other.
 _DRAW_OF_ROWS = 2**32 - 1
@@ -51,32 +51,6 @@ def masks_of_rows(seed: int, rows: Tensor, num_masks: int) -> Tensor:
 def _below(uniforms: Tensor, count: int | Tensor) -> Tensor:
     """Integers in 0 .. count - 1; the product is exact in fp64."""
     return (uniforms.double() * count).floor().long()
-
-
-def _draw_masks(
-    order: Tensor, degrees: Sequence[Tensor], indices: Tensor, *, shuffle: str, seed: int, context: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Orders (m, D) and hidden degrees (m, H) of masks 1, 2, ..., given those of mask 0, (D,) and (H,)."""
-    features, sizes, device = len(order), [len(order), *map(len, degrees)], indices.device
-    draws = [_DRAW_OF_ORDERS, *(_DRAW_OF_DEGREES - layer for layer in range(len(degrees)))]
-    step = torch.cat([torch.arange(size, device=device) for size in sizes])
-    draw = torch.repeat_interleave(torch.tensor(draws, device=device), torch.tensor(sizes, device=device))
-    uniforms, *by_layer = noise.uniform(seed, indices[:, None], step, draw).split(sizes, dim=1)
-    orders = order.expand(len(indices), -1)
-    if shuffle != "connectivity":
-        orders = uniforms.argsort(dim=1, stable=True)
-    if shuffle == "order":
-        return orders, [own.expand(len(indices), -1) for own in degrees]
-    found: list[Tensor] = []
-    smallest = torch.ones(len(indices), 1, dtype=torch.int64, device=device)  # of the inputs
-    for own in by_layer:
-        low = smallest.clamp(max=features - 1)
-        drawn = low + _below(own, features - low)
-        if context:
-            drawn[:, 0] = 0  # one unit at least carries the context to the first variable
-        smallest = drawn.amin(1, keepdim=True)
-        found.append(drawn)
-    return orders, found
 
 
 class _Mask(NamedTuple):
@@ -125,15 +99,15 @@ class MaskSet(nn.Module):
         self.num_masks, self.shuffle, self.seed, self.context = num_masks, shuffle, seed, context
         self.sets, self.params_per_variable, self.direct = tuple(sets), tuple(params_per_variable), direct
         self.input_units = tuple(input_units)
-        orders, hidden = order[None], [own[None] for own in degrees]
+        orders, hidden = order[None], [of_set[None] for of_set in degrees]
         if num_masks > 1:
             for indices in torch.arange(1, num_masks, device=order.device).split(_DRAWN_AT_ONCE):
                 more_orders, more = self._drawn(indices, order, degrees)
                 orders = torch.cat([orders, more_orders])
                 hidden = [torch.cat(pair) for pair in zip(hidden, more, strict=True)]
         self.register_buffer("orders", orders.clone())
-        for number, own in enumerate(hidden):
-            self.register_buffer(f"degrees_{number}", own.clone())
+        for number, of_set in enumerate(hidden):
+            self.register_buffer(f"degrees_{number}", of_set.clone())
         self._index = 0
         self._cache: dict[int, _Mask] = {}
         self._seen: list[tuple[Tensor, int]] = []  # what the cache was made from, and the version of each
@@ -188,7 +162,9 @@ class MaskSet(nn.Module):
         Args:
             mask: its index; the current one if None. The tensors of one mask stay the same ones from call to call.
         """
-        if mask is None and torch.compiler.is_compiling():  # else a number would be compiled in, and each mask anew
+        if (
+            mask is None and torch.compiler.is_compiling()
+        ):  # its number would be a constant, and each mask compiled anew
             return self.present
         return self._kept(self._index if mask is None else mask).of_layers
 
@@ -197,19 +173,19 @@ class MaskSet(nn.Module):
             return self._made(mask, 1)[0]
         if self._changed():
             self._cache = {}
-        found = self._cache.get(mask)
-        if found is None:
+        kept = self._cache.get(mask)
+        if kept is None:
             first, count = (mask, 1) if self.num_masks else (mask - mask % _DRAWN_AT_ONCE, _DRAWN_AT_ONCE)
             with torch.inference_mode(False):  # it may serve in training later
-                made = self._made(first, count)
-            found = made[mask - first]
-            self._cache.update(enumerate(made, first))
+                drawn = self._made(first, count)
+            kept = drawn[mask - first]
+            self._cache.update(enumerate(drawn, first))
             for old in list(self._cache)[:-_CACHED_MASKS]:
                 self._cache.pop(old, None)
-        return found
+        return kept
 
     def _changed(self) -> bool:
-        """Whether orders or degrees are others than at the last call."""
+        """Whether orders or degrees have changed since the last call."""
         sources = [self.orders, *self.degrees]
         seen = [(tensor, 0 if tensor.is_inference() else tensor._version) for tensor in sources]
         if len(seen) == len(self._seen) and all(
@@ -226,7 +202,7 @@ class MaskSet(nn.Module):
         return True
 
     def check(self) -> None:
-        """Makes sure that orders and degrees are such, as loaded ones may not be; then no mask can leak.
+        """Makes sure that orders are permutations and degrees in bounds, as loaded ones may not be; then no mask can leak.
 
         A parameter has the rank of its variable, an input its own plus one, and connected units have degrees that do not
         grow towards the input, so whatever the hidden degrees are, a parameter sees variables before its own alone.
@@ -237,32 +213,51 @@ class MaskSet(nn.Module):
         rows, features = self.orders.shape
         if not torch.equal(self.orders.sort(1).values.cpu(), torch.arange(features).expand(rows, -1)):
             raise ValueError(f"orders must be permutations of 0 .. {features - 1}, found one that is none")
-        for own in self.degrees:
-            if own.numel() and not 0 <= int(own.min()) <= int(own.max()) < features:
-                found = f"{int(own.min())} .. {int(own.max())}"
+        for of_set in self.degrees:
+            if of_set.numel() and not 0 <= int(of_set.min()) <= int(of_set.max()) < features:
+                found = f"{int(of_set.min())} .. {int(of_set.max())}"
                 raise ValueError(f"degrees must lie in 0 .. {features - 1}, found {found}")
 
     def _drawn(self, indices: Tensor, order: Tensor, degrees: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        settings: dict[str, Any] = {"shuffle": self.shuffle, "seed": self.seed, "context": self.context}
-        return _draw_masks(order, degrees, indices, **settings)
+        """Orders (m, D) and hidden degrees (m, H) of masks 1, 2, ..., given those of mask 0, (D,) and (H,)."""
+        features, sizes, device = len(order), [len(order), *map(len, degrees)], indices.device
+        draws = [_DRAW_OF_ORDERS, *(_DRAW_OF_DEGREES - layer for layer in range(len(degrees)))]
+        step = torch.cat([torch.arange(size, device=device) for size in sizes])
+        draw = torch.repeat_interleave(torch.tensor(draws, device=device), torch.tensor(sizes, device=device))
+        of_orders, *of_layers = noise.uniform(self.seed, indices[:, None], step, draw).split(sizes, dim=1)
+        orders = order.expand(len(indices), -1)
+        if self.shuffle != "connectivity":
+            orders = of_orders.argsort(dim=1, stable=True)
+        if self.shuffle == "order":
+            return orders, [of_layer.expand(len(indices), -1) for of_layer in degrees]
+        drawn: list[Tensor] = []
+        smallest = torch.ones(len(indices), 1, dtype=torch.int64, device=device)  # of the inputs
+        for uniforms in of_layers:
+            low = smallest.clamp(max=features - 1)
+            of_layer = low + _below(uniforms, features - low)
+            if self.context:
+                of_layer[:, 0] = 0  # one unit at least carries the context to the first variable
+            smallest = of_layer.amin(1, keepdim=True)
+            drawn.append(of_layer)
+        return orders, drawn
 
     def _made(self, first: int, count: int) -> list[_Mask]:
         """Masks first, first + 1, ..."""
         known = [self.orders, *self.degrees]
         if self.num_masks:
-            orders, *degrees = (own[first : first + count] for own in known)
+            orders, *degrees = (tensor[first : first + count] for tensor in known)
         else:
-            order, *base = (own[0].cpu() for own in known)
-            drawn = self._drawn(torch.arange(first, first + count, device="cpu"), order, base)
-            new = [own.to(self.orders.device) for own in (drawn[0], *drawn[1])]
+            order, *base = (tensor[0].cpu() for tensor in known)
+            more_orders, more = self._drawn(torch.arange(first, first + count, device="cpu"), order, base)
+            new = [tensor.to(self.orders.device) for tensor in (more_orders, *more)]
             if first == 0:  # mask 0 is known, not drawn
-                new = [torch.cat([own, later[1:]]) for own, later in zip(known, new, strict=True)]
+                new = [torch.cat([of_first, later[1:]]) for of_first, later in zip(known, new, strict=True)]
             orders, *degrees = new
         hidden = [degrees[number] for number in self.sets]
         sizes: dict[str, Any] = {"direct": self.direct, "input_units": self.input_units}
         layers = layer_degrees(orders, hidden, self.params_per_variable, **sizes)
         whole = [torch.cat(pair, dim=-1) for pair in layers]  # (count, out + in)
-        return [_Mask(order, list(own)) for order, *own in zip(orders, *whole, strict=True)]
+        return [_Mask(order, of_layers) for order, *of_layers in zip(orders, *whole, strict=True)]
 
     def _refresh(self) -> None:
         # Other tensors, not other numbers in the same ones: a backward pass to come may still need the old.

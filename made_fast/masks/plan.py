@@ -9,6 +9,7 @@ transpose, since the gradient of the input goes the other way.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["GROUP_ROWS", "MaskPlan", "MaskSide", "plan_from_degrees", "plan_from_mask"]
+__all__ = ["GROUP_ROWS", "GroupColumn", "MaskPlan", "MaskSide", "plan_from_degrees", "plan_from_mask"]
 
-GROUP_ROWS = 16  # as in csrc/mask_plan.h
-
-
+GROUP_ROWS = 16  # as in csrc/plan/mask_view.h
 _PANEL_ROWS = 8
 
 
@@ -31,6 +30,21 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 
+class GroupColumn(IntEnum):
+    """Columns of ``MaskSide.groups``; they are those of csrc/plan/codes.h."""
+
+    POSITIONS = 0  # start of its list in ``positions``
+    BITS = 1  # start of its words in ``bits``
+    SIZE = 2  # length of the list
+    PARTIAL_FROM = 3  # [from, to) in the list: columns that some of the rows do not read; all read the others
+    PARTIAL_TO = 4
+    FIRST_FROM = 5  # [from, to) in the list: what its first 8 rows go through
+    FIRST_TO = 6
+    SECOND_FROM = 7  # and its second 8 rows
+    SECOND_TO = 8
+    NUM_ROWS = 9
+
+
 @dataclass(frozen=True)
 class MaskSide:
     """One side of a mask: its rows in groups, and the columns that each group reads.
@@ -38,9 +52,7 @@ class MaskSide:
     Attributes:
         rows: (n,) sorted place -> row.
         columns: (m,) sorted place -> column.
-        groups: (G, 10) for each 16 sorted rows: start of its list in ``positions``, start of its words in ``bits``, length
-            of the list, [from, to) of the partial columns in it, [from, to) that its first and second 8 rows go through,
-            number of rows. Columns that are not partial are read by all rows of the group.
+        groups: (G, 10) int64, a row for each 16 sorted rows; the columns are those of ``GroupColumn``.
         positions: the lists, sorted places of columns.
         bits: for each partial column, which rows of the group read it.
         contiguous: whether each list is a run of successive places.
@@ -59,7 +71,7 @@ class MaskSide:
     @cached_property
     def longest_first(self) -> IntArray:
         """(G,) groups by the length of their lists."""
-        return np.argsort(-self.groups[:, 2], kind="stable")
+        return np.argsort(-self.groups[:, GroupColumn.SIZE], kind="stable")
 
     @cached_property
     def rows_in_order(self) -> bool:
@@ -74,8 +86,10 @@ class MaskSide:
     @property
     def macs(self) -> int:
         """Multiply-adds for one row of the batch, the fill of panels included."""
-        spans = (self.groups[:, 6] - self.groups[:, 5]) + (self.groups[:, 8] - self.groups[:, 7])
-        return _PANEL_ROWS * int(spans.sum())
+        of = self.groups.T
+        first = of[GroupColumn.FIRST_TO] - of[GroupColumn.FIRST_FROM]
+        second = of[GroupColumn.SECOND_TO] - of[GroupColumn.SECOND_FROM]
+        return _PANEL_ROWS * int((first + second).sum())
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ class MaskPlan:
     backward: MaskSide
     made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # what backends made from it
 
-    @property
+    @cached_property
     def pays(self) -> bool:
         """Whether skipping blocks is quicker than a dense product."""
         return self.density < 0.8
@@ -109,11 +123,13 @@ class MaskPlan:
     def mask(self) -> Tensor:
         """The mask itself, bool (out, in)."""
         side, kept = self.forward, np.zeros(self.shape, dtype=np.bool_)
-        for number, (at, bits_at, size, low, high, *_, count) in enumerate(side.groups.tolist()):
+        for number, group in enumerate(side.groups.tolist()):
+            at, size, count = (group[each] for each in (GroupColumn.POSITIONS, GroupColumn.SIZE, GroupColumn.NUM_ROWS))
+            low, high = group[GroupColumn.PARTIAL_FROM], group[GroupColumn.PARTIAL_TO]
             rows = side.rows[number * GROUP_ROWS :][:count]
             columns = side.columns[side.positions[at : at + size]]
             read = np.ones((count, size), dtype=np.bool_)
-            words = side.bits[bits_at : bits_at + high - low]
+            words = side.bits[group[GroupColumn.BITS] :][: high - low]
             read[:, low:high] = (words[None, :] >> np.arange(count, dtype=np.uint16)[:, None]) & 1
             kept[np.ix_(rows, columns)] = read
         return torch.from_numpy(kept)
@@ -164,12 +180,6 @@ def _staircase(rows: IntArray, columns: IntArray, starts: IntArray, ends: IntArr
     high = np.where(at_start, np.minimum(starts[last], end), end)
     second = starts[np.minimum(middle, count - 1)] if count else middle
     has_second = middle <= last
-    panels = (
-        np.zeros_like(begin),
-        ends[middle - 1] - begin,
-        np.where(has_second, second - begin, 0),
-        np.where(has_second, end - begin, 0),
-    )
     sizes = high - low
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     group = np.repeat(np.arange(len(first)), sizes)
@@ -178,9 +188,17 @@ def _staircase(rows: IntArray, columns: IntArray, starts: IntArray, ends: IntArr
     inside = np.minimum(member, count - 1)
     read = (member < count) & (starts[inside] <= place[:, None]) & (place[:, None] < ends[inside])
     words = (read.astype(np.uint16) << np.arange(GROUP_ROWS, dtype=np.uint16)).sum(1, dtype=np.uint16)
-    groups = np.stack(
-        [begin, offsets[:-1], end - begin, low - begin, high - begin, *panels, last - first + 1], axis=1
-    ).astype(np.int64)
+    groups = np.empty((len(first), len(GroupColumn)), dtype=np.int64)
+    groups[:, GroupColumn.POSITIONS] = begin
+    groups[:, GroupColumn.BITS] = offsets[:-1]
+    groups[:, GroupColumn.SIZE] = end - begin
+    groups[:, GroupColumn.PARTIAL_FROM] = low - begin
+    groups[:, GroupColumn.PARTIAL_TO] = high - begin
+    groups[:, GroupColumn.FIRST_FROM] = 0
+    groups[:, GroupColumn.FIRST_TO] = ends[middle - 1] - begin
+    groups[:, GroupColumn.SECOND_FROM] = np.where(has_second, second - begin, 0)
+    groups[:, GroupColumn.SECOND_TO] = np.where(has_second, end - begin, 0)
+    groups[:, GroupColumn.NUM_ROWS] = last - first + 1
     return MaskSide(rows, columns, groups, np.arange(len(columns)), words, True, (starts, ends))
 
 
@@ -205,13 +223,25 @@ def _listed(mask: BoolArray) -> MaskSide:
         size, start = len(full) + len(some), len(full)
         lower = np.flatnonzero(read[_PANEL_ROWS:].any(0))
         second = (start + int(lower[-1]) + 1 if len(lower) else start) if len(part) > _PANEL_ROWS else 0
-        groups.append((at, bits_at, size, start, size, 0, start + int(upper.sum()), 0, second, len(part)))
+        group = {
+            GroupColumn.POSITIONS: at,
+            GroupColumn.BITS: bits_at,
+            GroupColumn.SIZE: size,
+            GroupColumn.PARTIAL_FROM: start,
+            GroupColumn.PARTIAL_TO: size,
+            GroupColumn.FIRST_FROM: 0,
+            GroupColumn.FIRST_TO: start + int(upper.sum()),
+            GroupColumn.SECOND_FROM: 0,
+            GroupColumn.SECOND_TO: second,
+            GroupColumn.NUM_ROWS: len(part),
+        }
+        groups.append([group[column] for column in GroupColumn])
         at, bits_at = at + size, bits_at + len(some)
     empty = np.zeros(0, dtype=np.int64)
     return MaskSide(
         rows,
         columns,
-        np.asarray(groups, dtype=np.int64).reshape(-1, 10),
+        np.asarray(groups, dtype=np.int64).reshape(-1, len(GroupColumn)),
         np.concatenate([empty, *positions]),
         np.concatenate([np.zeros(0, dtype=np.uint16), *words]),
         False,

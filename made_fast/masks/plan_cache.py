@@ -1,4 +1,4 @@
-"""Plans found again: by the content of a mask, and on a GPU by its identity first."""
+"""``find_plan``: plans of masks are kept and found by the content of a mask, on a GPU by its identity first."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ _PLANS_KEPT = 512  # a plan of a nested mask is a few integers for each row and 
 _plans: OrderedDict[tuple[object, ...], MaskPlan] = OrderedDict()
 
 
-def _sha1(tensor: Tensor) -> object:
+# (address, bytes) -> a number that tells contents apart; the compiled module has one.
+_native_digest: Callable[[int, int], int] | None = None
+
+
+def digest_with(function: Callable[[int, int], int]) -> None:
+    """Sets the function that tells masks apart by their content: of the address and the number of bytes."""
+    global _native_digest  # noqa: PLW0603 - set once, by the backend that has it
+    _native_digest = function
+
+
+def _digest(tensor: Tensor) -> object:
+    if _native_digest is not None:
+        return _native_digest(tensor.data_ptr(), tensor.numel() * tensor.element_size())
     return hashlib.sha1(tensor.numpy().tobytes(), usedforsecurity=False).digest()
-
-
-_digest: Callable[[Tensor], object] = _sha1
-
-
-def digest_with(function: Callable[[Tensor], object]) -> None:
-    """Replaces the function that tells masks apart by their content; the compiled module has a quicker one."""
-    global _digest  # noqa: PLW0603 - set once, by the backend that has it
-    _digest = function
 
 
 def find_plan(mask: Tensor, shape: tuple[int, int]) -> MaskPlan:
@@ -80,7 +83,7 @@ _by_identity: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def _find_by_identity(mask: Tensor, shape: tuple[int, int]) -> MaskPlan:
-    """The plan of a mask whose content is far away: the one found before, if the tensor was not written to since."""
+    """The plan of a mask on a GPU: the one found before, if the tensor was not written to since."""
     if mask.is_inference():  # has no version counter
         return _find_by_content(mask.cpu(), shape)
     state = _State(shape, mask._version, mask.data_ptr(), mask.shape, mask.stride(), mask.dtype)

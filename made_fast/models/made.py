@@ -1,4 +1,4 @@
-"""MADE, the module."""
+"""``MADE``: the model that is trained, saved and drawn from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from made_fast import masks as masks_of_layers
 from made_fast.arguments import one_of, whole_number
-from made_fast.masks.mask_set import SHUFFLES
+from made_fast.masks import SHUFFLES, make_order
 from made_fast.models import files
 from made_fast.models.network import MaskedNetwork
 from made_fast.outputs.kinds import describe, make_output
@@ -54,7 +53,7 @@ class MADE(MaskedNetwork, Draws):
         seed: seeds ``order="random"`` and ``degrees="random"``; the weights come from torch's generator, as everywhere.
         degrees: ``"even"`` or ``"random"`` degrees of the hidden units.
         num_masks: 1; or n, two or more: an ensemble of n masks that share the weights, :math:`p(x) = \frac1n \sum_k
-            p_k(x)`; or 0: a fresh mask at each index 0, 1, 2, ..., of which the first ``ensemble.EVALUATION_MASKS`` make
+            p_k(x)`; or 0: a fresh mask at each index 0, 1, 2, ..., of which the first ``masks.EVALUATION_MASKS`` make
             the mean. Mask 0 is the one of ``order`` and ``degrees``; mask k is a function of (seed, k).
         shuffle: what the other masks draw anew: the ``"order"`` of the variables, the ``"connectivity"`` (the degrees of
             the hidden units), or ``"both"``.
@@ -101,7 +100,7 @@ class MADE(MaskedNetwork, Draws):
         num_masks = whole_number("num_masks", num_masks)
         one_of("shuffle", shuffle, SHUFFLES)
         seed = whole_number("seed", seed, None)
-        first_order = masks_of_layers.make_order(order, features, seed=seed)
+        first_order = make_order(order, features, seed=seed)
         features, distribution = len(first_order), make_output(output)
         super().__init__(
             distribution.conditionals(features),
@@ -172,7 +171,7 @@ class MADE(MaskedNetwork, Draws):
             x: (..., D) with values that the output distribution can take.
             context: (..., C) that broadcasts with ``x``, or None.
             masks: index of one mask, or a sequence of them. If left out: the current mask in training mode, and in
-                evaluation mode all of them (the first ``ensemble.EVALUATION_MASKS`` for ``num_masks=0``). Without
+                evaluation mode all of them (the first ``masks.EVALUATION_MASKS`` for ``num_masks=0``). Without
                 gradients the memory is that of one mask.
 
         Returns:
@@ -210,7 +209,7 @@ class MADE(MaskedNetwork, Draws):
         """Returns a sampler of the model as it is now, of one mask or of the whole ensemble.
 
         The last one is kept and returned again until a parameter changes. Finding that out compares all parameters with a
-        copy; who draws one row at a time from a finished model holds on to the sampler instead.
+        copy; to draw one row at a time from a finished model, keep the sampler instead.
 
         Args:
             mask: index of the mask; the whole ensemble if left out.
@@ -231,8 +230,8 @@ class MADE(MaskedNetwork, Draws):
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         return self.sampler()._drawn(request, with_log_prob)
 
-    def _of_mask(self, mask: int | None) -> Draws:
-        return self if mask is None else self.sampler(mask=mask)
+    def _of_mask(self, mask: int) -> Draws:
+        return self.sampler(mask=mask)
 
     def _structure(self) -> State:
         """Orders, masks and degrees, but not which of them is the current one."""
@@ -302,12 +301,10 @@ class MADE(MaskedNetwork, Draws):
         """
         if self.ensemble is not None:
             self.ensemble.check()
-        current = None if self.ensemble is None else self.mask_index
-        exact = copy.deepcopy(self).double().cpu().program(mask=current)
+        exact = copy.deepcopy(self).double().cpu().program()
         num_parameters = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-        return report_on(
-            self._programs(), exact, description=f"MADE({self.extra_repr()})", num_parameters=num_parameters
-        )
+        description = f"MADE({self.extra_repr()})"
+        return report_on(self._programs(), exact, description=description, num_parameters=num_parameters)
 
     def check_masks(self) -> None:
         """The part of ``check`` that looks at masks alone, without Jacobians.
@@ -345,7 +342,7 @@ class MADE(MaskedNetwork, Draws):
             files.check_sizes(state, config)
             model = cls(**config)
             model.load_state_dict(state)
-            masks_of_layers.make_order(model.order, model.features)
+            make_order(model.order, model.features)
             if model.ensemble is None:  # an ensemble has checked its degrees, which is enough
                 model.check_masks()
             elif not torch.equal(model.order, model.order_of(0)):
@@ -376,11 +373,11 @@ class MADE(MaskedNetwork, Draws):
         else:
             whole_number("mask", mask, 0, 0, note=" for a model with one mask")
 
-    def _layer_masks(self, mask: int | None) -> list[Tensor | None]:
-        """What each of the masked layers is given: the degrees of a mask, or None for the mask of its own."""
+    def _layer_masks(self, mask: int | None) -> list[Tensor] | None:
+        """The degrees of a mask for each of the masked layers; None where they have masks of their own."""
         if mask is not None:
             self._checked_mask(mask)
-        return [None] * len(self.masked_layers) if self.ensemble is None else [*self.ensemble.of_layers(mask)]
+        return None if self.ensemble is None else self.ensemble.of_layers(mask)
 
     def _checked(self, value: Tensor, name: str, width: int) -> Tensor:
         """The argument in the dtype of the weights: whole numbers are converted, other floats refused."""

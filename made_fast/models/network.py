@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from made_fast import masks
 from made_fast.layers.encoder import Encoder, read, read_layer
 from made_fast.layers.linear import MaskedLinear, masked_linear
-from made_fast.masks.mask_set import MaskSet
+from made_fast.masks import MaskSet, connectivity, hidden_degrees, layer_degrees
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.output import log_prob
 from made_fast.programs.functions import FUNCTIONS
@@ -27,7 +26,8 @@ from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Op, Pr
 __all__ = ["MaskedNetwork"]
 
 V = TypeVar("V")
-LayerMasks = Sequence[Tensor | None]  # for each masked layer another mask, or its degrees, or None for its own
+# For each masked layer another mask, or its degrees; None where all layers have masks of their own.
+LayerMasks = Sequence[Tensor] | None
 
 # Parameters of a whole batch (128 MB in fp32) above which they are made, used and made again in the backward pass some
 # variables at a time, and about how many are made at once.
@@ -118,7 +118,7 @@ class MaskedNetwork(nn.Module):
         for index, width in enumerate(hidden_features[:1] if residual else hidden_features):
             minimum = int(drawn[-1].min()) if drawn else 1  # the smallest of the layer below
             settings: dict[str, Any] = {"context": context, "kind": degrees, "seed": seed + 1 + index}
-            drawn.append(masks.hidden_degrees(width, self.features, minimum=minimum, **settings))
+            drawn.append(hidden_degrees(width, self.features, minimum=minimum, **settings))
         # Blocks of a residual network add units of equal degree, so all its layers share one set of degrees.
         sets = [0] * (2 * len(hidden_features) - 1) if residual else list(range(len(hidden_features)))
         wiring: dict[str, Any] = {"params_per_variable": self.params_per_variable, "direct": direct}
@@ -127,20 +127,20 @@ class MaskedNetwork(nn.Module):
         if num_masks != 1:
             shared: dict[str, Any] = {"num_masks": num_masks, "shuffle": shuffle, "seed": seed, "context": context}
             self.ensemble = MaskSet(order, drawn, **shared, sets=sets, **wiring)
-        layers = masks.layer_degrees(order, [drawn[number] for number in sets], **wiring)
-        made = [
+        layers = layer_degrees(order, [drawn[number] for number in sets], **wiring)
+        masked = [
             MaskedLinear(
                 len(columns),
                 len(rows),
-                masks.connectivity(rows, columns) if self.ensemble is None else None,
+                connectivity(rows, columns) if self.ensemble is None else None,
                 bias=number <= len(sets),
                 conditioning=mask_conditioning and number <= len(sets),
             )
             for number, (rows, columns) in enumerate(layers)
         ]
-        self.hidden = nn.ModuleList(made[: len(sets)])
-        self.parameters_layer = made[len(sets)]
-        self.direct_layer = made[-1] if len(made) > len(sets) + 1 else None
+        self.hidden = nn.ModuleList(masked[: len(sets)])
+        self.parameters_layer = masked[len(sets)]
+        self.direct_layer = masked[-1] if len(masked) > len(sets) + 1 else None
         num_params, to_params = sum(self.params_per_variable), direct or not hidden_features
         self.context_layer = (
             nn.Linear(context_features, hidden_features[0], False) if context and hidden_features else None
@@ -218,7 +218,7 @@ class MaskedNetwork(nn.Module):
         return params
 
     def _share(self, params: Tensor, x: Tensor, first: int, last: int) -> Tensor:
-        """The share of the variables [first, last), whose parameters these are."""
+        """What the variables [first, last), whose parameters these are, add to log p(x): (...)."""
         x = x[..., first:last]
         if params.dtype in (torch.bfloat16, torch.float16):  # half precision would lose the sum over variables
             params, x = params.float(), x.float()
@@ -239,13 +239,16 @@ class _Rows:
     """Runs a wiring on rows of numbers."""
 
     def __init__(self, network: MaskedNetwork, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> None:
-        self.network, self.x, self.context, self.layer_masks = network, x, context, layer_masks
-        self.layers = network.masked_layers
+        self.network, self.x, self.context, self.layers = network, x, context, network.masked_layers
+        self.layer_masks: Sequence[Tensor | None] = [None] * len(self.layers) if layer_masks is None else layer_masks
 
     def read(self, layer: int, context: nn.Linear | None, function: str | None) -> Tensor:
         """See ``_Engine``."""
-        fused = function if context is None else None
-        total = read_layer(self.network.encoder, self.x, self.layers[layer], self.layer_masks[layer], fused)
+        fused, encoder = function if context is None else None, self.network.encoder
+        if encoder is None:
+            total = self.affine(layer, self.x, fused)
+        else:
+            total = read_layer(encoder, self.x, self.layers[layer], self.layer_masks[layer], fused)
         if context is not None:
             total = total + context(self.context)
         return total if fused == function else self.apply(str(function), total)
@@ -279,7 +282,8 @@ class _Units:
     """Runs a wiring on values of a program: lists its operations."""
 
     def __init__(self, network: MaskedNetwork, layer_masks: LayerMasks) -> None:
-        self.layers, self.layer_masks = network.masked_layers, layer_masks
+        self.layers = network.masked_layers
+        self.layer_masks: Sequence[Tensor | None] = [None] * len(self.layers) if layer_masks is None else layer_masks
         self.ops: list[Op] = []
 
     def read(self, layer: int, context: nn.Linear | None, function: str | None) -> int:

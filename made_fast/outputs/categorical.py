@@ -112,6 +112,10 @@ class Categorical(Output):
             raise ValueError(f"sizes must have one entry for each of {features} variables, got {len(sizes)}")
         return tuple(CategoricalConditional(size, self.embedding) for size in sizes)
 
+    @classmethod
+    def example(cls) -> Categorical:
+        return cls(3)
+
     def arguments(self) -> dict[str, Any]:
         sizes = self.sizes if isinstance(self.sizes, int) else list(self.sizes)
         return {"sizes": sizes, "embedding": self.embedding}

@@ -8,7 +8,7 @@ __all__ = ["Code", "Encoding"]
 
 
 class Code(IntEnum):
-    """Numbers by which compiled backends know the conditionals (csrc/plan.h)."""
+    """Numbers by which compiled backends know the conditionals (csrc/plan/codes.h)."""
 
     BERNOULLI = 0
     SPIN = 1

@@ -22,10 +22,10 @@ __all__ = ["Conditional"]
 
 
 class Conditional(ABC):
-    """The distribution of one variable given its K parameters; base class of those built in and of a user's own.
+    """The distribution of one variable given its K parameters; base class of those built in and of those of users.
 
-    An own one sets ``num_params`` and ``num_draws`` and defines ``log_prob`` and ``draw``; ``encoding`` stays a number. It is
-    drawn by the reference backend, or by compiled ones if it has a draw that they can call.
+    One of a user sets ``num_params`` and ``num_draws`` and defines ``log_prob`` and ``draw``; ``encoding`` stays a number. It
+    is drawn by the reference backend, or by compiled ones if it has a draw that they can call.
 
     Attributes:
         code: its number in compiled backends.
@@ -57,7 +57,7 @@ class Conditional(ABC):
     triton_draw: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Conditional:
-        """Itself: it never changes, and compiled functions that an own one may hold cannot be copied."""
+        """Itself: it never changes, and compiled functions that one of a user may hold cannot be copied."""
         return self
 
     @property
@@ -123,7 +123,7 @@ class Conditional(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no cdf")
 
     def encode(self, x: Tensor) -> Tensor:
-        """What the network reads of numbers and categories, (..., units); a table is the module's affair."""
+        """What the network reads of numbers and categories, (..., units); not by a table, which the model holds."""
         if self.encoding == Encoding.ONE_HOT:
             return F.one_hot(x.long(), self.size).to(x.dtype)
         return (x if self.reads_itself else x * self.scale + self.shift)[..., None]

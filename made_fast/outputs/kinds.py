@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from made_fast.arguments import whole_number
@@ -12,7 +12,7 @@ from made_fast.outputs.output import Output
 __all__ = ["OUTPUTS", "Mixed", "describe", "make_output"]
 
 
-OUTPUTS: dict[str, Callable[..., Output]] = {}  # by name; the package's face fills it
+OUTPUTS: dict[str, type[Output]] = {}  # by name; the package's face fills it
 
 
 class Mixed(Output):
@@ -36,6 +36,11 @@ class Mixed(Output):
         if len(self._conditionals) != features:
             raise ValueError(f"parts must describe {features} variables, got {len(self._conditionals)}")
         return self._conditionals
+
+    @classmethod
+    def example(cls) -> Mixed:
+        """A column of each other kind."""
+        return cls([kind.example() for name, kind in OUTPUTS.items() if name != cls.name])
 
     def arguments(self) -> dict[str, Any]:
         return {"parts": [[describe(part), count] for part, count in self.parts]}
@@ -64,7 +69,7 @@ def make_output(output: str | Output | dict[str, Any]) -> Output:
 
 
 def describe(output: Output) -> str | dict[str, Any]:
-    """What ``make_output`` makes it from again, as JSON can hold it.
+    """The description from which ``make_output`` makes it again, as JSON can hold it.
 
     Raises:
         ValueError: it is one's own, whose code no file can hold.

@@ -184,6 +184,10 @@ class MixtureOfNormals(OneConditional):
         components = whole_number("components", components, 1)
         self.conditional = MixtureOfNormalsConditional(components, positive_number("floor", floor))
 
+    @classmethod
+    def example(cls) -> MixtureOfNormals:
+        return cls(2, floor=0.1)
+
     def arguments(self) -> dict[str, Any]:
         return {"components": self.conditional.components, "floor": self.conditional.floor}
 
@@ -204,6 +208,10 @@ class MixtureOfLogistics(OneConditional):
         levels = whole_number("levels", levels, 2)
         self.conditional = MixtureOfLogisticsConditional(components, levels, positive_number("floor", floor))
 
+    @classmethod
+    def example(cls) -> MixtureOfLogistics:
+        return cls(2, levels=4, floor=1e-3)
+
     def arguments(self) -> dict[str, Any]:
-        own = self.conditional
-        return {"components": own.components, "levels": own.size, "floor": own.floor}
+        kind = self.conditional
+        return {"components": kind.components, "levels": kind.size, "floor": kind.floor}

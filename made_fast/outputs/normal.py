@@ -67,7 +67,7 @@ class NormalConditional(Conditional):
         return normal_log_prob(*self.parts(params), x)
 
     def draw(self, params: Tensor, uniforms: Tensor, decoding: Decoding = PLAIN) -> Tensor:
-        """The inverse of the cdf; 2**-25 more than the uniform, so within 5.4 scales of the location."""
+        """The inverse of the cdf at the uniform plus 2**-25, so within 5.4 scales of the location."""
         loc, scale = self.parts(params)
         if decoding.greedy:
             return loc
@@ -98,6 +98,10 @@ class Normal(OneConditional):
 
     def __init__(self, floor: float = 1e-4) -> None:
         self.conditional = NormalConditional(positive_number("floor", floor))
+
+    @classmethod
+    def example(cls) -> Normal:
+        return cls(floor=0.1)
 
     def arguments(self) -> dict[str, Any]:
         return {"floor": self.conditional.floor}

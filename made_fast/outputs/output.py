@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -27,13 +28,12 @@ class Group(NamedTuple):
 @functools.lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)  # what is kept must serve training too, whoever asked first
 def _groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
-    found: dict[Conditional, list[int]] = {}
-    starts = [0]
+    alike: dict[Conditional, list[int]] = {}
     for variable, conditional in enumerate(conditionals):
-        found.setdefault(conditional, []).append(variable)
-        starts.append(starts[-1] + conditional.num_params)
+        alike.setdefault(conditional, []).append(variable)
+    starts = list(accumulate((each.num_params for each in conditionals), initial=0))
     groups = []
-    for conditional, variables in found.items():
+    for conditional, variables in alike.items():
         if variables[-1] - variables[0] == len(variables) - 1:  # side by side: no copy
             params: slice | Tensor = slice(starts[variables[0]], starts[variables[-1] + 1])
             groups.append(Group(conditional, slice(variables[0], variables[-1] + 1), params))
@@ -51,19 +51,19 @@ def for_each(conditionals: tuple[Conditional, ...], params: Tensor, function: Ea
     """Applies a function of (conditional, params (..., n, K), variables) to each group of equal ones; returns (..., D)."""
     groups = _groups(conditionals)
     parts = [
-        function(conditional, params[..., own].unflatten(-1, (-1, conditional.num_params)), variables)
-        for conditional, variables, own in groups
+        function(conditional, params[..., places].unflatten(-1, (-1, conditional.num_params)), variables)
+        for conditional, variables, places in groups
     ]
     if len(parts) == 1:
         return parts[0]
-    places = torch.arange(len(conditionals))
-    order = torch.cat([places[group.variables] for group in groups]).argsort()
+    numbers = torch.arange(len(conditionals))
+    order = torch.cat([numbers[group.variables] for group in groups]).argsort()
     return torch.cat(parts, dim=-1)[..., order.to(params.device)]
 
 
 def log_prob(conditionals: tuple[Conditional, ...], params: Tensor, x: Tensor) -> Tensor:
     """log p(x_d | x_<d) in nats, (..., D), from params (..., P)."""
-    return for_each(conditionals, params, lambda conditional, own, at: conditional.log_prob(own, x[..., at]))
+    return for_each(conditionals, params, lambda conditional, part, places: conditional.log_prob(part, x[..., places]))
 
 
 class Output(ABC):
@@ -86,6 +86,11 @@ class Output(ABC):
         """The arguments that make it again, as JSON can hold them."""
         return {}
 
+    @classmethod
+    def example(cls) -> Output:
+        """A small one, by which tables and tests know what the class can do."""
+        return cls()
+
     def __repr__(self) -> str:
         """Class and arguments."""
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.arguments().items())})"
@@ -100,11 +105,11 @@ class Output(ABC):
         Raises:
             ValueError: a variable is a real number.
         """
-        found = [each.values() for each in self.conditionals(features)]
-        for variable, values in enumerate(found):
+        listed = [each.values() for each in self.conditionals(features)]
+        for variable, values in enumerate(listed):
             if values is None:
                 raise ValueError(f"output must be finite to list its values, but variable {variable} is a real number")
-        return [values for values in found if values is not None]
+        return [values for values in listed if values is not None]
 
     def check(self, x: Tensor) -> None:
         """Raises ValueError if a value of ``x`` (..., D) cannot come from this distribution."""
@@ -122,15 +127,15 @@ class Output(ABC):
 
     def mean(self, params: Tensor, features: int) -> Tensor:
         """Expected value of each variable given its parameters, (..., D); outputs that have one."""
-        return self.each(params, lambda conditional, own, _: conditional.mean(own), features)
+        return self.each(params, lambda conditional, part, _: conditional.mean(part), features)
 
     def mode(self, params: Tensor, features: int) -> Tensor:
         """Most probable value of each variable given its parameters, (..., D)."""
-        return self.each(params, lambda conditional, own, _: conditional.mode(own), features)
+        return self.each(params, lambda conditional, part, _: conditional.mode(part), features)
 
     def cdf(self, params: Tensor, x: Tensor) -> Tensor:
         """P(X_d <= x_d) given the parameters, (..., D)."""
-        return self.each(params, lambda conditional, own, at: conditional.cdf(own, x[..., at]), x.shape[-1])
+        return self.each(params, lambda conditional, part, places: conditional.cdf(part, x[..., places]), x.shape[-1])
 
     def distribution(self, params: Tensor, features: int) -> Distribution:
         """The conditionals as a torch distribution with event shape (D,)."""
@@ -190,9 +195,9 @@ class Conditionals(Distribution):
         shape = torch.Size(sample_shape) + self.params.shape[:-1]
         params = self.params.expand(*shape, self.params.shape[-1])
 
-        def draw(conditional: Any, own: Tensor, _: Any) -> Tensor:
-            words = torch.randint(0, 1 << 24, (*own.shape[:-1], conditional.num_draws), device=own.device)
-            drawn: Tensor = conditional.draw(own, words.float() * 2.0**-24)
+        def draw(conditional: Any, part: Tensor, _: Any) -> Tensor:
+            words = torch.randint(0, 1 << 24, (*part.shape[:-1], conditional.num_draws), device=part.device)
+            drawn: Tensor = conditional.draw(part, words.float() * 2.0**-24)
             return drawn
 
         return self.output.each(params, draw, self.features)

@@ -1,4 +1,4 @@
-"""A variable that is computed, not drawn: what the inverse of a flow is made of. See conditional.py."""
+"""A variable that is computed, not drawn: what the inverse of a flow is made of."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class PointConditional(Conditional):
     num_draws = 0
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """The second parameter, or 0; x is not asked."""
+        """The second parameter, or 0, whatever x is."""
         return params[..., 1] if self.num_params > 1 else torch.zeros_like(params[..., 0])
 
     def draw(self, params: Tensor, uniforms: Tensor, decoding: Decoding = PLAIN) -> Tensor:
-        """The first parameter; the uniforms (..., 0) are not asked."""
+        """The first parameter; there are no uniforms."""
         return params[..., 0]
 
     def mean(self, params: Tensor) -> Tensor:

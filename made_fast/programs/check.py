@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from made_fast import masks
+from made_fast.masks import rank_of
 from made_fast.programs.dependencies import dependencies
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import build_schedule
@@ -42,7 +42,7 @@ class Report:
 
     @property
     def cut_off(self) -> list[tuple[int, int, int]]:
-        """Triples (mask, variable, how many of those before it it cannot see)."""
+        """Triples (mask, variable, number of variables before it that it cannot see)."""
         return [(mask, *each) for mask, summary in self.summaries.items() for each in summary.cut_off]
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ def check_autoregressive(program: Program) -> None:
     Raises:
         ValueError: one does not; the message names a pair.
     """
-    rank = masks.rank_of(program.order).cpu()
+    rank = rank_of(program.order).cpu()
     wrong = torch.from_numpy(dependencies(program)) & (rank[None, :] >= rank[:, None])
     if bool(wrong.any()):
         reader, read = wrong.nonzero()[0].tolist()
@@ -121,7 +121,7 @@ def _largest_leak(program: Program) -> tuple[float, tuple[int, int]]:
     units, params = sum(program.input_units), sum(program.params_per_variable)
     count = max(1, min(params, _ENTRIES // max(1, units)))
     chosen = torch.randperm(params, generator=generator)[:count].sort().values
-    rank = masks.rank_of(program.order.cpu())
+    rank = rank_of(program.order.cpu())
     of_units = rank.repeat_interleave(torch.tensor(program.input_units))
     of_params = rank.repeat_interleave(torch.tensor(program.params_per_variable))[chosen]
     forbidden = of_units[None, :] >= of_params[:, None]
@@ -140,8 +140,8 @@ def _jacobian(program: Program, point: Tensor, context: Tensor, rows: Tensor) ->
     params = program.evaluate_units(point, context)[0, rows]
     if not params.requires_grad:
         return torch.zeros(len(rows), point.shape[1], dtype=torch.float64)
-    found = []
+    gradients = []
     for part in torch.eye(len(rows), dtype=torch.float64).split(256):
         (gradient,) = torch.autograd.grad(params, point, part, retain_graph=True, is_grads_batched=True)
-        found.append(gradient[:, 0])
-    return torch.cat(found)
+        gradients.append(gradient[:, 0])
+    return torch.cat(gradients)

@@ -2,7 +2,7 @@
 
 The *level* of a unit is the step after which all that it depends on is known: 0 for what depends on no variable, and one more
 than the level of its parameters for a variable. Levels come from the masks alone, by counting for every unit how many of
-its inputs are still unknown; no degree and no order is asked. Units that reach no parameter are dropped.
+its inputs are still unknown; degrees and orders are not looked at. Units that reach no parameter are dropped.
 
 Every unit that is evaluated gets a *slot*, a row of the activation table. The slots of one value lie together, sorted by
 level, so what an operation may read at level ``t`` is a prefix of each source. ``Schedule.steps`` lists, in order of time,
@@ -31,11 +31,11 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 
-Step = tuple[int, int, int, int, int, int]
+Step = tuple[int, int, int, int, int, int]  # in the order of StepColumn
 
 
 class Kind(IntEnum):
-    """Kinds of steps; the numbers are those of csrc/plan.h."""
+    """Kinds of steps; the numbers are those of csrc/plan/codes.h."""
 
     AFFINE = 0  # finish slots [first, first + count) of affine `left`, then apply function `function` in place
     UNARY = 1  # slots [first, ...) = function(slots [left, ...))
@@ -45,10 +45,10 @@ class Kind(IntEnum):
 
 
 class StepColumn(IntEnum):
-    """Columns of ``Schedule.steps``; csrc has the same names."""
+    """Columns of ``Schedule.steps``; what they hold depends on the kind. They are those of csrc/plan/codes.h."""
 
     KIND = 0
-    FIRST = 1  # slot, or place in ``Schedule.variables`` of a step that draws
+    FIRST = 1
     COUNT = 2
     LEFT = 3
     RIGHT = 4
@@ -101,7 +101,7 @@ class Schedule:
             parameters and draws of one level alternate variable by variable.
         context_units: the context features that are read, in slot order.
         param_slots: (D,) first parameter slot of each of ``variables``; a variable's parameters lie together.
-        steps: (S, 6) int64 with the columns of ``StepColumn``.
+        steps: (S, 6) int64, the columns are those of ``StepColumn``.
         affines: one plan for each affine operation.
     """
 
@@ -311,22 +311,22 @@ class _Builder:
         )
 
     def _steps(self, number: dict[int, int], param_slots: IntArray) -> IntArray:
-        found: list[tuple[int, int, int, Step]] = []  # level, value, slot; steps that draw come after their parameters
+        timed: list[tuple[int, int, int, Step]] = []  # level, value, slot; steps that draw come after their parameters
         last = len(self.levels) - 1
         for value, op in enumerate(self.program.ops, start=2):
             if value in self.fused:
                 continue
-            made = self._affine_steps(value, number[value]) if isinstance(op, Affine) else self._unit_steps(value, op)
-            found.extend((level, value, step[1], step) for level, step in made)
+            steps = self._affine_steps(value, number[value]) if isinstance(op, Affine) else self._unit_steps(value, op)
+            timed.extend((level, value, step[StepColumn.FIRST], step) for level, step in steps)
         draw_level = self.draw_level[self.variables]
         sizes = np.asarray(self.program.params_per_variable)[self.variables]
         for start, count in self._drawn_together(draw_level):
             end = int(param_slots[start + count - 1] + sizes[start + count - 1])
-            found.append(
+            timed.append(
                 (int(draw_level[start]), last, end - 1, (Kind.DRAW, start, count, int(param_slots[start]), 0, 0))
             )
-        found.sort(key=lambda item: (*item[:3], item[3][0] == Kind.DRAW))
-        return np.asarray([step for *_, step in found], dtype=np.int64)
+        timed.sort(key=lambda item: (*item[:3], item[3][StepColumn.KIND] == Kind.DRAW))
+        return np.asarray([step for *_, step in timed], dtype=np.int64)
 
     def _drawn_together(self, levels: IntArray) -> list[tuple[int, int]]:
         """Runs of variables, and of their parameters, that one step takes: of one level; each alone if not in place."""

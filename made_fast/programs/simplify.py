@@ -1,4 +1,4 @@
-"""The same program with fewer operations: what a hand would have joined."""
+"""The same program with fewer operations, joined as one would by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["simplified"]
 def simplified(ops: list[Op]) -> tuple[Op, ...]:
     """Returns operations that make the same last value.
 
-    - An affine value that is read only where rows are picked and scaled is picked and scaled at once.
+    - An affine value of which all readers only pick and scale rows is replaced by those rows in each reader.
     - The sum of two affine values that nobody else reads is one affine operation.
     - What the last value does not need is left out.
     """
@@ -38,12 +38,12 @@ def _prune(values: dict[int, Op]) -> None:
 
 
 def _readers(values: dict[int, Op]) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {value: [] for value in values}
+    readers: dict[int, list[int]] = {value: [] for value in values}
     for value, op in values.items():
         for source in op.sources:
-            if source in found:
-                found[source].append(value)
-    return found
+            if source in readers:
+                readers[source].append(value)
+    return readers
 
 
 def _compose_one(values: dict[int, Op]) -> bool:
@@ -89,8 +89,8 @@ def _composed(outer: Affine, inner: int, op: Affine) -> Affine:
             continue
         terms.extend(term_of(each.source, _picked(term.weight, each.weight)) for each in op.terms)
         if op.bias is not None:
-            own = _picked(term.weight, op.bias)
-            bias = own if bias is None else bias + own
+            added = _picked(term.weight, op.bias)
+            bias = added if bias is None else bias + added
     return Affine(_merged(terms), bias)
 
 

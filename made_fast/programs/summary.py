@@ -70,15 +70,15 @@ def summary_of(program: Program, schedule: Schedule) -> Summary:
     seen = dependencies(program).sum(1)
     missing = np.argsort(order) - seen
     hidden = sum(op.terms[0].weight.shape[0] for op in program.affines)
-    made = sum(len(plan.rows) for plan in schedule.affines)
+    used = sum(len(plan.rows) for plan in schedule.affines)
     if isinstance(program.ops[-1], Affine):  # its units are the parameters, all of which are needed
-        hidden, made = hidden - program.widths[-1], made - program.widths[-1]
+        hidden, used = hidden - program.widths[-1], used - program.widths[-1]
     return Summary(
         order=tuple(order.tolist()),
         levels=tuple(schedule.levels.tolist()),
         num_steps=schedule.num_levels,
         cut_off=tuple((int(each), int(missing[each])) for each in np.flatnonzero(missing > 0)),
-        unused_units=(hidden - made, hidden),
+        unused_units=(hidden - used, hidden),
         macs=schedule.macs,
         dense_macs=program.dense_macs,
     )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from torch import Tensor
 from made_fast.arguments import positive_number, whole_number
 from made_fast.outputs.codes import Code
 from made_fast.outputs.conditional import Conditional
-from made_fast.outputs.decoding import PLAIN, Decoding
+from made_fast.outputs.decoding import Decoding
 from made_fast.requests.conditions import Allowed, Between, Conditions
 
 __all__ = ["check_decoding", "conditions_of", "decoding_of"]
@@ -22,8 +25,6 @@ def decoding_of(temperature: float, greedy: bool, top_k: int, top_p: float) -> D
     Raises:
         ValueError: one is out of bounds; the message names it.
     """
-    if (temperature, greedy, top_k, top_p) == (1, False, 0, 1):
-        return PLAIN
     if temperature == 0:
         raise ValueError(f"temperature must be a positive number, got {temperature!r}; for 0 use greedy=True")
     temperature, top_p_ = positive_number("temperature", temperature), positive_number("top_p", top_p)
@@ -76,23 +77,25 @@ def conditions_of(
         given, observed = _checked_given(conditionals, given, observed)
         sizes["given"] = len(given) if given.ndim == 2 else None
         sizes["observed"] = len(observed) if observed.ndim == 2 else None
-    own = {name: size for name, size in sizes.items() if size is not None}
-    if len(set(own.values())) > 1:
-        shown = ", ".join(f"{name} {size}" for name, size in own.items())
+    counted = {name: size for name, size in sizes.items() if size is not None}
+    if len(set(counted.values())) > 1:
+        shown = ", ".join(f"{name} {size}" for name, size in counted.items())
         raise ValueError(f"context, given, observed and allowed must have as many rows as each other, got {shown}")
-    count = next(iter(own.values()), None)
+    count = next(iter(counted.values()), None)
     n = 1 if count is None else count
     support = bounds = None
-    constrained = torch.zeros(features, dtype=torch.uint8)
     if allowed is not None:
         queries = [allowed] if isinstance(allowed, Mapping) else many
-        support, bounds = _support(conditionals, [dict(query) for query in queries or []], constrained)
+        support, bounds = _support(conditionals, [dict(query) for query in queries or []])
         support, bounds = (each.expand(n, *each.shape[1:]) for each in (support, bounds))
     if given is not None and observed is not None:
         given, observed = given.expand(n, features), observed.to(torch.uint8).expand(n, features)
-        if support is not None:
-            _check_given_is_allowed(conditionals, given, observed, Conditions(None, None, support, bounds, constrained))
-    return Conditions(given, observed, support, bounds, constrained), count
+    # All variables or none: what one query draws must not depend on what the others restrict.
+    constrained = torch.full((features,), int(allowed is not None), dtype=torch.uint8)
+    conditions = Conditions(given, observed, support, bounds, constrained)
+    if given is not None and support is not None:
+        _check_given_is_allowed(conditionals, conditions)
+    return conditions, count
 
 
 def _checked_given(
@@ -113,8 +116,8 @@ def _checked_given(
     for variable, conditional in enumerate(conditionals):
         alike.setdefault(conditional, []).append(variable)
     for conditional, variables in alike.items():
-        own = slice(None) if len(variables) == features else variables
-        values, seen = torch.broadcast_tensors(given[..., own], observed[..., own])
+        places = slice(None) if len(variables) == features else variables
+        values, seen = torch.broadcast_tensors(given[..., places], observed[..., places])
         wrong = seen & ~conditional.valid(values)
         if bool(wrong.any()):
             variable, found = variables[int(wrong.nonzero()[0, -1])], values[wrong][0].item()
@@ -123,81 +126,86 @@ def _checked_given(
     return known, observed
 
 
-def _support(
-    conditionals: Sequence[Conditional], queries: list[dict[int, object]], constrained: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Flags (N, S) and bounds (N, D, 2); marks the variables that are drawn from what they allow."""
+def _support(conditionals: Sequence[Conditional], queries: list[dict[int, object]]) -> tuple[Tensor, Tensor]:
+    """Flags (N, S) and bounds (N, D, 2) of N queries; see ``Conditions``."""
     sizes = [each.size for each in conditionals]
     support = torch.ones(len(queries), sum(sizes), dtype=torch.uint8)
     bounds = torch.tensor([-torch.inf, torch.inf], dtype=torch.float64).repeat(len(queries), len(sizes), 1)
-    first = [0]
-    for size in sizes:
-        first.append(first[-1] + size)
-    constrained.fill_(1)  # all of them: what one query draws must not depend on what the others restrict
+    first = list(accumulate(sizes, initial=0))
     for number, query in enumerate(queries):
         for key, wanted in query.items():
             variable = whole_number("a variable of allowed", key, 0, len(sizes) - 1)
-            conditional = conditionals[variable]
-            if conditional.size:
-                flags = _flags(conditional, variable, wanted)
-                support[number, first[variable] : first[variable + 1]] = flags
+            wish = _Wish(conditionals[variable], variable, wanted)
+            if wish.conditional.size:
+                support[number, first[variable] : first[variable + 1]] = wish.flags()
             else:
-                bounds[number, variable] = torch.tensor(_ends(conditional, variable, wanted))
+                bounds[number, variable] = torch.tensor(wish.ends())
     return support, bounds
 
 
-def _flags(conditional: Conditional, variable: int, wanted: object) -> Tensor:
-    values = conditional.values()
-    assert values is not None
-    if isinstance(wanted, Between):
-        low, high = _ends(conditional, variable, wanted)
-        flags = (values >= low) & (values <= high)
-    else:
-        listed = _listed(variable, wanted)
-        strange = listed[~torch.isin(listed, values)]
-        if len(strange):
-            found = strange[0].item()
-            raise ValueError(f"allowed[{variable}] must hold values that are {conditional.expected}, got {found}")
-        flags = torch.isin(values, listed)
-    if not bool(flags.any()):
-        raise ValueError(f"allowed[{variable}] must leave a value that is {conditional.expected}, got {wanted!r}")
-    return flags
+@dataclass(frozen=True)
+class _Wish:
+    """What a caller allows one variable: a ``Between``, a range or a set of values."""
+
+    conditional: Conditional
+    variable: int
+    wanted: object
+
+    def flags(self) -> Tensor:
+        """Which of its values a finite variable may take, bool (size,)."""
+        values, name = self.conditional.values(), f"allowed[{self.variable}]"
+        assert values is not None
+        if isinstance(self.wanted, Between):
+            low, high = self.ends()
+            flags = (values >= low) & (values <= high)
+        else:
+            listed = self._listed()
+            strange = listed[~torch.isin(listed, values)]
+            if len(strange):
+                raise ValueError(
+                    f"{name} must hold values that are {self.conditional.expected}, got {strange[0].item()}"
+                )
+            flags = torch.isin(values, listed)
+        if not bool(flags.any()):
+            raise ValueError(f"{name} must leave a value that is {self.conditional.expected}, got {self.wanted!r}")
+        return flags
+
+    def _listed(self) -> Tensor:
+        """The values that are named one by one, fp64 (n,)."""
+        wanted: Any = self.wanted
+        try:
+            values = wanted if isinstance(wanted, Tensor) else torch.tensor(list(wanted), dtype=torch.float64)
+            return values.detach().cpu().double().flatten()
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"allowed[{self.variable}] must be a Between, a range or a set of values, got {wanted!r}"
+            ) from error
+
+    def ends(self) -> tuple[float, float]:
+        """The least and the greatest value that it may take."""
+        wanted, name = self.wanted, f"allowed[{self.variable}]"
+        if self.conditional.code == Code.OWN:
+            raise ValueError(f"{name} cannot be used with a distribution of one's own")
+        if self.conditional.code == Code.POINT:
+            raise ValueError(f"{name} has no meaning for a variable that is computed, not drawn")
+        if not isinstance(wanted, Between):
+            raise ValueError(f"{name} must be a Between for a real variable, got {wanted!r}")
+        low = -torch.inf if wanted.low is None else float(wanted.low)
+        high = torch.inf if wanted.high is None else float(wanted.high)
+        if not low <= high:
+            raise ValueError(f"{name} must have low <= high, got {wanted!r}")
+        return low, high
 
 
-def _listed(variable: int, wanted: object) -> Tensor:
-    try:
-        found = wanted if isinstance(wanted, Tensor) else torch.tensor(list(wanted), dtype=torch.float64)  # type: ignore[call-overload]
-        return found.detach().cpu().double().flatten()
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"allowed[{variable}] must be a Between, a range or a set of values, got {wanted!r}"
-        ) from error
-
-
-def _ends(conditional: Conditional, variable: int, wanted: object) -> tuple[float, float]:
-    if conditional.code == Code.OWN:
-        raise ValueError(f"allowed[{variable}] cannot be used with a distribution of one's own")
-    if conditional.code == Code.POINT:
-        raise ValueError(f"allowed[{variable}] has no meaning for a variable that is computed, not drawn")
-    if not isinstance(wanted, Between):
-        raise ValueError(f"allowed[{variable}] must be a Between for a real variable, got {wanted!r}")
-    low = -torch.inf if wanted.low is None else float(wanted.low)
-    high = torch.inf if wanted.high is None else float(wanted.high)
-    if not low <= high:
-        raise ValueError(f"allowed[{variable}] must have low <= high, got {wanted!r}")
-    return low, high
-
-
-def _check_given_is_allowed(
-    conditionals: Sequence[Conditional], given: Tensor, observed: Tensor, conditions: Conditions
-) -> None:
+def _check_given_is_allowed(conditionals: Sequence[Conditional], conditions: Conditions) -> None:
+    assert conditions.given is not None and conditions.observed is not None
     for variable in conditions.constrained.nonzero()[:, 0].tolist():
-        conditional, value = conditionals[variable], given[:, variable]
+        conditional, value = conditionals[variable], conditions.given[:, variable]
         allowed = conditions.allowed_of(conditionals, variable)
         values = conditional.values()
         if values is None:
             inside = (value >= allowed[:, 0]) & (value <= allowed[:, 1])
         else:
             inside = ((value[:, None] == values.to(value)) & allowed).any(1)
-        if bool((observed[:, variable].bool() & ~inside).any()):
+        if bool((conditions.observed[:, variable].bool() & ~inside).any()):
             raise ValueError(f"given must be allowed where it is observed, but variable {variable} is not")

@@ -15,7 +15,7 @@ __all__ = ["Allowed", "Between", "Conditions"]
 
 
 class Between(NamedTuple):
-    """A range of values, both ends included; None leaves an end open."""
+    """A range of values, both ends included; None for no bound."""
 
     low: float | None = None
     high: float | None = None
@@ -33,7 +33,7 @@ class Conditions:
         observed: (N, D) uint8, or None.
         support: (N, S) uint8: for each variable of finite size one flag for each of its values, variable-major; or None.
         bounds: (N, D, 2), dtype of the program: least and greatest value of real variables; None with ``support``.
-        constrained: (D,) uint8: variables that are drawn from what ``support`` or ``bounds`` allow, be it everything.
+        constrained: (D,) uint8: variables that are drawn from what ``support`` or ``bounds`` allow, even if that is all.
     """
 
     given: Tensor | None

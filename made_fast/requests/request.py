@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -33,6 +33,8 @@ class Request:
         dtype: of the samples, or None.
         backend: ``"auto"`` or the name of a backend.
         progress: whether to show a progress bar.
+        count: number of rows.
+        features: what a backend must be able to do besides plain draws.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +47,8 @@ class Request:
     dtype: torch.dtype | None = None
     backend: str = "auto"
     progress: bool = False
+    count: int = field(init=False)
+    features: tuple[str, ...] = field(init=False)
 
     @classmethod
     def checked(
@@ -74,32 +78,29 @@ class Request:
         Raises:
             ValueError: an argument does not fit; the message names it.
         """
-        num_samples = whole_number("num_samples", num_samples)
-        first_row = whole_number("first_row", first_row, 0, 2**62 - 1)
-        seed = None if seed is None else whole_number("seed", seed, None)
+        if not (type(num_samples) is type(first_row) is type(seed) is int and num_samples >= 0 == first_row):
+            num_samples = whole_number("num_samples", num_samples)
+            first_row = whole_number("first_row", first_row, 0, 2**62 - 1)
+            seed = _drawn_seed(generator) if seed is None else whole_number("seed", seed, None)
         _check_context(context, context_features)
         count = None if context is None else context.shape[0]
-        conditions, count = conditions_of(conditionals, given, observed, allowed, count)
-        decoding = decoding_of(temperature, greedy, top_k, top_p)
-        check_decoding(decoding, conditionals, constrained=conditions is not None and conditions.support is not None)
+        conditions, decoding = None, PLAIN
+        if given is not None or observed is not None or allowed is not None:
+            conditions, count = conditions_of(conditionals, given, observed, allowed, count)
+        if (temperature, greedy, top_k, top_p) != (1, False, 0, 1):
+            decoding = decoding_of(temperature, greedy, top_k, top_p)
+            constrained = conditions is not None and conditions.support is not None
+            check_decoding(decoding, conditionals, constrained=constrained)
         shape = (num_samples,) if count is None else (count, num_samples)
         if rows is not None:
             _check_rows(rows, prod(shape), first_row)
-        if seed is None:
-            device = "cpu" if generator is None else generator.device
-            seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
         context = None if context is None else context.detach()
         return cls(shape, seed, first_row, rows, context, conditions, decoding, dtype, backend, progress)
 
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-        return prod(self.shape)
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """What a backend must be able to do besides plain draws."""
-        return (*self.decoding.features, *(() if self.conditions is None else self.conditions.features))
+    def __post_init__(self) -> None:
+        held = () if self.conditions is None else self.conditions.features
+        object.__setattr__(self, "count", prod(self.shape))
+        object.__setattr__(self, "features", (*self.decoding.features, *held))
 
     def noise_rows(self) -> Tensor:
         """(count,) int64 on the CPU: the noise row of each row."""
@@ -112,6 +113,11 @@ class Request:
     def conditions_of(self, places: Tensor) -> Conditions | None:
         """The conditions of some rows (m,) of the request, one row for each."""
         return None if self.conditions is None else self.conditions.rows(places // self.shape[-1])
+
+
+def _drawn_seed(generator: torch.Generator | None) -> int:
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
 def _check_context(context: Tensor | None, expected: int) -> None:

@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 
 from made_fast.backends import BACKENDS, Backend, why_not
-from made_fast.outputs.binary import Bernoulli, Spin
-from made_fast.outputs.categorical import Categorical
 from made_fast.outputs.codes import Code
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import PLAIN, Decoding
-from made_fast.outputs.kinds import Mixed
-from made_fast.outputs.mixtures import MixtureOfLogistics, MixtureOfNormals
-from made_fast.outputs.normal import Normal
+from made_fast.outputs.kinds import OUTPUTS, Mixed
 from made_fast.outputs.output import Output
 from made_fast.outputs.own import Own
 from made_fast.requests.conditions import Between
@@ -51,12 +47,11 @@ def examples() -> dict[str, tuple[Output, int]]:
 
     ``mixed`` has a column of each other kind.
     """
-    kinds = [
-        *(Bernoulli(), Spin(), Categorical(3), Normal(floor=0.1)),
-        *(MixtureOfNormals(2, floor=0.1), MixtureOfLogistics(2, levels=4)),
-    ]
-    found: dict[str, tuple[Output, int]] = {each.name: (each, 3) for each in kinds}
-    return {**found, Mixed.name: (Mixed(kinds), len(kinds)), Own.name: (Own(_OwnConditional()), 3)}
+    by_name: dict[str, tuple[Output, int]] = {}
+    for name, kind in OUTPUTS.items():
+        output = kind.example()
+        by_name[name] = output, len(output.parts) if isinstance(output, Mixed) else 3
+    return {**by_name, Own.name: (Own(_OwnConditional()), 3)}
 
 
 def request_of(what: str, conditionals: Sequence[Conditional]) -> dict[str, Any]:

@@ -50,10 +50,9 @@ class Draws(ABC):
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Samples (count, D), and of each the log-probability and the log-weight if asked for, (count,)."""
 
-    def _of_mask(self, mask: int | None) -> Draws:
-        """What draws from one mask; itself if None."""
-        if mask is not None and (isinstance(mask, bool) or mask != 0):
-            raise ValueError(f"mask must be None or 0 where there is one mask, got {mask!r}")
+    def _of_mask(self, mask: int) -> Draws:
+        """What draws from one mask alone."""
+        whole_number("mask", mask, 0, 0, note=" where there is one mask")
         return self
 
     def sample(
@@ -103,7 +102,7 @@ class Draws(ABC):
         Returns:
             (n, D), or (N, n, D) with contexts or conditions of N rows (noise rows are numbered ``first_row + b * n + i``).
             With ``given`` or ``allowed`` a ``WeightedSamples`` of them and their log-weights. Where the observed variables
-            come first in the order, and nothing is allowed or not, the samples are exact and all weights of a row equal.
+            come first in the order, and ``allowed`` is left out, the samples are exact and all weights of a row equal.
 
         Raises:
             ValueError: an argument does not fit; the message names it.
@@ -128,7 +127,7 @@ class Draws(ABC):
             backend=backend,
             progress=progress,
         )
-        x, _, log_weight = self._of_mask(mask)._drawn(request, False)
+        x, _, log_weight = (self if mask is None else self._of_mask(mask))._drawn(request, False)
         x = x.reshape(*request.shape, self.features)
         return x if log_weight is None else WeightedSamples(x, log_weight.reshape(request.shape))
 
@@ -178,7 +177,7 @@ class Draws(ABC):
             backend=backend,
             progress=progress,
         )
-        x, log_prob, log_weight = self._of_mask(mask)._drawn(request, True)
+        x, log_prob, log_weight = (self if mask is None else self._of_mask(mask))._drawn(request, True)
         assert log_prob is not None
         x, log_prob = x.reshape(*request.shape, self.features), log_prob.reshape(request.shape)
         return (x, log_prob) if log_weight is None else ScoredSamples(x, log_prob, log_weight.reshape(request.shape))

@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from made_fast import backends
-from made_fast.masks.mask_set import masks_of_rows
+from made_fast.arguments import whole_number
+from made_fast.masks import masks_of_rows
 from made_fast.outputs.output import Output
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import Schedule
@@ -90,19 +91,22 @@ class EnsembleSampler(Draws):
         log_prob = self._log_prob(x, request) if with_log_prob else None
         return x if request.dtype is None else x.to(request.dtype), log_prob, log_weight
 
+    def _of_mask(self, mask: int) -> Sampler:
+        return self.of_mask(whole_number("mask", mask, 0, self.num_masks - 1))
+
     def of_mask(self, mask: int) -> Sampler:
         """The sampler of one mask alone, packed at its first draw."""
         with self._lock:
-            found = self._samplers.pop(mask, None)
-            if found is None:
+            sampler = self._samplers.pop(mask, None)
+            if sampler is None:
                 known = self.schedules.get(mask)
-                found = Sampler(self._programs(mask), self.output, schedule=known)
-                self.schedules[mask] = found.schedule
-            self._samplers[mask] = found
-            cost = 2 * found.macs * self.dtype.itemsize  # every weight is packed in two layouts
+                sampler = Sampler(self._programs(mask), self.output, schedule=known)
+                self.schedules[mask] = sampler.schedule
+            self._samplers[mask] = sampler
+            cost = 2 * sampler.macs * self.dtype.itemsize  # every weight is packed twice
             for old in list(self._samplers)[: -max(1, _PACKED_BYTES // max(1, cost))]:
                 del self._samplers[old]
-        return found
+        return sampler
 
     def _draw(self, request: Request) -> tuple[Tensor, Tensor | None]:
         needs = needs_of(self.conditionals, device=self.device, dtype=self._exact_dtype)
@@ -138,12 +142,12 @@ class EnsembleSampler(Draws):
     @torch.no_grad()
     def _log_prob(self, x: Tensor, request: Request) -> Tensor:
         dtype = self._exact_dtype
-        found = torch.empty(len(x), dtype=dtype, device=self.device)
+        log_prob = torch.empty(len(x), dtype=dtype, device=self.device)
         size = math.ceil(_VALUES_AT_ONCE / self.widest)
         with torch.autocast(self.device.type, enabled=False):
             for start in range(0, len(x), size):
                 places = torch.arange(start, min(start + size, len(x)))
                 context = request.context_of(places)
                 context = None if context is None else context.to(self.device, dtype)
-                found[start : start + size] = self._log_prob_of(x[start : start + size].to(dtype), context)
-        return found
+                log_prob[start : start + size] = self._log_prob_of(x[start : start + size].to(dtype), context)
+        return log_prob

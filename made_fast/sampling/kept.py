@@ -15,7 +15,7 @@ from made_fast.arguments import one_of
 __all__ = ["Kept", "Stale", "State", "check_stale"]
 
 T = TypeVar("T")
-Stale = Literal["refresh", "raise", "keep"]  # what is done about a change: make it again, raise, look for none
+Stale = Literal["refresh", "raise", "keep"]  # after a change: make it again, raise; or never look for one
 
 _TRIES = 8  # to make something from tensors that another thread keeps writing to
 
@@ -37,13 +37,13 @@ class _Found(NamedTuple, Generic[T]):
 class Kept(Generic[T]):
     """Something made from tensors; made again when they have changed.
 
-    Copies and pickles leave it out, and make it again when it is asked for; those of a ``portable`` one take it along, and
-    what others it was made from, which have other identities there, are then taken down anew.
+    Copies and pickles leave it out, and make it again when it is asked for. Those of a ``portable`` one take it along; the
+    other things that it was made from have other identities there, so they are noted anew.
 
     Args:
-        read: the state as it is now; of tensors the detached ones themselves, not copies.
-        make: makes the value from what ``read`` reads; it is handed the last value, None at first.
-        stale: ``"refresh"`` makes it again after a change, ``"raise"`` raises, ``"keep"`` looks for none.
+        read: gives the state as it is now; its tensors are detached, but no copies.
+        make: makes the value from what ``read`` gives; it is handed the last value, None at first.
+        stale: ``"refresh"`` makes it again after a change, ``"raise"`` raises, ``"keep"`` looks for no change.
         changed: what the error of ``"raise"`` says.
         portable: whether copies and pickles take the value along, which must itself allow it.
     """
@@ -71,27 +71,27 @@ class Kept(Generic[T]):
     @property
     def is_stale(self) -> bool:
         """Whether there is nothing yet, or what it was made from has changed."""
-        found, now = self._found, self.read()
-        if found is None:
+        entry, now = self._found, self.read()
+        if entry is None:
             return True
-        if found.state.others is None and now.others is not None and not self._copied_stale:
-            self._found = found = found._replace(state=found.state._replace(others=now.others))
-        return not (found.state.others == now.others and _same(found.state.tensors, now.tensors))
+        if entry.state.others is None and now.others is not None and not self._copied_stale:
+            self._found = entry = entry._replace(state=entry.state._replace(others=now.others))
+        return not (entry.state.others == now.others and _same(entry.state.tensors, now.tensors))
 
     def current(self) -> T:
         """The value for the tensors as they are now.
 
         Raises:
-            RuntimeError: they have changed, and that was to be told.
+            RuntimeError: they have changed, and ``stale`` is ``"raise"``.
         """
-        found = self._found
-        if found is not None and (self.stale == "keep" or not self.is_stale):
-            return found.value
-        if found is not None and self.stale == "raise":
+        entry = self._found
+        if entry is not None and (self.stale == "keep" or not self.is_stale):
+            return entry.value
+        if entry is not None and self.stale == "raise":
             raise RuntimeError(self.changed)
         with self._lock:
-            found = self._found
-            return found.value if found is not None and not self.is_stale else self.refresh()
+            entry = self._found
+            return entry.value if entry is not None and not self.is_stale else self.refresh()
 
     def refresh(self) -> T:
         """Makes it anew, whatever has changed.

@@ -39,14 +39,16 @@ def needs_of(
     bf16: bool = False,
 ) -> Needs:
     """What a backend must have to draw these conditionals and do these things meanwhile."""
-    own = [each for each in conditionals if each.code == Code.OWN]
+    own_conditionals = [each for each in conditionals if each.code == Code.OWN]
     return Needs(
         device,
         dtype,
         outputs={each.name for each in conditionals},
-        own_draws=[name for name in backends.OWN_DRAWS if all(getattr(each, name) is not None for each in own)],
+        own_draws=[
+            name for name in backends.OWN_DRAWS if all(getattr(each, name) is not None for each in own_conditionals)
+        ],
         functions=functions,
-        features={*features, "conditions of own distributions"} if features and own else features,
+        features={*features, "conditions of own distributions"} if features and own_conditionals else features,
         bf16=bf16,
     )
 
@@ -69,8 +71,8 @@ class Sampler(Draws):
         backend: ``"auto"`` or the name of a backend.
         bf16_weights: keep weights in bf16 and round hidden values to bf16 as well, sums stay fp32; needs the processor's
             instruction for it (``build_config()["bf16"]``). Samples then follow a slightly different law, whose own
-            log-probability ``sample_and_log_prob`` returns; benchmarks/README.md states by how much. It has no path for
-            few rows.
+            log-probability ``sample_and_log_prob`` returns; benchmarks/results/sampling.md states by how much. It has no path
+            for few rows.
 
     Raises:
         ValueError: the program is not autoregressive, a weight is not finite, or the backend cannot serve.
@@ -187,9 +189,9 @@ class Sampler(Draws):
         return self.output.log_prob(self.program.evaluate(x, context), x).sum(-1)
 
     def _ready(self, requested: str, features: frozenset[str] = frozenset()) -> tuple[ModuleType, Any]:
-        """The module of a backend and this program in its layout, made at first use."""
-        found = self._packed.get((requested, features))
-        if found is None:
+        """The module of a backend and this program as it packs it, made at first use."""
+        ready = self._packed.get((requested, features))
+        if ready is None:
             chosen = self._choose(requested, features)
             with self._lock:
                 packed = self._packed.get(chosen.name)
@@ -197,8 +199,8 @@ class Sampler(Draws):
                     module = backends.load(chosen)
                     options = {"bf16": True} if self.bf16_weights else {}
                     packed = (module, module.pack(self.program, self.schedule, **options))
-                found = self._packed[requested, features] = self._packed[chosen.name] = packed
-        return found
+                ready = self._packed[requested, features] = self._packed[chosen.name] = packed
+        return ready
 
     def _bounds(self, rows: int, progress: bool) -> Iterable[tuple[int, int]]:
         macs = _MACS_PER_PIECE.get(self.program.device.type, _MACS_PER_PIECE["cpu"])

@@ -346,10 +346,10 @@ class _Run:
                 raise ValueError(f"{name} must be {state['settings'].get(name)} as in checkpoint {path}, got {value}")
         if state["data"] != self._data_sums():
             raise ValueError(f"checkpoint {path} was made with other data: resume with the same, or start anew")
-        own = self.model.state_dict()
-        same = state["description"] == repr(self.model) and state["model"].keys() == own.keys()
-        buffers = own.keys() - dict(self.model.named_parameters()).keys()
-        if not same or not all(torch.equal(state["model"][name], own[name].cpu()) for name in buffers):
+        present = self.model.state_dict()
+        same = state["description"] == repr(self.model) and state["model"].keys() == present.keys()
+        buffers = present.keys() - dict(self.model.named_parameters()).keys()
+        if not same or not all(torch.equal(state["model"][name], present[name].cpu()) for name in buffers):
             raise ValueError(f"checkpoint {path} was made with another model: resume with the same, or start anew")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-figures = pytest.importorskip("benchmarks.figures", reason="needs matplotlib")
+figures = pytest.importorskip("benchmarks.suites.figures", reason="needs matplotlib")
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,6 +19,6 @@ def test_figure_is_drawn_and_shown(name: str) -> None:
 
 
 def test_the_panel_is_that_of_the_engine() -> None:
-    found = re.search(r"constexpr int kPanelRows = (\d+);", (ROOT / "csrc" / "plan.h").read_text())
+    found = re.search(r"constexpr int kPanelRows = (\d+);", (ROOT / "csrc" / "plan" / "plan.h").read_text())
     assert found is not None
     assert int(found[1]) == figures.PANEL

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_contenders, gpu_model, gpu_report
-from benchmarks.cases import Case
-from benchmarks.gpu_bench import Bench
-from benchmarks.gpu_timing import Clock
+from benchmarks import WrongResult, contenders
+from benchmarks.__main__ import main
+from benchmarks.cases import CASES, Case, Group
+from benchmarks.gpu import model as gpu_model
+from benchmarks.gpu import report as gpu_report
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.clock import Clock
 from benchmarks.timing import Ratio
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +25,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 def _run(out: Path, *more: str, interpreted: bool) -> str:
     environment = {**os.environ, "TRITON_INTERPRET": "1" if interpreted else "0"}
-    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--quick", "--out", str(out), *more]
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--device", "cpu", "--quick", "--out", str(out), *more]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -36,17 +39,17 @@ def test_it_runs_from_end_to_end(tmp_path: Path, backend: str) -> None:
     assert found["failures"] == []
     assert {"Ceilings", "Samples", "Latency", "Contenders", "Masked forward", "Training step"} <= set(found["tables"])
     assert any("need a GPU" in line for line in found["left out"])
-    assert text == (tmp_path / "gpu.md").read_text() + "\n"
+    assert text == (tmp_path / "gpu.md").read_text()
     assert text.rstrip().endswith("| not measured |")  # the targets come last
 
 
 def test_a_wrong_contender_is_not_timed() -> None:
     model = Case(8, 20, 1, 1).model()
-    x = gpu_contenders.step_by_step(gpu_contenders.dense_network(model), model, 40)()
-    gpu_contenders.check("right", model, x, tolerance=1e-5)
+    x = contenders.step_by_step(contenders.dense_network(model), model, 40)()
+    contenders.check_draws("right", model, x, tolerance=1e-5)
     for wrong, message in ((1 - x, r"drew \d+ of 320"), (x + 0.5, "neither 0 nor 1"), (x * torch.nan, "neither")):
-        with pytest.raises(gpu_contenders.WrongDraws, match=f"^naive .*{message}"):
-            gpu_contenders.check("naive", model, wrong, tolerance=1e-5)
+        with pytest.raises(WrongResult, match=f"^naive .*{message}"):
+            contenders.check_draws("naive", model, wrong, tolerance=1e-5)
 
 
 def test_what_fails_is_written_down_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,8 +86,8 @@ def test_targets_are_judged() -> None:
 
 def test_jacobi_draws_what_the_naive_sampler_draws() -> None:
     model = Case(12, 30, 2, 1).model(one_fraction=0.4)
-    jacobi = gpu_contenders.Jacobi(model, 50, graphed=False)
-    assert torch.equal(jacobi(), gpu_contenders.step_by_step(gpu_contenders.masked_network(model), model, 50)())
+    jacobi = contenders.Jacobi(model, 50)
+    assert torch.equal(jacobi(), contenders.step_by_step(contenders.masked_network(model), model, 50)())
     assert 1 <= jacobi.passes <= 13
 
 
@@ -107,8 +110,8 @@ def test_the_model_counts_what_the_plan_holds() -> None:
 def test_the_model_is_printed_without_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("benchmarks.gpu_sampling.SHAPES", ((16, 40, 2),))
-    assert gpu.main(["--model", "--out", str(tmp_path)]) == 0
+    monkeypatch.setitem(CASES, "gpu, expected", Group(CASES["gpu, expected"].quick, ()))
+    assert main(["gpu", "--model", "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "H200: sample / dense" in text
     assert "16x40x2-B131072 tf32" in text
@@ -117,5 +120,5 @@ def test_the_model_is_printed_without_a_gpu(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without a GPU")
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert gpu.main(["--out", str(tmp_path), "--backend", "reference"]) == 2
+    assert main(["gpu", "--out", str(tmp_path), "--backend", "reference"]) == 2
     assert "no CUDA device" in capsys.readouterr().err

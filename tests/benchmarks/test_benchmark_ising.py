@@ -1,4 +1,4 @@
-"""The runner of benchmarks.ising on small lattices: exact figures, and tables that are complete."""
+"""The suite ``ising`` on small lattices: exact figures, and tables that are complete."""
 
 import itertools
 import json
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import ising
+from benchmarks.__main__ import main
+from benchmarks.suites import ising
 
 
 def energy_by_hand(spins: tuple[int, ...], size: int) -> int:
@@ -67,7 +68,7 @@ def test_both_samplers_take_the_same_step() -> None:
 
 def test_a_small_run_prints_and_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = shlex.split("--size 3 --steps 60 --batch 100 --samples 2000 --timed 2 3 --seconds 0.01 --seed 1")
-    ising.main([*options, "--json", str(tmp_path / "ising.json")])
+    main(["ising", *options, "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     for name in ("exact", "variational", "corrected", "variational gap", "cached, ms", "naive, ms", "naive / cached"):
         assert name in printed
@@ -83,15 +84,16 @@ def test_a_small_run_prints_and_writes_everything(tmp_path: Path, capsys: pytest
         assert row["variational gap"] > -3 * row["variational, standard error"]
 
 
-def test_a_wrong_free_energy_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_free_energy_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(ising, "exact_free_energy", lambda size, beta: 0.0)
     with pytest.raises(SystemExit, match=r"standard errors off"):
-        ising.main(shlex.split("--size 2 --steps 2 --batch 10 --samples 100 --timed"))
+        main(shlex.split(f"ising --size 2 --steps 2 --batch 10 --samples 100 --out {tmp_path} --timed"))
     assert "| 0.3 | 0.000000 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("size", ["1", "9"])
-def test_a_lattice_without_an_exact_figure_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        ising.main(["--size", size])
-    assert "--size must be 2 to 8" in capsys.readouterr().err
+def test_a_lattice_without_an_exact_figure_is_refused(size: str) -> None:
+    with pytest.raises(SystemExit, match="--size must be 2 to 8"):
+        main(["ising", "--size", size])

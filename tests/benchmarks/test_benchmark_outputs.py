@@ -1,4 +1,4 @@
-"""The runners of benchmarks.outputs, cardinality and output_peers at small sizes: complete, and nothing wrong is timed."""
+"""The suites ``outputs``, ``cardinality`` and ``output_peers`` at small sizes: complete, and nothing wrong is timed."""
 
 import json
 import shlex
@@ -8,33 +8,37 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cardinality, cardinality_table, output_contenders, output_peers, outputs
-from benchmarks.cardinality_table import COLUMNS, NAMES, Query
-from benchmarks.output_cases import CASES, QUICK_CASES, OutputCase
+from benchmarks import WrongResult, contenders
+from benchmarks.__main__ import main
+from benchmarks.cases import Case, cases_of
+from benchmarks.suites import cardinality, cardinality_table, output_peers, outputs
+from benchmarks.suites.cardinality_table import COLUMNS, NAMES, Query
+
+CASES, QUICK_CASES = cases_of("outputs"), cases_of("outputs", quick=True)
 
 
 @pytest.mark.slow
 def test_tables_of_outputs_are_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    outputs.main([*shlex.split("--quick --seconds 0.01 --threads 1 --json"), str(tmp_path / "outputs.json")])
+    main([*shlex.split("outputs --quick --seconds 0.01 --threads 1 --out"), str(tmp_path)])
     printed = capsys.readouterr().out
     for title in ("## Many rows", "## One row", "sample / quicker dense", "naive / sample"):
         assert title in printed
     written = json.loads((tmp_path / "outputs.json").read_text())
     for rows in (written["many rows"], written["one row"]):
-        assert [row["output"] for row in rows] == [case.label for case in QUICK_CASES]
+        assert [row["output"] for row in rows] == [case.output for case in QUICK_CASES]
         assert all(row["sample / quicker dense"]["median"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("case", QUICK_CASES, ids=lambda case: case.name)
-def test_a_wrong_contender_is_not_timed(case: OutputCase) -> None:
+def test_a_wrong_contender_is_not_timed(case: Case) -> None:
     model = case.model()
     frozen = model.sampler()
-    x = frozen.sample(32, seed=output_contenders.SEED + 1)
+    x = frozen.sample(32, seed=contenders.SEED + 1)
     runs = outputs.contenders_of(model, frozen, x)
     outputs.check(model, frozen, runs, x, case.name)
     for name in runs.keys() - {outputs.SAMPLE}:
         wrong = runs | {name: lambda name=name: 1.001 * runs[name]()}
-        with pytest.raises(SystemExit, match="is wrong by"):
+        with pytest.raises(WrongResult, match="is wrong by"):
             outputs.check(model, frozen, wrong, x, case.name)
 
 
@@ -44,8 +48,8 @@ def test_a_sampler_of_other_weights_is_not_timed() -> None:
     with torch.no_grad():
         model.parameters_layer.weight.neg_()
     x = frozen.sample(64, seed=0)
-    with pytest.raises(SystemExit, match="contradict the model"):
-        outputs.check(model, frozen, {outputs.SAMPLE: output_contenders.sampler(frozen, 64)}, x, "negative")
+    with pytest.raises(WrongResult, match="contradict the model"):
+        outputs.check(model, frozen, {outputs.SAMPLE: contenders.sampler(frozen, 64)}, x, "negative")
 
 
 def test_conditionals_of_the_cases_depend_on_what_was_drawn() -> None:
@@ -54,7 +58,7 @@ def test_conditionals_of_the_cases_depend_on_what_was_drawn() -> None:
         with torch.no_grad():
             spread = model(model.sample(200, seed=0)).std(0)
         assert (spread > 0.1).float().mean() > 0.5, case.name
-    assert {case.features for case in CASES if case.label != "table"} == {784}
+    assert {case.features for case in CASES if case.output != "table"} == {784}
 
 
 def test_queries_and_their_errors_by_hand() -> None:
@@ -79,12 +83,12 @@ def test_the_table_is_a_function_of_its_seed() -> None:
 
 @pytest.mark.slow
 def test_a_small_run_of_cardinality_prints_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = ["--checkpoint", str(tmp_path / "a.ckpt"), "--json", str(tmp_path / "a.json")]
-    cardinality.main(["--quick", *paths])
+    paths = ["--checkpoint", str(tmp_path / "a.ckpt"), "--out", str(tmp_path)]
+    main(["cardinality", "--quick", *paths])
     printed = capsys.readouterr().out
     for name in (cardinality.PROGRESSIVE, cardinality.NAIVE, "columns taken as independent", "queries a second"):
         assert name in printed
-    written = json.loads((tmp_path / "a.json").read_text())
+    written = json.loads((tmp_path / "cardinality.json").read_text())
     assert all(row["50 %"] >= 1 for row in written["estimators"])
     assert written["against naive"]["largest relative difference"] < 1e-3
 

@@ -1,4 +1,4 @@
-"""benchmarks.paper on small files: chooses by validation, resumes, reads test rows once, and says how it stands."""
+"""The suite ``paper`` on small files: it chooses by validation, resumes, reads test rows once, and says how it stands."""
 
 import json
 import shlex
@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import paper, paper_grid, published
-from benchmarks.paper_grid import Configuration
-from benchmarks.published import Figure
+from benchmarks.__main__ import main
+from benchmarks.paper import grid as paper_grid
+from benchmarks.paper import published
+from benchmarks.paper import run as paper
+from benchmarks.paper.grid import Configuration
+from benchmarks.paper.published import Figure
 
 GRID = (Configuration((16,), epochs=3), Configuration((16,), epochs=3, learning_rate=1e-6))
 
@@ -63,14 +66,14 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     write_set(tmp_path / "coins.npz", features=9)
     monkeypatch.setattr(paper, "grid_of", lambda name: GRID[:1])
     options = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--budget", "1"]
-    paper.main(options)
+    main(["paper", *options])
     text = (tmp_path / "out" / "paper.md").read_text()
     assert text.strip() in capsys.readouterr().out
     assert "| adult | 600 / 200 / 300 x 12 |" in text and "13.12 ± 0.05" in text and "| coins |" in text
     with pytest.raises(SystemExit, match="got nothing"):
-        paper.main([*options, *shlex.split("--set adult nothing")])
+        main(["paper", *options, *shlex.split("--set adult nothing")])
     with pytest.raises(SystemExit, match="found none"):
-        paper.main(["--data", str(tmp_path / "out")])
+        main(["paper", "--data", str(tmp_path / "out")])
 
 
 def test_no_time_is_no_result(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
-"""The runner of benchmarks.training at small sizes: its rows are complete, and it times nothing that is wrong."""
+"""The runner of the suite ``training`` at small sizes: its rows are complete, and it times nothing that is wrong."""
 
 import pytest
 import torch
 
-from benchmarks import training
+from benchmarks import WrongResult
 from benchmarks.cases import Case
-from benchmarks.timing import machine
+from benchmarks.report import machine
+from benchmarks.suites import training
 
 CASE = Case(16, 32, 2, 24)
 
@@ -23,5 +24,5 @@ def test_a_wrong_contender_is_not_timed() -> None:
     found, learned = training.networks(model, compiled=False)
     training.check(model, found, learned, x)
     found[training.DENSE] = lambda x: found[training.MASKED](x) + 1e-2
-    with pytest.raises(SystemExit, match=r"dense is wrong"):
+    with pytest.raises(WrongResult, match=r"dense is wrong"):
         training.check(model, found, learned, x)

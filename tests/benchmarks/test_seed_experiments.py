@@ -1,4 +1,4 @@
-"""The experiments of benchmarks/seed on small made-up images: they run, resume, and show what they say."""
+"""The experiments of benchmarks/experiments on small made-up images: they run, resume, and show what they say."""
 
 import json
 import math
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.seed import autoencoder, common, direct, filling, leak, orders
+from benchmarks.__main__ import main
+from benchmarks.experiments import autoencoder, common, direct, filling, leak, orders
 from made_fast import MADE, accelerate, masks
 
 pytest.importorskip("matplotlib")
@@ -35,9 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(module: Any, folder: Path, out: Path, *, epochs: int, **options: object) -> dict[str, Any]:
     """What an experiment writes; its figure must be a PNG that is not large."""
     given = {"data": folder, "set": "bars", "out": out, "epochs": epochs, "hidden": 64, **options}
-    result = module.main([f"--{name}={value}" for name, value in given.items()])
-    name = result["experiment"]
-    assert json.loads((out / f"{name}.json").read_text()) == json.loads(json.dumps(result))
+    name = module.__name__.rpartition(".")[2]
+    assert main([name, *(f"--{option}={value}" for option, value in given.items())]) == 0
+    result: dict[str, Any] = json.loads((out / f"{name}.json").read_text())
     picture = (out / f"{name}.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) < 300_000
     assert {len(each["curve"]) for each in result["runs"].values()} == {epochs}
@@ -69,9 +70,16 @@ def test_training_in_turns_goes_on_where_it_was_stopped(folder: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_no_epoch_is_begun_when_the_time_is_up(folder: Path, tmp_path: Path) -> None:
-    result = direct.main(
-        [f"--data={folder}", "--set=bars", f"--out={tmp_path}", "--epochs=9", "--minutes=1e-9", "--hidden=10"]
+    main(
+        [
+            "direct",
+            f"--data={folder}",
+            "--set=bars",
+            f"--out={tmp_path}",
+            *["--epochs=9", "--minutes=1e-9", "--hidden=10"],
+        ]
     )
+    result = json.loads((tmp_path / "direct.json").read_text())
     assert {len(each["curve"]) for each in result["runs"].values()} == {1}
 
 
@@ -190,8 +198,8 @@ def test_filling_reveals_each_image_in_its_own_order(tmp_path: Path, num_masks: 
     assert np.array_equal(first, np.where(known, 2 * drawn[0].numpy(), 1))
     assert [int((frame == 1).sum()) for frame in frames] == [6 * (64 - 4 * frame) for frame in range(17)]
     given = [f"--{name}={value}" for name, value in options.items()]
-    filling.main([f"--model={tmp_path / 'model.safetensors'}", f"--out={tmp_path / 'a.gif'}", *given])
-    with Image.open(tmp_path / "a.gif") as image:
+    main(["filling", f"--model={tmp_path / 'model.safetensors'}", f"--out={tmp_path}", *given])
+    with Image.open(tmp_path / "filling.gif") as image:
         assert image.n_frames == 17
 
 
@@ -207,6 +215,6 @@ def test_a_set_that_has_no_images_is_refused(tmp_path: Path) -> None:
         **{name: np.zeros((3, 2), np.uint8) for name in ("train", "valid", "test")},
     )
     with pytest.raises(SystemExit, match="square images"):
-        direct.main([f"--data={tmp_path}", "--set=rows", f"--out={tmp_path}"])
+        main(["direct", f"--data={tmp_path}", "--set=rows", f"--out={tmp_path}"])
     with pytest.raises(SystemExit):
-        direct.main([f"--data={tmp_path}", "--minutes=0"])
+        main(["direct", f"--data={tmp_path}", "--minutes=0"])

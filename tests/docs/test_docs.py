@@ -42,7 +42,7 @@ def _name(path: Path) -> str:
 
 PAGES = {
     _name(path): path
-    for path in [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *sorted(DOCS.rglob("*.md"))]
+    for path in [*ROOT.glob("*.md"), *sorted((ROOT / "benchmarks").rglob("*.md")), *sorted(DOCS.rglob("*.md"))]
     if FENCE.search(path.read_text())
 }
 

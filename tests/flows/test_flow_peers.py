@@ -331,7 +331,7 @@ def test_a_leak_is_found() -> None:
 @pytest.mark.slow
 def test_the_benchmark_compares_before_it_times() -> None:
     library("zuko")
-    flows = importlib.import_module("benchmarks.flows")
+    flows = importlib.import_module("benchmarks.suites.flows")
     row = flows.one_case("zuko MAF", 6, 8, 3, 2, 0.0)
     assert row["way"] == "compiled"
     assert float(row["difference"]) < 1e-4

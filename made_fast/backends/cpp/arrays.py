@@ -1,7 +1,8 @@
-"""What the compiled engine is handed: a program and its schedule as plain arrays (csrc/pack.h)."""
+"""What the compiled engine is handed: a program and its schedule as plain arrays (csrc/plan/source.h)."""
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -11,27 +12,37 @@ from numpy.typing import NDArray
 from made_fast.outputs.codes import Code, Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.programs.program import Affine, Program, X
-from made_fast.programs.schedule import AffinePlan, Kind, Schedule
+from made_fast.programs.schedule import AffinePlan, Kind, Schedule, StepColumn
 
-__all__ = ["layout"]
+__all__ = ["VariableColumn", "layout"]
 
 _LOOK_UP_FROM = 5  # categories: fewer are multiplied in less time than looked up, zeros and all
 
 
+class VariableColumn(IntEnum):
+    """Columns of the table of variables; they are those of csrc/plan/codes.h."""
+
+    NUMBER = 0
+    NOISE_STEP = 1
+    PARAM_SLOT = 2  # the first of its parameters
+    X_SLOT = 3  # the first of its input units
+    CONDITIONAL = 4  # place in the list of distinct ones
+    SUPPORT = 5  # its first flag in a row of ``Conditions.support``
+    TABLE = 6  # the first number of its embedding
+
+
 def layout(program: Program, schedule: Schedule) -> dict[str, Any]:
-    """The arguments of the engine's sampler that describe a program."""
+    """The arguments of ``_core.SamplerF32`` and ``F64`` that describe a program; those of its parts as dictionaries."""
     distinct = {each: number for number, each in enumerate(dict.fromkeys(program.conditionals))}
     tables = torch.zeros(0, dtype=program.dtype) if program.tables is None else program.tables
     places = _places(program, schedule)
     return {
-        "shape": (
-            schedule.features,
-            schedule.context_features,
-            int(places[-1]),
-            int(places[schedule.x_slot]),
-            int(places[schedule.context_slot]),
-            schedule.in_place,
-        ),
+        "features": schedule.features,
+        "context_features": schedule.context_features,
+        "num_slots": int(places[-1]),
+        "x_slot": int(places[schedule.x_slot]),
+        "context_slot": int(places[schedule.context_slot]),
+        "in_place": schedule.in_place,
         "steps": _steps(schedule, places),
         "variables": _variables(program, schedule, distinct, places),
         "conditionals": [_conditional(each, program.dtype) for each in distinct],
@@ -60,11 +71,11 @@ def _places(program: Program, schedule: Schedule) -> NDArray[np.int64]:
 def _steps(schedule: Schedule, places: NDArray[np.int64]) -> NDArray[np.int64]:
     """The steps with the engine's slots."""
     steps = schedule.steps.copy()
-    kinds = steps[:, 0]
+    kinds = steps[:, StepColumn.KIND]
     for column, holds_slots in (
-        (1, kinds != Kind.DRAW),
-        (3, kinds != Kind.AFFINE),
-        (4, (kinds == Kind.ADD) | (kinds == Kind.MULTIPLY)),
+        (StepColumn.FIRST, kinds != Kind.DRAW),
+        (StepColumn.LEFT, kinds != Kind.AFFINE),
+        (StepColumn.RIGHT, (kinds == Kind.ADD) | (kinds == Kind.MULTIPLY)),
     ):
         steps[holds_slots, column] = places[steps[holds_slots, column]]
     return steps
@@ -73,53 +84,49 @@ def _steps(schedule: Schedule, places: NDArray[np.int64]) -> NDArray[np.int64]:
 def _variables(
     program: Program, schedule: Schedule, distinct: dict[Conditional, int], places: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """A row for each variable in the order of drawing, (D, 7): see to_variables in csrc/bindings.cpp."""
-    conditionals = program.conditionals
-    columns = (
-        schedule.variables,
-        schedule.noise_steps,
-        places[schedule.param_slots],
-        places[schedule.x_slots],
-        np.asarray([distinct[each] for each in conditionals])[schedule.variables],
-        np.asarray(program.support_starts)[schedule.variables],  # first flag in a row of support
-        np.asarray(program.table_starts)[schedule.variables],  # first number of its table
-    )
-    return np.ascontiguousarray(np.stack(columns, axis=1), dtype=np.int64)
+    """A row for each variable in the order of drawing, (D, 7); the columns are those of ``VariableColumn``."""
+    variables = np.empty((len(schedule.variables), len(VariableColumn)), dtype=np.int64)
+    numbers = np.asarray([distinct[each] for each in program.conditionals])
+    variables[:, VariableColumn.NUMBER] = schedule.variables
+    variables[:, VariableColumn.NOISE_STEP] = schedule.noise_steps
+    variables[:, VariableColumn.PARAM_SLOT] = places[schedule.param_slots]
+    variables[:, VariableColumn.X_SLOT] = places[schedule.x_slots]
+    variables[:, VariableColumn.CONDITIONAL] = numbers[schedule.variables]
+    variables[:, VariableColumn.SUPPORT] = np.asarray(program.support_starts)[schedule.variables]
+    variables[:, VariableColumn.TABLE] = np.asarray(program.table_starts)[schedule.variables]
+    return variables
 
 
-def _conditional(conditional: Conditional, dtype: torch.dtype) -> tuple[object, ...]:
-    """See to_conditional in csrc/bindings.cpp."""
-    address = 0
-    if conditional.code == Code.OWN:
-        address = conditional.native_address(dtype)
-    return (
-        int(conditional.code),
-        int(conditional.encoding),
-        conditional.num_params,
-        conditional.num_draws,
-        conditional.size,
-        conditional.components,
-        conditional.units,
-        conditional.floor,
-        conditional.scale,
-        conditional.shift,
-        address,
-    )
+def _conditional(conditional: Conditional, dtype: torch.dtype) -> dict[str, Any]:
+    """The arguments of ``_core.Conditional``."""
+    return {
+        "code": int(conditional.code),
+        "encoding": int(conditional.encoding),
+        "num_params": conditional.num_params,
+        "num_draws": conditional.num_draws,
+        "size": conditional.size,
+        "components": conditional.components,
+        "units": conditional.units,
+        "floor": conditional.floor,
+        "scale": conditional.scale,
+        "shift": conditional.shift,
+        "native_draw": conditional.native_address(dtype) if conditional.code == Code.OWN else 0,
+    }
 
 
-def _source(op: Affine, plan: AffinePlan, places: NDArray[np.int64]) -> tuple[object, ...]:
-    """Weights with rows in slot order and columns in order of time, and what the engine must know of their mask."""
+def _source(op: Affine, plan: AffinePlan, places: NDArray[np.int64]) -> dict[str, Any]:
+    """The arguments of ``_core.Affine``: weights with rows in slot order and columns in order of time, and their mask."""
     rows, columns = torch.from_numpy(plan.rows), torch.from_numpy(plan.columns)
     weight = torch.cat([term.weight for term in op.terms], dim=1)
     weight = weight.index_select(0, rows).index_select(1, columns).contiguous()
     bias = weight.new_zeros(len(rows)) if op.bias is None else op.bias.index_select(0, rows)
-    return (
-        int(places[plan.first_slot]),
-        weight.numpy(),
-        weight.t().contiguous().numpy(),
-        bias.contiguous().numpy(),
-        places[plan.column_slots],
-        plan.needed,
-        plan.ready,
-        plan.mask,
-    )
+    return {
+        "first_slot": int(places[plan.first_slot]),
+        "weights": weight.numpy(),
+        "transposed": weight.t().contiguous().numpy(),
+        "bias": bias.contiguous().numpy(),
+        "slots": places[plan.column_slots],
+        "needed": plan.needed,
+        "ready": plan.ready,
+        "mask": plan.mask,
+    }

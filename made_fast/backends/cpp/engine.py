@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NoReturn
 
 import torch  # before _core, so that both share one OpenMP pool
 from torch import Tensor
@@ -12,6 +14,7 @@ from made_fast import _core
 from made_fast.backends.cpp.arrays import layout
 from made_fast.masks.plan import MaskPlan, MaskSide
 from made_fast.masks.plan_cache import digest_with
+from made_fast.outputs.decoding import Decoding
 from made_fast.programs.functions import FUNCTIONS
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import Schedule
@@ -31,8 +34,17 @@ __all__ = [
 ]
 
 _INSTRUCTION_SETS = _core.instruction_sets()
-_NO_MEMORY, _NOT_A_NUMBER = 1, 2
+# What a draw without them is handed: for None the binding would look for a conversion, which takes a microsecond.
+_NO_CONDITIONS, _PLAIN = _core.Conditions(), _core.Decoding()
 _MACS_PER_THREAD = 1_000_000  # of a masked matmul: threads that meet for less lose more than they gain
+
+
+class Status(IntEnum):
+    """How a call of the engine ended; the numbers are those of csrc/plan/codes.h."""
+
+    OK = 0
+    NO_MEMORY = 1
+    NOT_A_NUMBER = 2
 
 
 @dataclass(frozen=True)
@@ -76,9 +88,18 @@ def build_config() -> dict[str, object]:
 
 
 def pack(program: Program, schedule: Schedule, *, bf16: bool = False) -> Packed:
-    """Copies the weights into the engine's layout; with ``bf16`` for the processor's bf16 instruction as well."""
+    """Copies the weights into the engine's layout; with ``bf16`` for the processor's bf16 instruction as well.
+
+    Raises:
+        ValueError: the compiled module lacks a function or a conditional of the program.
+    """
+    for function in sorted(program.functions):
+        _function_code(function)
     kind = _core.SamplerF64 if program.dtype == torch.float64 else _core.SamplerF32
-    native = kind(**layout(program, schedule), bf16=bf16)
+    arguments = layout(program, schedule)
+    arguments["conditionals"] = [_core.Conditional(**each) for each in arguments["conditionals"]]
+    arguments["affines"] = [_core.Affine(**each) for each in arguments["affines"]]
+    native = kind(**arguments, bf16=bf16)
     return Packed(schedule.features, native, instruction_set())
 
 
@@ -119,34 +140,59 @@ def draw(
         out=out.data_ptr(),
         log_prob=0 if piece.log_prob is None else piece.log_prob.data_ptr(),
         log_weight=0 if piece.log_weight is None else piece.log_weight.data_ptr(),
-        conditions=() if conditions is None else _addresses(conditions),
-        decoding=astuple(piece.decoding) if piece.decoding.features else (),
+        conditions=_NO_CONDITIONS if conditions is None else _addresses(conditions),
+        decoding=_decoding(piece.decoding) if piece.decoding.features else _PLAIN,
         num_threads=torch.get_num_threads(),
         rows_at_once=rows_at_once,
     )
-    if status == _NO_MEMORY:
-        raise MemoryError("no memory for the sampler's scratch")
-    if status == _NOT_A_NUMBER:
-        raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
+    if status:
+        _refuse(status, "the sampler")
 
 
-def _addresses(conditions: Conditions) -> tuple[int, ...]:
+def _refuse(status: int, where: str) -> NoReturn:
+    if status == Status.NO_MEMORY:
+        raise MemoryError(f"no memory for the scratch of {where}")
+    raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
+
+
+def _addresses(conditions: Conditions) -> _core.Conditions:
     """Where the arrays of conditions lie, 0 for those that are not there; and the flags in a row of ``support``."""
+
+    def address(tensor: Tensor | None) -> int:
+        assert tensor is None or tensor.is_contiguous()
+        return 0 if tensor is None else tensor.data_ptr()
+
     support = conditions.support
-    arrays = (
-        conditions.given,
-        conditions.observed,
-        support,
-        conditions.bounds,
-        None if support is None else conditions.constrained,
+    return _core.Conditions(
+        given=address(conditions.given),
+        observed=address(conditions.observed),
+        support=address(support),
+        bounds=address(conditions.bounds),
+        constrained=0 if support is None else address(conditions.constrained),
+        support_size=0 if support is None else support.shape[1],
     )
-    assert all(each is None or each.is_contiguous() for each in arrays)
-    return (*(0 if each is None else each.data_ptr() for each in arrays), 0 if support is None else support.shape[1])
 
 
-_CODES = {name: code for code, name in enumerate(FUNCTIONS)}  # csrc/plan.h
+def _decoding(decoding: Decoding) -> _core.Decoding:
+    return _core.Decoding(
+        temperature=decoding.temperature, greedy=decoding.greedy, top_k=decoding.top_k, top_p=decoding.top_p
+    )
 
-digest_with(lambda mask: _core.digest(mask.data_ptr(), mask.numel() * mask.element_size()))
+
+# The functions that the compiled module has under the number that Python gives them.
+_SHARED = set(enumerate(FUNCTIONS)) & set(enumerate(_core.tables()["Function"]))
+_CODES = {name: code for code, name in sorted(_SHARED)}
+
+
+def _function_code(function: str) -> int:
+    """The code by which the engine knows a function."""
+    if function not in _CODES:
+        known = ", ".join(_CODES)
+        raise ValueError(f"the compiled module has no function {function!r}, it has {known}")
+    return _CODES[function]
+
+
+digest_with(_core.digest)
 
 
 def masked_linear(
@@ -189,7 +235,7 @@ def _matmul(
         weight.data_ptr(),
         *strides,
         0 if bias is None else bias.data_ptr(),
-        _CODES[activation],
+        _function_code(activation),
         out.data_ptr(),
         _threads(plan, x.shape[0]),
     )
@@ -234,6 +280,6 @@ def _threads(plan: MaskPlan, batch: int) -> int:
 
 
 def _done(out: Tensor, status: int) -> Tensor:
-    if status == _NO_MEMORY:
-        raise MemoryError("no memory for the scratch of a masked matmul")
+    if status:
+        _refuse(status, "a masked matmul")
     return out

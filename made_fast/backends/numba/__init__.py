@@ -1,6 +1,6 @@
 """The numba backend: compiled at first use, for machines where nothing was compiled at install."""
 
-from made_fast.backends.numba.matmul import masked_linear, masked_linear_grad_input, masked_linear_grad_weight
-from made_fast.backends.numba.sampling import Packed, draw, pack
+from made_fast.backends.numba.drawing import Packed, draw, pack
+from made_fast.backends.numba.masked_products import masked_linear, masked_linear_grad_input, masked_linear_grad_weight
 
 __all__ = ["Packed", "draw", "masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight", "pack"]

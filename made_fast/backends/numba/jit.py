@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import numba
 import torch
 
-__all__ = ["in_threads", "jit"]
+from made_fast.masks.plan import GroupColumn
+from made_fast.outputs.codes import Code, Encoding
+from made_fast.programs.functions import FUNCTION_CODES
+from made_fast.programs.schedule import Kind, StepColumn
 
-_STAMP = tuple(
-    (path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.glob("*.py"))
+__all__ = ["dispatch", "in_threads", "jit"]
+
+_ENUMERATIONS: tuple[type[IntEnum], ...] = (Code, Encoding, Kind, StepColumn, GroupColumn)
+# What kernels are made from: the files of this backend, and numbers that come from elsewhere.
+_STAMP = (
+    *((path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.glob("*.py"))),
+    *((enumeration.__name__, *((each.name, each.value) for each in enumeration)) for enumeration in _ENUMERATIONS),
+    tuple(FUNCTION_CODES.items()),
 )
 
 
@@ -28,6 +38,32 @@ def jit(function: Callable[..., Any]) -> Any:
     if kept is not None:
         kept._source_stamp = _STAMP
     return dispatcher
+
+
+def dispatch(name: str, parameters: str, arguments: str, cases: Mapping[int, Any]) -> Any:
+    """A kernel that calls one of several by number.
+
+    It is written as text: compiled code looks no function up, and a table says all of them once.
+
+    Args:
+        name: of the kernel.
+        parameters: what it takes, ``code`` among them.
+        arguments: what it hands on.
+        cases: code -> kernel, all of one kind. A code that is not among them gets the last; nobody packs one.
+    """
+    codes_of: dict[Any, list[int]] = {}
+    for code, kernel in cases.items():
+        codes_of.setdefault(kernel, []).append(int(code))
+    names = {f"case_{codes[0]}": kernel for kernel, codes in codes_of.items()}
+    *tests, last = [
+        (" or ".join(f"code == {code}" for code in codes), f"return case_{codes[0]}({arguments})")
+        for codes in codes_of.values()
+    ]
+    body = [f"    if {test}:\n        {call}" for test, call in tests]
+    text = "\n".join([f"def {name}({parameters}):", *body, f"    {last[1]}", ""])
+    scope: dict[str, Any] = {"__name__": __name__, **names}
+    exec(compile(text, __file__, "exec"), scope)  # the name of a file that exists, or numba keeps nothing on disk
+    return jit(scope[name])
 
 
 def in_threads(function: Callable[..., object], arguments: tuple[object, ...], count: int) -> list[object]:

@@ -7,6 +7,12 @@ import triton.language as tl
 
 from made_fast.outputs.codes import Code, Encoding
 
+# Those that conditionals/ draws. To add one: its code here and below, and its draw in conditionals/.
+KNOWN_CODES = (
+    *(Code.BERNOULLI, Code.SPIN, Code.CATEGORICAL, Code.NORMAL, Code.MIXTURE_OF_NORMALS, Code.MIXTURE_OF_LOGISTICS),
+    Code.OWN,
+)
+
 SPIN = tl.constexpr(int(Code.SPIN))
 CATEGORICAL = tl.constexpr(int(Code.CATEGORICAL))
 NORMAL = tl.constexpr(int(Code.NORMAL))

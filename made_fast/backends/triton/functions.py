@@ -3,19 +3,29 @@
 import triton
 import triton.language as tl
 
-from made_fast.programs.functions import FUNCTIONS
+from made_fast.programs.functions import FUNCTION_CODES
 
-__all__ = ["apply_function", "philox_words", "softplus"]
+__all__ = ["KNOWN_FUNCTIONS", "apply_function", "expm1", "log1p_exp", "softplus", "tanh"]
 
-_CODES = {name: code for code, name in enumerate(FUNCTIONS)}
-RELU = tl.constexpr(_CODES["relu"])
-LEAKY_RELU = tl.constexpr(_CODES["leaky_relu"])
-ELU = tl.constexpr(_CODES["elu"])
-GELU = tl.constexpr(_CODES["gelu"])
-SILU = tl.constexpr(_CODES["silu"])
-SOFTPLUS = tl.constexpr(_CODES["softplus"])
-TANH = tl.constexpr(_CODES["tanh"])
-SIGMOID = tl.constexpr(_CODES["sigmoid"])
+KNOWN_FUNCTIONS: list[str] = []  # names of those below
+
+
+def _known(name: str) -> tl.constexpr:
+    """The number of a function that ``apply_function`` knows."""
+    KNOWN_FUNCTIONS.append(name)
+    return tl.constexpr(FUNCTION_CODES[name])
+
+
+# To add one: its line here, and what it is in ``apply_function``.
+IDENTITY = _known("identity")
+RELU = _known("relu")
+LEAKY_RELU = _known("leaky_relu")
+ELU = _known("elu")
+GELU = _known("gelu")
+SILU = _known("silu")
+SOFTPLUS = _known("softplus")
+TANH = _known("tanh")
+SIGMOID = _known("sigmoid")
 
 
 @triton.jit
@@ -66,12 +76,6 @@ def apply_function(x, FUNCTION: tl.constexpr):
         x = tanh(x)
     elif FUNCTION == SIGMOID:
         x = 1.0 / (1.0 + tl.exp(-x))
+    else:
+        tl.static_assert(FUNCTION == IDENTITY)
     return x
-
-
-@triton.jit
-def philox_words(seed, step_group, draw, row):
-    """Four words for each (row, step >> 2): the counter of ``made_fast.noise``. ``row`` is int64."""
-    low = (row & 0xFFFFFFFF).to(tl.uint32)
-    high = (row >> 32).to(tl.uint32)
-    return tl.philox(seed, step_group.to(tl.uint32), draw.to(tl.uint32), low, high)

@@ -141,9 +141,9 @@ def _mapped(target: Any) -> Translator:
         x = arguments[places[0]]
 
         def applied(flat: Tensor) -> Tensor:
-            own = list(arguments)
-            own[places[0]] = flat.reshape(x.shape)
-            result: Tensor = target(*own, **options)
+            filled = list(arguments)
+            filled[places[0]] = flat.reshape(x.shape)
+            result: Tensor = target(*filled, **options)
             return result
 
         zero = torch.zeros(x.shift.numel(), dtype=torch.float64)

@@ -18,18 +18,18 @@ def _moving(target: Any, places: tuple[int, ...] = (0,)) -> Translator:
     """An operation whose arguments at ``places`` are moved about and nothing else."""
 
     def moved(_: Builder, *arguments: Any, **options: Any) -> Any:
-        own = [
+        prepared = [
             tree_map(as_symbol, each, is_leaf=is_symbol) if place in places else each
             for place, each in enumerate(arguments)
         ]
-        if tree_any(is_symbol, (own[max(places) + 1 :], options)) or tree_any(
-            is_symbol, [each for place, each in enumerate(own) if place not in places]
+        if tree_any(is_symbol, (prepared[max(places) + 1 :], options)) or tree_any(
+            is_symbol, [each for place, each in enumerate(prepared) if place not in places]
         ):
             raise Refusal("where elements go depends on the input")
         parts = []
         for name in ("reference", "scale", "shift"):
             part = tree_map(
-                lambda each, name=name: getattr(each, name) if is_symbol(each) else each, own, is_leaf=is_symbol
+                lambda each, name=name: getattr(each, name) if is_symbol(each) else each, prepared, is_leaf=is_symbol
             )
             parts.append(target(*part, **options))
         if isinstance(parts[0], Tensor):
@@ -130,7 +130,7 @@ def _dropout(_: Builder, x: Symbol, p: float, train: bool) -> Symbol:
 
 
 def _like(target: Any) -> Translator:
-    """An operation that asks its first argument for nothing but its shape."""
+    """An operation that reads nothing of its first argument but the shape."""
     return lambda builder, x, *arguments, **options: target(x.shift, *arguments, **options)
 
 

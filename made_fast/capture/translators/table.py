@@ -20,7 +20,7 @@ class Refusal(Exception):
 
 
 def translates(*targets: Any) -> Callable[[Function], Function]:
-    """Enters a function into the table, for each of some operations."""
+    """Enters a function into the table as the translator of these operations."""
 
     def added(function: Function) -> Function:
         TRANSLATORS.update(dict.fromkeys(targets, function))

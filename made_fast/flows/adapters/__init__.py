@@ -48,7 +48,7 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
         check: whether each transform is checked in fp64 against the library's own quick direction whenever it is read.
 
     Raises:
-        ValueError: nothing in it is autoregressive in a way that is known here, or a network cannot be read; the message
+        ValueError: it has no autoregressive transform that is known here, or a network cannot be read; the message
             says which and why.
     """
     check_stale(stale)
@@ -56,26 +56,26 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
     options = {"stale": stale, "check": check}
     parts = _parts_of(flow)
     if isinstance(flow, nn.Module):
-        found: Any = _replaced(flow, done, options)
+        accelerated: Any = _replaced(flow, done, options)
     elif parts is not None:
-        found = object.__new__(type(flow))  # copy.copy of a posterior would have the attributes of the original
-        vars(found).update(vars(flow))
+        accelerated = object.__new__(type(flow))  # copy.copy of a posterior would have the attributes of the original
+        vars(accelerated).update(vars(flow))
         for name, part in parts.items():
             fresh = [_replaced(each, done, options) if isinstance(each, nn.Module) else each for each in _listed(part)]
-            setattr(found, name, fresh if isinstance(part, list) else fresh[0])
+            setattr(accelerated, name, fresh if isinstance(part, list) else fresh[0])
     else:
         raise ValueError(
             "flow must be a torch module, a distribution with transforms or a posterior with a posterior_estimator, got "
             f"{type(flow).__name__}"
         )
-    if not inverters(found):
+    if not inverters(accelerated):
         raise ValueError(
             f"flow must have an autoregressive transform of nflows, normflows, zuko or pyro in it, found none in "
             f"{type(flow).__name__}"
         )
-    for inverter in inverters(found):
+    for inverter in inverters(accelerated):
         inverter.prepare()
-    return found
+    return accelerated
 
 
 def inverters(flow: Any) -> list[Inverter]:
@@ -87,7 +87,7 @@ def inverters(flow: Any) -> list[Inverter]:
 
 
 def _parts_of(thing: Any) -> dict[str, Any] | None:
-    """The attributes that hold the modules of what is none: of a distribution, of a posterior of sbi; None of others."""
+    """The attributes with the modules of what is no module itself, a distribution or a posterior of sbi; None for others."""
     transforms, estimator = getattr(thing, "transforms", None), getattr(thing, "posterior_estimator", None)
     if isinstance(transforms, list):
         return {"transforms": transforms}
@@ -109,17 +109,17 @@ def _replaced(module: nn.Module, done: dict[int, nn.Module], options: dict[str, 
     adapter = _adapter_of(module)
     if adapter is not None:
         known = module.__dict__.get("_inverter")  # of a flow that is accelerated already, maybe in another way
-        found: nn.Module = adapter.levelled(module if known is None else known.module, **options)
+        replacement: nn.Module = adapter.levelled(module if known is None else known.module, **options)
     else:
         children = {
             name: None if child is None else _replaced(child, done, options) for name, child in module._modules.items()
         }
-        found = module
+        replacement = module
         if any(children[name] is not module._modules[name] for name in children):
-            found = copy.copy(module)
-            found.__dict__["_modules"] = children
+            replacement = copy.copy(module)
+            replacement.__dict__["_modules"] = children
             for name, fresh in (("parts", list(children.values())), ("_inv", None), ("_cached_x_y", (None, None))):
                 if name in module.__dict__:  # what torch's own transforms keep beside their modules
-                    found.__dict__[name] = fresh
-    done[id(module)] = found
-    return found
+                    replacement.__dict__[name] = fresh
+    done[id(module)] = replacement
+    return replacement

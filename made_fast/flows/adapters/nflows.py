@@ -56,5 +56,4 @@ class _Levelled:
 
 def levelled(module: nn.Module, **options: Any) -> nn.Module:
     """The same transform, with the same parameters, and an inverse in levels."""
-    found: nn.Module = levelled_as(module, _Levelled, _inverter=Inverter(module, _Adapter(module), **options))
-    return found
+    return levelled_as(module, _Levelled, Inverter(module, _Adapter(module), **options))

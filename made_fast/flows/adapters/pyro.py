@@ -35,10 +35,10 @@ class _Adapter(Adapter):
 
     def __init__(self, module: Any) -> None:
         net = _net_of(module)
-        own = module if hasattr(module, "arn") else type(module).condition(module, torch.zeros(net.context_dim))
+        affine = module if hasattr(module, "arn") else type(module).condition(module, torch.zeros(net.context_dim))
         self.features, self.context_features = int(net.input_dim), int(getattr(net, "context_dim", 0))
-        self.stable, self.bias = bool(own.stable), float(own.sigmoid_bias)
-        self.low, self.high = float(own.log_scale_min_clip), float(own.log_scale_max_clip)
+        self.stable, self.bias = bool(affine.stable), float(affine.sigmoid_bias)
+        self.low, self.high = float(affine.log_scale_min_clip), float(affine.log_scale_max_clip)
 
     def network(self, module: Any, x: Tensor, context: Tensor | None) -> Tensor:
         net = _net_of(module)
@@ -70,7 +70,7 @@ class _LevelledAffine:
         if context is not None:
             context = context.expand(*y.shape[:-1], context.shape[-1]).reshape(-1, context.shape[-1])
         x = inverter(rows, context).reshape(y.shape)
-        # The log-determinant is read of this afterwards.
+        # The library reads the log-determinant from this afterwards.
         raw = self.arn(x)[1]
         if self.stable:
             self._cached_log_scale = self.logsigmoid(raw + self.sigmoid_bias)
@@ -85,26 +85,26 @@ class _LevelledConditional:
 
     def condition(self: Any, context: Tensor) -> Any:
         """The transform given a context (..., C), as the library makes it."""
-        found = _levelled_affine(super().condition(context), self._inverter)  # type: ignore[misc]
-        found.__dict__["_context"] = context
-        return found
+        transform = _levelled_affine(super().condition(context), self._inverter)  # type: ignore[misc]
+        transform.__dict__["_context"] = context
+        return transform
 
 
 _CACHES = {"_inv": None, "_cached_x_y": (None, None), "_cached_log_scale": None}  # results, some with their gradients
 
 
-def _levelled_affine(module: Any, inverter: Inverter) -> Any:
-    return _forgetful(levelled_as(module, _LevelledAffine, _inverter=inverter))
+def _levelled_affine(module: nn.Module, inverter: Inverter) -> nn.Module:
+    return _forgetful(levelled_as(module, _LevelledAffine, inverter))
 
 
-def _forgetful(module: Any) -> Any:
-    """A shallow copy without what it remembers of the original: results, and methods that are bound to that."""
-    own = vars(module)
-    own.update({name: value for name, value in _CACHES.items() if name in own})
+def _forgetful(module: nn.Module) -> nn.Module:
+    """A shallow copy, after it has lost what it keeps of the original: results, and methods bound to the original."""
+    state = vars(module)
+    state.update({name: value for name, value in _CACHES.items() if name in state})
     for name in ("_call", "_inverse"):  # of the stable kind
-        own.pop(name, None)
+        state.pop(name, None)
     if getattr(module, "stable", False) and hasattr(module, "_call_stable"):
-        own["_call"] = module._call_stable
+        state["_call"] = module._call_stable
     return module
 
 
@@ -112,7 +112,5 @@ def levelled(module: nn.Module, **options: Any) -> nn.Module:
     """The same transform, with the same parameters, and an inverse in levels."""
     inverter = Inverter(_forgetful(copy.copy(module)), _Adapter(module), **options)
     if hasattr(module, "arn"):
-        found: nn.Module = _levelled_affine(module, inverter)
-    else:
-        found = levelled_as(module, _LevelledConditional, _inverter=inverter)
-    return found
+        return _levelled_affine(module, inverter)
+    return levelled_as(module, _LevelledConditional, inverter)

@@ -1,9 +1,9 @@
-"""How the inverse of one autoregressive transform of a library is found: what an adapter tells, and the solver made of it."""
+"""The inverse of one transform of a library: what an adapter tells of the transform, and the solver made from that."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -80,12 +80,12 @@ class Inverter:
             ValueError: a module in it depends on chance or on the batch, as in training mode.
         """
         module, adapter = self.module, self.adapter
-        for each in module.modules():
-            if each.training and (isinstance(each, _BatchNorm) or (isinstance(each, _DropoutNd) and each.p > 0)):
+        for layer in module.modules():
+            if layer.training and (isinstance(layer, _BatchNorm) or (isinstance(layer, _DropoutNd) and layer.p > 0)):
                 raise ValueError(
-                    f"flow must be in evaluation mode to be inverted, its {each} is not: call eval() first"
+                    f"flow must be in evaluation mode to be inverted, its {layer} is not: call eval() first"
                 )
-        parameters: Sequence[Tensor] = [each for each in module.parameters() if each.requires_grad]
+        parameters: Sequence[Tensor] = [layer for layer in module.parameters() if layer.requires_grad]
 
         def apply(before: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
             return adapter.apply(module, before, x, c)
@@ -117,11 +117,14 @@ class Inverter:
     def _frozen(self, dtype: torch.dtype) -> nn.Module:
         return detached_copy(self.module).to("cpu", dtype).eval().requires_grad_(False)
 
+    def _arguments(self, rows: Callable[[int], Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Rows (B, D), and for the context (B, C) or None, to try it on: within [0, 1], all the domain of some splines."""
+        values, context = (rows(width) for width in (self.adapter.features, self.adapter.context_features))
+        return values, context if self.adapter.context_features else None
+
     def _rehearse(self, frozen: nn.Module) -> None:
-        """Runs it once, so that what the library caches are tensors: an export would leave fake ones behind, for good."""
-        widths = (self.adapter.features, self.adapter.context_features)
-        x, c = (torch.full((1, width), 0.5, dtype=torch.float64) for width in widths)  # in the domain of all
-        context = c if self.adapter.context_features else None
+        """Runs it once, so that the library caches real tensors: an export would leave fake ones there for good."""
+        x, context = self._arguments(lambda width: torch.full((1, width), 0.5, dtype=torch.float64))
         with torch.no_grad():
             self.adapter.apply(frozen, x, x, context)
             self.adapter.solve_each(frozen, self.adapter.network(frozen, x, context).clone(), x, None)
@@ -145,7 +148,7 @@ class Inverter:
         def call(module: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
             return adapter.network(module, x, context)
 
-        # Weights that are still zero depend on nothing, by which the layout could be told.
+        # Parameters whose weights are still zero depend on nothing, so their layout could not be told.
         read = capture(frozen, adapter.features, adapter.context_features, call=call, layout="variable-major")
         return read.program((PointConditional(read.params_per_variable[0]),) * adapter.features)
 
@@ -154,23 +157,22 @@ class Inverter:
         self.num_levels = solver.num_levels
 
         def solve(z: Tensor, context: Tensor | None) -> Tensor:
-            own = z.to("cpu", dtype)
+            noise = z.to("cpu", dtype)
 
             def step(params: Tensor, variables: Tensor) -> Tensor:
-                flat = params.reshape(len(own), -1).clone()  # some libraries write over their parameters
-                return adapter.solve_each(module, flat, own[:, variables], variables)
+                flat = params.reshape(len(noise), -1).clone()  # some libraries write over their parameters
+                return adapter.solve_each(module, flat, noise[:, variables], variables)
 
-            found = solver.solve(step, len(own), None if context is None else context.to("cpu", dtype))
+            found = solver.solve(step, len(noise), None if context is None else context.to("cpu", dtype))
             return found.to(z)
 
         return solve
 
     def _compare(self, double: nn.Module, solve: Solve) -> None:
         generator = torch.Generator().manual_seed(0)
-        widths = (self.adapter.features, self.adapter.context_features)
-        # Within [0, 1], which is all the domain that some splines have.
-        z, c = (torch.rand(CHECKED_ROWS, width, generator=generator, dtype=torch.float64) for width in widths)
-        context = c if self.adapter.context_features else None
+        z, context = self._arguments(
+            lambda width: torch.rand(CHECKED_ROWS, width, generator=generator, dtype=torch.float64)
+        )
         with torch.no_grad():
             x = solve(z, context)
             back = self.adapter.apply(double, x, x, context)
@@ -182,24 +184,24 @@ class Inverter:
             )
 
 
-def levelled_as(module: nn.Module, mixin: type, **attributes: Any) -> Any:
+def levelled_as(module: nn.Module, mixin: type, inverter: Inverter) -> nn.Module:
     """A copy that shares all parameters, of a class of the same name with ``mixin`` put before the module's own."""
-    found = _unfilled(mixin, type(module))
-    found.__dict__.update({**module.__dict__, **attributes})
-    return found
+    copied: nn.Module = _unfilled(mixin, type(module))
+    copied.__dict__.update({**module.__dict__, "_inverter": inverter})
+    return copied
 
 
 @cache
-def _class_of(mixin: type, own: type) -> Any:
+def _class_of(mixin: type, base: type) -> Any:
     def reduced(self: Any, protocol: Any) -> tuple[Any, ...]:
         """As the library's class is pickled, but made by ``_unfilled``: this class has no name to be found by."""
         _, _, *rest = super(kind, self).__reduce_ex__(protocol)
-        return (_unfilled, (mixin, own), *rest)
+        return (_unfilled, (mixin, base), *rest)
 
-    kind: Any = type(own.__name__, (mixin, own), {"__reduce_ex__": reduced})
+    kind: Any = type(base.__name__, (mixin, base), {"__reduce_ex__": reduced})
     return kind
 
 
-def _unfilled(mixin: type, own: type) -> Any:
-    kind = _class_of(mixin, own)
+def _unfilled(mixin: type, base: type) -> Any:
+    kind = _class_of(mixin, base)
     return kind.__new__(kind)

@@ -18,7 +18,7 @@ if not INTERPRETED and not torch.cuda.is_available():
 pytestmark = [pytest.mark.triton, pytest.mark.interpreter]
 triton = pytest.importorskip("triton", reason="triton is not installed")
 tl = pytest.importorskip("triton.language")
-philox_words = pytest.importorskip("made_fast.backends.triton.functions").philox_words
+philox_words = pytest.importorskip("made_fast.backends.triton.noise").philox_words
 
 BLOCK = 64
 SEEDS = (0, 1, 16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40 + 12345, 2**63 - 1, 2**63, 2**64 - 5, 2**64 + 7)

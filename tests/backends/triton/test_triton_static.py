@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import triton_budget, triton_summary
-from benchmarks.triton_budget import Variant
+from benchmarks.triton_static import budget as triton_budget
+from benchmarks.triton_static import summary as triton_summary
+from benchmarks.triton_static.budget import Variant
 
 pytestmark = pytest.mark.triton
 ROOT = Path(__file__).parents[3]
@@ -156,19 +157,19 @@ SASS = """
 
 
 def test_the_binary_is_read() -> None:
-    triton_compile = pytest.importorskip("benchmarks.triton_compile", reason="triton is not installed")
-    reading = triton_compile.parse_nvidia(SASS)
+    compiling = pytest.importorskip("benchmarks.triton_static.compiling", reason="triton is not installed")
+    reading = compiling.parse_nvidia(SASS)
     assert (reading.registers, reading.spills) == (95, 8)
     everything = {"LDG 16": 1, "LDG 1": 1, "LDGSTS 8": 1, "BAR": 1, "STL": 1, "HGMMA": 1, "STG 4": 1}
     assert reading.instructions == everything
     assert reading.in_loops == {name: 1 for name in everything if name not in {"LDG 16", "STG 4"}}
     assert reading.in_innermost_loops == {"LDGSTS 8": 1, "BAR": 1, "STL": 1}
     with pytest.raises(ValueError, match="cuobjdump must print REG, STACK and LOCAL, got 'nothing'"):
-        triton_compile.parse_nvidia("nothing")
+        compiling.parse_nvidia("nothing")
 
 
 def test_layout_changes_are_counted_in_loops_only() -> None:
-    triton_compile = pytest.importorskip("benchmarks.triton_compile", reason="triton is not installed")
+    compiling = pytest.importorskip("benchmarks.triton_static.compiling", reason="triton is not installed")
     text = """
       tt.func public @f(%x: !tt.ptr<f32> {tt.divisibility = 16 : i32}) attributes {noinline = false} {
         %0 = ttg.convert_layout %a : tensor<1xf32> -> tensor<1xf32> loc(#loc)
@@ -186,7 +187,7 @@ def test_layout_changes_are_counted_in_loops_only() -> None:
         %5 = ttg.convert_layout %b : tensor<1xf32> -> tensor<1xf32> loc(#loc)
       }
     """
-    assert triton_compile.conversions_in_loops(text) == 3
+    assert compiling.conversions_in_loops(text) == 3
 
 
 def _run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -211,7 +212,7 @@ def _run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_no_kernel_spills_and_all_keep_their_budget(tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
-    done = _run(tmp_path, "-m", "benchmarks.triton_static")
+    done = _run(tmp_path, "-m", "benchmarks", "triton_static")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "no spill" in done.stdout.splitlines()[-1]
 
@@ -220,7 +221,8 @@ SPILLING = '''
 import sys
 import torch, triton
 import triton.language as tl
-from benchmarks.triton_static import main
+from benchmarks.__main__ import arguments_of
+from benchmarks.triton_static.run import run
 from made_fast.backends.triton.launch import Config, Launch
 
 @triton.jit
@@ -234,7 +236,7 @@ def greedy(x, out, SIZE: tl.constexpr):
 if __name__ == "__main__":
     x = torch.zeros(128, 128)
     call = [Launch(greedy, (1,), Config.of(1, 1, SIZE=128), {"x": x, "out": x})]
-    sys.exit(main(sys.argv[1:], [call]))
+    sys.exit(run(arguments_of("triton_static", sys.argv[1:]), [call]))
 '''
 
 

@@ -15,6 +15,7 @@ from made_fast.backends.triton.codes import (
     NORMALS_BIT,
     SPIN,
 )
+from made_fast.backends.triton.columns import LOWER, UPPER
 from made_fast.backends.triton.conditionals.normal import ndtr, ndtri
 from made_fast.backends.triton.conditionals.weights import chunk_of, component_of, passed, uniform, weights_of_levels
 from made_fast.backends.triton.functions import softplus
@@ -23,12 +24,12 @@ __all__ = ["draw_allowed"]
 
 
 @triton.jit
-def draw_allowed(x, at, kind, floor, noise, choice, flags, ends, OUTPUT: tl.constexpr):
+def draw_allowed(x, params, kind, floor, noise, choice, flags, ends, OUTPUT: tl.constexpr):
     """A value (R,) from what is allowed, and the log of the mass of all that is, fp64 (R,).
 
     Args:
         x: the plain draw.
-        at, kind, floor, noise, choice, OUTPUT: see conditionals/draw.py.
+        params, kind, floor, noise, choice, OUTPUT: see conditionals/draw.py.
         flags: (R,) pointers to the first value's flag of a finite variable.
         ends: (R,) pointers to the least and greatest value of a real one.
     """
@@ -39,16 +40,16 @@ def draw_allowed(x, at, kind, floor, noise, choice, flags, ends, OUTPUT: tl.cons
     log_mass = tl.zeros_like(x).to(tl.float64)
     if BINARY_BITS & CODES:
         if code <= SPIN:
-            x, log_mass = _binary(x, tl.load(at), code, tl.load(flags) != 0, tl.load(flags + 1) != 0)
+            x, log_mass = _binary(x, tl.load(params), code, tl.load(flags) != 0, tl.load(flags + 1) != 0)
     if CATEGORICAL_BIT & CODES:
         if code == CATEGORICAL:
-            x, log_mass = _finite(at, count, greatest, total, floor, size, flags, uniform(noise, 0), False, WIDTH)
+            x, log_mass = _finite(params, count, greatest, total, floor, size, flags, uniform(noise, 0), False, WIDTH)
     if LOGISTICS_BIT & CODES:
         if code == LOGISTICS:
-            x, log_mass = _finite(at, count, greatest, total, floor, size, flags, uniform(noise, 0), True, WIDTH)
+            x, log_mass = _finite(params, count, greatest, total, floor, size, flags, uniform(noise, 0), True, WIDTH)
     if (NORMAL_BIT | NORMALS_BIT) & CODES:
         if (code == NORMAL) | (code == NORMALS):
-            x, log_mass = _normals(at, count, components, greatest, total, floor, noise, ends)
+            x, log_mass = _normals(params, count, components, greatest, total, floor, noise, ends)
     return x, log_mass
 
 
@@ -60,19 +61,19 @@ def _binary(x, logit, code, low, high):
 
 
 @triton.jit
-def _weights(first, at, count, greatest, total, floor, size, LEVELS: tl.constexpr, WIDTH: tl.constexpr):
+def _weights(first, params, count, greatest, total, floor, size, LEVELS: tl.constexpr, WIDTH: tl.constexpr):
     """Weights (R, WIDTH) of values from number ``first`` on, and their numbers."""
     if LEVELS:
         k = (first + tl.arange(0, WIDTH))[None, :]
-        weight = weights_of_levels(k, at, count, greatest, total, floor, size)
+        weight = weights_of_levels(k, params, count, greatest, total, floor, size)
     else:
-        value, k = chunk_of(at, first, count, float("-inf"), WIDTH)
+        value, k = chunk_of(params, first, count, float("-inf"), WIDTH)
         weight = tl.exp(value - greatest[:, None])
     return weight, k
 
 
 @triton.jit
-def _finite(at, count, greatest, total, floor, size, flags, u, LEVELS: tl.constexpr, WIDTH: tl.constexpr):
+def _finite(params, count, greatest, total, floor, size, flags, u, LEVELS: tl.constexpr, WIDTH: tl.constexpr):
     everything, kept = tl.zeros_like(greatest), tl.zeros_like(greatest)
     nearest = tl.zeros_like(greatest).to(tl.int32) + 2147483647  # the first that is allowed
     before, threshold = tl.zeros_like(greatest), tl.zeros_like(greatest)
@@ -80,7 +81,7 @@ def _finite(at, count, greatest, total, floor, size, flags, u, LEVELS: tl.conste
     for choosing in range(0, 2):  # first the sums, then the choice: in a loop, since the weights take long to compile
         threshold = u * kept
         for first in range(0, size, WIDTH):
-            weight, k = _weights(first, at, count, greatest, total, floor, size, LEVELS, WIDTH)
+            weight, k = _weights(first, params, count, greatest, total, floor, size, LEVELS, WIDTH)
             allowed = tl.load(flags[:, None] + k, mask=k < size, other=0) != 0
             some = tl.where(allowed, weight, 0.0)
             if choosing == 0:
@@ -104,9 +105,9 @@ def _between(loc, scale, lower, upper):
 
 
 @triton.jit
-def _normals(at, count, components, greatest, total, floor, noise, ends):
+def _normals(params, count, components, greatest, total, floor, noise, ends):
     """A normal, which has no logits, or a mixture: a component by its mass between the bounds, then a draw between them."""
-    lower, upper = tl.load(ends), tl.load(ends + 1)
+    lower, upper = tl.load(ends + LOWER), tl.load(ends + UPPER)
     kept, sum = tl.zeros_like(greatest).to(tl.float64), tl.zeros_like(greatest).to(tl.float64)
     chosen, last = tl.zeros_like(greatest).to(tl.int32) + 2147483647, tl.zeros_like(greatest).to(tl.int32)
     u, some, threshold = uniform(noise, 0).to(tl.float64), kept > 0, kept
@@ -114,9 +115,9 @@ def _normals(at, count, components, greatest, total, floor, noise, ends):
         some = kept > 0
         threshold = u * tl.where(some, kept, total.to(tl.float64))
         for j in range(0, components):
-            loc, scale = component_of(at + count, components, j, floor)
+            loc, scale = component_of(params + count, components, j, floor)
             _, mass, _ = _between(loc, scale, lower, upper)
-            share = tl.where(count > 0, tl.exp(tl.load(at + j) - greatest), 1.0).to(tl.float64)
+            share = tl.where(count > 0, tl.exp(tl.load(params + j) - greatest), 1.0).to(tl.float64)
             if choosing == 0:
                 kept += share * mass
             else:
@@ -124,7 +125,7 @@ def _normals(at, count, components, greatest, total, floor, noise, ends):
                 sum += weight
                 chosen = tl.minimum(chosen, tl.where((weight > 0) & (sum > threshold), j, 2147483647))
                 last = tl.where(weight > 0, j, last)
-    loc, scale = component_of(at + count, components, tl.minimum(chosen, last), floor)
+    loc, scale = component_of(params + count, components, tl.minimum(chosen, last), floor)
     below, mass, mirrored = _between(loc, scale, lower, upper)
     u = uniform(noise, tl.minimum(count, 1)).to(tl.float64)
     z = ndtri(below + (u + 2.9802322387695312e-08) * mass)

@@ -1,14 +1,15 @@
 """The arithmetic of ``made_fast.outputs`` for R rows at a time, in fp32: what kernels draw variables with.
 
-Parameters lie in global memory: ``at`` (R,) points to the first of each row's, and they are read WIDTH at a time. A running
-sum within such a chunk is not added strictly from left to right, so a category is found as the first one that has a weight
+Parameters lie in global memory: ``params`` (R,) points to the first of each row's; WIDTH are read at a time. A running sum
+within such a chunk is not added strictly from left to right, so a category is found as the first one that has a weight
 and whose running sum exceeds the threshold, which is the definition's choice but never one without weight.
 """
 
 import triton
 import triton.language as tl
 
-from made_fast.backends.triton.functions import expm1, philox_words, softplus
+from made_fast.backends.triton.functions import expm1, softplus
+from made_fast.backends.triton.noise import philox_words, uniform_of
 
 __all__ = [
     "choose",
@@ -42,7 +43,7 @@ def uniform(noise, draw):
     zero = tl.zeros_like(row)
     w0, w1, w2, w3 = philox_words(seed, zero + (step >> 2), zero + draw, row)
     word = tl.where((step & 2) == 0, tl.where((step & 1) == 0, w0, w1), tl.where((step & 1) == 0, w2, w3))
-    return (word >> 8).to(tl.float32) * 5.9604644775390625e-08  # 2**-24
+    return uniform_of(word)
 
 
 @triton.jit
@@ -83,42 +84,42 @@ def logit_of_tail(p, upper):
 
 
 @triton.jit
-def chunk_of(at, first, count, other, WIDTH: tl.constexpr):
+def chunk_of(params, first, count, other, WIDTH: tl.constexpr):
     """(R, WIDTH) numbers from number ``first`` on, and their numbers (1, WIDTH); ``other`` where there is none."""
     k = (first + tl.arange(0, WIDTH))[None, :]
-    return tl.load(at[:, None] + k, mask=k < count, other=other), k
+    return tl.load(params[:, None] + k, mask=k < count, other=other), k
 
 
 @triton.jit
-def greatest_logit(at, count, num_params, WIDTH: tl.constexpr):
+def greatest_logit(params, count, num_params, WIDTH: tl.constexpr):
     """The greatest of ``count`` logits, and for each row whether one of all its parameters is nan (int32)."""
-    greatest = tl.zeros_like(tl.load(at)) + NOTHING
+    greatest = tl.zeros_like(tl.load(params)) + NOTHING
     bad = tl.zeros_like(greatest).to(tl.int32)
     for first in range(0, num_params, WIDTH):
-        value, k = chunk_of(at, first, num_params, NOTHING, WIDTH)
+        value, k = chunk_of(params, first, num_params, NOTHING, WIDTH)
         bad |= tl.max((value != value).to(tl.int32), axis=1)
         greatest = tl.maximum(greatest, tl.max(tl.where(k < count, value, NOTHING), axis=1))
     return greatest, bad
 
 
 @triton.jit
-def total_weight(at, count, greatest, sharpness, WIDTH: tl.constexpr):
+def total_weight(params, count, greatest, sharpness, WIDTH: tl.constexpr):
     """The sum of the weights exp(sharpness * (logit - greatest)), at least 1."""
     total = tl.zeros_like(greatest)
     for first in range(0, count, WIDTH):
-        value, _ = chunk_of(at, first, count, float("-inf"), WIDTH)
+        value, _ = chunk_of(params, first, count, float("-inf"), WIDTH)
         total += tl.sum(tl.exp((value - greatest[:, None]) * sharpness), axis=1)
     return total
 
 
 @triton.jit
-def choose(at, count, greatest, sharpness, threshold, WIDTH: tl.constexpr):
+def choose(params, count, greatest, sharpness, threshold, WIDTH: tl.constexpr):
     """int32 (R,): the first category with a weight whose running sum exceeds the threshold (R,), or the last weighted one."""
     before = tl.zeros_like(greatest)
     chosen = before.to(tl.int32) + 2147483647
     last = tl.zeros_like(chosen)
     for first in range(0, count, WIDTH):
-        value, k = chunk_of(at, first, count, float("-inf"), WIDTH)
+        value, k = chunk_of(params, first, count, float("-inf"), WIDTH)
         weight = tl.exp((value - greatest[:, None]) * sharpness)
         before, chosen, last = passed(weight, k, before, chosen, last, threshold)
     return tl.minimum(chosen, last)
@@ -159,7 +160,7 @@ def log_add(most, sum, value):
 
 
 @triton.jit
-def log_prob_of_mixture(at, x, count, greatest, total, floor, size, LOGISTIC: tl.constexpr, WIDTH: tl.constexpr):
+def log_prob_of_mixture(params, x, count, greatest, total, floor, size, LOGISTIC: tl.constexpr, WIDTH: tl.constexpr):
     """log p(x) of ``count`` components with parameters (logits, locations, raw scales).
 
     ``greatest`` and ``total`` are those of the logits, at sharpness 1.
@@ -167,19 +168,19 @@ def log_prob_of_mixture(at, x, count, greatest, total, floor, size, LOGISTIC: tl
     most = tl.zeros_like(x) + NOTHING
     sum = tl.zeros_like(x)
     for first in range(0, count, WIDTH):
-        weight, _ = chunk_of(at, first, count, float("-inf"), WIDTH)
-        loc, _ = chunk_of(at + count, first, count, 0.0, WIDTH)
-        raw, _ = chunk_of(at + 2 * count, first, count, 0.0, WIDTH)
-        own = log_prob_of_component(x[:, None], loc, softplus(raw) + floor, size, LOGISTIC)
-        most, sum = log_add(most, sum, (weight - greatest[:, None]) + own)
+        weight, _ = chunk_of(params, first, count, float("-inf"), WIDTH)
+        loc, _ = chunk_of(params + count, first, count, 0.0, WIDTH)
+        raw, _ = chunk_of(params + 2 * count, first, count, 0.0, WIDTH)
+        nats = log_prob_of_component(x[:, None], loc, softplus(raw) + floor, size, LOGISTIC)
+        most, sum = log_add(most, sum, (weight - greatest[:, None]) + nats)
     return most + tl.log(sum) - tl.log(total)
 
 
 @triton.jit
-def component_of(at, components, chosen, floor):
-    """Location and scale (R,) of a component (R,); ``at`` are the locations, raw scales follow."""
-    own = at + chosen
-    return tl.load(own), softplus(tl.load(own + components)) + floor
+def component_of(params, components, chosen, floor):
+    """Location and scale (R,) of a component (R,); ``params`` begin with the locations, raw scales follow."""
+    loc = params + chosen
+    return tl.load(loc), softplus(tl.load(loc + components)) + floor
 
 
 @triton.jit
@@ -190,12 +191,12 @@ def level_of(y, size):
 
 
 @triton.jit
-def weights_of_levels(k, at, count, greatest, total, floor, size):
+def weights_of_levels(k, params, count, greatest, total, floor, size):
     """Probabilities (R, WIDTH) of levels k (1, WIDTH) under a mixture of logistics; 0 where there is no such level."""
     weight = tl.zeros_like(greatest)[:, None] + tl.zeros_like(k).to(tl.float32)
     for j in range(0, count):
-        loc, scale = component_of(at + count, count, j, floor)
-        share = tl.exp(tl.load(at + j) - greatest) / total
-        own = log_prob_of_component(k.to(tl.float32), loc[:, None], scale[:, None], size, True)
-        weight += share[:, None] * tl.exp(own)
+        loc, scale = component_of(params + count, count, j, floor)
+        share = tl.exp(tl.load(params + j) - greatest) / total
+        nats = log_prob_of_component(k.to(tl.float32), loc[:, None], scale[:, None], size, True)
+        weight += share[:, None] * tl.exp(nats)
     return tl.where(k < size, weight, 0.0)

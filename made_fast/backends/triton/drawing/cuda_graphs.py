@@ -19,7 +19,7 @@ class CapturedDraw:
 
     Args:
         run: launches a draw from (request, out, log_prob) and returns the flags.
-        request: int64 (5,); its last number is that of the rows.
+        request: int64, the words of ``RequestWord``.
         out: (B, D).
         log_prob: (B,) or None.
     """
@@ -53,7 +53,7 @@ class CapturedDraws:
     """The graphs of one packed program. What a key stands for is run plainly the first time."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[Hashable, CapturedDraw | None] = OrderedDict()
+        self._captured: OrderedDict[Hashable, CapturedDraw | None] = OrderedDict()  # None: ran plainly once
         self._lock = threading.Lock()
 
     def run(
@@ -70,13 +70,13 @@ class CapturedDraws:
         """
         whole = (key, torch.cuda.current_stream(out.device).cuda_stream)
         with self._lock:
-            if whole not in self._found:
-                self._found[whole] = None
+            if whole not in self._captured:
+                self._captured[whole] = None
                 flags = run(request, out, log_prob)
             else:
-                captured = self._found.pop(whole) or CapturedDraw(run, request, out, log_prob)
-                self._found[whole] = captured  # the most recent is the last
+                captured = self._captured.pop(whole) or CapturedDraw(run, request, out, log_prob)
+                self._captured[whole] = captured  # the most recent is the last
                 flags = captured.replay(request, out, log_prob)
-            while len(self._found) > _GRAPHS_KEPT:
-                self._found.popitem(last=False)
+            while len(self._captured) > _GRAPHS_KEPT:
+                self._captured.popitem(last=False)
         return flags

@@ -1,4 +1,4 @@
-"""The sampling kernel: tasks by ``tl.dot``, events on a tile in registers, draws between blocks (see draw_plan.py).
+"""The sampling kernel: tasks by ``tl.dot``, events on a tile in registers, draws between blocks (see plan.py).
 
 One program has R rows at a time. Its share of the scratch: a table (R, slots) of finished values, the sums (R, columns) of
 the current outer block, and the thresholds (steps, R) of the noise. What one thread stores another one loads, so there is a
@@ -9,28 +9,34 @@ import triton
 import triton.language as tl
 
 from made_fast.backends.triton.codes import ALLOWED, GIVEN
+from made_fast.backends.triton.columns import (
+    BLOCK_COLUMNS,
+    BLOCK_END_CHUNK,
+    BLOCK_END_DRAW,
+    BLOCK_END_EVENT,
+    BLOCK_END_TASK,
+    BLOCK_FIRST_CHUNK,
+    BLOCK_FIRST_DRAW,
+    BLOCK_FIRST_EVENT,
+    BLOCK_FIRST_SUM,
+    BLOCK_FIRST_TASK,
+    NOISE_ROW,
+    NUM_ROWS,
+    ROW_OFFSET,
+    ROWS_PER_CONDITION,
+    SEED,
+    VECTORS,
+)
 from made_fast.backends.triton.conditionals.draw import draw_variables
 from made_fast.backends.triton.conditionals.weights import logit
+from made_fast.backends.triton.drawing.events import run_events, touched_lines
 from made_fast.backends.triton.drawing.tasks import multiply, run_task
-from made_fast.backends.triton.functions import apply_function, philox_words, softplus
-from made_fast.programs.functions import FUNCTIONS
+from made_fast.backends.triton.noise import philox_words, uniform_of
 
 __all__ = ["draw_kernel"]
 
-NUM_FUNCTIONS = tl.constexpr(len(FUNCTIONS))
 NOISE_GROUPS = tl.constexpr(16)  # of four steps each, at once
 COLUMNS = tl.constexpr(32)  # of the table, when it is filled or read out
-
-
-@triton.jit
-def _function(code, x, FUNCTIONS_USED: tl.constexpr):
-    """The function with a number that is known at run time, one of those in the mask."""
-    y = x
-    for number in tl.static_range(1, NUM_FUNCTIONS):
-        if (FUNCTIONS_USED >> number) & 1:
-            if code == number:
-                y = apply_function(x, number)
-    return y
 
 
 @triton.jit
@@ -63,113 +69,25 @@ def _fill_limits(limits, seed, noise_row, features, SIZES: tl.constexpr):
     for first in range(0, tl.cdiv(features, 4), NOISE_GROUPS):
         group = (first + tl.arange(0, NOISE_GROUPS))[:, None] + tl.zeros((1, R), dtype=tl.int32)
         w0, w1, w2, w3 = philox_words(seed, group, tl.zeros_like(group), noise_row[None, :] + tl.zeros_like(group))
-        at = limits + group * (4 * R) + tl.arange(0, R)[None, :]
-        tl.store(at, _limit(w0))
-        tl.store(at + R, _limit(w1))
-        tl.store(at + 2 * R, _limit(w2))
-        tl.store(at + 3 * R, _limit(w3))
+        target = limits + group * (4 * R) + tl.arange(0, R)[None, :]
+        tl.store(target, _limit(w0))
+        tl.store(target + R, _limit(w1))
+        tl.store(target + 2 * R, _limit(w2))
+        tl.store(target + 3 * R, _limit(w3))
 
 
 @triton.jit
 def _limit(word):
-    u = (word >> 8).to(tl.float32) * 5.9604644775390625e-08  # 2**-24
-    return logit(u)
+    return logit(uniform_of(word))
 
 
 @triton.jit
-def _events(
-    first,
-    last,
-    tile,
-    nats,
-    bad,
-    steps,
-    limits,
-    SIZES: tl.constexpr,
-    FUNCTIONS_USED: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    LEAST: tl.constexpr,
-):
-    """Finishes the units of a block: tile (R, U) of sums becomes values.
-
-    What an event reads from memory is asked for while the one before is executed, the words that say what it is two before.
-    """
-    CODES: tl.constexpr = OUTPUT[0]
-    LOG_PROB: tl.constexpr = OUTPUT[3]
-    R: tl.constexpr = SIZES[2]
-    U: tl.constexpr = SIZES[3]
-    events, vectors = steps
-    r, u = tl.arange(0, R), tl.arange(0, U)
-    what, run, step = _head(events, first)
-    next_what, next_run, next_step = _head(events, first + 1)
-    coefficients = tl.load(vectors + first * (2 * U) + u)
-    second = tl.load(vectors + first * (2 * U) + U + u)
-    limit = _limits_of(limits, step, r, CODES, R)
-    for event in range(first, last):
-        next_coefficients = tl.load(vectors + (event + 1) * (2 * U) + u)
-        next_second = tl.load(vectors + (event + 1) * (2 * U) + U + u)
-        next_limit = _limits_of(limits, next_step, r, CODES, R)
-        later_what, later_run, later_step = _head(events, event + 2)
-        kind, code, unit = what & 15, (what >> 4) & 15, what >> 12
-        if run != 0:
-            inside = ((u >= (run & 0xFFFF)) & (u < (run >> 16)))[None, :]
-            tile = tl.where(inside, _function((what >> 8) & 15, tile, FUNCTIONS_USED), tile)
-        if kind != 0:
-            value = tl.sum(tile * coefficients[None, :], axis=1)
-            if kind == 2:
-                value *= tl.sum(tile * second[None, :], axis=1)
-            value = _function(code, value, FUNCTIONS_USED)
-            if CODES == 0:
-                if kind == 3:
-                    parameter = value
-                    value = tl.where(parameter > limit, 1.0, LEAST)
-                    bad |= (parameter != parameter).to(tl.int32)
-                    if LOG_PROB:
-                        nats -= softplus(tl.where(value > 0, -parameter, parameter)).to(tl.float64)
-                    tile += value[:, None] * second[None, :]
-            tile = tl.where((u == unit)[None, :], value[:, None], tile)
-        what, run = next_what, next_run
-        next_what, next_run, next_step = later_what, later_run, later_step
-        coefficients, second, limit = next_coefficients, next_second, next_limit
-    return tile, nats, bad
-
-
-@triton.jit
-def _limits_of(limits, step, place, CODES: tl.constexpr, R: tl.constexpr):
-    """Thresholds of one step, if events draw."""
-    limit = tl.zeros_like(place).to(tl.float32)
-    if CODES == 0:
-        limit = tl.load(limits + step * R + place)
-    return limit
-
-
-@triton.jit
-def _head(events, event):
-    at = events + event * 3
-    return tl.load(at), tl.load(at + 1), tl.load(at + 2)
-
-
-@triton.jit
-def _touched(first, last, steps, limits, CODES: tl.constexpr, SIZES: tl.constexpr):
-    """One number of each line of memory that a block's events will read, which brings them into the nearest cache."""
-    R: tl.constexpr = SIZES[2]
-    U: tl.constexpr = SIZES[3]
-    LINES: tl.constexpr = 2 if R > 32 else 1  # of 32 numbers, in the thresholds of one step
-    events, vectors = steps
-    line = tl.arange(0, 2 * U)
-    of_vectors = tl.load(vectors + (2 * first + line) * U, mask=line < 2 * (last - first), other=0.0)
-    event = first + line // 2
-    step = tl.load(events + event * 3 + 2, mask=event < last, other=0)
-    return of_vectors, _limits_of(limits, step, (line % LINES) * 32, CODES, R)
-
-
-@triton.jit
-def _block(
-    at,
+def _run_block(
+    block,
     slots,
     state,
     net,
-    own_net,
+    block_net,
     steps,
     place,
     drawing,
@@ -179,40 +97,41 @@ def _block(
     LEAST: tl.constexpr,
     OUTER: tl.constexpr,
 ):
-    """Runs one block, described at ``at``: its outer block's tasks if it begins one, its product, its events, its draws."""
+    """Runs the block whose row is ``block``: its outer block's tasks if it begins one, its product, its events, its draws."""
     SLOTS: tl.constexpr = SIZES[0]
     SUMS: tl.constexpr = SIZES[1]
     U: tl.constexpr = SIZES[3]
     table, sums, limits, touched = place
     nats, log_weight, bad = state
-    chunks, weights = own_net
+    chunks, weights = block_net
     r, u = tl.arange(0, SIZES[2]), tl.arange(0, U)
-    first_chunk, last_chunk = tl.load(at + 2), tl.load(at + 3)
-    first_event, last_event, base = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6)
+    first_chunk, last_chunk = tl.load(block + BLOCK_FIRST_CHUNK), tl.load(block + BLOCK_END_CHUNK)
+    first_event, last_event = tl.load(block + BLOCK_FIRST_EVENT), tl.load(block + BLOCK_END_EVENT)
+    base = tl.load(block + BLOCK_FIRST_SUM)
     tl.debug_barrier()
-    of_vectors, of_limits = _touched(first_event, last_event, steps, limits, OUTPUT[0], SIZES)
+    of_vectors, of_limits = touched_lines(first_event, last_event, steps, limits, OUTPUT[0], SIZES)
     if OUTER:
-        for task in range(tl.load(at), tl.load(at + 1)):
+        for task in range(tl.load(block + BLOCK_FIRST_TASK), tl.load(block + BLOCK_END_TASK)):
             run_task(task, net, table, sums, SIZES)
         tl.debug_barrier()
     slot = tl.load(slots + u)
-    own = sums + r[:, None] * SUMS + (tl.multiple_of(base, U) + u)[None, :]
+    sums_at = sums + r[:, None] * SUMS + (tl.multiple_of(base, U) + u)[None, :]
     if first_chunk < last_chunk:
         # Through memory, since the layout of a product would make the events exchange values between warps. What it reads
         # is read by the other blocks of the outer block too: it may stay in the nearest cache.
-        total = multiply(tl.load(own), first_chunk, last_chunk, chunks, weights, table, U, ".ca", SIZES)
+        total = multiply(tl.load(sums_at), first_chunk, last_chunk, chunks, weights, table, U, ".ca", SIZES)
         tl.debug_barrier()  # nobody still reads what is overwritten
-        tl.store(own, total)
+        tl.store(sums_at, total)
         tl.debug_barrier()
-    tile = tl.where((slot > -2)[None, :], tl.load(own), 0.0)  # where there is no unit nothing was written
-    tile, nats, bad = _events(
+    tile = tl.where((slot > -2)[None, :], tl.load(sums_at), 0.0)  # where there is no unit nothing was written
+    tile, nats, bad = run_events(
         first_event, last_event, tile, nats, bad, steps, limits, SIZES, FUNCTIONS_USED, OUTPUT, LEAST
     )
     tl.store(table + r[:, None] * SLOTS + slot[None, :], tile, mask=(slot >= 0)[None, :])
     # Stored so that the compiler keeps the loads; nobody reads it.
-    tl.store(touched + tl.arange(0, 2 * U), of_vectors + of_limits)
+    tl.store(touched + tl.arange(0, VECTORS * U), of_vectors + of_limits)
     if OUTPUT[0] != 0:
-        first, last = tl.load(at + 7), tl.load(at + 8)
+        first, last = tl.load(block + BLOCK_FIRST_DRAW), tl.load(block + BLOCK_END_DRAW)
         if first < last:
             tl.debug_barrier()
             lists, request, out, features = drawing
@@ -340,16 +259,17 @@ def draw_kernel(
     SIZES: tl.constexpr = (SLOTS, SUMS, R, U, K, T, PRECISION)
     OUTPUT: tl.constexpr = (CODES, WIDTH, FEATURES, LOG_PROB, OWN, NAMED_ROWS)
     CONDITIONS: tl.constexpr = (GIVEN | ALLOWED) & FEATURES
-    net, own_net = (tasks, columns, bias, task_chunks, task_weights), (chunks, weights)
+    net, block_net = (tasks, columns, bias, task_chunks, task_weights), (chunks, weights)
     steps, lists = (events, vectors), (draws, draw_numbers, embeddings)
     conditions, how = (given, observed, support, bounds, constrained, support_width), (decoding, greedy)
     program, r = tl.program_id(0).to(tl.int64), tl.arange(0, R)
     table, limits = tables + program * (R * SLOTS), all_limits + program * (STEPS * R)
-    place = (table, all_sums + program * (R * SUMS), limits, all_touched + program * (2 * U))
+    place = (table, all_sums + program * (R * SUMS), limits, all_touched + program * (VECTORS * U))
     kept, kept_weight = all_nats + program * R + r, all_weights + program * R + r
     samples, results = (table, x_slot, variables, out, features), (log_prob, log_weight, kept, kept_weight)
-    seed, first_row, row_offset = tl.load(request), tl.load(request + 1), tl.load(request + 2)
-    rows_per_context, num_rows, any_bad = tl.load(request + 3), tl.load(request + 4), program.to(tl.int32) * 0
+    seed, first_row = tl.load(request + SEED), tl.load(request + NOISE_ROW)
+    row_offset, rows_per_context = tl.load(request + ROW_OFFSET), tl.load(request + ROWS_PER_CONDITION)
+    num_rows, any_bad = tl.load(request + NUM_ROWS), program.to(tl.int32) * 0
     if BEGIN:
         _clear(table, SIZES)
     else:
@@ -373,12 +293,12 @@ def draw_kernel(
             if CONDITIONS:
                 total = tl.load(kept_weight)
         for block in range(first_block, last_block):
-            nats, total, bad = _block(
-                blocks + block * 9,
+            nats, total, bad = _run_block(
+                blocks + block * BLOCK_COLUMNS,
                 slots + block * U,
                 (nats, total, bad),
                 net,
-                own_net,
+                block_net,
                 steps,
                 place,
                 (lists, now, out, features),

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from made_fast.backends.triton import launch as launches
-from made_fast.backends.triton.codes import ALLOWED, DECODED, GIVEN
+from made_fast.backends.known import check_program
+from made_fast.backends.triton.codes import KNOWN_CODES
+from made_fast.backends.triton.columns import VECTORS, BlockColumn
+from made_fast.backends.triton.drawing.asked import Asked, request_of
 from made_fast.backends.triton.drawing.cuda_graphs import CapturedDraws
 from made_fast.backends.triton.drawing.kernel import draw_kernel
 from made_fast.backends.triton.drawing.plan import DrawPlan, build_plan
@@ -28,12 +30,11 @@ from made_fast.backends.triton.drawing.sizes import (
 )
 from made_fast.backends.triton.drawing.tasks import bulk_kernel
 from made_fast.backends.triton.drawing.variable_list import DrawList, build_draw_list
-from made_fast.backends.triton.launch import Config, launch
+from made_fast.backends.triton.functions import KNOWN_FUNCTIONS
+from made_fast.backends.triton.launch import Config, launch, precision, recording
 from made_fast.outputs.codes import Code
-from made_fast.outputs.decoding import Decoding
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import Schedule
-from made_fast.requests.conditions import Conditions
 from made_fast.requests.piece import Piece
 
 __all__ = ["Packed", "draw", "pack"]
@@ -42,7 +43,7 @@ _ARRAYS = (
     *("blocks", "slots", "tasks", "columns", "bias", "task_chunks", "task_weights"),
     *("chunks", "weights", "events", "vectors"),
 )
-MODES = ("auto", "one", "many")
+LAUNCHES = ("auto", "one", "many")  # of a draw, see there
 _NOISE_STEPS = 64  # thresholds are made for so many steps at a time
 
 
@@ -78,7 +79,12 @@ class Packed:
 
 
 def pack(program: Program, schedule: Schedule, *, layout: Layout = LAYOUT) -> Packed:
-    """Copies the weights into blocks; see ``DrawPlan``."""
+    """Copies the weights into blocks; see ``DrawPlan``.
+
+    Raises:
+        ValueError: the program has a function or a conditional that this engine lacks.
+    """
+    check_program("triton", program, KNOWN_FUNCTIONS, KNOWN_CODES)
     codes = {each.code for each in program.conditionals}
     return _packed(program, schedule, layout, in_events=schedule.in_place and codes in ({Code.BERNOULLI}, {Code.SPIN}))
 
@@ -134,20 +140,18 @@ def draw(
     Raises:
         FloatingPointError: the parameters of a drawn variable were nan.
     """
-    assert out.is_contiguous() and out.dtype == torch.float32 and mode in MODES
+    assert out.is_contiguous() and out.dtype == torch.float32 and mode in LAUNCHES
     if piece.log_weight is not None and piece.conditions is None:
         piece.log_weight.zero_()
     if not len(out):
         return
-    asked = _Asked.of(piece, out)
+    asked = Asked.of(piece, out)
     if asked.features:
         packed = packed.between_blocks
-    request = RequestWords(
-        _signed(piece.seed), piece.first_row + piece.row_offset, piece.row_offset, piece.rows_per_condition, len(out)
-    ).on(packed.device)
+    request = request_of(piece, out)
     processors = _multiprocessors(packed.device)
     tiles_of = SAMPLER if packed.drawn is None else ASKED if asked.features else VARIABLES
-    tile = choose_tile(len(out), processors, launches.precision(torch.float32), tiles_of)
+    tile = choose_tile(len(out), processors, precision(torch.float32), tiles_of)
     if config is not None:
         tile = tile._replace(config=config)
     config = tile.config
@@ -163,73 +167,15 @@ def draw(
     capturing = packed.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     if mode == "one":
         flags = run.one(programs)
-    elif packed.device.type == "cuda" and plain and not (capturing or launches.recording()):
-        key = (tuple(out.shape), piece.log_prob is None, config, launches.precision(torch.float32))
+    elif packed.device.type == "cuda" and plain and not (capturing or recording()):
+        key = (tuple(out.shape), piece.log_prob is None, config, precision(torch.float32))
         flags = packed.captured.run(key, partial(run.replayed, tiles), request, out, piece.log_prob)
     else:
         flags = run.many(tiles)
-    if capturing or launches.recording():
+    if capturing or recording():
         return  # there is nothing to look at yet
     if bool(flags.cpu().any()):
         raise FloatingPointError("parameters became nan while drawing: weights or context are too large for this dtype")
-
-
-class RequestWords(NamedTuple):
-    """What a launch reads of a piece besides tensors; kernels know these positions by the constants of ``codes.py``."""
-
-    seed: int  # signed
-    noise_row: int  # of the first row
-    row_offset: int
-    rows_per_condition: int
-    num_rows: int
-
-    def on(self, device: torch.device) -> Tensor:
-        """As int64 (5,) on a device."""
-        return torch.tensor(self, dtype=torch.int64, device=device)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What a draw is asked for besides plain samples."""
-
-    conditions: Conditions | None
-    decoding: Decoding
-    log_weight: Tensor | None
-    features: int  # bits of conditionals/draw.py
-    settings: Tensor | None  # fp32 (3,): what logits, scales of normals and of logistics are multiplied by
-
-    @classmethod
-    def of(cls, piece: Piece, out: Tensor) -> _Asked:
-        conditions, decoding, log_weight = piece.conditions, piece.decoding, piece.log_weight
-        given = conditions is not None and conditions.given is not None
-        allowed = conditions is not None and conditions.support is not None
-        settings = None
-        if decoding.features:
-            temperature = decoding.temperature
-            settings = torch.tensor([1 / temperature, temperature**0.5, temperature], device=out.device)
-        if (given or allowed) and log_weight is None:
-            log_weight = out.new_empty(len(out))
-        features = given * GIVEN.value | allowed * ALLOWED.value | bool(decoding.features) * DECODED.value
-        return cls(conditions, decoding, log_weight, features, settings)
-
-    def arguments(self, unused: Tensor, weights: Tensor) -> dict[str, Any]:
-        """Arguments of ``draw_kernel``; ``unused`` stands in for what is not read, ``weights`` keep log-weights."""
-        found = dict.fromkeys(("given", "observed", "support", "bounds", "constrained", "decoding"), unused)
-        support_width = 0
-        if self.conditions is not None:
-            named = {name: getattr(self.conditions, name) for name in found if name != "decoding"}
-            found |= {name: value for name, value in named.items() if value is not None}
-            support_width = 0 if self.conditions.support is None else self.conditions.support.shape[1]
-        if self.settings is not None:
-            found["decoding"] = self.settings
-        return {
-            **found,
-            "support_width": support_width,
-            "greedy": int(self.decoding.greedy),
-            "all_weights": weights,
-            "log_weight": unused if self.log_weight is None else self.log_weight,
-            "FEATURES": self.features,
-        }
 
 
 @dataclass(frozen=True)
@@ -241,7 +187,7 @@ class _Run:
     request: Tensor
     out: Tensor
     piece: Piece
-    asked: _Asked
+    asked: Asked
 
     def one(self, programs: int) -> Tensor:
         """Draws everything in one launch; returns a flag for each program."""
@@ -255,7 +201,7 @@ class _Run:
         self._launch(tiles, scratch, (0, 0), begin=True, end=False, outer=False)
         bounds = plan.outer.tolist()
         for number, (first, last) in enumerate(pairwise(bounds)):
-            first_task, end_task = plan.blocks[first, :2].tolist()
+            first_task, end_task = plan.blocks[first, [BlockColumn.FIRST_TASK, BlockColumn.END_TASK]].tolist()
             launch(
                 bulk_kernel,
                 (end_task - first_task, tiles),
@@ -298,7 +244,7 @@ class _Run:
             "U": layout.units,
             "K": layout.inputs,
             "T": layout.task_units,
-            "PRECISION": launches.precision(torch.float32),
+            "PRECISION": precision(torch.float32),
         }
 
     @property
@@ -318,7 +264,7 @@ class _Run:
             "all_limits": empty(size, self._steps),
             "all_nats": empty(size, dtype=torch.float64),
             "all_weights": empty(size if self.asked.features else 0, dtype=torch.float64),
-            "all_touched": empty(tiles, 2 * sizes["U"]),
+            "all_touched": empty(tiles, VECTORS.value * sizes["U"]),
             "flags": empty(tiles, dtype=torch.int32),
         }
 
@@ -378,12 +324,6 @@ def _programs(packed: Packed, tile: Tile, processors: int) -> int:
 
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
-
-
-def _signed(seed: int) -> int:
-    """The lowest 64 bits of a seed as a signed number."""
-    low = seed & 0xFFFFFFFFFFFFFFFF
-    return low - (1 << 64) if low >= 1 << 63 else low
 
 
 def _up(n: int, step: int) -> int:

@@ -20,13 +20,22 @@ block ends with a list of draws, whose parameters are units that it, or a block 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.backends.triton.columns import (
+    FIELD_BITS,
+    RUN_BITS,
+    VECTORS,
+    BlockColumn,
+    Event,
+    EventColumn,
+    TaskColumn,
+    row_of,
+)
 from made_fast.backends.triton.drawing.timeline import BoolArray, FloatArray, IntArray, Timeline
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import Schedule
@@ -34,16 +43,8 @@ from made_fast.programs.schedule import Schedule
 __all__ = ["ALIGN", "DrawPlan", "Event", "Head", "build_plan"]
 
 ALIGN = 4  # chunks start at slots that are multiples of it: 16 bytes
+AHEAD = 2  # events that kernels read beyond the last
 MANY_PARAMETERS = 8  # a block's product takes them together; in the block of what they read each is an event
-
-
-class Event(IntEnum):
-    """Kinds of events by what comes after the activation; kernel.py knows these numbers."""
-
-    NOTHING = 0
-    UNIT = 1
-    PRODUCT = 2
-    DRAW = 3
 
 
 class Head(NamedTuple):
@@ -60,10 +61,13 @@ class Head(NamedTuple):
     run_function: int = 0
     step: int = 0
 
-    def words(self) -> tuple[int, int, int]:
-        """As kernels read it: kind, function, the run's function (4 bits each) and the unit; the run; the noise step."""
-        what = self.kind | self.function << 4 | self.run_function << 8 | self.unit << 12
-        return what, self.first | self.stop << 16, self.step
+    def words(self) -> list[int]:
+        """As kernels read it, by ``EventColumn``."""
+        fields = (self.kind, self.function, self.run_function)
+        assert all(field < 1 << FIELD_BITS for field in fields)
+        packed = sum(field << place * FIELD_BITS for place, field in enumerate((*fields, self.unit)))
+        run = self.first | self.stop << RUN_BITS
+        return row_of(EventColumn, {EventColumn.WHAT: packed, EventColumn.RUN: run, EventColumn.NOISE_STEP: self.step})
 
 
 @dataclass(frozen=True)
@@ -71,18 +75,16 @@ class DrawPlan:
     """What the sampling kernels read.
 
     Attributes:
-        blocks: int32 (N, 9): first and last task of the outer block that it begins (an empty range if it begins none), first
-            and last chunk of its own, first and last event, first column of its units in the sums of the outer block, first
-            and last of the variables that are drawn at its end, by their places in the order of drawing.
+        blocks: int32 (N, 9), the columns are those of ``BlockColumn``.
         outer: (M + 1,) first block of each outer block, and N.
         slots: int32 (N, U), the slot of each unit of a block; -1 for a helper, -2 where there is no unit.
-        tasks: int32 (N, 2): first and last of its chunks.
+        tasks: int32 (N, 2), the columns are those of ``TaskColumn``.
         columns: int32 (N, T), the column of the outer block's sums that each row of a task makes; -1 for none.
         bias: fp32 (N, T), what its sums start from.
         task_chunks: int32 (C,), the first of the K slots that a chunk of a task multiplies.
         task_weights: fp32 (C, T, K), zero where a row does not read a slot.
         chunks, weights: the same for the products of blocks, int32 (C,) and fp32 (C, U, K).
-        events: int32 (E + 2, 3), see ``Head``. Two more than there are, since kernels read ahead.
+        events: int32 (E + 2, 3), the columns are those of ``EventColumn``. Two more than there are, since kernels read ahead.
         vectors: fp32 (E + 2, 2, U): coefficients; what is spread, or the coefficients of the second factor.
         functions: bit mask of the functions that occur.
         num_slots: columns of the table.
@@ -108,13 +110,14 @@ class DrawPlan:
     @property
     def bulk_macs(self) -> int:
         """Multiply-adds of all chunks for one row, zeros within them included."""
-        of_tasks, own = int(self.tasks[:, 1].max()), int(self.blocks[:, 3].max())  # arrays may hold a dummy beside
-        return of_tasks * int(self.task_weights[0].size) + own * int(self.weights[0].size)
+        of_tasks = int(self.tasks[:, TaskColumn.END_CHUNK].max())  # arrays may hold a dummy beside
+        of_blocks = int(self.blocks[:, BlockColumn.END_CHUNK].max())
+        return of_tasks * int(self.task_weights[0].size) + of_blocks * int(self.weights[0].size)
 
     @property
     def num_events(self) -> int:
         """Steps of one draw, each of which waits for the one before."""
-        return len(self.events) - 2
+        return len(self.events) - AHEAD
 
 
 def build_plan(
@@ -159,17 +162,17 @@ class _Chunks:
         """Cuts slots (m,) into runs, with weights (n, m) in these rows (n,)."""
         order = np.argsort(slots, kind="stable")
         slots, weights = slots[order], weights[:, order]
-        at = 0
-        while at < len(slots):
-            begin = int(slots[at]) // ALIGN * ALIGN
+        place = 0
+        while place < len(slots):
+            begin = int(slots[place]) // ALIGN * ALIGN
             end = int(np.searchsorted(slots, begin + self.inputs))
-            whole = np.zeros((end - at, self.rows), dtype=np.float32)
-            whole[:, rows] = weights[:, at:end].T
+            whole = np.zeros((end - place, self.rows), dtype=np.float32)
+            whole[:, rows] = weights[:, place:end].T
             block = np.zeros((self.rows, self.inputs), dtype=np.float32)
-            np.add.at(block.T, slots[at:end] - begin, whole)  # a slot may be there twice
+            np.add.at(block.T, slots[place:end] - begin, whole)  # a slot may be there twice
             self.starts.append(begin)
             self.weights.append(block)
-            at = end
+            place = end
 
     def arrays(self) -> tuple[NDArray[np.int32], FloatArray]:
         """Starts (C,) and weights (C, rows, K); one that nobody reads where there is none."""
@@ -187,7 +190,7 @@ class _Builder:
     inputs: int
     task_units: int
     outer_blocks: int
-    tasks: list[tuple[int, int]] = field(default_factory=list)
+    tasks: list[list[int]] = field(default_factory=list)
     columns: list[NDArray[np.int32]] = field(default_factory=list)
     bias: list[FloatArray] = field(default_factory=list)
     events: list[Head] = field(default_factory=list)
@@ -203,23 +206,10 @@ class _Builder:
         slots = np.full((len(bounds) - 1, self.units), -2, dtype=np.int32)
         for number, (start, stop) in enumerate(pairwise(bounds)):
             slots[number, : stop - start] = self.line.slots[start:stop]
-            begin = number // self.outer_blocks * self.outer_blocks
-            first_task, ends = len(self.tasks), bounds[number : begin + self.outer_blocks + 1]
-            if number == begin:
-                self._add_tasks(start, ends[-1], self._columns_of(ends))
-            first_chunk = len(self.chunks)
-            if number > begin:
-                self._add_own_chunks(start, stop, bounds[begin])
-            chunks = (first_chunk, len(self.chunks))
-            first_event = len(self.events)
-            self._add_events(start, stop)
-            base = (number - begin) * self.units
-            drawn = self.line.draws.get(stop, range(0))
-            events = (first_event, len(self.events))
-            blocks.append((first_task, len(self.tasks), *chunks, *events, base, drawn.start, drawn.stop))
-        self.events.extend([Head(Event.NOTHING)] * 2)
-        self.vectors.extend([np.zeros((2, self.units), dtype=np.float32)] * 2)
-        (task_chunks, task_weights), (own_chunks, own_weights) = self.task_chunks.arrays(), self.chunks.arrays()
+            blocks.append(row_of(BlockColumn, self._add_block(number, start, stop, bounds)))
+        self.events.extend([Head(Event.NOTHING)] * AHEAD)
+        self.vectors.extend([np.zeros((VECTORS.value, self.units), dtype=np.float32)] * AHEAD)
+        (task_chunks, task_weights), (chunks, weights) = self.task_chunks.arrays(), self.chunks.arrays()
         return DrawPlan(
             blocks=np.asarray(blocks, dtype=np.int32),
             outer=np.asarray([*outer, len(blocks)]),
@@ -229,14 +219,37 @@ class _Builder:
             bias=np.stack(self.bias),
             task_chunks=task_chunks,
             task_weights=task_weights,
-            chunks=own_chunks,
-            weights=own_weights,
+            chunks=chunks,
+            weights=weights,
             events=np.asarray([head.words() for head in self.events], dtype=np.int32),
             vectors=np.stack(self.vectors),
             functions=int(np.bitwise_or.reduce(1 << self.line.functions)),
             num_slots=self.line.num_slots,
             param_slots=self.line.param_slots,
         )
+
+    def _add_block(self, number: int, start: int, stop: int, bounds: list[int]) -> dict[int, int]:
+        """Adds the tasks, chunks and events of the block at times [start, stop); returns its row."""
+        begin = number // self.outer_blocks * self.outer_blocks
+        drawn = self.line.draws.get(stop, range(0))
+        row: dict[int, int] = {
+            BlockColumn.FIRST_TASK: len(self.tasks),
+            BlockColumn.FIRST_CHUNK: len(self.chunks),
+            BlockColumn.FIRST_EVENT: len(self.events),
+            BlockColumn.FIRST_SUM: (number - begin) * self.units,
+            BlockColumn.FIRST_DRAW: drawn.start,
+            BlockColumn.END_DRAW: drawn.stop,
+        }
+        if number == begin:
+            ends = bounds[number : begin + self.outer_blocks + 1]
+            self._add_tasks(start, ends[-1], self._columns_of(ends))
+        else:
+            self._add_block_chunks(start, stop, bounds[begin])
+        self._add_events(start, stop)
+        row[BlockColumn.END_TASK] = len(self.tasks)
+        row[BlockColumn.END_CHUNK] = len(self.chunks)
+        row[BlockColumn.END_EVENT] = len(self.events)
+        return row
 
     def _cuts(self) -> list[int]:
         """Where blocks start, and the end; a helper stays with its product."""
@@ -248,7 +261,7 @@ class _Builder:
         return cuts
 
     def _columns_of(self, bounds: list[int]) -> IntArray:
-        """(units of an outer block,) the column of its sums where each unit has its own."""
+        """(units of an outer block,) the column of its sums that each unit has."""
         counts = [stop - start for start, stop in pairwise(bounds)]
         return np.concatenate([number * self.units + np.arange(count) for number, count in enumerate(counts)])
 
@@ -261,12 +274,13 @@ class _Builder:
                 places, first_chunk = columns[sums.times[rows] - start], len(self.task_chunks)
                 slots, weights, _ = sums.part(rows, -1, start)
                 self.task_chunks.add(slots, weights, np.arange(len(places)))
-                self.tasks.append((first_chunk, len(self.task_chunks)))
+                chunks = {TaskColumn.FIRST_CHUNK: first_chunk, TaskColumn.END_CHUNK: len(self.task_chunks)}
+                self.tasks.append(row_of(TaskColumn, chunks))
                 empty = (0, self.task_units - len(places))
                 self.columns.append(np.pad(places, empty, constant_values=-1).astype(np.int32))
                 self.bias.append(np.pad(sums.bias[rows], empty))
 
-    def _add_own_chunks(self, start: int, stop: int, after: int) -> None:
+    def _add_block_chunks(self, start: int, stop: int, after: int) -> None:
         """What the units due at times [start, stop) read that became known at times [after, start)."""
         for sums in self.line.sums:
             rows = slice(*np.searchsorted(sums.times, [start, stop]))
@@ -288,14 +302,14 @@ class _Builder:
             np.add.at(spread, (source[drawn][:, None], unit[None]), weights[:, drawn].T)
             np.add.at(coefficients, (unit[:, None], source[~drawn][None]), weights[:, ~drawn])
             waits[unit] |= mask[:, ~drawn].any(1)
-        at, begin = 0, len(self.events)
-        while at < count:
-            at = self._add_event(start, at, count, coefficients, spread, waits, begin)
+        place, begin = 0, len(self.events)
+        while place < count:
+            place = self._add_event(start, place, count, coefficients, spread, waits, begin)
 
     def _add_event(
         self,
         start: int,
-        at: int,
+        place: int,
         count: int,
         coefficients: FloatArray,
         spread: FloatArray,
@@ -303,26 +317,26 @@ class _Builder:
         begin: int,
     ) -> int:
         """Adds the event of the unit at this place, or of the run that begins there; returns the place after it."""
-        line, unit, vectors = self.line, start + at, np.zeros((2, self.units), dtype=np.float32)
-        code, end = int(line.functions[unit]), at + 1
+        line, unit, vectors = self.line, start + place, np.zeros((VECTORS.value, self.units), dtype=np.float32)
+        code, end = int(line.functions[unit]), place + 1
         if line.slots[unit] < 0:
             return end  # a helper is read by the product that follows
-        vectors[0, :count] = coefficients[at]
+        vectors[0, :count] = coefficients[place]
         if line.variables[unit] >= 0:
-            head = Head(Event.DRAW, at, code, step=int(line.noise_steps[line.variables[unit]]))
-            vectors[1, :count] = spread[at]
+            head = Head(Event.DRAW, place, code, step=int(line.noise_steps[line.variables[unit]]))
+            vectors[1, :count] = spread[place]
         elif line.products[unit]:
-            head = Head(Event.PRODUCT, at, code)
-            vectors[1, :count] = coefficients[at - 1]
-        elif waits[at]:
-            head = Head(Event.UNIT, at, code)
+            head = Head(Event.PRODUCT, place, code)
+            vectors[1, :count] = coefficients[place - 1]
+        elif waits[place]:
+            head = Head(Event.UNIT, place, code)
         else:
             step = line.steps[unit]
             while end < count and line.steps[start + end] == step and not waits[end]:
                 end += 1
             if code == 0:
                 return end  # the identity
-            head = Head(Event.NOTHING, first=at, stop=end, run_function=code)
+            head = Head(Event.NOTHING, first=place, stop=end, run_function=code)
         before = self.events[-1] if len(self.events) > begin else None
         if head.kind and before is not None and before.kind == Event.NOTHING:  # one event for both
             head = head._replace(first=before.first, stop=before.stop, run_function=before.run_function)

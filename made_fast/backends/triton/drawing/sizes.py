@@ -36,7 +36,7 @@ class Tile(NamedTuple):
 
 
 _SMALL = Tile(Config.of(4, 3, max_registers=255, R=16), 2, most=1)
-# Small tiles as long as they leave multiprocessors idle. By what multiplies, as in configs.py: ordinary units keep the
+# Small tiles as long as they leave multiprocessors idle. By what multiplies, as in masked/sizes.py: ordinary units keep the
 # factors of many products in registers, and tensor cores want 64 rows.
 SAMPLER: dict[str, tuple[Tile, ...]] = {
     "ieee": (_SMALL, Tile(Config.of(4, 3, max_registers=255, R=32), 4)),

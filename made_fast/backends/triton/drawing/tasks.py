@@ -1,7 +1,9 @@
-"""Tasks: what the units of an outer block sum up that is known before, by ``tl.dot`` (see draw_plan.py)."""
+"""Tasks: what the units of an outer block sum up that is known before, by ``tl.dot`` (see plan.py)."""
 
 import triton
 import triton.language as tl
+
+from made_fast.backends.triton.columns import TASK_COLUMNS, TASK_END_CHUNK, TASK_FIRST_CHUNK
 
 __all__ = ["bulk_kernel", "multiply", "run_task"]
 
@@ -31,7 +33,8 @@ def run_task(task, net, table, sums, SIZES: tl.constexpr):
     T: tl.constexpr = SIZES[5]
     tasks, columns, bias, chunks, weights = net
     r, t = tl.arange(0, R), tl.arange(0, T)
-    first, last = tl.load(tasks + task * 2), tl.load(tasks + task * 2 + 1)
+    tasks += task * TASK_COLUMNS
+    first, last = tl.load(tasks + TASK_FIRST_CHUNK), tl.load(tasks + TASK_END_CHUNK)
     column = tl.load(columns + task * T + t)
     total = tl.load(bias + task * T + t)[None, :] + tl.zeros((R, 1), dtype=tl.float32)
     total = multiply(total, first, last, chunks, weights, table, T, "", SIZES)
@@ -59,5 +62,5 @@ def bulk_kernel(
     """The tasks of one outer block for all tiles at once: program (i, j) has task ``first_task + i`` of tile j."""
     SIZES: tl.constexpr = (SLOTS, SUMS, R, U, K, T, PRECISION)
     net = (tasks, columns, bias, task_chunks, task_weights)
-    own = tl.program_id(1).to(tl.int64)
-    run_task(first_task + tl.program_id(0), net, tables + own * (R * SLOTS), all_sums + own * (R * SUMS), SIZES)
+    tile = tl.program_id(1).to(tl.int64)
+    run_task(first_task + tl.program_id(0), net, tables + tile * (R * SLOTS), all_sums + tile * (R * SUMS), SIZES)

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from made_fast.programs.program import Affine, Program
-from made_fast.programs.schedule import AffinePlan, Kind, Schedule
+from made_fast.programs.schedule import AffinePlan, Kind, Schedule, StepColumn
 
 __all__ = ["BoolArray", "FloatArray", "IntArray", "Sums", "Timeline"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+
+KIND, FIRST, COUNT = StepColumn.KIND, StepColumn.FIRST, StepColumn.COUNT
+LEFT, RIGHT, FUNCTION = StepColumn.LEFT, StepColumn.RIGHT, StepColumn.FUNCTION
+
+
+class _Unit(NamedTuple):
+    """One entry of a timeline."""
+
+    slot: int  # -1 for a helper
+    step: int  # number of the schedule's step
+    product: bool = False
+    variable: int = -1  # place in the order of drawing
 
 
 @dataclass(frozen=True)
@@ -64,14 +77,14 @@ class Timeline:
     def of_events(cls, program: Program, schedule: Schedule) -> Timeline:
         """The units of a schedule whose variables are drawn over their parameters, each a unit of its own."""
         x = range(schedule.x_slot, schedule.x_slot + schedule.features)
-        found: list[tuple[int, int, bool, int]] = []  # slot, step, whether a product, variable
-        for number, (kind, first, count, *_) in enumerate(schedule.steps.tolist()):
+        units: list[_Unit] = []
+        for number, (kind, first, count) in enumerate(_columns(schedule.steps, KIND, FIRST, COUNT)):
             if kind == Kind.DRAW:
-                found.extend((x.start + place, number, False, place) for place in range(first, first + count))
+                units.extend(_Unit(x.start + place, number, variable=place) for place in range(first, first + count))
             elif first not in x:  # a parameter is due when its variable is drawn over it
-                found.extend(_units(kind, first, count, number))
+                units.extend(_units(kind, first, count, number))
         columns = np.arange(schedule.num_slots)
-        return cls._of(program, schedule, found, columns, {}, [], schedule.num_slots, schedule.param_slots)
+        return cls._of(program, schedule, units, columns, {}, [], schedule.num_slots, schedule.param_slots)
 
     @classmethod
     def of_blocks(cls, program: Program, schedule: Schedule, apart: int, many: int) -> Timeline:
@@ -93,36 +106,35 @@ class Timeline:
         columns = np.arange(schedule.num_slots)
         for start, end in zip(starts, ends, strict=True):
             columns[start:end] = _up(others + apart) + np.arange(end - start)
-        found: list[tuple[int, int, bool, int]] = []
+        units: list[_Unit] = []
         draws, cuts = {}, []
-        for number, (kind, first, count, *_) in enumerate(schedule.steps.tolist()):
+        for number, (kind, first, count) in enumerate(_columns(schedule.steps, KIND, FIRST, COUNT)):
             if kind != Kind.DRAW:
                 level = int(np.searchsorted(starts, first, side="right")) - 1
                 if level >= 0 and first == starts[level] and ends[level] - first > many:
-                    cuts.append(len(found))
-                found.extend(_units(kind, first, count, number))
+                    cuts.append(len(units))
+                units.extend(_units(kind, first, count, number))
             elif first + count == firsts[level_of[first] + 1]:  # the last of its level
-                draws[len(found)] = range(firsts[level_of[first]], first + count)
+                draws[len(units)] = range(firsts[level_of[first]], first + count)
         num_slots = _up(others + apart) + int((ends - starts).max())
         param_slots = columns[schedule.param_slots]
-        return cls._of(program, schedule, found, columns, draws, [*cuts, *draws], num_slots, param_slots)
+        return cls._of(program, schedule, units, columns, draws, [*cuts, *draws], num_slots, param_slots)
 
     @classmethod
     def _of(
         cls,
         program: Program,
         schedule: Schedule,
-        found: list[tuple[int, int, bool, int]],
+        listed: list[_Unit],
         columns: IntArray,
         draws: dict[int, range],
         cuts: list[int],
         num_slots: int,
         param_slots: IntArray,
     ) -> Timeline:
-        steps = schedule.steps.tolist()
-        slots, step, products, variables = (np.asarray(column) for column in zip(*found, strict=True))
+        slots, step, products, variables = (np.asarray(column) for column in zip(*listed, strict=True))
         function = np.zeros(schedule.num_slots, dtype=np.int64)
-        for kind, first, count, *_, code in steps:
+        for kind, first, count, code in _columns(schedule.steps, KIND, FIRST, COUNT, FUNCTION):
             if kind != Kind.DRAW:
                 function[first : first + count] = code
         due = np.full(schedule.num_slots, -1, dtype=np.int64)  # of the context: before all
@@ -133,7 +145,7 @@ class Timeline:
             for first, count in zip(schedule.x_slots[places], units[places], strict=True):
                 known[first : first + count] = time - 1
         sums = [_affine(op, plan, due, known) for op, plan in zip(program.affines, schedule.affines, strict=True)]
-        sums.extend(_unit_wise(steps, due, known))
+        sums.extend(_unit_wise(schedule.steps, due, known))
         return cls(
             np.where(slots < 0, -1, columns[slots]),
             step,
@@ -150,12 +162,18 @@ class Timeline:
         )
 
 
-def _units(kind: int, first: int, count: int, number: int) -> Iterator[tuple[int, int, bool, int]]:
+def _columns(steps: IntArray, *columns: StepColumn) -> list[list[int]]:
+    """These columns of ``Schedule.steps``, step by step."""
+    rows: list[list[int]] = steps[:, list(columns)].tolist()
+    return rows
+
+
+def _units(kind: int, first: int, count: int, number: int) -> Iterator[_Unit]:
     """The units of a step that draws nothing."""
     for slot in range(first, first + count):
         if kind == Kind.MULTIPLY:
-            yield -1, number, False, -1
-        yield slot, number, kind == Kind.MULTIPLY, -1
+            yield _Unit(-1, number)
+        yield _Unit(slot, number, kind == Kind.MULTIPLY)
 
 
 def _up(n: int) -> int:
@@ -181,7 +199,7 @@ def _affine(op: Affine, plan: AffinePlan, due: IntArray, time: IntArray) -> Sums
     )
 
 
-def _unit_wise(steps: list[list[int]], due_of: IntArray, time: IntArray) -> Iterator[Sums]:
+def _unit_wise(steps: IntArray, due_of: IntArray, time: IntArray) -> Iterator[Sums]:
     """Operations that go unit by unit, as sums of one or two inputs with weight 1."""
     for wanted, takes_left, takes_right in (
         (Kind.UNARY, True, False),
@@ -190,7 +208,7 @@ def _unit_wise(steps: list[list[int]], due_of: IntArray, time: IntArray) -> Iter
         (Kind.MULTIPLY, False, True),
     ):
         due, sources = [], []
-        for kind, first, count, left, right, _ in steps:
+        for kind, first, count, left, right in _columns(steps, KIND, FIRST, COUNT, LEFT, RIGHT):
             if kind == wanted:
                 helpers = 0 if takes_left else 1  # stand before their products
                 due.append(due_of[first : first + count] - helpers)

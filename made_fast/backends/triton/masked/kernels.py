@@ -1,4 +1,4 @@
-"""The kernels of the masked matmuls; ``matmul.py`` makes their tables and says what is launched.
+"""The kernels of the masked matmuls; ``launches.py`` makes their tables and says what is launched.
 
 Rows and columns are those of one side of a mask, in its sorted order. A tile is BN sorted rows; its chunks, BK columns
 each, are all that its rows read: ``full`` ones, which all of them read whole, and ``partial`` ones, where a row reads some.
@@ -7,6 +7,17 @@ each, are all that its rows read: ``full`` ones, which all of them read whole, a
 import triton
 import triton.language as tl
 
+from made_fast.backends.triton.columns import (
+    PAIR_CHUNK,
+    PAIR_COLUMNS,
+    PAIR_TILE,
+    TILE_COLUMNS,
+    TILE_END_CHUNK,
+    TILE_END_FULL,
+    TILE_FIRST_CHUNK,
+    TILE_FIRST_FULL,
+    TILE_ROWS,
+)
 from made_fast.backends.triton.functions import apply_function
 
 __all__ = ["matmul", "outer", "outer_sum"]
@@ -117,9 +128,8 @@ def matmul(
 ):
     """out (B, rows) = function(x (B, columns) times the kept weights + bias), one tile of BB x BN.
 
-    ``tiles``: (tile_count, 5) tile of rows, its first chunk, its full chunks [from, to), its last chunk + 1. The longest
-    comes first for each panel of the batch, and x does not leave the cache within a panel. COLUMNS_FIRST: the weight is
-    (columns, rows). ALIGN divides height and width.
+    ``tiles``: (tile_count, 5) by ``TileColumn``. The longest comes first for each panel of the batch, and x does not leave
+    the cache within a panel. COLUMNS_FIRST: the weight is (columns, rows). ALIGN divides height and width.
     """
     ROWS_FIRST: tl.constexpr = BB < 64 and BN >= 64  # tensor cores want 64 on the left
     height, width = tl.multiple_of(height, ALIGN), tl.multiple_of(width, ALIGN)
@@ -127,12 +137,12 @@ def matmul(
     first_batch_tile = tl.program_id(0) // of_panel * panel
     here = tl.minimum(batch_tiles - first_batch_tile, panel)
     number = tl.program_id(0) % of_panel
-    record = tiles + number // here * 5
+    tiles += number // here * TILE_COLUMNS
     b = (first_batch_tile + number % here).to(tl.int64) * BB + tl.arange(0, BB)
     in_batch = b < batch
-    row_place, row, row_exists = _rows_of(tl.load(record), rows, height, GATHER_ROWS, BN)
-    chunk_from, full_from = tl.load(record + 1), tl.load(record + 2)
-    full_to, chunk_to = tl.load(record + 3), tl.load(record + 4)
+    row_place, row, row_exists = _rows_of(tl.load(tiles + TILE_ROWS), rows, height, GATHER_ROWS, BN)
+    chunk_from, full_from = tl.load(tiles + TILE_FIRST_CHUNK), tl.load(tiles + TILE_FIRST_FULL)
+    full_to, chunk_to = tl.load(tiles + TILE_END_FULL), tl.load(tiles + TILE_END_CHUNK)
     start = tl.load(starts + row_place, mask=row_exists, other=0) if NESTED else 0
     end = tl.load(ends + row_place, mask=row_exists, other=0) if NESTED else 0
     x_offset = b * width
@@ -215,13 +225,15 @@ def outer(
 ):
     """out (rows, columns) = grad (B, rows) transposed times x (B, columns) where kept, one tile of BN x BK.
 
-    ``tiles``: (tile_count, 2) tile of rows, chunk. If SPLIT, the second axis of the grid goes over parts of the batch, each
+    ``tiles``: (tile_count, 2) by ``PairColumn``. If SPLIT, the second axis of the grid goes over parts of the batch, each
     ``part_batch`` long, and their sums are left in ``parts`` (parts, tile_count, BN, BK).
     """
     height, width = tl.multiple_of(height, ALIGN), tl.multiple_of(width, ALIGN)
     number, part = tl.program_id(0), tl.program_id(1)
-    row_place, row, row_exists = _rows_of(tl.load(tiles + 2 * number), rows, height, GATHER_ROWS, BN)
-    chunk = tl.load(tiles + 2 * number + 1)
+    row_place, row, row_exists = _rows_of(
+        tl.load(tiles + number * PAIR_COLUMNS + PAIR_TILE), rows, height, GATHER_ROWS, BN
+    )
+    chunk = tl.load(tiles + number * PAIR_COLUMNS + PAIR_CHUNK)
     first, column, place, column_exists = _columns_of(chunk, columns, width, GATHER_COLUMNS, BK)
     b_from = part * part_batch
     b_to = tl.minimum(b_from + part_batch, batch)
@@ -270,9 +282,9 @@ def outer_sum(
     """What ``outer`` left in parts, added in the order of the batch: BR of the BN rows of one tile."""
     height, width = tl.multiple_of(height, ALIGN), tl.multiple_of(width, ALIGN)
     number, piece = tl.program_id(0), tl.program_id(1)
-    tile = tl.load(tiles + 2 * number) * (BN // BR) + piece
+    tile = tl.load(tiles + number * PAIR_COLUMNS + PAIR_TILE) * (BN // BR) + piece
     row_place, row, row_exists = _rows_of(tile, rows, height, GATHER_ROWS, BR)
-    chunk = tl.load(tiles + 2 * number + 1)
+    chunk = tl.load(tiles + number * PAIR_COLUMNS + PAIR_CHUNK)
     first, column, place, column_exists = _columns_of(chunk, columns, width, GATHER_COLUMNS, BK)
     inside = (piece * BR + tl.arange(0, BR))[:, None] * BK + tl.arange(0, BK)[None, :]
     total = tl.zeros((BR, BK), dtype=tl.float32)

@@ -14,16 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from made_fast.backends.known import check_function
+from made_fast.backends.triton.columns import PairColumn, TileColumn
+from made_fast.backends.triton.functions import KNOWN_FUNCTIONS
 from made_fast.backends.triton.launch import Config, launch, precision
-from made_fast.backends.triton.masked import kernels as matmul_kernels
-from made_fast.backends.triton.masked import sizes as configs
+from made_fast.backends.triton.masked import sizes
+from made_fast.backends.triton.masked.kernels import matmul, outer, outer_sum
 from made_fast.backends.triton.masked.tuning import tuned
 from made_fast.masks.plan import MaskPlan, MaskSide
-from made_fast.programs.functions import FUNCTIONS
+from made_fast.programs.functions import FUNCTION_CODES
 
 __all__ = ["masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight"]
 
-_CODES = {name: code for code, name in enumerate(FUNCTIONS)}
 _PANEL_BYTES = 16 * 2**20  # of x, that stay in the cache while all tiles of rows go over them
 # Ordinary units read factors from shared memory four at a time. Where a thread's are apart by rows of the weight, most of
 # a warp's lie in the same banks; a long batch pays for a transposed copy, in which they lie side by side.
@@ -42,8 +44,9 @@ def masked_linear(
     config: Config | None = None,
 ) -> Tensor:
     """See ``reference.masked_linear``; tensors contiguous, x (B, in)."""
+    check_function("triton", activation, KNOWN_FUNCTIONS)
     side_by_side = plan.nested and plan.forward.rows_in_order
-    turned = side_by_side and x.shape[0] >= _LONG_BATCH and configs.unit(x.dtype) == "ieee"
+    turned = side_by_side and x.shape[0] >= _LONG_BATCH and sizes.unit(x.dtype) == "ieee"
     weight = weight.t().contiguous() if turned else weight
     return _matmul(plan, "forward", x, weight, turned, bias, activation, config)
 
@@ -65,8 +68,8 @@ def masked_linear_grad_weight(grad: Tensor, x: Tensor, plan: MaskPlan, *, config
     if config is None:
         in_order = plan.forward.rows_in_order and plan.forward.columns_in_order
         gathered = not in_order or _one_by_one(*plan.shape, x)
-        candidates = configs.outer_candidates(x.dtype, gathered=gathered)
-        default = configs.outer_config(candidates, batch, plan.shape)
+        candidates = sizes.outer_candidates(x.dtype, gathered=gathered)
+        default = sizes.outer_config(candidates, batch, plan.shape)
         config = tuned(("outer", x.dtype, batch, gathered, *_look(plan)), candidates, default, run, x.device)
     return run(config)
 
@@ -91,7 +94,7 @@ def _matmul(
         tables, batch_tiles = _tables(plan, name, config, x.device), -(-batch // config["BB"])
         panel = min(batch_tiles, max(1, _PANEL_BYTES // (config["BB"] * width * x.element_size())))
         launch(
-            matmul_kernels.matmul,
+            matmul,
             (batch_tiles * len(tables.tiles),),
             config,
             x=x,
@@ -106,7 +109,7 @@ def _matmul(
             tile_count=len(tables.tiles),
             batch_tiles=batch_tiles,
             panel=panel,
-            FUNCTION=_CODES[activation],
+            FUNCTION=FUNCTION_CODES[activation],
             PRECISION=precision(x.dtype),
             HAS_BIAS=bias is not None,
             COLUMNS_FIRST=columns_first,
@@ -116,8 +119,8 @@ def _matmul(
 
     if config is None:
         gathered = not side.columns_in_order or _one_by_one(height, width, x)
-        candidates = configs.matmul_candidates(x.dtype, gathered=gathered)
-        default = configs.matmul_config(candidates, batch, height)
+        candidates = sizes.matmul_candidates(x.dtype, gathered=gathered)
+        default = sizes.matmul_config(candidates, batch, height)
         config = tuned((name, x.dtype, batch, gathered, *_look(plan)), candidates, default, run, x.device)
     return run(config)
 
@@ -125,7 +128,7 @@ def _matmul(
 def _outer(plan: MaskPlan, grad: Tensor, x: Tensor, config: Config) -> Tensor:
     tables, out = _tables(plan, "forward", config, x.device), grad.new_zeros(plan.shape)
     tile_count, block = len(tables.pairs), config["BN"] * config["BK"]
-    part_count, part_batch = configs.batch_parts(x.shape[0], tile_count, config["BB"])
+    part_count, part_batch = sizes.batch_parts(x.shape[0], tile_count, config["BB"])
     split = part_count > 1
     parts = x.new_empty(part_count * tile_count * block if split else 0, dtype=torch.float32)
     shared = {
@@ -139,7 +142,7 @@ def _outer(plan: MaskPlan, grad: Tensor, x: Tensor, config: Config) -> Tensor:
         **tables.arguments,
     }
     launch(
-        matmul_kernels.outer,
+        outer,
         (tile_count, part_count),
         config,
         grad=grad,
@@ -151,9 +154,9 @@ def _outer(plan: MaskPlan, grad: Tensor, x: Tensor, config: Config) -> Tensor:
         **shared,
     )
     if split:
-        rows = min(configs.OUTER_SUM_ROWS, config["BN"])
+        rows = min(sizes.OUTER_SUM_ROWS, config["BN"])
         summing = Config.of(4, 1, BN=config["BN"], BK=config["BK"], BR=rows)
-        launch(matmul_kernels.outer_sum, (tile_count, config["BN"] // rows), summing, part_count=part_count, **shared)
+        launch(outer_sum, (tile_count, config["BN"] // rows), summing, part_count=part_count, **shared)
     return out
 
 
@@ -177,8 +180,8 @@ class _Tables:
     """One side of a mask for one size of tiles, on a device.
 
     Attributes:
-        tiles: (T, 5) tile of rows, its first chunk, its full chunks [from, to), its last chunk + 1; longest first.
-        pairs: (P, 2) every tile of rows with every chunk that it reads.
+        tiles: (T, 5), the columns are those of ``TileColumn``; longest first.
+        pairs: (P, 2), the columns are those of ``PairColumn``: every tile of rows with every chunk that it reads.
         arguments: of the kernels, the same for each product.
     """
 
@@ -189,10 +192,10 @@ class _Tables:
 
 def _tables(plan: MaskPlan, name: str, config: Config, device: torch.device) -> _Tables:
     key = f"triton {name} {config['BN']} {config['BK']} {device}"
-    found: _Tables | None = plan.made.get(key)
-    if found is None:
-        found = plan.made[key] = _make_tables(plan, name, config["BN"], config["BK"], device)
-    return found
+    if key not in plan.made:
+        plan.made[key] = _make_tables(plan, name, config["BN"], config["BK"], device)
+    tables: _Tables = plan.made[key]
+    return tables
 
 
 def _make_tables(plan: MaskPlan, name: str, rows: int, columns: int, device: torch.device) -> _Tables:
@@ -202,13 +205,14 @@ def _make_tables(plan: MaskPlan, name: str, rows: int, columns: int, device: tor
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int32)).to(device)
 
     if side.bounds is not None:
-        spans, listed = _spans(*side.bounds, rows, columns), _padded(side.columns, columns)
+        tiles, listed = _staircase(*side.bounds, rows, columns), _padded(side.columns, columns)
     else:
-        spans, listed = _lists(side, plan.mask.numpy() if name == "forward" else plan.mask.numpy().T, rows, columns)
-    counts = spans[:, 3] - spans[:, 0]
-    order = np.argsort(-counts, kind="stable")
+        tiles, listed = _lists(side, plan.mask.numpy() if name == "forward" else plan.mask.numpy().T, rows, columns)
+    first, counts = tiles[:, TileColumn.FIRST_CHUNK], tiles[:, TileColumn.END_CHUNK] - tiles[:, TileColumn.FIRST_CHUNK]
     starts, ends = side.bounds or (side.rows[:1], side.rows[:1])
-    pairs = np.stack([np.repeat(np.arange(len(spans)), counts), _runs(spans[:, 0], counts)], axis=1)
+    pairs = np.empty((int(counts.sum()), len(PairColumn)), dtype=np.int64)
+    pairs[:, PairColumn.TILE] = np.repeat(tiles[:, TileColumn.TILE], counts)
+    pairs[:, PairColumn.CHUNK] = _runs(first, counts)
     arguments = {
         "rows": sent(side.rows),
         "columns": sent(listed),
@@ -219,32 +223,40 @@ def _make_tables(plan: MaskPlan, name: str, rows: int, columns: int, device: tor
         "GATHER_ROWS": not side.rows_in_order,
         "GATHER_COLUMNS": not side.columns_in_order,
     }
-    return _Tables(sent(np.column_stack([order, spans[order]])), sent(pairs), arguments)
+    return _Tables(sent(tiles[np.argsort(-counts, kind="stable")]), sent(pairs), arguments)
 
 
-def _spans(starts: IntArray, ends: IntArray, rows: int, columns: int) -> IntArray:
-    """(T, 4) the chunks of each tile of a nested side: first, full [from, to), last + 1."""
+def _staircase(starts: IntArray, ends: IntArray, rows: int, columns: int) -> IntArray:
+    """(T, 5) the tiles of a nested side, from top to bottom."""
     first = np.arange(0, len(starts), rows)
     last = np.minimum(first + rows, len(starts)) - 1
     begin, end = starts[first], np.maximum(ends[last], starts[first])
     low = begin // columns
     high = np.where(end > begin, -(-end // columns), low)
-    full_from = np.clip(-(-starts[last] // columns), low, high)
-    full_to = np.clip(ends[first] // columns, full_from, high)
-    return np.stack([low, full_from, full_to, high], axis=1)
+    tiles = np.empty((len(first), len(TileColumn)), dtype=np.int64)
+    tiles[:, TileColumn.TILE] = np.arange(len(first))
+    tiles[:, TileColumn.FIRST_CHUNK] = low
+    tiles[:, TileColumn.FIRST_FULL] = np.clip(-(-starts[last] // columns), low, high)
+    tiles[:, TileColumn.END_FULL] = np.clip(ends[first] // columns, tiles[:, TileColumn.FIRST_FULL], high)
+    tiles[:, TileColumn.END_CHUNK] = high
+    return tiles
 
 
 def _lists(side: MaskSide, mask: NDArray[np.bool_], rows: int, columns: int) -> tuple[IntArray, IntArray]:
-    """The chunks of each tile of any other side, as in ``_spans``, and the columns in them: those of full chunks first."""
-    spans, lists, at = [], [], 0
-    for first in range(0, len(side.rows), rows):
-        part = mask[side.rows[first : first + rows]]
+    """The tiles of any other side, as in ``_staircase``, and the columns in their chunks: those of full chunks first."""
+    tiles = np.empty((-(-len(side.rows) // rows), len(TileColumn)), dtype=np.int64)
+    lists, chunk = [], 0
+    for number, tile in enumerate(tiles):
+        part = mask[side.rows[number * rows : (number + 1) * rows]]
         full = part.all(0)
         read = _padded(np.concatenate([np.flatnonzero(full), np.flatnonzero(part.any(0) & ~full)]), columns)
-        spans.append((at, at, at + int(full.sum()) // columns, at + len(read) // columns))
+        tile[TileColumn.TILE] = number
+        tile[TileColumn.FIRST_CHUNK] = tile[TileColumn.FIRST_FULL] = chunk
+        tile[TileColumn.END_FULL] = chunk + int(full.sum()) // columns
+        chunk += len(read) // columns
+        tile[TileColumn.END_CHUNK] = chunk
         lists.append(read)
-        at += len(read) // columns
-    return np.asarray(spans, dtype=np.int64), np.concatenate(lists)
+    return tiles, np.concatenate(lists)
 
 
 def _padded(columns: IntArray, block: int) -> IntArray:
@@ -262,5 +274,5 @@ def _mask_bytes(plan: MaskPlan, device: torch.device) -> Tensor:
     key = f"triton mask {device}"
     if key not in plan.made:
         plan.made[key] = plan.mask.view(torch.uint8).to(device)
-    found: Tensor = plan.made[key]
-    return found
+    mask: Tensor = plan.made[key]
+    return mask

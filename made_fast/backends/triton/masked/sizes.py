@@ -26,7 +26,7 @@ MIN_PART = 256  # rows of a batch below which a part of it costs more than it br
 
 # By what multiplies: "ieee" is fp32 on ordinary units, where a thread holds a patch of sums and all BK factors of each;
 # "tf32" and "half" are tensor cores, which want 64 rows on one side and 4 warps for them. Largest first. No thread needs
-# more registers than there are (benchmarks/triton_static.py).
+# more registers than there are (benchmarks/triton_static).
 # BB rows of the batch, BN rows of the mask, BK columns of the mask.
 MATMUL: dict[str, tuple[Config, ...]] = {
     "ieee": (

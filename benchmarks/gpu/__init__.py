@@ -1,0 +1,1 @@
+"""On a GPU: ``python -m benchmarks gpu`` and ``gpu_checks``."""

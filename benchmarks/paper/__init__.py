@@ -1,0 +1,1 @@
+"""The paper's tables, trained anew: ``python -m benchmarks paper``."""

@@ -1,0 +1,1 @@
+"""What the Triton kernels are compiled to: ``python -m benchmarks triton_static``."""

@@ -1,0 +1,28 @@
+// What each build of the engine can do, as functions that a caller of any instruction set can call.
+#pragma once
+
+#include <cstdint>
+
+#include "plan/codes.h"
+#include "plan/mask_view.h"
+#include "plan/plan.h"
+#include "plan/request.h"
+
+namespace made_fast {
+
+struct Engine {
+  const char* name;
+  double (*fma_rate_f32)(int num_threads, int64_t repeats);  // multiply-adds a second, from registers
+  double (*fma_rate_f64)(int num_threads, int64_t repeats);
+  int64_t (*scratch_f32)(const Plan<float>&, int64_t num_rows, int num_threads, int rows_at_once);
+  int64_t (*scratch_f64)(const Plan<double>&, int64_t num_rows, int num_threads, int rows_at_once);
+  Status (*draw_f32)(const Plan<float>&, const Request<float>&);
+  Status (*draw_f64)(const Plan<double>&, const Request<double>&);
+  Status (*draw_bf16)(const Plan<float>&, const Request<float>&);  // null without the instruction
+  Status (*masked_matmul_f32)(const MatmulTask<float>&);
+  Status (*masked_matmul_f64)(const MatmulTask<double>&);
+  Status (*masked_outer_f32)(const OuterTask<float>&);
+  Status (*masked_outer_f64)(const OuterTask<double>&);
+};
+
+}  // namespace made_fast

@@ -1,0 +1,371 @@
+// Many rows: one vector lane is one row. The table holds, for each slot, the values of all rows of the tile.
+//
+// Blocked left-looking substitution: when the first unit of a panel of 8 is due, the inputs that all of the panel can
+// already have are multiplied in one pass (almost all the work); the few that come later are added unit by unit.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "engine/drawing-inl.h"
+#include "engine/functions-inl.h"
+#include "engine/lookups-inl.h"
+#include "engine/noise-inl.h"
+#include "engine/pairs-inl.h"
+#include "engine/panel-inl.h"
+#include "engine/prefix-inl.h"
+#include "engine/tile_positions-inl.h"
+#include "plan/plan.h"
+#include "plan/request.h"
+
+namespace made_fast {
+namespace MADE_FAST_ISA {
+
+// With kPairs the panels are multiplied in bf16 (pairs-inl.h).
+template <class T, int NV, bool kPairs>
+struct Tile {
+  static constexpr int stride = NV * kLanes<T>;
+  static constexpr int width = (stride + kPhiloxLanes - 1) / kPhiloxLanes * kPhiloxLanes;  // rows, in whole counters
+
+  const Plan<T>& plan;
+  const Request<T>& request;
+  T* table;
+  uint32_t* pairs;
+  T* drawn;   // (D, stride): variables in the order of drawing, unless they are drawn over their parameters
+  T* params;  // (most_params, stride): those of one variable, where they do not lie together
+  OpenPanels<T> open_panels;
+  T* limits;  // (4, width): thresholds of the steps of the present noise block, of plain draws
+  double* log_prob;
+  Drawing<T>& drawing;
+  int64_t base;  // row of this piece in lane 0
+  int rows;
+  const Prefix<T>* prefix;  // of all these rows, or null
+  int noise_block = -1;
+  Int<T> nan_lanes{};
+
+  T* slot(int64_t index) const { return table + index * stride; }
+  // Where a unit is computed: parameters share the rows of the ring.
+  T* place_of(int64_t unit) const {
+    const int64_t end = plan.first_param + plan.ring;
+    return slot(unit < end ? unit
+                           : plan.first_param +
+                                 static_cast<uint32_t>(unit - plan.first_param) % static_cast<uint32_t>(plan.ring));
+  }
+  T* drawn_at(int64_t place) const { return plan.in_place ? slot(plan.x_slot + place) : drawn + place * stride; }
+
+  // Called for slots whose values are final and may be read.
+  void publish(int64_t first, int64_t count) {
+    if constexpr (kPairs) {
+      for (int64_t i = first; i < first + count; ++i)
+        for (int v = 0; v < stride; v += kLanes<T>) put_half(slot(i) + v, pairs + (i / 2) * stride + v, i % 2 != 0);
+    }
+  }
+
+  // out[0 .. kept) = (bias, or what out holds) + sum over columns of weight * input, for U units at a time in
+  // registers.
+  template <int U, bool kFromBias>
+  void multiply(const T* weights, int weights_per_column, const int32_t* columns, int num_columns, const T* bias,
+                T* out, int kept) {
+    Vec<T> sum[U][NV] = {};
+    if constexpr (kFromBias) {
+      fill<T, U, NV>(sum, bias);
+    } else {
+#pragma GCC unroll 8
+      for (int u = 0; u < U; ++u)
+        if (u < kept) load_sums<T, NV>(sum[u], out + u * stride);
+    }
+    accumulate<T, U, NV>(sum, PackedWeights<T>{weights, weights_per_column}, num_columns,
+                         [&](int64_t c) { return slot(columns[c]); });
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u)
+      if (u < kept) store_sums<T, NV>(sum[u], out + u * stride);
+  }
+
+  void multiply_panel(int32_t number, int64_t first_slot) {
+    const Panel& panel = plan.panels[number];
+    if constexpr (kPairs) {
+      multiply_pairs<NV>(plan, plan.pair_panels[number], plan.bias + first_slot, pairs, place_of(first_slot));
+    } else {
+      constexpr int units = kUnits<NV>;
+      const int32_t* columns = plan.panel_columns + panel.columns;
+      const int64_t shared = prefix == nullptr ? 0 : prefix->count_known(columns, panel.num_columns);
+      const T* start = prefix == nullptr ? plan.bias : prefix->values;
+      for (int part = 0; part < panel.num_rows; part += units) {
+        const T* weights = plan.panel_weights + panel.weights + shared * kPanelRows + part;
+        multiply<units, true>(weights, kPanelRows, columns + shared, panel.num_columns - static_cast<int>(shared),
+                              start + first_slot + part, place_of(first_slot + part), panel.num_rows - part);
+      }
+    }
+  }
+
+  // When the fifth unit of a panel is due: what has become known since, for the four that are left.
+  void multiply_second_half(const Panel& panel, int64_t first_slot) {
+    constexpr int half = kPanelRows / 2;
+    const int32_t* columns = plan.panel_columns + panel.half_columns;
+    const int64_t shared = prefix == nullptr ? 0 : prefix->count_known(columns, panel.num_half_columns);
+    multiply<half, false>(plan.panel_weights + panel.half_weights + shared * half, half, columns + shared,
+                          panel.num_half_columns - static_cast<int>(shared), nullptr, place_of(first_slot),
+                          panel.num_rows - half);
+  }
+
+  void start_lookups(const AffineInfo& affine, const Panel& panel, int64_t first_slot) {
+    open_panels.start(affine.open);
+    if (prefix == nullptr) return;
+    open_panels.known[affine.open] = prefix->count_looked_up(plan, panel);
+    T* sums = open_panels.sums_of(affine.open);
+    for (int lane = 0; lane < stride; ++lane)
+      std::memcpy(sums + lane * kPanelRows, prefix->looked + first_slot,
+                  static_cast<size_t>(panel.num_rows) * sizeof(T));
+  }
+
+  // Adds to one unit the variables that it looks up; `panel` is its own, `index` its place in there.
+  void finish_lookups(int64_t unit, const AffineInfo& affine, const Panel& panel, int index) {
+    open_panels.advance(plan, panel, affine.open, plan.num_lookups[unit], drawn);
+    open_panels.add_to(affine.open, index, place_of(unit));
+  }
+
+  // Adds the inputs of one unit that became known after its panel was multiplied, and rectifies if that is its
+  // function.
+  template <bool kRectify>
+  void finish_unit(int64_t unit) {
+    const int64_t end = plan.tail_start[unit + 1];
+    int64_t begin = plan.tail_start[unit];
+    if (prefix != nullptr) begin += prefix->count_known(plan.tail_columns + begin, end - begin);
+    if (begin == end && !kRectify) return;
+    T* own = place_of(unit);
+    Vec<T> sum[NV];
+#pragma GCC unroll 3
+    for (int v = 0; v < NV; ++v) sum[v] = load<T>(own + v * kLanes<T>);
+    for (int64_t i = begin; i < end; ++i) {
+      const T* input = slot(plan.tail_columns[i]);
+#pragma GCC unroll 3
+      for (int v = 0; v < NV; ++v) sum[v] += plan.tail_weights[i] * load<T>(input + v * kLanes<T>);
+    }
+#pragma GCC unroll 3
+    for (int v = 0; v < NV; ++v) store<T>(own + v * kLanes<T>, kRectify ? max0<T>(sum[v]) : sum[v]);
+  }
+
+  void finish(const Step& step) {
+    const AffineInfo& affine = plan.affines[step.left];
+    const bool looks_up = affine.open >= 0, rectify = step.function == Function::relu && !looks_up;
+    for (int32_t unit = step.first; unit < step.first + step.count; ++unit) {
+      const int32_t index = unit - affine.first_slot, number = affine.first_panel + index / kPanelRows;
+      if (index % kPanelRows == 0) multiply_panel(number, unit);
+      if (looks_up && index % kPanelRows == 0) start_lookups(affine, plan.panels[number], unit);
+      if (index % kPanelRows == kPanelRows / 2) multiply_second_half(plan.panels[number], unit);
+      rectify ? finish_unit<true>(unit) : finish_unit<false>(unit);
+      if (looks_up) finish_lookups(unit, affine, plan.panels[number], index % kPanelRows);
+    }
+    if (!rectify) apply<T>(step.function, slot(step.first), slot(step.first), int64_t(step.count) * stride);
+  }
+
+  void make_limits(int block) {
+    noise_block = block;
+    alignas(kAlign) uint32_t words[4 * kWidest<T>];
+    for (int start = 0; start < stride; start += kPhiloxLanes) {
+      const auto counter_of = [&](int i) {
+        return Counter{static_cast<uint64_t>(block), request.noise_row(base + (start + i < rows ? start + i : 0))};
+      };
+      noise_words(counter_of, 0, request.seed, words + start, width);
+    }
+    thresholds<T>(words, limits, 4 * width);
+  }
+
+  // Bernoulli variables with nothing asked of them.
+  void draw_plain(const Step& step) {
+    for (int32_t index = step.first; index < step.first + step.count; ++index) {
+      const int32_t noise_step = plan.noise_steps[index];
+      if (noise_step >> 2 != noise_block) make_limits(noise_step >> 2);
+      const T* limit = limits + (noise_step & 3) * width;
+      const T* logit = slot(plan.param_slots[index]);
+      T* x = slot(plan.x_slot + index);
+      for (int v = 0; v < stride; v += kLanes<T>) {
+        const Vec<T> l = load<T>(logit + v);
+        const Vec<T> one = l > load<T>(limit + v) ? splat<T>(1) : Vec<T>{};
+        store<T>(x + v, one);
+        nan_lanes |= l != l;
+        if (request.log_prob == nullptr) continue;
+        const Vec<T> nats = -softplus_<T>(one > T(0) ? -l : l);
+        for (int lane = 0; lane < kLanes<T>; ++lane) log_prob[v + lane] += static_cast<double>(nats[lane]);
+      }
+    }
+    publish(plan.x_slot + step.first, step.count);
+  }
+
+  // The parameters of a variable, one after the other.
+  const T* gather_params(int64_t first, int64_t count) const {
+    const int64_t before_end = plan.ring - (first - plan.first_param) % plan.ring;
+    if (count <= before_end) return place_of(first);
+    std::memcpy(params, place_of(first), static_cast<size_t>(before_end * stride) * sizeof(T));
+    std::memcpy(params + before_end * stride, slot(plan.first_param),
+                static_cast<size_t>((count - before_end) * stride) * sizeof(T));
+    return params;
+  }
+
+  void draw(const Step& step) {
+    for (int32_t place = step.first; place < step.first + step.count; ++place) {
+      const Variable& variable = plan.drawn[place];
+      const Conditional<T>& conditional = plan.conditionals[variable.conditional];
+      T* x = drawn_at(place);
+      drawing.draw(variable, gather_params(variable.param_slot, conditional.num_params), stride, x);
+      if (variable.x_slot >= plan.num_slots) continue;  // looked up
+      T* units = slot(variable.x_slot);
+      if (conditional.encoding != Encoding::number) {
+        encode_categories<T>(conditional, plan.tables + variable.table, x, stride, units, stride);
+      } else if (!plan.in_place) {
+        scale_numbers<T>(conditional, x, units, stride);
+      }
+      publish(variable.x_slot, conditional.units);
+    }
+  }
+
+  void fill_context() {
+    for (int64_t i = 0; i < plan.num_context_units; ++i) {
+      T* values = slot(plan.context_slot + i);
+      for (int r = 0; r < stride; ++r) {
+        const int64_t row = request.row_offset + base + (r < rows ? r : 0);
+        values[r] = request.context[row / request.rows_per_context * plan.context_features + plan.context_units[i]];
+      }
+    }
+  }
+
+  void spread(T value, T* out) const {
+    for (int v = 0; v < stride; v += kLanes<T>) store<T>(out + v, splat<T>(value));
+  }
+
+  // The units of a panel that was begun before the first step that is not shared.
+  void resume_panel(const AffineInfo& affine) {
+    int32_t index = 0;
+    while (index < affine.num_rows && prefix->known[affine.first_slot + index] != 0) ++index;
+    if (index == affine.num_rows || index % kPanelRows == 0) return;
+    const Panel& panel = plan.panels[affine.first_panel + index / kPanelRows];
+    const int32_t begin = index / kPanelRows * kPanelRows;
+    for (; index < begin + panel.num_rows; ++index)
+      spread(prefix->values[affine.first_slot + index], place_of(affine.first_slot + index));
+    if (affine.open >= 0) start_lookups(affine, panel, affine.first_slot + begin);
+  }
+
+  // Sets the table to what the prefix has found; returns the step to go on with.
+  const Step* resume() {
+    const int64_t drawn_to = prefix->num_drawn;
+    const int64_t params_from = drawn_to < plan.features ? plan.drawn[drawn_to].param_slot : plan.num_slots;
+    for (int64_t i = 0; i < plan.num_slots; ++i)
+      if (prefix->known[i] == kValue || (prefix->known[i] == kParameter && i >= params_from))
+        spread(prefix->values[i], place_of(i));
+    for (int64_t i = 0; i < plan.num_affines; ++i) resume_panel(plan.affines[i]);
+    for (int64_t place = 0; place < drawn_to; ++place) spread(prefix->x[plan.variables[place]], drawn_at(place));
+    drawing.start_sums(prefix->log_prob, prefix->log_weight);
+    return prefix->next;
+  }
+
+  void run() {
+    const Step* step = plan.steps;
+    if (prefix != nullptr) {
+      step = resume();
+    } else {
+      if (plan.num_context_units) fill_context();
+      publish(plan.context_slot, plan.num_context_units);
+    }
+    const bool plain = plan.plain && request.plain();
+    for (int r = 0; r < stride; ++r) log_prob[r] = 0;
+    for (; step != plan.steps + plan.num_steps; ++step) {
+      const int64_t values = int64_t(step->count) * stride;
+      switch (step->kind) {
+        case Kind::affine:
+          finish(*step);
+          break;
+        case Kind::unary:
+          apply<T>(step->function, slot(step->left), slot(step->first), values);
+          break;
+        case Kind::add:
+          add<T>(slot(step->left), slot(step->right), slot(step->first), values);
+          break;
+        case Kind::multiply:
+          times<T>(slot(step->left), slot(step->right), slot(step->first), values);
+          break;
+        case Kind::draw:
+          plain ? draw_plain(*step) : draw(*step);
+          continue;
+      }
+      if (step->first < plan.first_param) publish(step->first, step->count);  // parameters are read by draws alone
+    }
+    write();
+    if (!plain) {
+      drawing.write_sums();
+    } else if (request.log_prob != nullptr) {
+      for (int r = 0; r < rows; ++r) request.log_prob[base + r] = static_cast<T>(log_prob[r]);
+    }
+  }
+
+  // One square of the table, by rows: out[r][v] = x of variable `start + v` in row `from + r`.
+  void read_square(int64_t start, int from, Vec<T> (&square)[kLanes<T>]) const {
+#pragma GCC unroll 16
+    for (int v = 0; v < kLanes<T>; ++v) square[v] = load<T>(drawn_at(start + v) + from);
+    transpose<T, kLanes<T> / 2>(square);
+  }
+
+  void write() {
+    constexpr int block = kLanes<T>;
+    const int64_t features = plan.features;
+    int64_t start = 0;
+    for (; start + block <= features; start += block) {
+      const int32_t* variables = plan.variables + start;
+      for (int from = 0; from < rows; from += block) {
+        Vec<T> square[block];
+        read_square(start, from, square);
+        const int count = rows - from < block ? rows - from : block;
+        T* out = request.out + (base + from) * features;
+        if (plan.sorted) {
+#pragma GCC unroll 16
+          for (int r = 0; r < block; ++r)
+            if (r < count) std::memcpy(out + r * features + start, &square[r], sizeof square[r]);
+        } else {
+          alignas(kAlign) T values[block * block];
+#pragma GCC unroll 16
+          for (int r = 0; r < block; ++r) store<T>(values + r * block, square[r]);
+          for (int r = 0; r < count; ++r)
+            for (int v = 0; v < block; ++v) out[r * features + variables[v]] = values[r * block + v];
+        }
+      }
+    }
+    for (; start < features; ++start)
+      for (int r = 0; r < rows; ++r) request.out[(base + r) * features + plan.variables[start]] = drawn_at(start)[r];
+  }
+};
+
+template <class T, int NV, bool kPairs>
+bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch,
+              const Prefix<T>* prefix) {
+  const TilePositions<T> at(plan, NV * kLanes<T>);
+  const auto numbers = [scratch](int64_t place) { return reinterpret_cast<T*>(scratch + place); };
+  Drawing<T> drawing(plan, request, first, rows, NV * kLanes<T>, scratch + at.drawing);
+  Tile<T, NV, kPairs> tile{plan,
+                           request,
+                           numbers(at.table),
+                           reinterpret_cast<uint32_t*>(scratch + at.pairs),
+                           numbers(at.drawn),
+                           numbers(at.params),
+                           {numbers(at.looked), reinterpret_cast<int32_t*>(scratch + at.known), NV * kLanes<T>},
+                           numbers(at.limits),
+                           reinterpret_cast<double*>(scratch + at.log_prob),
+                           drawing,
+                           first,
+                           rows,
+                           prefix};
+  // The other half of a pair may be read, with weight zero, before it is known: it must be a number.
+  if (kPairs) std::memset(tile.pairs, 0, static_cast<size_t>(at.drawn - at.pairs));
+  tile.run();
+  return drawing.nan_seen() || any_lane<T>(tile.nan_lanes);
+}
+
+template <class T, bool kPairs>
+bool draw_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch,
+               const Prefix<T>* prefix) {
+  const int vectors = whole_vectors<T>(rows) / kLanes<T>;
+  if (vectors == 1) return run_tile<T, 1, kPairs>(plan, request, first, rows, scratch, prefix);
+  if (vectors == 2 || kTileVectors == 2) return run_tile<T, 2, kPairs>(plan, request, first, rows, scratch, prefix);
+  return run_tile<T, kTileVectors, kPairs>(plan, request, first, rows, scratch, prefix);
+}
+
+}  // namespace MADE_FAST_ISA
+}  // namespace made_fast

@@ -1,0 +1,121 @@
+#include "plan/check.h"
+
+#include <cstddef>
+#include <limits>
+
+namespace made_fast {
+namespace {
+
+template <class T>
+class SourceCheck {
+ public:
+  explicit SourceCheck(const PlanSource<T>& source) : source_(source), shape_(source.shape) {}
+
+  void run() {
+    check_shape();
+    for (const Conditional<T>& conditional : source_.conditionals) check_conditional(conditional);
+    for (const Variable& variable : source_.variables) check_variable(variable);
+    units_ = shape_.num_slots + looked_up_;
+    for (const AffineSource<T>& affine : source_.affines) check_affine(affine);
+    for (const Step& step : source_.steps) check_step(step);
+  }
+
+ private:
+  void check_shape() const {
+    require(inside(0, shape_.num_slots, std::numeric_limits<int32_t>::max()), "num_slots must be a count of slots");
+    require(shape_.features == static_cast<int64_t>(source_.variables.size()), "variables must have D rows");
+    require(shape_.x_slot >= 0, "x_slot must be a slot");
+    const auto context_units = static_cast<int64_t>(source_.context_units.size());
+    require(inside(shape_.context_slot, context_units, shape_.num_slots), "context_units must lie in slots");
+    for (const int32_t unit : source_.context_units)
+      require(inside(unit, 1, shape_.context_features), "context_units must be features of the context");
+  }
+
+  static int64_t params_of(const Conditional<T>& own) {
+    switch (own.code) {
+      case Code::categorical:
+        return own.size;
+      case Code::normal:
+        return 2;
+      case Code::mixture_of_normals:
+      case Code::mixture_of_logistics:
+        return 3 * int64_t{own.components};
+      case Code::own:
+        return 0;
+      default:
+        return 1;
+    }
+  }
+
+  static void check_conditional(const Conditional<T>& own) {
+    const bool mixture = own.code == Code::mixture_of_normals || own.code == Code::mixture_of_logistics;
+    const bool without = own.code == Code::point || own.code == Code::own;
+    require(own.num_params >= params_of(own), "conditionals must have all of their parameters");
+    require(own.num_draws >= (without ? 0 : mixture ? 2 : 1), "conditionals must have all of their uniforms");
+    require(own.size >= 0 && own.components >= (mixture ? 1 : 0), "conditionals must count values and components");
+    require(own.code != Code::own || own.own != nullptr, "own conditionals must have the address of their draw");
+    require(own.units >= (own.encoding == Encoding::one_hot ? own.size : 1), "conditionals must have input units");
+  }
+
+  // Also counts the units of those that are looked up, which follow one another behind the slots.
+  void check_variable(const Variable& variable) {
+    require(inside(variable.number, 1, shape_.features), "variables must have numbers below D");
+    require(inside(variable.noise_step, 1, shape_.features), "variables must have noise steps below D");
+    require(inside(variable.conditional, 1, static_cast<int64_t>(source_.conditionals.size())),
+            "variables must have one of the conditionals");
+    const Conditional<T>& own = source_.conditionals[static_cast<size_t>(variable.conditional)];
+    require(inside(variable.param_slot, own.num_params, shape_.num_slots), "parameters must lie in slots");
+    require(variable.support >= 0, "flags of a variable must not start before those of all");
+    const int64_t table = own.encoding == Encoding::embedding ? int64_t{own.size} * own.units : 0;
+    require(inside(variable.table, table, static_cast<int64_t>(source_.tables.size())),
+            "embeddings must lie in tables");
+    if (variable.x_slot < shape_.num_slots) {
+      require(inside(variable.x_slot, own.units, shape_.num_slots), "what is read of variables must lie in slots");
+      return;
+    }
+    require(own.encoding == Encoding::one_hot, "only one-hot variables are looked up");
+    require(variable.x_slot == shape_.num_slots + looked_up_, "variables that are looked up must follow one another");
+    looked_up_ += own.units;
+  }
+
+  void check_affine(const AffineSource<T>& affine) const {
+    require(inside(affine.first_slot, affine.num_rows, shape_.num_slots), "rows of affines must lie in slots");
+    for (int64_t column = 0; column < affine.num_columns; ++column)
+      require(inside(affine.slots[column], 1, units_), "columns of affines must be slots");
+    for (int64_t row = 0; row < affine.num_rows; ++row)
+      require(inside(0, affine.needed[row], affine.num_columns) && inside(0, affine.ready[row], affine.num_columns),
+              "rows of affines must need leading columns");
+  }
+
+  void check_step(const Step& step) const {
+    if (step.kind == Kind::draw) {
+      require(inside(step.first, step.count, shape_.features), "steps must draw variables");
+      return;
+    }
+    require(inside(step.first, step.count, shape_.num_slots), "steps must finish slots");
+    if (step.kind == Kind::affine) {
+      require(inside(step.left, 1, static_cast<int64_t>(source_.affines.size())), "steps must name one of the affines");
+      const AffineSource<T>& affine = source_.affines[static_cast<size_t>(step.left)];
+      require(inside(step.first - affine.first_slot, step.count, affine.num_rows), "steps must finish rows of affines");
+      return;
+    }
+    require(inside(step.left, step.count, shape_.num_slots), "steps must read slots");
+    if (step.kind != Kind::unary) require(inside(step.right, step.count, shape_.num_slots), "steps must read slots");
+  }
+
+  const PlanSource<T>& source_;
+  const Shape& shape_;
+  int64_t looked_up_ = 0, units_ = 0;  // units behind the slots; with the slots
+};
+
+}  // namespace
+
+template <class T>
+void check_source(const PlanSource<T>& source) {
+  SourceCheck<T>(source).run();
+}
+
+template void check_source(const PlanSource<float>&);
+template void check_source(const PlanSource<double>&);
+
+}  // namespace made_fast

@@ -1,0 +1,185 @@
+// A packed program and its draws.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "plan/pack.h"
+#include "python/bind.h"
+#include "python/program.h"
+
+namespace py = pybind11;
+
+namespace made_fast {
+namespace {
+
+// Decoding of made_fast/outputs/codes.py.
+struct DecodingEntry {
+  double temperature;
+  bool greedy;
+  int64_t top_k;
+  double top_p;
+
+  template <class T>
+  Decoding<T> as() const {
+    const double inverse = std::min(1 / temperature, static_cast<double>(std::numeric_limits<T>::max()));
+    return {static_cast<T>(inverse), static_cast<T>(temperature), static_cast<T>(std::sqrt(temperature)), greedy, top_k,
+            static_cast<T>(top_p)};
+  }
+};
+
+// Where the arrays of Conditions in made_fast/requests lie, 0 for those that are not there; and the flags in a row of
+// support.
+struct ConditionsEntry {
+  uintptr_t given, observed, support, bounds, constrained;
+  int64_t support_size;
+
+  template <class T>
+  Conditions<T> as() const {
+    return {at_address<const T>(given),  at_address<const uint8_t>(observed),    at_address<const uint8_t>(support),
+            at_address<const T>(bounds), at_address<const uint8_t>(constrained), support_size};
+  }
+};
+
+ConditionsEntry make_conditions(uintptr_t given, uintptr_t observed, uintptr_t support, uintptr_t bounds,
+                                uintptr_t constrained, int64_t support_size) {
+  require(observed == 0 || given != 0, "what is observed must be given");
+  require(constrained == 0 || support != 0 || bounds != 0, "what is constrained must have support or bounds");
+  return {given, observed, support, bounds, constrained, support_size};
+}
+
+Step to_step(const NamedRow<StepColumn>& row) {
+  return {to_code<Kind>(row[StepColumn::kind]), row.narrow(StepColumn::first),
+          row.narrow(StepColumn::count),        row.narrow(StepColumn::left),
+          row.narrow(StepColumn::right),        to_code<Function>(row[StepColumn::function])};
+}
+
+Variable to_variable(const NamedRow<VariableColumn>& row) {
+  return {row.narrow(VariableColumn::number),
+          row.narrow(VariableColumn::noise_step),
+          row.narrow(VariableColumn::param_slot),
+          row.narrow(VariableColumn::x_slot),
+          row.narrow(VariableColumn::conditional),
+          row[VariableColumn::support],
+          row[VariableColumn::table]};
+}
+
+template <class T>
+class Sampler {
+ public:
+  Sampler(int64_t features, int64_t context_features, int64_t num_slots, int64_t x_slot, int64_t context_slot,
+          bool in_place, const Int64Array& steps, const Int64Array& variables,
+          const std::vector<ConditionalEntry>& conditionals, const Values<T>& tables, const Int64Array& context_units,
+          const std::vector<AffineEntry>& affines, bool bf16)
+      : bf16_(bf16),
+        packed_(source({features, context_features, num_slots, x_slot, context_slot, in_place}, steps, variables,
+                       conditionals, tables, context_units, AffineArrays<T>(affines), bf16)) {
+    if (bf16 && (sizeof(T) != 4 || bf16_engine() == nullptr))
+      throw std::invalid_argument("this processor or build has no bf16 engine");
+  }
+
+  int draw(const std::string& isa, int64_t num_rows, uint64_t first_row, uintptr_t rows, uint64_t seed,
+           uintptr_t context, int64_t row_offset, int64_t rows_per_context, uintptr_t out, uintptr_t log_prob,
+           uintptr_t log_weight, const ConditionsEntry& conditions, const DecodingEntry& decoding, int num_threads,
+           int rows_at_once) const {
+    const Engine& engine = bf16_ ? *bf16_engine() : find_engine(isa);
+    require(num_rows >= 0 && row_offset >= 0 && rows_per_context >= 1, "rows must be counted from 0, contexts from 1");
+    require(context != 0 || packed_.plan().num_context_units == 0, "context must be there if it is read");
+    const Request<T> request{num_rows,
+                             first_row,
+                             at_address<const int64_t>(rows),
+                             seed,
+                             at_address<const T>(context),
+                             row_offset,
+                             rows_per_context,
+                             at_address<T>(out),
+                             at_address<T>(log_prob),
+                             at_address<T>(log_weight),
+                             conditions.as<T>(),
+                             decoding.as<T>(),
+                             num_threads,
+                             rows_at_once};
+    const py::gil_scoped_release released;
+    if constexpr (sizeof(T) == 4) {
+      return static_cast<int>((bf16_ ? engine.draw_bf16 : engine.draw_f32)(packed_.plan(), request));
+    } else {
+      return static_cast<int>(engine.draw_f64(packed_.plan(), request));
+    }
+  }
+
+  int64_t scratch_bytes(const std::string& isa, int64_t num_rows, int num_threads, int rows_at_once) const {
+    const Engine& engine = find_engine(isa);
+    if constexpr (sizeof(T) == 4) {
+      return engine.scratch_f32(packed_.plan(), num_rows, num_threads, rows_at_once);
+    } else {
+      return engine.scratch_f64(packed_.plan(), num_rows, num_threads, rows_at_once);
+    }
+  }
+
+  int64_t panel_macs() const { return packed_.panel_macs(); }
+  int64_t column_macs() const { return packed_.column_macs(); }
+  int64_t bytes() const { return packed_.bytes(); }
+
+ private:
+  // The arrays of the affines must live until the source was packed.
+  static PlanSource<T> source(const Shape& shape, const Int64Array& steps, const Int64Array& variables,
+                              const std::vector<ConditionalEntry>& conditionals, const Values<T>& tables,
+                              const Int64Array& context_units, const AffineArrays<T>& affines, bool bf16) {
+    PlanSource<T> found{};
+    found.shape = shape;
+    found.steps = to_rows<StepColumn>(steps, "steps", to_step);
+    found.variables = to_rows<VariableColumn>(variables, "variables", to_variable);
+    for (const ConditionalEntry& each : conditionals) found.conditionals.push_back(each.as<T>());
+    found.tables.assign(tables.data(), tables.data() + tables.size());
+    found.context_units = to_int32(context_units);
+    found.affines = affines.sources();
+    found.in_pairs = bf16;
+    return found;
+  }
+
+  bool bf16_;
+  PackedPlan<T> packed_;
+};
+
+template <class T>
+void bind_sampler(py::module_& module, const char* name) {
+  py::class_<Sampler<T>>(module, name)
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, bool, const Int64Array&, const Int64Array&,
+                    const std::vector<ConditionalEntry>&, const Values<T>&, const Int64Array&,
+                    const std::vector<AffineEntry>&, bool>(),
+           py::kw_only(), py::arg("features"), py::arg("context_features"), py::arg("num_slots"), py::arg("x_slot"),
+           py::arg("context_slot"), py::arg("in_place"), py::arg("steps"), py::arg("variables"),
+           py::arg("conditionals"), py::arg("tables"), py::arg("context_units"), py::arg("affines"),
+           py::arg("bf16") = false)
+      .def("draw", &Sampler<T>::draw, py::arg("isa"), py::arg("num_rows"), py::arg("first_row"), py::arg("rows"),
+           py::arg("seed"), py::arg("context"), py::arg("row_offset"), py::arg("rows_per_context"), py::arg("out"),
+           py::arg("log_prob"), py::arg("log_weight"), py::arg("conditions"), py::arg("decoding"),
+           py::arg("num_threads"), py::arg("rows_at_once"))
+      .def("scratch_bytes", &Sampler<T>::scratch_bytes, py::arg("isa"), py::arg("num_rows"), py::arg("num_threads"),
+           py::arg("rows_at_once") = 0)
+      .def_property_readonly("panel_macs", &Sampler<T>::panel_macs)
+      .def_property_readonly("column_macs", &Sampler<T>::column_macs)
+      .def_property_readonly("bytes", &Sampler<T>::bytes);
+}
+
+}  // namespace
+
+void bind_samplers(py::module_& module) {
+  py::class_<DecodingEntry>(module, "Decoding")
+      .def(py::init<double, bool, int64_t, double>(), py::kw_only(), py::arg("temperature") = 1.0,
+           py::arg("greedy") = false, py::arg("top_k") = 0, py::arg("top_p") = 1.0);
+  py::class_<ConditionsEntry>(module, "Conditions")
+      .def(py::init(&make_conditions), py::kw_only(), py::arg("given") = 0, py::arg("observed") = 0,
+           py::arg("support") = 0, py::arg("bounds") = 0, py::arg("constrained") = 0, py::arg("support_size") = 0);
+  bind_sampler<float>(module, "SamplerF32");
+  bind_sampler<double>(module, "SamplerF64");
+}
+
+}  // namespace made_fast
