@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from made_fast import datasets
+from made_fast.datasets import npz
 
 ROWS = {"train": 7, "valid": 3, "test": 2}
 
@@ -36,7 +37,7 @@ def test_npz_gives_back_what_was_packed(tmp_path, features):
 def test_digits_are_scikit_learns_thresholded_at_8():
     sklearn = pytest.importorskip("sklearn.datasets")
     data = datasets.load("digits")
-    assert [tuple(data.split(key).shape) for key in datasets.SPLITS] == [(1297, 64), (250, 64), (250, 64)]
+    assert [tuple(data.split(key).shape) for key in npz.SPLITS] == [(1297, 64), (250, 64), (250, 64)]
     assert data.image_shape == (8, 8)
     together = torch.cat([data.train, data.valid, data.test]).numpy()
     expected = (sklearn.load_digits().data >= 8).astype(np.uint8)
@@ -46,7 +47,7 @@ def test_digits_are_scikit_learns_thresholded_at_8():
 
 def test_digits_split_is_frozen():
     pytest.importorskip("sklearn.datasets")
-    sums = [int(datasets.load("digits").split(key).sum()) for key in datasets.SPLITS]
+    sums = [int(datasets.load("digits").split(key).sum()) for key in npz.SPLITS]
     assert sums == [26883, 5140, 5128]
 
 

@@ -63,7 +63,7 @@ NFLOWS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", some(NFLOWS, {"context", "quadratic"}))
+@pytest.mark.parametrize("case", some([*NFLOWS], {"context", "quadratic"}))
 def test_nflows_transforms(case: str) -> None:
     name, options, how = NFLOWS[case]
     transform = stirred(getattr(library("nflows.transforms"), name)(features=FEATURES, **options))
@@ -133,7 +133,7 @@ ZUKO: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", some(ZUKO, {"maf", "coupling"}))
+@pytest.mark.parametrize("case", some([*ZUKO], {"maf", "coupling"}))
 def test_zuko_flows(case: str) -> None:
     name, options, how = ZUKO[case]
     flow = stirred(

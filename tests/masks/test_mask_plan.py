@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as st_numpy
 
 from made_fast import masks
 from made_fast.masks import plan as mask_plan
+from made_fast.masks import plan_cache
 from made_fast.masks.plan import MaskPlan, MaskSide, plan_from_degrees, plan_from_mask
 from made_fast.masks.plan_cache import find_plan
 
@@ -101,10 +102,10 @@ def test_plans_are_made_once_and_not_kept_without_end(monkeypatch: pytest.Monkey
     mask = torch.rand(30, 20) < 0.5
     assert find_plan(mask, (30, 20)) is find_plan(mask.clone(), (30, 20))
     assert find_plan(mask.T.contiguous().T, (30, 20)) is find_plan(mask, (30, 20))
-    monkeypatch.setattr(mask_plan, "_PLANS_KEPT", 5)
+    monkeypatch.setattr(plan_cache, "_PLANS_KEPT", 5)
     for _ in range(20):
         find_plan(torch.rand(30, 20) < 0.5, (30, 20))
-    assert len(mask_plan._plans) <= 5
+    assert len(plan_cache._plans) <= 5
 
 
 def test_masks_are_told_apart_by_every_byte() -> None:
@@ -112,39 +113,39 @@ def test_masks_are_told_apart_by_every_byte() -> None:
     mask = torch.zeros(33, 31, dtype=torch.bool)
     for place in range(mask.numel()):
         mask.view(-1)[place] = True
-        digests.add(mask_plan._digest(mask))
+        digests.add(plan_cache._digest(mask))
         mask.view(-1)[place] = False
     for width in (1, 7, 64, 65):
-        digests.add(mask_plan._digest(torch.zeros(width, dtype=torch.bool)))
+        digests.add(plan_cache._digest(torch.zeros(width, dtype=torch.bool)))
     assert len(digests) == mask.numel() + 4
 
 
 @pytest.fixture
 def digests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with each mask whose content is read. Masks of the CPU stand for those of a GPU, which are far away."""
-    read, digest = [], mask_plan._digest
-    monkeypatch.setattr(mask_plan, "_digest", lambda mask: read.append(1) or digest(mask))
+    read, digest = [], plan_cache._digest
+    monkeypatch.setattr(plan_cache, "_digest", lambda mask: read.append(1) or digest(mask))
     return read
 
 
 def test_a_mask_far_away_is_read_once(digests: list[int]) -> None:
     mask = torch.rand(30, 20) < 0.5
-    plan = mask_plan._find_by_identity(mask, (30, 20))
-    assert all(mask_plan._find_by_identity(mask, (30, 20)) is plan for _ in range(5))
+    plan = plan_cache._find_by_identity(mask, (30, 20))
+    assert all(plan_cache._find_by_identity(mask, (30, 20)) is plan for _ in range(5))
     assert len(digests) == 1
-    assert mask_plan._find_by_identity(mask.clone(), (30, 20)) is plan  # another tensor, the same content
+    assert plan_cache._find_by_identity(mask.clone(), (30, 20)) is plan  # another tensor, the same content
     assert len(digests) == 2
     degrees = torch.arange(50) % 7
     with torch.no_grad():
-        assert mask_plan._find_by_identity(degrees, (30, 20)).shape == (30, 20)
-    assert mask_plan._find_by_identity(degrees, (20, 30)).shape == (20, 30)
+        assert plan_cache._find_by_identity(degrees, (30, 20)).shape == (30, 20)
+    assert plan_cache._find_by_identity(degrees, (20, 30)).shape == (20, 30)
     assert len(digests) == 4
 
 
 @pytest.mark.parametrize("change", ["index", "copy", "swapped", "grown", "viewed"])
 def test_a_mask_far_away_that_changed_is_another(change: str) -> None:
     mask = torch.ones(6, 6, dtype=torch.bool)
-    assert mask_plan._find_by_identity(mask, (6, 6)).kept == 36
+    assert plan_cache._find_by_identity(mask, (6, 6)).kept == 36
     if change == "index":
         mask[2, 3] = False
     elif change == "copy":
@@ -156,7 +157,7 @@ def test_a_mask_far_away_that_changed_is_another(change: str) -> None:
     else:
         mask.view(-1)[5] = False  # a view counts for its base
     shape = (7, 6) if change == "grown" else (6, 6)
-    plan = mask_plan._find_by_identity(mask, shape)
+    plan = plan_cache._find_by_identity(mask, shape)
     assert np.array_equal(plan.mask, mask)
     assert plan.kept < 36
 
@@ -167,28 +168,28 @@ def test_a_mask_that_got_the_name_of_a_freed_one_is_read() -> None:
     for turn in range(50):
         mask = torch.full((5, 4), turn % 2 == 0)
         known = id(mask)
-        assert mask_plan._find_by_identity(mask, (5, 4)).kept == 20 * (turn % 2 == 0)
+        assert plan_cache._find_by_identity(mask, (5, 4)).kept == 20 * (turn % 2 == 0)
         del mask
         other = torch.full((5, 4), turn % 2 == 1)
         reused += id(other) == known
-        assert mask_plan._find_by_identity(other, (5, 4)).kept == 20 * (turn % 2 == 1)
+        assert plan_cache._find_by_identity(other, (5, 4)).kept == 20 * (turn % 2 == 1)
         del other
     assert reused
-    assert len(mask_plan._by_identity) == 0
+    assert len(plan_cache._by_identity) == 0
 
 
 def test_a_mask_without_a_version_is_read_each_time(digests: list[int]) -> None:
     with torch.inference_mode():
         mask = torch.ones(4, 4, dtype=torch.bool)
-        assert mask_plan._find_by_identity(mask, (4, 4)).kept == 16
+        assert plan_cache._find_by_identity(mask, (4, 4)).kept == 16
         mask[0] = False
-        assert mask_plan._find_by_identity(mask, (4, 4)).kept == 12
+        assert plan_cache._find_by_identity(mask, (4, 4)).kept == 12
     assert len(digests) == 2
 
 
 def test_masks_are_looked_for_by_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(mask_plan, "_find_by_identity", lambda mask, shape: asked.append(mask.device.type))
+    monkeypatch.setattr(plan_cache, "_find_by_identity", lambda mask, shape: asked.append(mask.device.type))
     find_plan(torch.ones(2, 2, dtype=torch.bool), (2, 2))
     assert asked == []
     find_plan(torch.ones(2, 2, dtype=torch.bool, device="meta"), (2, 2))

@@ -205,7 +205,7 @@ def test_unknown_outputs_are_named() -> None:
     ],
 )
 def test_wrong_arguments_are_named(name: str, call: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} must "):
+    with pytest.raises(ValueError, match=rf"^{name}(\[\d\])? must "):
         call()
 
 

@@ -158,7 +158,7 @@ def test_draws(name: str, backend: backends.Backend, what: str) -> None:
     """Each cell that is claimed draws what the naive sampler draws; each other one is refused."""
     model = _model(name, **OPTIONS.get(what, {}))
     context, options = torch.randn(4, 2) if what == "context" else None, {"seed": 3, "backend": backend.name}
-    if name == "own" and backend.own is not None:
+    if name == "own" and backend.own_draw is not None:
         assert isinstance(model.output, Own)
         model.output.conditional.native_draw = _compiled()
     claimed = _claimed(backend.name, model.output, what)

@@ -2,11 +2,13 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 
 from made_fast import MADE, training
+from made_fast.training import fitting
 
 D = 12
 
@@ -119,7 +121,7 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_last_one(tmp_path, mo
     good = path.read_bytes()
 
     def half(state, file):
-        file.write(good[:100])
+        Path(file).write_bytes(good[:100])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", half)
@@ -173,10 +175,10 @@ def test_weights_follow_adamw_and_their_moving_average():
 
 def test_input_dropout_hides_inputs_from_the_network_and_not_from_the_loss():
     rows, model = VALID.float(), make_model().double()
-    hidden = training._nll(model, rows.double(), 1 - 1e-12)
+    hidden = fitting._nll(model, rows.double(), 1 - 1e-12)
     expected = -model.distribution(torch.zeros(len(rows), D).double()).log_prob(rows.double())
     torch.testing.assert_close(hidden, expected)
-    assert not torch.allclose(hidden, training._nll(model, rows.double()))
+    assert not torch.allclose(hidden, fitting._nll(model, rows.double()))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_input_dropout_hides_inputs_from_the_network_and_not_from_the_loss():
     [("", 2, 0), ("yyy", 1, 0), ("yn", 1, 1), ("ynn", 2, 1), ("ynyn", 2, 0), ("ynnnn", 2, 2), ("ynnynn", 2, 2)],
 )
 def test_learning_rate_falls_when_there_is_no_improvement(improved, after, reductions):
-    assert training._reductions([letter == "y" for letter in improved], after) == reductions
+    assert fitting._reductions([letter == "y" for letter in improved], after) == reductions
 
 
 def test_time_limit_stops_after_the_first_epoch_at_the_earliest():
