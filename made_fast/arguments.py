@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-__all__ = ["one_of", "positive_number", "whole_number"]
+__all__ = ["one_of", "positive_number", "whole_number", "whole_numbers"]
 
 
 def whole_number(name: str, value: object, least: int | None = 0, most: int | None = None, *, note: str = "") -> int:
@@ -31,6 +31,21 @@ def whole_number(name: str, value: object, least: int | None = 0, most: int | No
         bounds = "" if least is None else f", {least} or more" if most is None else f", {least} to {most}"
         raise ValueError(f"{name} must be an integer{bounds}{note}, got {value!r}")
     return number
+
+
+def whole_numbers(name: str, values: object, least: int) -> tuple[int, ...]:
+    """The values as a tuple of ``int``; see ``whole_number``.
+
+    Raises:
+        ValueError: they are no sequence, or one of them is no whole number or below ``least``.
+    """
+    numbers = (
+        [_index(value) for value in values] if isinstance(values, Sequence) and not isinstance(values, str) else [None]
+    )
+    kept = tuple(number for number in numbers if number is not None and number >= least)
+    if len(kept) != len(numbers):
+        raise ValueError(f"{name} must be a sequence of integers, {least} or more, got {values!r}")
+    return kept
 
 
 def _index(value: object) -> int | None:

@@ -163,7 +163,7 @@ def test_no_backend_imports_another() -> None:
             wrong += [
                 f"{module} imports {each}"
                 for each in others
-                if _entry(each) == "backends" and each.split(".")[1:2] != parts[1:2]
+                if _entry(each) == "backends" and each.split(".")[1:2] not in (parts[1:2], ["known"])  # what all ask
             ]
     assert wrong == []
     loaded = _own(_when_loaded(ast.parse(MODULES["backends"].read_text())))

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.precision import precision
 from benchmarks.triton_static import matmul_calls
@@ -28,10 +29,9 @@ from made_fast.outputs import (
     Normal,
     Output,
     Spin,
-    make_output,
 )
 from made_fast.programs import build_schedule
-from made_fast.requests import Between, Conditions
+from made_fast.requests import Between, Conditions, Piece
 from made_fast.requests.checks import conditions_of
 
 Call = Callable[[], object]
@@ -64,13 +64,21 @@ def _sampler_calls() -> Iterator[Call]:
     for name, (features, options) in MODELS.items():
         model = MADE(features, **options)
         program = model.program()
-        packed = pack(program, build_schedule(program), make_output("bernoulli"))
+        packed = pack(program, build_schedule(program))
 
         def call(
-            count: int, *, packed: Any = packed, width: int = features, log_prob: bool = True, **more: Any
+            count: int,
+            *,
+            packed: Any = packed,
+            width: int = features,
+            log_prob: bool = True,
+            rows: Tensor | None = None,
+            context: Tensor | None = None,
+            **more: Any,
         ) -> Call:
-            out = torch.empty(count, width), torch.empty(count) if log_prob else None
-            return partial(draw, packed, *out, seed=0, first_row=0, **more)
+            nats = torch.empty(count) if log_prob else None
+            piece = Piece(seed=0, rows=rows, context=context, log_prob=nats)
+            return partial(draw, packed, torch.empty(count, width), piece, **more)
 
         for multiplies, tile in ((unit, tile) for unit, tiles in SAMPLER.items() for tile in tiles):
             config, count = tile.config, 2 * tile.config["R"]
@@ -90,12 +98,12 @@ def _variable_calls() -> Iterator[Call]:
     output: Output = MIXED
     model = MADE(56, output=output, hidden_features=(128, 128), residual=True, activation="gelu")
     program = model.program()
-    packed = pack(program, build_schedule(program), output)
+    packed = pack(program, build_schedule(program))
 
-    def call(tile: Tile, **more: Any) -> Call:
+    def call(tile: Tile, **fields: Any) -> Call:
         count = 2 * tile.config["R"]
-        out = torch.empty(count, model.features), torch.empty(count)
-        return partial(draw, packed, *out, seed=0, first_row=0, config=tile.config, mode="one", **more)
+        piece = Piece(seed=0, log_prob=torch.empty(count), **fields)
+        return partial(draw, packed, torch.empty(count, model.features), piece, config=tile.config, mode="one")
 
     for multiplies, tiles in VARIABLES.items():
         with precision(multiplies):

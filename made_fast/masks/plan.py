@@ -124,10 +124,10 @@ class MaskPlan:
         """The mask itself, bool (out, in)."""
         side, kept = self.forward, np.zeros(self.shape, dtype=np.bool_)
         for number, group in enumerate(side.groups.tolist()):
-            at, size, count = (group[each] for each in (GroupColumn.POSITIONS, GroupColumn.SIZE, GroupColumn.NUM_ROWS))
+            start, size, count = (group[k] for k in (GroupColumn.POSITIONS, GroupColumn.SIZE, GroupColumn.NUM_ROWS))
             low, high = group[GroupColumn.PARTIAL_FROM], group[GroupColumn.PARTIAL_TO]
             rows = side.rows[number * GROUP_ROWS :][:count]
-            columns = side.columns[side.positions[at : at + size]]
+            columns = side.columns[side.positions[start : start + size]]
             read = np.ones((count, size), dtype=np.bool_)
             words = side.bits[group[GroupColumn.BITS] :][: high - low]
             read[:, low:high] = (words[None, :] >> np.arange(count, dtype=np.uint16)[:, None]) & 1
@@ -209,7 +209,7 @@ def _listed(mask: BoolArray) -> MaskSide:
     rows = min((natural, by_count), key=lambda rows: _union_size(mask[rows]))
     columns = np.arange(mask.shape[1])
     groups, positions, words = [], [], []
-    at = bits_at = 0
+    listed = bits = 0  # columns and words so far
     for first in range(0, len(rows), GROUP_ROWS):
         part = mask[rows[first : first + GROUP_ROWS]]
         full = np.flatnonzero(part.all(0))
@@ -224,8 +224,8 @@ def _listed(mask: BoolArray) -> MaskSide:
         lower = np.flatnonzero(read[_PANEL_ROWS:].any(0))
         second = (start + int(lower[-1]) + 1 if len(lower) else start) if len(part) > _PANEL_ROWS else 0
         group = {
-            GroupColumn.POSITIONS: at,
-            GroupColumn.BITS: bits_at,
+            GroupColumn.POSITIONS: listed,
+            GroupColumn.BITS: bits,
             GroupColumn.SIZE: size,
             GroupColumn.PARTIAL_FROM: start,
             GroupColumn.PARTIAL_TO: size,
@@ -236,7 +236,7 @@ def _listed(mask: BoolArray) -> MaskSide:
             GroupColumn.NUM_ROWS: len(part),
         }
         groups.append([group[column] for column in GroupColumn])
-        at, bits_at = at + size, bits_at + len(some)
+        listed, bits = listed + size, bits + len(some)
     empty = np.zeros(0, dtype=np.int64)
     return MaskSide(
         rows,

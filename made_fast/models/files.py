@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from made_fast.arguments import whole_number
+from made_fast.arguments import whole_numbers
 from made_fast.files import written_whole
 
 __all__ = ["check_sizes", "check_widths", "load", "save"]
@@ -71,9 +71,7 @@ def check_widths(hidden_features: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: they are no sequence of positive integers.
     """
-    if isinstance(hidden_features, str) or not isinstance(hidden_features, Sequence):
-        raise ValueError(f"hidden_features must be a sequence of positive integers, got {hidden_features!r}")
-    return tuple(whole_number(f"hidden_features[{i}]", width, 1) for i, width in enumerate(hidden_features))
+    return whole_numbers("hidden_features", hidden_features, 1)
 
 
 def check_sizes(state: dict[str, Tensor], config: dict[str, Any]) -> None:

@@ -144,7 +144,7 @@ class MADE(MaskedNetwork, Draws):
 
     def order_of(self, mask: int) -> Tensor:
         """(D,) int64: the order of a mask."""
-        self._checked_mask(mask)
+        mask = self._checked_mask(mask)
         return self.order if self.ensemble is None else self.ensemble.order_of(mask)
 
     def forward(self, x: Tensor, context: Tensor | None = None, *, mask: int | None = None) -> Tensor:
@@ -218,8 +218,7 @@ class MADE(MaskedNetwork, Draws):
         Raises:
             ValueError: there is no such mask, or bf16 weights cannot be had.
         """
-        if mask is not None:
-            self._checked_mask(mask)
+        mask = None if mask is None else self._checked_mask(mask)
         if bf16_weights:
             if mask is None and self.ensemble is not None:
                 raise ValueError("mask must be given for bf16_weights in an ensemble, got None")
@@ -367,16 +366,14 @@ class MADE(MaskedNetwork, Draws):
             options += ", mask_conditioning=True"
         return f"{self.features}, {self.hidden_features}, output={self.output.name!r}, {options}"
 
-    def _checked_mask(self, mask: int) -> None:
+    def _checked_mask(self, mask: int) -> int:
         if self.ensemble is not None:
-            self.ensemble.checked(mask)
-        else:
-            whole_number("mask", mask, 0, 0, note=" for a model with one mask")
+            return self.ensemble.checked(mask)
+        return whole_number("mask", mask, 0, 0, note=" for a model with one mask")
 
     def _layer_masks(self, mask: int | None) -> list[Tensor] | None:
         """The degrees of a mask for each of the masked layers; None where they have masks of their own."""
-        if mask is not None:
-            self._checked_mask(mask)
+        mask = None if mask is None else self._checked_mask(mask)
         return None if self.ensemble is None else self.ensemble.of_layers(mask)
 
     def _checked(self, value: Tensor, name: str, width: int) -> Tensor:

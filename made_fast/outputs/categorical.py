@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from made_fast.arguments import whole_number
+from made_fast.arguments import whole_number, whole_numbers
 from made_fast.outputs.codes import Code, Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import PLAIN, Decoding
@@ -97,13 +97,10 @@ class Categorical(Output):
     name = "categorical"
 
     def __init__(self, sizes: int | Sequence[int], embedding: int = 0) -> None:
-        if isinstance(sizes, Sequence) and not sizes:
+        several = isinstance(sizes, Sequence)
+        if several and not sizes:
             raise ValueError(f"sizes must be a positive integer or a sequence of such, got {sizes!r}")
-        self.sizes: int | tuple[int, ...]
-        if isinstance(sizes, Sequence):
-            self.sizes = tuple(whole_number(f"sizes[{d}]", size, 1) for d, size in enumerate(sizes))
-        else:
-            self.sizes = whole_number("sizes", sizes, 1)
+        self.sizes = whole_numbers("sizes", sizes, 1) if several else whole_number("sizes", sizes, 1)
         self.embedding = whole_number("embedding", embedding)
 
     def conditionals(self, features: int) -> tuple[Conditional, ...]:

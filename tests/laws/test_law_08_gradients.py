@@ -85,7 +85,8 @@ def test_masked_weights_get_no_gradient(case: Case) -> None:
     model.log_prob(x, context_of(model, 64), masks=0).sum().backward()
     layers = [module for module in model.modules() if isinstance(module, MaskedLinear)]
     assert layers
-    for layer, own in zip(model.masked_layers, model._layer_masks(0), strict=True):
+    layer_masks = model._layer_masks(0) or [None] * len(model.masked_layers)
+    for layer, own in zip(model.masked_layers, layer_masks, strict=True):
         mask = layer.mask if own is None else _as_mask(own, layer)
         assert layer.weight.grad is not None
         assert not layer.weight.grad[~mask].any()

@@ -259,10 +259,10 @@ def masked_linear_grad_weight(grad: Tensor, x: Tensor, plan: MaskPlan, *, isa: s
 
 
 def _native(plan: MaskPlan, name: str) -> _core.MaskSide:
-    found = plan.made.get(f"cpp {name}")
-    if found is None:
+    native = plan.made.get(f"cpp {name}")
+    if native is None:
         side: MaskSide = getattr(plan, name)
-        found = plan.made[f"cpp {name}"] = _core.MaskSide(
+        native = plan.made[f"cpp {name}"] = _core.MaskSide(
             rows=side.rows,
             columns=side.columns,
             groups=side.groups,
@@ -271,7 +271,7 @@ def _native(plan: MaskPlan, name: str) -> _core.MaskSide:
             bits=side.bits,
             contiguous=side.contiguous,
         )
-    return found
+    return native
 
 
 def _threads(plan: MaskPlan, batch: int) -> int:

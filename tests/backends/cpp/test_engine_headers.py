@@ -47,6 +47,7 @@ def _python_flags() -> list[str]:
     return ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include"), "-fvisibility=hidden"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", HEADERS, ids=lambda path: str(path.relative_to(CSRC)))
 def test_a_header_compiles_alone(header: Path) -> None:
     name = header.relative_to(CSRC)

@@ -45,7 +45,7 @@ class DrawList:
 def build_draw_list(program: Program, schedule: Schedule, param_slots: IntArray) -> DrawList:
     """Lists the variables of a program; ``param_slots`` (D,) are columns of the table, in the order of drawing."""
     conditionals = program.conditionals
-    own = tuple(dict.fromkeys(each.triton_draw for each in conditionals if each.code == Code.OWN))
+    own_draws = tuple(dict.fromkeys(each.triton_draw for each in conditionals if each.code == Code.OWN))
     words = np.zeros((len(conditionals), VARIABLE_WORDS.value), dtype=np.int32)
     numbers = np.zeros((len(conditionals), VARIABLE_NUMBERS.value), dtype=np.float32)
     for place, variable in enumerate(schedule.variables.tolist()):
@@ -56,7 +56,7 @@ def build_draw_list(program: Program, schedule: Schedule, param_slots: IntArray)
         row[VariableWord.NUM_LOGITS] = conditional.components if mixed else conditional.size if categorical else 0
         row[VariableWord.COMPONENTS] = conditional.components if mixed else int(conditional.code == Code.NORMAL)
         row[VariableWord.SIZE] = (
-            own.index(conditional.triton_draw) if conditional.code == Code.OWN else conditional.size
+            own_draws.index(conditional.triton_draw) if conditional.code == Code.OWN else conditional.size
         )
         row[VariableWord.NOISE_STEP] = schedule.noise_steps[place]
         row[VariableWord.VARIABLE] = variable
@@ -75,6 +75,6 @@ def build_draw_list(program: Program, schedule: Schedule, param_slots: IntArray)
         numbers,
         sum(1 << code for code in {int(each.code) for each in conditionals}),
         min(MOST_AT_ONCE, max(4, next_power_of_2(most))),
-        own,
+        own_draws,
         program.support_starts[-1],
     )
