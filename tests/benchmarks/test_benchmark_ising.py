@@ -66,6 +66,7 @@ def test_both_samplers_take_the_same_step() -> None:
         torch.testing.assert_close(cached, naive)
 
 
+@pytest.mark.slow
 def test_a_small_run_prints_and_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = shlex.split("--size 3 --steps 60 --batch 100 --samples 2000 --timed 2 3 --seconds 0.01 --seed 1")
     main(["ising", *options, "--out", str(tmp_path)])

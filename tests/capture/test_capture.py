@@ -250,6 +250,7 @@ def test_casts_of_the_module_itself_are_forgiven_their_rounding() -> None:
     assert 1e-12 < capture(module, D).difference < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "duplicate",
     [copy.deepcopy, pytest.param(lambda sampler: pickle.loads(pickle.dumps(sampler)), marks=pytest.mark.slow)],

@@ -326,6 +326,7 @@ def test_backends_shows_every_row_and_the_build(capsys):
     assert "compiled: " in text
 
 
+@pytest.mark.slow
 def test_demo_trains_compares_and_paints(tmp_path, capsys, monkeypatch):
     fit = training.fit
     monkeypatch.setattr(training, "fit", lambda *rows, **options: fit(*rows, **{**options, "epochs": 3}))

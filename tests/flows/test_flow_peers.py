@@ -269,6 +269,7 @@ def test_stale_parameters() -> None:
     assert torch.equal(before, ours().transform.inv(z).detach())
 
 
+@pytest.mark.slow
 def test_the_original_is_left_alone() -> None:
     flow = library("zuko").flows.NSF(FEATURES, transforms=2, hidden_features=(8,)).train()
     state = {name: tensor.clone() for name, tensor in flow.state_dict().items()}

@@ -109,7 +109,7 @@ def test_compiled_from_cold(tmp_path: Path) -> None:
     [
         pytest.param("degrees", None, marks=pytest.mark.slow),
         pytest.param("scattered", "relu", marks=pytest.mark.slow),
-        ("scattered", "silu"),
+        pytest.param("scattered", "silu", marks=pytest.mark.slow),
     ],
 )
 def test_compiled_function(backend: str, kind: str, activation: str | None) -> None:
