@@ -41,7 +41,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _marked(name: str, value: Any) -> Any:
     if isinstance(value, Engine):
-        return pytest.param(value, marks=marks_of(value.backend.name, value.device), id=name)
+        marks = marks_of(value.backend.name, value.device)
+        interpreted = (
+            pytest.mark.interpreter in marks
+        )  # the laws of whole models draw with these kernels in the quick part
+        return pytest.param(value, marks=[*marks, pytest.mark.slow] if interpreted else marks, id=name)
     quick = value.quick if isinstance(value, Case) else name in QUICK_OPTIONS
     return pytest.param(value, marks=() if quick else pytest.mark.slow, id=name)
 

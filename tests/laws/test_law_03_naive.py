@@ -106,7 +106,7 @@ def test_engines_decoded(backend: str, case: Case) -> None:
             _check(backend, case, dtype, kind)
 
 
-@drawn_by()
+@drawn_by(interpreted={"mixed_finite-both"})
 def test_samplers(backend: str, case: Case) -> None:
     """What users call; of an ensemble each row by its own mask, and one mask for all."""
     for dtype in dtypes_of(backend):

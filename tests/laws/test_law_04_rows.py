@@ -36,7 +36,7 @@ def _same(backend: str, found: Tensor, expected: Tensor, exact: bool = True) -> 
     return torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@drawn_by(quick=QUICK - {"bernoulli-endless"})
+@drawn_by(quick=QUICK - {"bernoulli-endless"}, interpreted={"mixed-context"})
 def test_rows_do_not_depend_on_the_request(set_threads: Any, backend: str, case: Case) -> None:
     """Log-probabilities of an ensemble, made by torch in one batch, to rounding."""
     model = case.make(_dtype_of(backend))
@@ -67,7 +67,11 @@ def test_rows_do_not_depend_on_the_request(set_threads: Any, backend: str, case:
 WITH_CONTEXT = cases_of(options=["context", "residual_direct_context", "conditioned", "endless"])
 
 
-@drawn_by(cases=WITH_CONTEXT, quick={"mixed-residual_direct_context", "bernoulli-context", "categorical-conditioned"})
+@drawn_by(
+    cases=WITH_CONTEXT,
+    quick={"mixed-residual_direct_context", "bernoulli-context", "categorical-conditioned"},
+    interpreted=(),
+)
 def test_each_context_has_its_own_rows(backend: str, case: Case) -> None:
     """Noise rows are numbered ``first_row + b * num_samples + i``."""
     model = case.make(_dtype_of(backend))
@@ -95,6 +99,7 @@ def _looser(wanted: Any, conditional: Any) -> Any:
     "allowed",
     cases=cases_of(options=["context", "both"]),
     quick={"mixed-context", "mixed_finite-both", "ragged-context", "normal-both"},
+    interpreted=(),
 )
 def test_each_condition_has_its_own_rows(backend: str, case: Case) -> None:
     """Row b of N conditions is a request of its own that begins at noise row ``first_row + b * n``."""

@@ -25,7 +25,14 @@ def test_engines(backend: str, case: Case) -> None:
 
 
 @drawn_by(
-    quick={"bernoulli-both", "mixed-context", "mixed_finite-both", "bernoulli-conditioned", "mixture_of_normals-orders"}
+    quick={
+        "bernoulli-both",
+        "mixed-context",
+        "mixed_finite-both",
+        "bernoulli-conditioned",
+        "mixture_of_normals-orders",
+    },
+    interpreted=(),
 )
 def test_samplers(backend: str, case: Case) -> None:
     """Of an ensemble the mean over its masks, or one of them; whatever is given, allowed or decoded, the model's own."""

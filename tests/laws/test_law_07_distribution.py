@@ -39,7 +39,7 @@ CATEGORICAL = [name for name, output in FINITE.items() if isinstance(output, Cat
 @drawn_by(
     cases=cases_of(FINITE, ["context", "random", "both", "belief_network"]),
     quick={"mixed_finite-context", "bernoulli-both", "ragged-random", "categorical-both"},
-    interpreted={"mixed_finite-context"},
+    interpreted=(),
 )
 def test_samples_follow_the_enumerated_distribution(backend: str, case: Case) -> None:
     model = case.make(SINGLE, 3)
@@ -87,7 +87,7 @@ def test_rows_take_masks_uniformly_and_independently_of_all_else() -> None:
 @drawn_by(
     cases=cases_of(REAL, ["context", "random", "orders"]),
     quick={"mixed-context", "mixture_of_normals-orders"},
-    interpreted={"mixed-context"},
+    interpreted=(),
 )
 def test_real_variables_follow_their_conditionals(backend: str, case: Case) -> None:
     """What the conditional's cdf makes of each variable is uniform, and so is what it makes of products of two."""
@@ -178,7 +178,7 @@ def _check(backend: str, case: Case, **decoding: Any) -> None:
     "temperature",
     cases=cases_of(FINITE, ["random", "context", "both"]),
     quick={"mixed_finite-random", "ragged-both", "bernoulli-context"},
-    interpreted={"mixed_finite-random"},
+    interpreted=(),
 )
 def test_temperature(backend: str, case: Case) -> None:
     _check(backend, case, temperature=0.4)
@@ -217,7 +217,7 @@ def test_temperature_of_real_variables(backend: str, case: Case) -> None:
     "greedy",
     cases=cases_of(options=["random", "context", "both", "residual"]),
     quick={"mixed-context", "mixed_finite-both", "mixture_of_normals-random", "bernoulli-residual"},
-    interpreted={"mixed-context"},
+    interpreted=(),
 )
 def test_greedy(backend: str, case: Case) -> None:
     """Each variable is the mode given those before it; seeds and rows choose nothing but the mask."""

@@ -58,6 +58,8 @@ def _pairs() -> Iterator[Any]:
     for output in ("bernoulli", "spin", "categorical", "mixture_of_logistics"):
         for backend in names_of():
             name, marks = str(backend.values[0]), list(backend.marks)
+            if name == "triton":
+                marks.append(pytest.mark.slow)
             if (name, output) in NOT_YET:
                 marks.append(pytest.mark.xfail(strict=True, reason="its mass of allowed values underflows"))
             yield pytest.param(name, output, marks=marks, id=f"{name}-{output}")

@@ -57,9 +57,12 @@ def _engines() -> dict[str, tuple[Any, dict[str, str]]]:
 
 
 ENGINES = _engines()
+SLOW = [pytest.mark.slow]  # the kernels for GPUs have tests of their own
 
 
-@pytest.fixture(params=[pytest.param(name, marks=marks_of(name)) for name in ENGINES], scope="module")
+@pytest.fixture(
+    params=[pytest.param(name, marks=[*marks_of(name), *SLOW[name != "triton" :]]) for name in ENGINES], scope="module"
+)
 def products(request: pytest.FixtureRequest) -> tuple[Any, dict[str, str]]:
     return ENGINES[request.param]
 
@@ -209,7 +212,7 @@ def test_law_8_gradients_of_first_and_second_order(backend_name: str, name: str,
     assert (weight.grad[~mask] == 0).all()
 
 
-@pytest.fixture(params=names_of())
+@pytest.fixture(params=[each for each in names_of() if "triton" not in each.values])
 def backend_name(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

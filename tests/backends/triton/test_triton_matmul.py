@@ -133,6 +133,7 @@ def test_shapes_that_are_multiples_of_nothing(dtype: torch.dtype, shape: tuple[i
         _check(MASKS[name](*shape[:2]), shape[2], dtype, None, None)
 
 
+@pytest.mark.slow
 @runs
 @pytest.mark.parametrize("name", some(["staircase", "permuted", "coins"], {"permuted"}))
 def test_a_batch_in_parts(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
