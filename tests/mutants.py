@@ -131,12 +131,15 @@ MUTANTS: dict[str, Mutant] = {
         (GRADIENTS,),
     ),
     "requests: the upper end": Mutant(
-        "requests/checks.py", "(values >= low) & (values <= high)", "(values >= low) & (values < high)", (CONDITIONS,)
-    ),
-    "requests: all are constrained": Mutant(
         "requests/checks.py",
-        "    constrained.fill_(1)",
-        "    constrained[0] = 1",
+        "(values >= low) & (values <= high)",
+        "(values >= low) & (values < high)",
+        (CONDITIONS, "tests/requests/test_conditions.py"),
+    ),
+    "requests: what is constrained": Mutant(
+        "requests/checks.py",
+        "int(allowed is not None)",
+        "int(allowed is None)",
         (ROWS, CONDITIONS),
         "restrict or given",
     ),

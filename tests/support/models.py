@@ -299,7 +299,7 @@ def some_allowed(output: str, features: int = FEATURES) -> dict[int, Wanted]:
         if values is None:
             wanted[variable] = (Between(None, 0.5), Between(), Between(-1.0, 1.0), Between(low=-0.25))[variable]
         elif variable == 0:
-            wanted[variable] = Between(low=float(values[len(values) // 2]))
+            wanted[variable] = Between(float(values[len(values) // 2]), float(values[-1]))
         else:
             wanted[variable] = {float(values[0]), float(values[-1])} if variable == 2 else values[-1:].tolist()
     return wanted
