@@ -44,7 +44,7 @@ class MaskedAutoregressiveFlow(nn.Module):
         order: of the variables: ``"natural"`` in all transforms, ``"reversed"`` in every second one, or ``"random"`` in each.
         floor: least scale.
         seed: of random orders (and degrees); the weights come from torch's generator.
-        options: others of ``MADE``: ``activation``, ``residual``, ``direct``, ``degrees``.
+        activation, residual, direct, degrees: of each network, see ``MADE``.
 
     Raises:
         ValueError: an argument does not fit; the message names it.
@@ -68,21 +68,29 @@ class MaskedAutoregressiveFlow(nn.Module):
         order: str = "reversed",
         floor: float = 1e-4,
         seed: int = 0,
-        **options: Any,
+        activation: str = "relu",
+        residual: bool = False,
+        direct: bool = False,
+        degrees: str = "even",
     ) -> None:
         super().__init__()
         transforms = whole_number("transforms", transforms, 1)
         one_of("order", order, ORDERS)
-        allowed = ("activation", "residual", "direct", "degrees")
-        for name in options:
-            if name not in allowed:
-                raise ValueError(f"options must be among {', '.join(allowed)}, got {name!r}")
         self.features, self.context_features, self.floor = features, context_features, float(floor)
         self.networks = nn.ModuleList()
         for number in range(transforms):
-            shared: dict[str, Any] = {"context_features": context_features, "output": Normal(floor), **options}
-            name = "natural" if order == "reversed" and number % 2 == 0 else order
-            network = MADE(features, hidden_features, order=name, seed=seed + number, **shared)
+            network = MADE(
+                features,
+                hidden_features,
+                output=Normal(floor),
+                order="natural" if order == "reversed" and number % 2 == 0 else order,
+                context_features=context_features,
+                activation=activation,
+                residual=residual,
+                direct=direct,
+                seed=seed + number,
+                degrees=degrees,
+            )
             bias = network.parameters_layer.bias
             with torch.no_grad():  # a scale of 1 at first, so that deep stacks neither shrink nor grow
                 bias[1::2] += math.log(math.expm1(max(1 - self.floor, 1e-3)))
@@ -127,7 +135,19 @@ class MaskedAutoregressiveFlow(nn.Module):
         shift, raw = self._network(number)(x, context).unflatten(-1, (self.features, 2)).unbind(-1)
         return shift, F.softplus(raw) + self.floor
 
-    def sample(self, num_samples: int, context: Tensor | None = None, **options: Any) -> Tensor:
+    def sample(
+        self,
+        num_samples: int,
+        context: Tensor | None = None,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+        rows: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        backend: str = "auto",
+        progress: bool = False,
+    ) -> Tensor:
         """Draws samples: (n, D), or (B, n, D) with context (B, C), without gradients.
 
         They depend on the seed and the row number alone: ``sample(n, seed=s)[a:b]`` equals ``sample(b - a, seed=s,
@@ -136,43 +156,92 @@ class MaskedAutoregressiveFlow(nn.Module):
         Args:
             num_samples: n.
             context: (B, C), or None.
-            options: ``seed``, ``generator``, ``first_row``, ``rows``, ``backend``, ``dtype`` and ``progress`` of
-                ``Sampler.sample``.
+            seed, generator, first_row, rows, dtype, backend, progress: see ``Sampler.sample``.
 
         Raises:
             ValueError: an argument does not fit; the message names it.
             FloatingPointError: a value was no finite number.
         """
-        request = self._request(num_samples, context, options)
+        request = self._request(
+            num_samples,
+            context,
+            seed=seed,
+            generator=generator,
+            first_row=first_row,
+            rows=rows,
+            dtype=dtype,
+            backend=backend,
+            progress=progress,
+        )
         first = self._network(0).sampler()
         assert isinstance(first, Sampler)
         with torch.no_grad():  # the first network draws its noise on the way
-            x = first.sample(num_samples, context, seed=request.seed, **_without_seed(options))
-            shape, x = x.shape, x.reshape(-1, self.features)
+            x, _, _ = first._drawn(request, False)
             contexts = None if context is None else context.detach().repeat_interleave(num_samples, 0)
-            dtype = x.dtype
-            for number in range(1, len(self.networks)):
-                x = solved_by(self._inverses[number], x.to(first.dtype), contexts)
-            found: Tensor = x.to(dtype).reshape(shape)
-            return found
+            last = x.to(first.dtype)
+            for kept in self._inverses[1:]:
+                last = solved_by(kept, last, contexts)
+            return last.to(x.dtype).reshape(*request.shape, self.features)
 
-    def rsample(self, num_samples: int, context: Tensor | None = None, **options: Any) -> Tensor:
+    def rsample(
+        self,
+        num_samples: int,
+        context: Tensor | None = None,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+        rows: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        backend: str = "auto",
+        progress: bool = False,
+    ) -> Tensor:
         """Draws the samples of ``sample``, differentiable in the parameters and the context (once).
 
         The arguments are those of ``sample``. The gradient is that of the implicit function: one pass of each network, and
         as many backward passes as it takes to solve a triangular system, D at most.
         """
-        request = self._request(num_samples, context, options)
+        request = self._request(
+            num_samples,
+            context,
+            seed=seed,
+            generator=generator,
+            first_row=first_row,
+            rows=rows,
+            dtype=dtype,
+            backend=backend,
+            progress=progress,
+        )
         contexts = None if context is None else context.repeat_interleave(num_samples, 0)
         x = self.inverse(self._base_noise(request), contexts)
         return x.reshape(*request.shape, self.features)
 
     def sample_and_log_prob(
-        self, num_samples: int, context: Tensor | None = None, **options: Any
+        self,
+        num_samples: int,
+        context: Tensor | None = None,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+        rows: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        backend: str = "auto",
+        progress: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Draws samples with their log-probabilities in nats, without gradients. For the arguments see ``sample``."""
         with torch.no_grad():
-            x = self.sample(num_samples, context, **options)
+            x = self.sample(
+                num_samples,
+                context,
+                seed=seed,
+                generator=generator,
+                first_row=first_row,
+                rows=rows,
+                dtype=dtype,
+                backend=backend,
+                progress=progress,
+            )
             exact = x.to(next(self.parameters()).dtype)
             return x, self.log_prob(exact, None if context is None else context[:, None]).to(x.dtype)
 
@@ -198,11 +267,7 @@ class MaskedAutoregressiveFlow(nn.Module):
     def _make_inverse(self, number: int, last: Solve | None) -> Solve:
         return compiled(Sampler(affine_inverse(self._network(number).program(), self.floor), Point()))
 
-    def _request(self, num_samples: int, context: Tensor | None, options: dict[str, Any]) -> Request:
-        known = ("seed", "generator", "first_row", "rows", "backend", "dtype", "progress")
-        for name in options:
-            if name not in known:
-                raise ValueError(f"{name} has no meaning for a flow; the options are {', '.join(known)}")
+    def _request(self, num_samples: int, context: Tensor | None, **options: Any) -> Request:
         return Request.checked(self._network(0).conditionals, self.context_features, num_samples, context, **options)
 
     def _base_noise(self, request: Request) -> Tensor:
@@ -226,7 +291,3 @@ def _noise_sampler(order: Tensor, dtype: torch.dtype) -> Sampler:
     bias = torch.tensor([0.0, -1e4], dtype=dtype).repeat(features)  # softplus makes 0 of it, and the floor is the scale
     ops = (Affine((Term(X, nothing, nothing != 0),), bias),)
     return Sampler(Program(features, 0, ops, order, (2,) * features, output.conditionals(features)), output)
-
-
-def _without_seed(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in ("seed", "generator")}

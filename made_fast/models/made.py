@@ -23,7 +23,6 @@ from made_fast.outputs.output import Output
 from made_fast.programs.check import Report, check_autoregressive, report_on
 from made_fast.programs.functions import ACTIVATIONS
 from made_fast.programs.program import Program
-from made_fast.programs.schedule import Schedule
 from made_fast.requests.request import Request
 from made_fast.sampling.draws import Draws
 from made_fast.sampling.ensemble_sampler import EnsembleSampler
@@ -119,7 +118,6 @@ class MADE(MaskedNetwork, Draws):
         self.output, self.hidden_features, self.direct = distribution, widths, direct
         self.seed, self.degrees = seed, degrees
         self.num_masks, self.shuffle, self.mask_conditioning = num_masks, shuffle, mask_conditioning
-        self._schedules: Kept[dict[int, Schedule]] = Kept(self._structure, self._no_schedules)
         self._sampler: Kept[Sampler | EnsembleSampler] = Kept(self._state, self._make_sampler)
 
     @property
@@ -232,31 +230,21 @@ class MADE(MaskedNetwork, Draws):
     def _of_mask(self, mask: int) -> Draws:
         return self.sampler(mask=mask)
 
-    def _structure(self) -> State:
-        """Orders, masks and degrees, but not which of them is the current one."""
-        return State(
-            [
-                tensor.detach()
-                for module in self.modules()
-                for name, tensor in module._buffers.items()
-                if tensor is not None and name not in module._non_persistent_buffers_set
-            ]
-        )
-
     def _state(self) -> State:
-        """Structure and weights: what a sampler is made from."""
-        return State([*self._structure().tensors, *(parameter.detach() for parameter in self.parameters())])
-
-    def _no_schedules(self, last: dict[int, Schedule] | None) -> dict[int, Schedule]:
-        """Schedules by masks, filled as they are found: they follow from the structure alone."""
-        return {}
+        """What a sampler is made from: orders, masks and degrees, but not which of them is the current one; and weights."""
+        structure, weights = [], []
+        for module in self.modules():
+            weights += [weight.detach() for weight in module._parameters.values() if weight is not None]
+            passing = module._non_persistent_buffers_set
+            buffers = module._buffers.items()
+            structure += [tensor.detach() for name, tensor in buffers if tensor is not None and name not in passing]
+        return State([*structure, *weights], structure=len(structure))
 
     def _make_sampler(self, last: Sampler | EnsembleSampler | None) -> Sampler | EnsembleSampler:
-        schedules = self._schedules.current()
+        """The sampler of the model as it is; schedules follow from the structure alone, so they are taken from the last."""
         if self.ensemble is None:
-            made = Sampler(self.program(), self.output, schedule=schedules.get(0))
-            schedules[0] = made.schedule
-            return made
+            schedule = last.schedule if isinstance(last, Sampler) else None
+            return Sampler(self.program(), self.output, schedule=schedule)
         count = len(self.ensemble.evaluated)
         frozen = copy.deepcopy(self).requires_grad_(False)
         half = self.parameters_layer.weight.dtype in (torch.bfloat16, torch.float16)  # exact in fp32
@@ -267,7 +255,7 @@ class MADE(MaskedNetwork, Draws):
             self.output,
             count,
             widest=max(self.features, *(layer.out_features for layer in self.masked_layers)),
-            schedules=schedules,
+            schedules=last.schedules if isinstance(last, EnsembleSampler) else None,
         )
 
     def program(self, *, mask: int | None = None) -> Program:

@@ -21,10 +21,18 @@ _TRIES = 8  # to make something from tensors that another thread keeps writing t
 
 
 class State(NamedTuple):
-    """All that something is made from: tensors, compared by their contents, and other things, compared by ``==``."""
+    """All that something is made from.
+
+    Attributes:
+        tensors: compared by their contents.
+        others: compared by ``==``.
+        structure: how many of the tensors, from the first on, are structure: while they stay the same, what is made anew may
+            use what follows from them alone in the last value.
+    """
 
     tensors: Sequence[Tensor]
     others: list[Any] | None = None
+    structure: int = 0
 
 
 class _Found(NamedTuple, Generic[T]):
@@ -71,12 +79,7 @@ class Kept(Generic[T]):
     @property
     def is_stale(self) -> bool:
         """Whether there is nothing yet, or what it was made from has changed."""
-        entry, now = self._found, self.read()
-        if entry is None:
-            return True
-        if entry.state.others is None and now.others is not None and not self._copied_stale:
-            self._found = entry = entry._replace(state=entry.state._replace(others=now.others))
-        return not (entry.state.others == now.others and _same(entry.state.tensors, now.tensors))
+        return self._found is None or self._difference(self.read()) is not None
 
     def current(self) -> T:
         """The value for the tensors as they are now.
@@ -85,31 +88,55 @@ class Kept(Generic[T]):
             RuntimeError: they have changed, and ``stale`` is ``"raise"``.
         """
         entry = self._found
-        if entry is not None and (self.stale == "keep" or not self.is_stale):
+        if entry is not None and self.stale == "keep":
+            return entry.value
+        now = self.read()
+        difference = self._difference(now)
+        if entry is not None and difference is None:
             return entry.value
         if entry is not None and self.stale == "raise":
             raise RuntimeError(self.changed)
         with self._lock:
-            entry = self._found
-            return entry.value if entry is not None and not self.is_stale else self.refresh()
+            if self._found is not entry:  # another thread has made it meanwhile
+                now = self.read()
+                difference = self._difference(now)
+                if self._found is not None and difference is None:
+                    return self._found.value
+            return self._made(now, difference)
 
     def refresh(self) -> T:
-        """Makes it anew, whatever has changed.
-
-        The tensors are copied first and compared again afterwards: another thread may write to them meanwhile. If it does so
-        all the time, what is returned was made from a mixture, and nothing is kept.
-        """
+        """Makes it anew, whatever has changed."""
         with self._lock:
-            for _ in range(_TRIES):
-                now = self.read()
-                copied = State([tensor.clone() for tensor in now.tensors], now.others)
-                value = self.make(self.last)
-                self._copied_stale = False
-                self._found = _Found(copied, value)
-                if not self.is_stale:
-                    return value
-            self._found = None
-            return value
+            return self._made(self.read(), 0)
+
+    def _difference(self, now: State) -> int | None:
+        """Number of the first tensor that is not what it was, 0 where others differ; None if nothing has changed."""
+        entry = self._found
+        if entry is None:
+            return 0
+        if entry.state.others is None and now.others is not None and not self._copied_stale:
+            self._found = entry = entry._replace(state=entry.state._replace(others=now.others))
+        known = entry.state.tensors
+        if entry.state.others != now.others or len(known) != len(now.tensors):
+            return 0
+        return next((k for k, pair in enumerate(zip(known, now.tensors, strict=True)) if not _equal(*pair)), None)
+
+    def _made(self, now: State, difference: int | None) -> T:
+        """Makes it from this state, which differs from the last one from this tensor on.
+
+        The tensors are copied first. So what another thread writes to them meanwhile is a change that the next look sees, and
+        what was made while their version counters moved is made again at once.
+        """
+        last = self.last if difference is None or difference >= now.structure > 0 else None
+        for _ in range(_TRIES):
+            versions = _versions(now.tensors)
+            copied = now._replace(tensors=[tensor.clone() for tensor in now.tensors])
+            self._found = entry = _Found(copied, self.make(last))
+            self._copied_stale = False
+            if _versions(now.tensors) == versions:
+                break
+            now = self.read()
+        return entry.value
 
     def __getstate__(self) -> dict[str, Any]:
         """See the class: nothing is taken along, or the value without the identities of others."""
@@ -133,12 +160,13 @@ def check_stale(stale: object) -> str:
     return one_of("stale", stale, get_args(Stale))
 
 
-def _same(known: Sequence[Tensor], now: Sequence[Tensor]) -> bool:
-    """Whether tensors have kept their dtypes, devices and values."""
-    return len(known) == len(now) and all(map(_equal, known, now))
+def _versions(tensors: Sequence[Tensor]) -> list[int]:
+    """How often each was written to; 0 for tensors that do not count it."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _equal(known: Tensor, now: Tensor) -> bool:
+    """Whether a tensor has kept its dtype, device and values."""
     if known.dtype != now.dtype or known.device != now.device:
         return False
     if now.device.type == "cpu" and now.dtype in (torch.float32, torch.float64, torch.bool, torch.int64):

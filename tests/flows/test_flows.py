@@ -167,14 +167,17 @@ def test_state_restores_orders() -> None:
 
 
 def test_refusals() -> None:
-    for wrong in ({"transforms": 0}, {"order": "raster"}, {"num_masks": 2}, {"floor": 0.0}):
+    for wrong in ({"transforms": 0}, {"order": "raster"}, {"activation": "cosine"}, {"floor": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             MaskedAutoregressiveFlow(FEATURES, **wrong)
+    with pytest.raises(TypeError, match="num_masks"):
+        MaskedAutoregressiveFlow(FEATURES, num_masks=2)
     flow = _flow("context")
     with pytest.raises(ValueError, match="context must have shape"):
         flow.sample(3)
-    with pytest.raises(ValueError, match="temperature has no meaning"):
-        flow.sample(3, _context(flow, 2), temperature=0.5)
+    for draw in (flow.sample, flow.rsample, flow.sample_and_log_prob):
+        with pytest.raises(TypeError, match="temperature"):
+            draw(3, _context(flow, 2), temperature=0.5)
     with pytest.raises(ValueError, match="z must be finite"):
         flow.inverse(torch.full((2, FEATURES), torch.nan).double(), _context(flow, 2))
     with pytest.raises(ValueError, match="z must have shape"):
