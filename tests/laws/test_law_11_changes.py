@@ -149,7 +149,8 @@ def _through_numpy(module: nn.Module) -> None:
 
 
 def _load(module: nn.Module, assign: bool = False) -> None:
-    state = {name: -t if t.is_floating_point() else t for name, t in module.state_dict().items()}
+    weights = dict(module.named_parameters())  # masks may be floating point too
+    state = {name: -value if name in weights else value for name, value in module.state_dict().items()}
     module.load_state_dict(state, assign=assign)
 
 
