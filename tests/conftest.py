@@ -30,7 +30,7 @@ if backends._TRITON_INTERPRETED:
 
 # Interpreted kernels are a thousand times slower than compiled ones: of the slow rows of the laws one in so many is run with
 # them, chosen by its name. MADE_FAST_ALL_ROWS=1 runs all.
-INTERPRETED_ROWS = 3
+INTERPRETED_ROWS = 8
 
 FEATURES = 9  # 2**9 states can be enumerated; a 3 x 3 image for the image orders
 
