@@ -1,7 +1,12 @@
 """made_fast: MADE whose sampler evaluates each hidden unit once."""
+# ruff: noqa: E402 - before torch is imported, which takes seconds, Ctrl-C is made quiet
 
 from importlib.metadata import PackageNotFoundError as _NotInstalled
 from importlib.metadata import version as _version
+
+from made_fast import interrupts as _interrupts
+
+_interrupts.quiet_until_noticed()
 
 from made_fast import backends, former, masks, outputs
 from made_fast.acceleration import accelerate

@@ -219,7 +219,7 @@ def test_a_request_is_cut_into_pieces_without_a_trace(monkeypatch: pytest.Monkey
     model = _on_device(_network(20, 30, 1))
     sampler = model.sampler()
     whole = _rows(sampler, 0, 200, None)
-    monkeypatch.setattr("made_fast.sampler._MACS_PER_PIECE", {"cpu": 1, "cuda": 1})  # then 64 rows in a piece
+    monkeypatch.setattr("made_fast.sampling.sampler._MACS_PER_PIECE", {"cpu": 1, "cuda": 1})  # then 64 rows in a piece
     found = _rows(sampler, 0, 200, None)
     assert torch.equal(found[0], whole[0])
     assert torch.equal(found[1], whole[1])

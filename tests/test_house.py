@@ -21,7 +21,7 @@ PACKAGE = ROOT / "made_fast"
 # Who may import whom, of the entries of made_fast/: folders and files. Imports for types count, and those inside functions.
 EVERYBODY = "arguments files noise"
 ALLOWED = {
-    **dict.fromkeys(("arguments", "files", "noise", "outputs", "masks", "training", "datasets"), ""),
+    **dict.fromkeys(("arguments", "files", "noise", "interrupts", "outputs", "masks", "training", "datasets"), ""),
     "programs": "outputs masks",
     "requests": "outputs",
     "backends": "outputs masks programs requests",

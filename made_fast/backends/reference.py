@@ -24,6 +24,7 @@ from made_fast.requests.conditions import Conditions
 from made_fast.requests.piece import Piece
 
 __all__ = [
+    "TIMES_SLOWER",
     "Packed",
     "draw",
     "draw_variable",
@@ -35,6 +36,8 @@ __all__ = [
     "pack",
     "uniforms_of",
 ]
+
+TIMES_SLOWER = 64  # than the fastest, about, so that Ctrl-C need not wait longer
 
 
 def masked_linear(

@@ -7,15 +7,18 @@ A mistake of the user ends in one line on stderr; a traceback means a bug.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from made_fast import interrupts
 from made_fast.cli import backends, demo, doctor, evaluate, sample, train
 
 __all__ = ["main"]
 
 # A command is a file with TEXT, EXAMPLE, ``add_options(parser)`` and ``run(args) -> status``; its name is that of the file.
+_SIGPIPE = 13  # as shells count it, on every system
 COMMANDS = (demo, train, evaluate, sample, doctor, backends)
 
 
@@ -26,8 +29,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``made-fast``; those of the process by default.
 
     Returns:
-        The exit status: 0, or 1 after an error (2 of ``doctor``), or 130 after Ctrl-C. A usage error exits with 2 by itself.
+        The exit status: 0, or 1 after an error, 130 after Ctrl-C, 143 after SIGTERM, 141 if nobody reads what is printed any
+        more. A usage error exits with 2 by itself.
     """
+    with interrupts.noticed() as came:
+        try:
+            return _run(argv)
+        except BrokenPipeError:  # who read what was printed has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + _SIGPIPE
+        except BaseException:
+            if not came:
+                raise
+        interrupts.say_interrupted()  # after the exception, which held progress bars open, has gone
+        return 128 + came[0]
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -36,12 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             torch.set_num_threads(args.threads)
         return int(args.run(args))
-    except KeyboardInterrupt:
-        print("made-fast: interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        print(f"made-fast: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return int(getattr(args, "error_status", 1))
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _of_memory(error):
+            raise
+        text = "there is not enough memory for this" if _of_memory(error) else " ".join(str(error).split())
+        print(f"made-fast: error: {text}", file=sys.stderr)
+        return 1
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether an error is that of an allocation; torch's own is a RuntimeError."""
+    told = ("allocate memory", "out of memory", "Storage size calculation overflowed", "numel: integer multiplication")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in told)
 
 
 class _Parser(argparse.ArgumentParser):

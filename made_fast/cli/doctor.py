@@ -32,7 +32,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="NAME", help="what the parameters mean, if the module reads one-hot categories"
     )
-    parser.set_defaults(error_status=2)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from made_fast.cli.options import add_threads, positive, say, shown
@@ -32,6 +33,10 @@ def run(args: argparse.Namespace) -> int:
     if data.features != model.features:
         raise ValueError(f"{args.model} has {model.features} variables, but {data.name} has {data.features}")
     rows = data.split(args.split)
-    figure = shown(training.evaluate(model, rows, args.batch_size))
+    mean, half_width = training.evaluate(model, rows, args.batch_size)
+    if not math.isfinite(mean):
+        why = f"{args.model} has weights that are not finite, or too large"
+        raise ValueError(f"the NLL of the {args.split} rows is {mean}: {why}")
+    figure = shown((mean, half_width))
     say(f"{args.split} NLL {figure} nats (95% interval, {len(rows):,} rows of {data.name})")
     return 0

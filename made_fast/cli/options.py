@@ -34,11 +34,13 @@ def check_output(path: Path, *suffixes: str) -> None:
     """Refuse a file that cannot be written now rather than after the work."""
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"--out must end in {' or '.join(suffixes)}, got {path}")
-    folder = path.parent
+    folder = (path.resolve() if path.is_symlink() else path).parent
     if not folder.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {folder} does not exist, create it first")
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder, give the name of a file")
+    if path.exists() and not path.is_file():
+        raise OSError(f"cannot write {path}: it is no regular file, give the name of one")
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise PermissionError(f"cannot write {path}: no permission, choose another place")
 

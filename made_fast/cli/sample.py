@@ -12,6 +12,7 @@ from made_fast.cli.options import add_threads, check_output, count, positive, sa
 from made_fast.sampling.sharding import sample_rows, shard_path
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from made_fast.models.made import MADE
@@ -35,7 +36,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
-        help=".npy: (N, D) uint8; .npz: member samples, packed by np.packbits(axis=1), and n_features; .png: a grid",
+        help=".npy: (N, D) of the smallest type that holds the values, bits as uint8; .npz: the same as member samples, bits "
+        "packed by np.packbits(axis=1) with a member n_features; .png: a grid",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same rows")
     parser.add_argument("--first-row", type=count, default=0, help="number of the first row, to go on after a job")
@@ -54,8 +56,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the rows that the options ask for into a file: all of them, or the share of one of several processes."""
+    import torch
+
     from made_fast import datasets
     from made_fast.models.made import MADE
+    from made_fast.outputs.dtypes import smallest_dtype
 
     process = _process(args)
     rows, out, share = range(args.num_samples), args.out, ""
@@ -72,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
     if out.suffix == ".png":
         _sample_picture(model, args, rows)
     else:
-        datasets.write_rows(out, _chunks(model.sampler(), args, rows), len(rows), model.features)
+        like = model.parameters_layer.weight.dtype
+        dtype = smallest_dtype(model.conditionals, like if like == torch.float64 else torch.float32)
+        datasets.write_rows(out, _chunks(model.sampler(), args, rows, dtype), len(rows), model.features, dtype)
     say(f"{len(rows):,} samples of {model.features} variables{share}: {out}")
     return 0
 
@@ -105,20 +112,27 @@ def _sample_picture(model: MADE, args: argparse.Namespace, rows: range) -> None:
     shape = tuple(args.image_shape or datasets.image_shape(model.features) or (0, 0))
     if shape[0] * shape[1] != model.features:
         raise ValueError(f"--image-shape must be given so that H x W is {model.features}, or use .npy")
-    images = torch.cat(list(_chunks(model.sampler(), args, rows)))
+    values = model.output.values(model.features)
+    if not all(torch.equal(values[0], each) for each in values):
+        raise ValueError(
+            "a .png shows variables that all take the same values, but those of the model differ: use .npy"
+        )
+    images = torch.searchsorted(values[0], torch.cat(list(_chunks(model.sampler(), args, rows, torch.float64))))
     scale = max(1, 56 // max(shape))  # images of about 56 screen pixels
-    grid = datasets.image_grid(images, (shape[0], shape[1]), columns=args.columns, scale=scale)
+    look = {"columns": args.columns, "scale": scale, "levels": len(values[0])}
+    grid = datasets.image_grid(images, (shape[0], shape[1]), **look)
     datasets.write_png(args.out, {"": grid})
 
 
-def _chunks(sampler: Sampler | EnsembleSampler, args: argparse.Namespace, rows: range) -> Iterator[Tensor]:
+def _chunks(
+    sampler: Sampler | EnsembleSampler, args: argparse.Namespace, rows: range, dtype: torch.dtype
+) -> Iterator[Tensor]:
     """These rows, a bounded number at a time; the row numbers make them the same for any chunk size."""
-    import torch
     from tqdm import tqdm
 
     size = max(1, _CHUNK_VALUES // sampler.features)
     with tqdm(total=len(rows), unit="row", unit_scale=True, disable=not args.progress) as bar:
         for row in range(rows.start, rows.stop, size):
             number = min(size, rows.stop - row)
-            yield sampler.sample(number, seed=args.seed, first_row=row, dtype=torch.uint8, backend=args.backend)
+            yield sampler.sample(number, seed=args.seed, first_row=row, dtype=dtype, backend=args.backend)
             bar.update(number)

@@ -44,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     fit.add_argument("--input-dropout", type=float, default=0.0, help="probability of hiding an input while training")
     fit.add_argument("--patience", type=positive, default=15, help="epochs without improvement before stopping")
     fit.add_argument("--max-minutes", type=float, help="stop before an epoch that would end later")
+    parser.add_argument("--overwrite", action="store_true", help="replace MODEL if it is there")
     fit.add_argument("--resume", action="store_true", help="go on from the checkpoint MODEL.ckpt")
     add_threads(fit)
 
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = args.out.with_name(args.out.name + ".ckpt")
     if checkpoint.exists() and not args.resume:
         raise ValueError(f"{checkpoint} is from an unfinished run: add --resume to go on, or delete it to start anew")
+    if args.out.exists() and not (args.resume or args.overwrite):
+        raise ValueError(f"{args.out} is there already: add --overwrite to replace it, or give another --out")
     data = datasets.load(args.data)
     torch.manual_seed(args.seed)
     options = ("order", "activation", "direct", "residual", "num_masks", "shuffle", "mask_conditioning", "seed")

@@ -16,24 +16,32 @@ __all__ = ["IMAGE_LIMIT", "image_grid", "load_pillow", "write_png"]
 IMAGE_LIMIT = 10_000  # images in one PNG: 784 pixels each make a picture of 8 megapixels
 
 
-def image_grid(rows: Tensor, shape: tuple[int, int], *, columns: int, scale: int) -> _Bits:
-    """Lay images out on a grey grid, 1 as black ink on white paper, each with a thin margin.
+def image_grid(rows: Tensor, shape: tuple[int, int], *, columns: int, scale: int, levels: int = 2) -> _Bits:
+    """Lay images out on a grey grid, 0 as white paper and ``levels - 1`` as black ink, each with a thin margin.
 
     Args:
-        rows: ``(N, D)`` uint8, N of 1 or more, D = ``shape[0] * shape[1]``.
+        rows: ``(N, D)`` whole numbers 0 to ``levels - 1``, N of 1 or more, D = ``shape[0] * shape[1]``.
         shape: ``(height, width)`` of one image in pixels.
         columns: images per line.
         scale: screen pixels per image pixel.
+        levels: how many values a pixel may have.
 
     Returns:
         ``(height, width)`` uint8 grey levels.
+
+    Raises:
+        ValueError: a row holds something else.
     """
+    strange = rows[(rows < 0) | (rows > levels - 1)]
+    if len(strange):
+        raise ValueError(f"rows must be 0 to {levels - 1} in a picture, got {strange[0].item()}")
     height, width = shape
     columns = min(columns, len(rows))
     lines = -(-len(rows) // columns)
     cell_height, cell_width = height * scale + scale, width * scale + scale
     canvas = np.full((lines * cell_height + scale, columns * cell_width + scale), 200, dtype=np.uint8)
-    ink = (1 - rows.cpu().numpy().reshape(-1, height, width)) * np.uint8(255)
+    ink = 1 - rows.cpu().numpy().reshape(-1, height, width) / max(1, levels - 1)
+    ink = np.round(255 * ink).astype(np.uint8)
     for index, image in enumerate(ink):
         top, left = scale + index // columns * cell_height, scale + index % columns * cell_width
         canvas[top : top + height * scale, left : left + width * scale] = image.repeat(scale, 0).repeat(scale, 1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from made_fast.arguments import one_of, whole_number
 from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, kept_solve, solved_by
 from made_fast.models.made import MADE
+from made_fast.outputs.dtypes import check_dtype, check_written, write_values
 from made_fast.outputs.normal import Normal
 from made_fast.outputs.point import Point
 from made_fast.outputs.rules import LOG_SQRT_2_PI
@@ -162,7 +163,8 @@ class MaskedAutoregressiveFlow(nn.Module):
             ValueError: an argument does not fit; the message names it.
             FloatingPointError: a value was no finite number.
         """
-        request = self._request(
+        x, _ = self._drawn(
+            False,
             num_samples,
             context,
             seed=seed,
@@ -173,15 +175,34 @@ class MaskedAutoregressiveFlow(nn.Module):
             backend=backend,
             progress=progress,
         )
+        return x
+
+    @torch.no_grad()
+    def _drawn(
+        self,
+        with_log_prob: bool,
+        num_samples: int,
+        context: Tensor | None,
+        *,
+        dtype: torch.dtype | None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Samples and, if asked for, their log-probabilities; rounded to ``dtype`` when all is done."""
+        request = self._request(num_samples, context, **options)
         first = self._network(0).sampler()
         assert isinstance(first, Sampler)
-        with torch.no_grad():  # the first network draws its noise on the way
-            x, _, _ = first._drawn(request, False)
-            contexts = None if context is None else context.detach().repeat_interleave(num_samples, 0)
-            last = x.to(first.dtype)
-            for kept in self._inverses[1:]:
-                last = solved_by(kept, last, contexts)
-            return last.to(x.dtype).reshape(*request.shape, self.features)
+        look = False if dtype is None else check_dtype(first.conditionals, dtype)
+        x, _, _ = first._drawn(request, False)  # the first network draws its noise on the way
+        contexts = None if context is None else context.detach().repeat_interleave(num_samples, 0)
+        for kept in self._inverses[1:]:
+            x = solved_by(kept, x, contexts)
+        log_prob = self.log_prob(x, contexts).reshape(request.shape) if with_log_prob else None
+        x = x.reshape(*request.shape, self.features)
+        if dtype is None or dtype == x.dtype:
+            return x, log_prob
+        out = torch.empty_like(x, dtype=dtype)
+        write_values(out, x, look)
+        return out, log_prob
 
     def rsample(
         self,
@@ -201,20 +222,16 @@ class MaskedAutoregressiveFlow(nn.Module):
         The arguments are those of ``sample``. The gradient is that of the implicit function: one pass of each network, and
         as many backward passes as it takes to solve a triangular system, D at most.
         """
-        request = self._request(
-            num_samples,
-            context,
-            seed=seed,
-            generator=generator,
-            first_row=first_row,
-            rows=rows,
-            dtype=dtype,
-            backend=backend,
-            progress=progress,
-        )
+        options: dict[str, Any] = {"seed": seed, "generator": generator, "first_row": first_row, "rows": rows}
+        request = self._request(num_samples, context, **options, backend=backend, progress=progress)
+        look = False if dtype is None else check_dtype(self._network(0).conditionals, dtype)
         contexts = None if context is None else context.repeat_interleave(num_samples, 0)
-        x = self.inverse(self._base_noise(request), contexts)
-        return x.reshape(*request.shape, self.features)
+        x = self.inverse(self._base_noise(request), contexts).reshape(*request.shape, self.features)
+        if dtype is None:
+            return x
+        out = x.to(dtype)
+        check_written(out, x, look)
+        return out
 
     def sample_and_log_prob(
         self,
@@ -230,20 +247,20 @@ class MaskedAutoregressiveFlow(nn.Module):
         progress: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Draws samples with their log-probabilities in nats, without gradients. For the arguments see ``sample``."""
-        with torch.no_grad():
-            x = self.sample(
-                num_samples,
-                context,
-                seed=seed,
-                generator=generator,
-                first_row=first_row,
-                rows=rows,
-                dtype=dtype,
-                backend=backend,
-                progress=progress,
-            )
-            exact = x.to(next(self.parameters()).dtype)
-            return x, self.log_prob(exact, None if context is None else context[:, None]).to(x.dtype)
+        x, log_prob = self._drawn(
+            True,
+            num_samples,
+            context,
+            seed=seed,
+            generator=generator,
+            first_row=first_row,
+            rows=rows,
+            dtype=dtype,
+            backend=backend,
+            progress=progress,
+        )
+        assert log_prob is not None
+        return x, log_prob
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, D) from base noise z (B, D) and context (B, C) or None, differentiable once in all that requires it.

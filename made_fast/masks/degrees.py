@@ -134,8 +134,8 @@ def hidden_degrees(
     Raises:
         ValueError: ``width`` is not positive, or ``kind`` is unknown.
     """
-    if width < 1:
-        raise ValueError(f"width must be 1 or more, got {width}")
+    if not 1 <= width < 1 << 40:  # what no memory holds, before torch overflows
+        raise ValueError(f"width must be 1 or more, and below 2**40, got {width}")
     low = 0 if context or features == 1 else 1
     high = features - 1
     count = high - low + 1

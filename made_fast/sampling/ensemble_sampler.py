@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from made_fast import backends
 from made_fast.arguments import whole_number
 from made_fast.masks import masks_of_rows
+from made_fast.outputs.dtypes import check_dtype, write_values
 from made_fast.outputs.output import Output
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import Schedule
@@ -73,6 +74,7 @@ class EnsembleSampler(Draws):
         self.dtype, self.device = first.dtype, first.device
         self._exact_dtype = torch.float32 if self.dtype in (torch.bfloat16, torch.float16) else self.dtype
         self._samplers: dict[int, Sampler] = {}
+        self._looks: dict[torch.dtype, bool] = {}  # see Sampler
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -86,10 +88,18 @@ class EnsembleSampler(Draws):
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         # Log-probabilities take a forward pass for each mask, and, unlike the samples, their last digits depend on how many
         # rows are drawn.
-        exact = replace(request, dtype=None) if with_log_prob else request
-        x, log_weight = self._draw(exact)
-        log_prob = self._log_prob(x, request) if with_log_prob else None
-        return x if request.dtype is None else x.to(request.dtype), log_prob, log_weight
+        result = request.dtype or self.dtype
+        if result not in self._looks:
+            self._looks[result] = check_dtype(self.conditionals, result)
+        if not with_log_prob:
+            x, log_weight = self._draw(replace(request, dtype=result))
+            return x, None, log_weight
+        exact, log_weight = self._draw(replace(request, dtype=self._exact_dtype))
+        log_prob = self._log_prob(exact, request)
+        x = exact if result == exact.dtype else torch.empty_like(exact, dtype=result)
+        if x is not exact:
+            write_values(x, exact, self._looks[result])
+        return x, log_prob, log_weight
 
     def _of_mask(self, mask: int) -> Sampler:
         return self.of_mask(whole_number("mask", mask, 0, self.num_masks - 1))
@@ -111,7 +121,7 @@ class EnsembleSampler(Draws):
     def _draw(self, request: Request) -> tuple[Tensor, Tensor | None]:
         needs = needs_of(self.conditionals, device=self.device, dtype=self._exact_dtype)
         backends.choose(request.backend, needs)  # or says why not, also where no row is drawn
-        x = torch.empty((request.count, self.features), dtype=request.dtype or self.dtype, device=self.device)
+        x = torch.empty((request.count, self.features), dtype=request.dtype, device=self.device)
         log_weight = None if request.conditions is None else x.new_empty(request.count, dtype=self._exact_dtype)
         noise_rows = request.noise_rows()
         masks = masks_of_rows(request.seed, noise_rows, self.num_masks)

@@ -15,6 +15,7 @@ from made_fast import backends
 from made_fast.backends import Needs
 from made_fast.outputs.codes import Code
 from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.dtypes import check_dtype, write_values
 from made_fast.outputs.output import Output
 from made_fast.programs.program import Program
 from made_fast.programs.schedule import Schedule, build_schedule
@@ -25,8 +26,9 @@ from made_fast.sampling.draws import Draws
 __all__ = ["Sampler", "needs_of"]
 
 # A call is cut into pieces of about this many multiply-adds, so that Ctrl-C and the progress bar wait for one piece only:
-# by type of device, a tenth of a second or so on each.
+# by type of device, some tenths of a second on each for the fastest backend; others say how many times slower they are.
 _MACS_PER_PIECE = {"cpu": 4_000_000_000, "cuda": 2_000_000_000_000}
+_MACS_PER_VARIABLE, _MACS_PER_PARAM = 100, 75  # what a draw takes besides, as measured
 
 
 def needs_of(
@@ -106,7 +108,10 @@ class Sampler(Draws):
         self.schedule = build_schedule(program) if schedule is None else schedule
         self.backend = backend
         self._packed: dict[Any, tuple[ModuleType, Any]] = {}  # by backend, and by what was asked for
+        self._looks: dict[torch.dtype, bool] = {}  # of types that hold the values: whether each must be looked at
         self.macs = self.schedule.macs  # multiply-adds for one sample
+        num_params = sum(program.params_per_variable)
+        self._work = max(1, self.macs) + _MACS_PER_VARIABLE * self.features + _MACS_PER_PARAM * num_params
         self._lock = threading.Lock()
         self._choose(backend)  # a backend that cannot serve is refused here, not at the first draw
 
@@ -153,7 +158,10 @@ class Sampler(Draws):
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         module, packed = self._ready(request.backend, frozenset(request.features))
         count, device, dtype = request.count, self.program.device, self.program.dtype
-        x = torch.empty((count, self.features), dtype=request.dtype or self.dtype, device=device)
+        result = request.dtype or self.dtype
+        if result not in self._looks:
+            self._looks[result] = check_dtype(self.conditionals, result)
+        x = torch.empty((count, self.features), dtype=result, device=device)
         log_prob = torch.empty(count, dtype=dtype, device=device) if with_log_prob else None
         conditions = None if request.conditions is None else request.conditions.moved(device, dtype)
         log_weight = None if conditions is None else torch.empty(count, dtype=dtype, device=device)
@@ -170,7 +178,7 @@ class Sampler(Draws):
             log_prob=log_prob if density else None,
             log_weight=log_weight,
         )
-        for start, stop in self._bounds(count, request.progress):
+        for start, stop in self._bounds(count, request.progress, getattr(module, "TIMES_SLOWER", 1)):
             alone = stop - start == count
             rows, piece = (x, whole) if alone else (x[start:stop], whole.part(start, stop))
             target = rows if x.dtype == dtype else torch.empty(rows.shape, dtype=dtype, device=device)
@@ -178,7 +186,7 @@ class Sampler(Draws):
             if log_prob is not None and not density:
                 log_prob[start:stop] = self._log_prob(target, whole, start, stop)
             if target is not rows:
-                rows.copy_(target)
+                write_values(rows, target, self._looks[result])
         return x, log_prob, log_weight
 
     def _log_prob(self, x: Tensor, whole: Piece, start: int, stop: int) -> Tensor:
@@ -202,9 +210,9 @@ class Sampler(Draws):
                 ready = self._packed[requested, features] = self._packed[chosen.name] = packed
         return ready
 
-    def _bounds(self, rows: int, progress: bool) -> Iterable[tuple[int, int]]:
-        macs = _MACS_PER_PIECE.get(self.program.device.type, _MACS_PER_PIECE["cpu"])
-        size = max(64, macs // max(1, self.macs))
+    def _bounds(self, rows: int, progress: bool, times_slower: int) -> Iterable[tuple[int, int]]:
+        macs = _MACS_PER_PIECE.get(self.program.device.type, _MACS_PER_PIECE["cpu"]) // times_slower
+        size = max(64, macs // self._work)
         if rows <= size and not progress:
             return [(0, rows)] if rows else []
         return self._counted_bounds(rows, size, progress)

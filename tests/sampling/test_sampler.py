@@ -1,5 +1,6 @@
 """Sampler and MADE.sample: never stale, packed once, reproducible, and clear about what they refuse."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -148,6 +149,23 @@ def test_a_long_job_is_cut_into_pieces(
         assert torch.equal(again[0].float(), x)
         assert torch.equal(again[1], log_prob)
     assert "row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(1, ()), (8, (16,)), (16, (64,)), (64, ())])
+def test_small_models_are_drawn_in_pieces_too(shape: tuple[int, tuple[int, ...]]) -> None:
+    """About a second each at the most on one core, whatever the backend, so that Ctrl-C and the bar need not wait."""
+    sampler = MADE(*shape).sampler()
+    for name, nanoseconds in (("cpp", 12), ("numba", 350), ("reference", 400)):  # for a variable, at least
+        times_slower = getattr(backends.load(_row(name)), "TIMES_SLOWER", 1)
+        bounds = list(sampler._bounds(10**9, False, times_slower))
+        assert bounds[0][0] == 0
+        assert bounds[-1][1] == 10**9
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(bounds))
+        assert bounds[0][1] * shape[0] * nanoseconds < 2.5e9, name
+
+
+def _row(name: str) -> backends.Backend:
+    return next(row for row in backends.BACKENDS if row.name == name)
 
 
 def test_rows_may_be_named(

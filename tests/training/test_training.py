@@ -1,5 +1,6 @@
 """Fitting: the same numbers again, after a resume too; stopping, averaging, checkpoints, evaluation."""
 
+import math
 import os
 import pickle
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from made_fast import MADE, training
+from made_fast.outputs import Categorical
 from made_fast.training import fitting
 
 D = 12
@@ -254,6 +256,49 @@ def test_resume_with_other_data_is_refused(tmp_path):
     options = {"batch_size": 50, "learning_rate": 0.01, "weight_decay": 0.01}
     with pytest.raises(ValueError, match="made with other data"):
         training.fit(make_model(), TRAIN[:-1], VALID, **options, checkpoint=path, resume=True)
+
+
+def _shuffled(rows):
+    flat = rows.flatten()
+    return flat[torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(2))].reshape(rows.shape)
+
+
+def _one_bit(rows):
+    other = rows.clone()
+    other[-1, -1] = 1 - other[-1, -1]
+    return other
+
+
+@pytest.mark.parametrize("change", [_shuffled, _one_bit, lambda rows: rows.flip(0), lambda rows: rows.flip(1)])
+@pytest.mark.parametrize("part", [0, 1])
+def test_resume_with_the_same_sums_but_other_rows_is_refused(tmp_path, change, part):
+    path = tmp_path / "run.ckpt"
+    run(epochs=1, checkpoint=path)
+    rows = [TRAIN, VALID]
+    rows[part] = change(rows[part])
+    options = {"batch_size": 50, "learning_rate": 0.01, "weight_decay": 0.01}
+    with pytest.raises(ValueError, match=f"made with other data: {('train', 'valid')[part]} must be the same rows"):
+        training.fit(make_model(), *rows, **options, checkpoint=path, resume=True)
+
+
+def test_resume_with_the_same_rows_in_another_type(tmp_path):
+    path = tmp_path / "run.ckpt"
+    run(epochs=1, checkpoint=path)
+    options = {"batch_size": 50, "learning_rate": 0.01, "weight_decay": 0.01}
+    for rows in ((TRAIN.double(), VALID.byte()), (TRAIN.bool(), VALID.t().contiguous().t())):
+        history = training.fit(make_model(), *rows, **options, epochs=1, checkpoint=path, resume=True)
+        assert len(history.epochs) == 1
+
+
+def test_whole_numbers_that_the_weights_cannot_hold_are_refused():
+    torch.manual_seed(0)
+    model = MADE(2, (4,), output=Categorical(300)).bfloat16()
+    rows = torch.tensor([[257, 0]] * 10)
+    with pytest.raises(ValueError, match=r"rows must be at most 256 to be exact in torch\.bfloat16, got 257"):
+        training.fit(model, rows, rows)
+    with pytest.raises(ValueError, match="at most 256"):
+        training.evaluate(model, rows)
+    assert math.isfinite(training.evaluate(model, rows.clamp(max=256))[0])
 
 
 def test_nothing_to_resume_from(tmp_path):
