@@ -5,6 +5,7 @@
 #include "engine/isa-inl.h"
 #include "engine/masked-inl.h"
 #include "engine/masked_outer-inl.h"
+#include "engine/network-inl.h"
 #include "engine/peak-inl.h"
 
 #define MADE_FAST_STRING_(x) #x
@@ -29,7 +30,11 @@ const Engine engine = {MADE_FAST_STRING(MADE_FAST_ISA),
                        &masked_matmul<float>,
                        &masked_matmul<double>,
                        &masked_outer<float>,
-                       &masked_outer<double>};
+                       &masked_outer<double>,
+                       &network_forward<float>,
+                       &network_forward<double>,
+                       &network_backward<float>,
+                       &network_backward<double>};
 
 }  // namespace MADE_FAST_ISA
 }  // namespace made_fast

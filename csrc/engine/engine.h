@@ -5,6 +5,7 @@
 
 #include "plan/codes.h"
 #include "plan/mask_view.h"
+#include "plan/network.h"
 #include "plan/plan.h"
 #include "plan/request.h"
 
@@ -23,6 +24,10 @@ struct Engine {
   Status (*masked_matmul_f64)(const MatmulTask<double>&);
   Status (*masked_outer_f32)(const OuterTask<float>&);
   Status (*masked_outer_f64)(const OuterTask<double>&);
+  Status (*network_forward_f32)(const NetworkTask<float>&);
+  Status (*network_forward_f64)(const NetworkTask<double>&);
+  Status (*network_backward_f32)(const NetworkTask<float>&);
+  Status (*network_backward_f64)(const NetworkTask<double>&);
 };
 
 }  // namespace made_fast

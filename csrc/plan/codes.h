@@ -45,6 +45,14 @@ MADE_FAST_ENUMERATION(Encoding, MADE_FAST_ENCODINGS)
 #define MADE_FAST_STATUSES(X) X(ok) X(no_memory) X(not_a_number)
 MADE_FAST_ENUMERATION(Status, MADE_FAST_STATUSES)
 
+// What a network call makes of its parameters: Head of made_fast/backends/cpp/networks.py.
+#define MADE_FAST_HEADS(X) X(parameters) X(affine) X(bernoulli) X(normal)
+MADE_FAST_ENUMERATION(Head, MADE_FAST_HEADS)
+
+// Columns of the operations of a network: NetworkColumn of made_fast/backends/cpp/networks.py.
+#define MADE_FAST_NETWORK_COLUMNS(X) X(kind) X(left) X(right) X(function) X(width) X(bias)
+MADE_FAST_ENUMERATION(NetworkColumn, MADE_FAST_NETWORK_COLUMNS)
+
 // Columns of Schedule.steps: StepColumn of made_fast/programs/schedule.py.
 #define MADE_FAST_STEP_COLUMNS(X) X(kind) X(first) X(count) X(left) X(right) X(function)
 MADE_FAST_ENUMERATION(StepColumn, MADE_FAST_STEP_COLUMNS)

@@ -21,6 +21,7 @@ void bind_tables(pybind11::module_& module);
 void bind_programs(pybind11::module_& module);
 void bind_samplers(pybind11::module_& module);
 void bind_products(pybind11::module_& module);
+void bind_networks(pybind11::module_& module);
 void bind_digest(pybind11::module_& module);
 
 using Int64Array = pybind11::array_t<int64_t, pybind11::array::c_style>;

@@ -10,5 +10,6 @@ PYBIND11_MODULE(_core, module) {
   made_fast::bind_programs(module);  // parts of a program: Conditional, Affine
   made_fast::bind_samplers(module);  // SamplerF32, SamplerF64
   made_fast::bind_products(module);  // masked products
+  made_fast::bind_networks(module);  // whole networks, forward and backward
   made_fast::bind_digest(module);    // the content of memory as a number
 }

@@ -26,6 +26,8 @@ py::dict all_names() {
   add_names<StepColumn>(tables);
   add_names<VariableColumn>(tables);
   add_names<GroupColumn>(tables);
+  add_names<Head>(tables);
+  add_names<NetworkColumn>(tables);
   return tables;
 }
 

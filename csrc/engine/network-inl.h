@@ -1,0 +1,424 @@
+// A whole network forward and backward in one call: values of a block of rows stay in cache, a unit after the other,
+// with the rows of the batch in lanes.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "engine/functions-inl.h"
+#include "engine/simd-inl.h"
+#include "plan/network.h"
+
+namespace made_fast {
+namespace MADE_FAST_ISA {
+
+// Weights of the tiles one after another, four for each column, zero where the mask is.
+template <class T>
+void pack_tiles(const TileView& lists, const T* weight, int64_t row_stride, int64_t column_stride, T* packed) {
+  for (int64_t tile = 0; tile < lists.tiles; ++tile) {
+    const T* rows = weight + tile * kUnitsAtOnce * row_stride;
+    for (int64_t i = lists.starts[tile]; i < lists.starts[tile + 1]; ++i) {
+      const T* column = rows + lists.columns[i] * column_stride;
+      const int bits = lists.bits[i];
+      for (int r = 0; r < kUnitsAtOnce; ++r)
+        packed[i * kUnitsAtOnce + r] = bits >> r & 1 ? column[r * row_stride] : T(0);
+    }
+  }
+}
+
+// out[r][v] += packed weights times source, for `count` columns, kVecs vectors of rows.
+template <class T, int kVecs>
+MADE_FAST_INLINE void multiply_tile(Vec<T> (&sum)[kUnitsAtOnce][kVecs], const T* packed, const int32_t* columns,
+                                    int64_t count, const T* source, int64_t stride) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T* values = source + columns[i] * stride;
+    Vec<T> value[kVecs];
+    for (int v = 0; v < kVecs; ++v) value[v] = load<T>(values + v * kLanes<T>);
+    for (int r = 0; r < kUnitsAtOnce; ++r) {
+      const Vec<T> weight = splat<T>(packed[i * kUnitsAtOnce + r]);
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = weight * value[v] + sum[r][v];
+    }
+  }
+}
+
+// One side of a product: the sums of a tile over the terms that feed it.
+template <class T>
+struct Summand {
+  const TileView* lists;
+  const T* packed;
+  const T* source;
+};
+
+template <class T, int kVecs>
+MADE_FAST_INLINE void tile_sums(const Summand<T>* summands, int count, int64_t tile, int64_t rows, int64_t stride,
+                                int64_t first, const T* bias, bool add, T* out) {
+  Vec<T> sum[kUnitsAtOnce][kVecs];
+  const int64_t unit = tile * kUnitsAtOnce;
+  for (int r = 0; r < kUnitsAtOnce; ++r)
+    for (int v = 0; v < kVecs; ++v)
+      sum[r][v] = add && unit + r < rows ? load<T>(out + (unit + r) * stride + first + v * kLanes<T>)
+                                         : splat<T>(bias != nullptr && unit + r < rows ? bias[unit + r] : T(0));
+  for (int s = 0; s < count; ++s) {
+    const TileView& lists = *summands[s].lists;
+    const int64_t begin = lists.starts[tile], end = lists.starts[tile + 1];
+    multiply_tile<T, kVecs>(sum, summands[s].packed + begin * kUnitsAtOnce, lists.columns + begin, end - begin,
+                            summands[s].source + first, stride);
+  }
+  for (int r = 0; r < kUnitsAtOnce && unit + r < rows; ++r)
+    for (int v = 0; v < kVecs; ++v) store<T>(out + (unit + r) * stride + first + v * kLanes<T>, sum[r][v]);
+}
+
+// out (rows, stride) = bias + sum of products, or += without a bias.
+template <class T>
+void products(const Summand<T>* summands, int count, int64_t rows, int64_t stride, const T* bias, bool add, T* out) {
+  const int64_t tiles = (rows + kUnitsAtOnce - 1) / kUnitsAtOnce;
+  constexpr int64_t lanes = kLanes<T>;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    int64_t first = 0;
+    for (; first + 2 * lanes <= stride; first += 2 * lanes)
+      tile_sums<T, 2>(summands, count, tile, rows, stride, first, bias, add, out);
+    for (; first < stride; first += lanes) tile_sums<T, 1>(summands, count, tile, rows, stride, first, bias, add, out);
+  }
+}
+
+// The sums over the lanes of a vector of vectors.
+template <class T>
+MADE_FAST_INLINE Vec<T> lane_sums(Vec<T> (&rows)[kLanes<T>]) {
+  transpose<T, kLanes<T> / 2>(rows);
+  Vec<T> total = rows[0];
+  for (int i = 1; i < kLanes<T>; ++i) total = total + rows[i];
+  return total;
+}
+
+// grad_weight += grad (rows, stride) times source, summed over the rows of the batch, where the mask keeps it.
+template <class T>
+void outer_products(const TileView& lists, int64_t rows, int64_t columns, const T* grad, const T* source,
+                    int64_t stride, T* grad_weight) {
+  constexpr int lanes = kLanes<T>;
+  constexpr int at_once = lanes >= kUnitsAtOnce ? lanes / kUnitsAtOnce : 1, sums = at_once * kUnitsAtOnce;
+  for (int64_t tile = 0; tile < lists.tiles; ++tile) {
+    const int64_t unit = tile * kUnitsAtOnce;
+    const T* of[kUnitsAtOnce];
+    for (int r = 0; r < kUnitsAtOnce; ++r) of[r] = grad + (unit + r < rows ? unit + r : unit) * stride;
+    const int64_t end = lists.starts[tile + 1];
+    for (int64_t i = lists.starts[tile]; i < end; i += at_once) {
+      Vec<T> sum[sums] = {};
+      const T* from[at_once];
+      for (int c = 0; c < at_once; ++c) from[c] = source + lists.columns[i + c < end ? i + c : i] * stride;
+      for (int64_t row = 0; row < stride; row += lanes) {
+        Vec<T> value[at_once];
+        for (int c = 0; c < at_once; ++c) value[c] = load<T>(from[c] + row);
+        for (int r = 0; r < kUnitsAtOnce; ++r) {
+          const Vec<T> delta = load<T>(of[r] + row);
+          for (int c = 0; c < at_once; ++c) sum[c * kUnitsAtOnce + r] = delta * value[c] + sum[c * kUnitsAtOnce + r];
+        }
+      }
+      T totals[sums];
+      for (int base = 0; base < sums; base += lanes) {
+        Vec<T> group[lanes];
+        for (int k = 0; k < lanes; ++k) group[k] = sum[base + k];
+        const Vec<T> total = lane_sums<T>(group);
+        std::memcpy(totals + base, &total, sizeof total);
+      }
+      for (int c = 0; c < at_once && i + c < end; ++c)
+        for (int r = 0; r < kUnitsAtOnce; ++r)
+          if (lists.bits[i + c] >> r & 1)
+            grad_weight[(unit + r) * columns + lists.columns[i + c]] += totals[c * kUnitsAtOnce + r];
+    }
+  }
+}
+
+// out (units, stride) from in (rows, units): rows in lanes, zero beyond the last.
+template <class T>
+void rows_to_lanes(const T* in, int64_t rows, int64_t units, int64_t stride, T* out) {
+  for (int64_t unit = 0; unit < units; ++unit) {
+    for (int64_t row = 0; row < rows; ++row) out[unit * stride + row] = in[row * units + unit];
+    for (int64_t row = rows; row < stride; ++row) out[unit * stride + row] = T(0);
+  }
+}
+
+template <class T>
+void lanes_to_rows(const T* in, int64_t rows, int64_t units, int64_t stride, T* out) {
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t unit = 0; unit < units; ++unit) out[row * units + unit] = in[unit * stride + row];
+}
+
+// The derivative of a function, from its argument x and its value y.
+template <class T>
+MADE_FAST_INLINE Vec<T> derivative(Function function, Vec<T> x, Vec<T> y) {
+  const Vec<T> one = splat<T>(T(1));
+  switch (function) {
+    case Function::identity:
+      return one;
+    case Function::relu:
+      return x > T(0) ? one : (x != x ? x : Vec<T>{});
+    case Function::leaky_relu:
+      return x > T(0) ? one : splat<T>(T(0.01));
+    case Function::elu:
+      return x > T(0) ? one : y + T(1);
+    case Function::gelu: {
+      Vec<T> e = x * T(0.70710678118654752440);
+      for (int i = 0; i < kLanes<T>; ++i) e[i] = erf_scalar(e[i]);
+      return T(0.5) * (e + T(1)) + x * T(0.39894228040143267794) * exp_<T>(T(-0.5) * x * x);
+    }
+    case Function::silu: {
+      const Vec<T> s = sigmoid_<T>(x);
+      return s * (T(1) + x * (T(1) - s));
+    }
+    case Function::softplus:
+      return sigmoid_<T>(x);
+    case Function::tanh:
+      return T(1) - y * y;
+    case Function::sigmoid:
+      return y * (T(1) - y);
+    case Function::exp:
+      return y;
+    case Function::reciprocal:
+      return -y * y;
+  }
+  return splat<T>(__builtin_nanf(""));  // never: unknown functions are refused when the plan is made
+}
+
+template <class T>
+MADE_FAST_INLINE Vec<T> log_of(Vec<T> x) {
+  return log_ratio<T>(x, splat<T>(T(1)));
+}
+
+// What a head makes of the parameters of one variable, in lanes.
+template <class T>
+void head_forward(Head head, T floor, int64_t features, int64_t stride, const T* params, const T* x, T* z, T* total) {
+  for (int64_t row = 0; row < stride; row += kLanes<T>) {
+    Vec<T> sum{};
+    for (int64_t d = 0; d < features; ++d) {
+      const Vec<T> value = load<T>(x + d * stride + row);
+      if (head == Head::bernoulli) {
+        const Vec<T> logit = load<T>(params + d * stride + row);
+        sum = sum - softplus_<T>(value > T(0.5) ? -logit : logit);
+        continue;
+      }
+      const Vec<T> shift = load<T>(params + 2 * d * stride + row), raw = load<T>(params + (2 * d + 1) * stride + row);
+      const Vec<T> scale = softplus_<T>(raw) + floor, at = (value - shift) / scale;
+      sum = sum - log_of<T>(scale);
+      if (head == Head::affine)
+        store<T>(z + d * stride + row, at);
+      else
+        sum = sum - (T(0.5) * at * at + T(0.91893853320467274178));
+    }
+    store<T>(total + row, sum);
+  }
+}
+
+// Gradients of the parameters, and what x gets beside them, from those of z and the total.
+template <class T>
+void head_backward(Head head, T floor, int64_t features, int64_t stride, const T* params, const T* x, const T* grad_z,
+                   const T* grad_total, T* grad_params, T* grad_x) {
+  for (int64_t row = 0; row < stride; row += kLanes<T>) {
+    const Vec<T> outer = load<T>(grad_total + row);
+    for (int64_t d = 0; d < features; ++d) {
+      const Vec<T> value = load<T>(x + d * stride + row);
+      if (head == Head::bernoulli) {
+        const Vec<T> logit = load<T>(params + d * stride + row);
+        store<T>(grad_params + d * stride + row, outer * (value - sigmoid_<T>(logit)));
+        store<T>(grad_x + d * stride + row, outer * logit);
+        continue;
+      }
+      const Vec<T> shift = load<T>(params + 2 * d * stride + row), raw = load<T>(params + (2 * d + 1) * stride + row);
+      const Vec<T> scale = softplus_<T>(raw) + floor, at = (value - shift) / scale;
+      const Vec<T> to_at = head == Head::affine ? load<T>(grad_z + d * stride + row) : -outer * at;
+      const Vec<T> to_value = to_at / scale;
+      store<T>(grad_params + 2 * d * stride + row, -to_value);
+      store<T>(grad_params + (2 * d + 1) * stride + row, -(to_at * at + outer) / scale * sigmoid_<T>(raw));
+      store<T>(grad_x + d * stride + row, to_value);
+    }
+  }
+}
+
+inline int64_t rows_of_block(int64_t batch, int64_t first) {
+  return batch - first < kBlockRows ? batch - first : kBlockRows;
+}
+
+template <class T>
+int64_t stride_of(int64_t rows) {
+  return (rows + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+}
+
+// Where the values of a block begin, one after another.
+template <class T, class Pointer>
+MADE_FAST_INLINE Pointer split_block(const NetworkView& plan, Pointer first, int64_t stride, Pointer* starts) {
+  for (int v = 0; v < plan.num_values; ++v) {
+    starts[v] = first;
+    first += plan.widths[v] * stride;
+  }
+  return first;
+}
+
+template <class T>
+void forward_block(const NetworkTask<T>& task, int64_t first, T* block, T* room) {
+  const NetworkView& plan = task.plan;
+  const int last = plan.num_values - 1;
+  const int64_t features = plan.widths[0], context = plan.widths[1], width = plan.widths[last];
+  const int64_t rows = rows_of_block(task.batch, first), stride = stride_of<T>(rows);
+  T* values[kMostValues];
+  split_block<T>(plan, block, stride, values);
+  rows_to_lanes<T>(task.x + first * features, rows, features, stride, values[0]);
+  if (context > 0) rows_to_lanes<T>(task.context + first * context, rows, context, stride, values[1]);
+  for (int v = 2; v <= last; ++v) {
+    const NetworkOp& op = plan.ops[v - 2];
+    const int64_t count = op.width * stride;
+    if (op.kind == Kind::affine) {
+      Summand<T> summands[kMostTerms];
+      for (int i = 0; i < op.num_terms; ++i) {
+        const NetworkTerm& term = plan.terms[op.first_term + i];
+        summands[i] = {&term.forward, task.packed + term.forward.packed, values[term.source]};
+      }
+      const T* bias = op.bias < 0 ? nullptr : task.weights[op.bias];
+      products<T>(summands, op.num_terms, op.width, stride, bias, false, values[v]);
+    } else if (op.kind == Kind::unary) {
+      apply<T>(op.function, values[op.left], values[v], count);
+    } else if (op.kind == Kind::add) {
+      add<T>(values[op.left], values[op.right], values[v], count);
+    } else {
+      times<T>(values[op.left], values[op.right], values[v], count);
+    }
+  }
+  if (task.head == Head::parameters) {
+    lanes_to_rows<T>(values[last], rows, width, stride, task.out + first * width);
+    return;
+  }
+  T* z = room + stride;
+  head_forward<T>(task.head, task.floor, features, stride, values[last], values[0], z, room);
+  if (task.head == Head::affine) lanes_to_rows<T>(z, rows, features, stride, task.out + first * features);
+  std::memcpy(task.total + first, room, static_cast<size_t>(rows) * sizeof(T));
+}
+
+// The rows of a block depend on nothing but themselves: threads take blocks as they come, and each row is the same
+// whoever computes it.
+template <class T>
+Status network_forward(const NetworkTask<T>& task) {
+  const NetworkView& plan = task.plan;
+  for (int i = 0; i < plan.num_terms; ++i) {
+    const NetworkTerm& term = plan.terms[i];
+    pack_tiles<T>(term.forward, task.weights[term.weight], term.columns, 1, task.packed + term.forward.packed);
+  }
+  const int64_t blocks = network_blocks(task.batch), one = network_values(plan, 1);
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(task.num_threads) if (task.num_threads > 1)
+  {
+    const int thread = omp_get_thread_num();
+#pragma omp for schedule(static)
+    for (int64_t b = 0; b < blocks; ++b)
+      forward_block<T>(task, b * kBlockRows, task.values + (task.keep ? b : thread) * one,
+                       task.room + thread * network_room(plan));
+  }
+#else
+  for (int64_t b = 0; b < blocks; ++b)
+    forward_block<T>(task, b * kBlockRows, task.values + (task.keep ? b * one : 0), task.room);
+#endif
+  return Status::ok;
+}
+
+// Adds to the gradients of a term's weight, and writes or adds that of its source.
+template <class T>
+void affine_backward(const NetworkTask<T>& task, const NetworkOp& op, int64_t stride, const T* own, T* const* values,
+                     T* const* grads, bool* written) {
+  for (int i = 0; i < op.num_terms; ++i) {
+    const NetworkTerm& term = task.plan.terms[op.first_term + i];
+    if (task.grad_weights[term.weight] != nullptr)
+      outer_products<T>(term.forward, op.width, term.columns, own, values[term.source], stride,
+                        task.grad_weights[term.weight]);
+    if (term.source == 0 ? task.grad_x == nullptr : term.source == 1 && task.grad_context == nullptr) continue;
+    const Summand<T> summand = {&term.backward, task.packed + term.backward.packed, own};
+    products<T>(&summand, 1, term.columns, stride, nullptr, written[term.source], grads[term.source]);
+    written[term.source] = true;
+  }
+  if (op.bias < 0 || task.grad_weights[op.bias] == nullptr) return;
+  for (int64_t unit = 0; unit < op.width; ++unit) {
+    Vec<T> sum{};
+    for (int64_t row = 0; row < stride; row += kLanes<T>) sum = sum + load<T>(own + unit * stride + row);
+    T total = 0;
+    for (int i = 0; i < kLanes<T>; ++i) total += sum[i];
+    task.grad_weights[op.bias][unit] += total;
+  }
+}
+
+template <class T>
+void pointwise_backward(const NetworkOp& op, int64_t stride, const T* own, const T* result, T* const* values,
+                        T* const* grads, bool* written) {
+  const int sources[2] = {op.left, op.right};
+  for (int side = 0; side < (op.kind == Kind::unary ? 1 : 2); ++side) {
+    T* to = grads[sources[side]];
+    const bool more = written[sources[side]];
+    const T* other = values[sources[1 - side]];
+    for (int64_t i = 0; i < op.width * stride; i += kLanes<T>) {
+      Vec<T> delta = load<T>(own + i);
+      if (op.kind == Kind::unary)
+        delta = delta * derivative<T>(op.function, load<T>(values[op.left] + i), load<T>(result + i));
+      if (op.kind == Kind::multiply) delta = delta * load<T>(other + i);
+      store<T>(to + i, more ? load<T>(to + i) + delta : delta);
+    }
+    written[sources[side]] = true;
+  }
+}
+
+// A gradient from lanes to rows, zero where nothing reached it.
+template <class T>
+void hand_out(T* lanes, bool written, int64_t rows, int64_t units, int64_t stride, T* out) {
+  if (!written) std::memset(lanes, 0, static_cast<size_t>(units * stride) * sizeof(T));
+  lanes_to_rows<T>(lanes, rows, units, stride, out);
+}
+
+template <class T>
+void zero_or_rows(const T* in, int64_t rows, int64_t units, int64_t stride, T* out) {
+  if (in == nullptr) {
+    std::memset(out, 0, static_cast<size_t>(units * stride) * sizeof(T));
+  } else {
+    rows_to_lanes<T>(in, rows, units, stride, out);
+  }
+}
+
+template <class T>
+Status network_backward(const NetworkTask<T>& task) {
+  const NetworkView& plan = task.plan;
+  const int last = plan.num_values - 1;
+  const int64_t features = plan.widths[0], context = plan.widths[1], width = plan.widths[last];
+  for (int i = 0; i < plan.num_terms; ++i) {
+    const NetworkTerm& term = plan.terms[i];
+    if (term.source > 1 || (term.source == 0 ? task.grad_x : task.grad_context) != nullptr)
+      pack_tiles<T>(term.backward, task.weights[term.weight], 1, term.columns, task.packed + term.backward.packed);
+  }
+  for (int64_t first = 0; first < task.batch; first += kBlockRows) {
+    const int64_t rows = rows_of_block(task.batch, first), stride = stride_of<T>(rows);
+    T *values[kMostValues], *grads[kMostValues];
+    bool written[kMostValues] = {};
+    split_block<T>(plan, task.values + first * plan.units, stride, values);
+    T* total = split_block<T>(plan, task.room, stride, grads);
+    if (task.head == Head::parameters) {
+      rows_to_lanes<T>(task.grad_out + first * width, rows, width, stride, grads[last]);
+    } else {
+      zero_or_rows<T>(task.grad_total == nullptr ? nullptr : task.grad_total + first, rows, 1, stride, total);
+      if (task.head == Head::affine)
+        zero_or_rows<T>(task.grad_out == nullptr ? nullptr : task.grad_out + first * features, rows, features, stride,
+                        total + stride);
+      head_backward<T>(task.head, task.floor, features, stride, values[last], values[0], total + stride, total,
+                       grads[last], grads[0]);
+      written[0] = true;
+    }
+    written[last] = true;
+    for (int v = last; v >= 2; --v) {
+      const NetworkOp& op = plan.ops[v - 2];
+      if (!written[v]) continue;
+      if (op.kind == Kind::affine)
+        affine_backward<T>(task, op, stride, grads[v], values, grads, written);
+      else
+        pointwise_backward<T>(op, stride, grads[v], values[v], values, grads, written);
+    }
+    if (task.grad_x != nullptr)
+      hand_out<T>(grads[0], written[0], rows, features, stride, task.grad_x + first * features);
+    if (task.grad_context != nullptr)
+      hand_out<T>(grads[1], written[1], rows, context, stride, task.grad_context + first * context);
+  }
+  return Status::ok;
+}
+
+}  // namespace MADE_FAST_ISA
+}  // namespace made_fast
