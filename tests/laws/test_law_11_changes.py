@@ -1,6 +1,9 @@
 """Law 11: whatever changes the weights, the next draw is of the changed model: every way, on every kind of model and flow."""
 
+import copy
 import itertools
+import threading
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,8 +11,11 @@ import pytest
 import torch
 from models import made
 from torch import Tensor, nn
-from torch.nn.utils import prune
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils import spectral_norm as hooked_spectral_norm
+from torch.nn.utils import weight_norm as hooked_weight_norm
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import made_fast
 from made_fast import MADE
@@ -27,27 +33,35 @@ class Kind(NamedTuple):
     fresh: Callable[[], Tensor]
 
 
+class _Layer(nn.Linear):
+    """A layer with a mask."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight * self.mask, self.bias)
+
+
 class _Network(nn.Module):
-    """A plain network of two layers whose masks are in its forward."""
+    """A plain network of two layers, six variables with two parameters each."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 12)
         degrees = torch.arange(12) % 5
-        self.register_buffer(
-            "masks", torch.stack([(degrees[:, None] >= torch.arange(12) % 6) & (torch.arange(12) < 6)])
-        )
-        self.register_buffer("above", (torch.arange(12) // 2)[:, None] > degrees)
+        self.first = _Layer(degrees[:, None] >= torch.arange(6))
+        self.last = _Layer((torch.arange(12) // 2)[:, None] > degrees)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = torch.tanh(nn.functional.linear(x, self.first.weight * self.masks[0, :, :6], self.first.bias))
-        return nn.functional.linear(hidden, self.last.weight * self.above, self.last.bias)
+        hidden: Tensor = self.last(torch.tanh(self.first(x)))
+        return hidden
 
 
 def _made(output: str, option: str, mask: int | None = None) -> Kind:
     model = made(output, option).train()
     options: dict[str, Any] = {"seed": 6, "mask": mask}
-    return Kind(model, lambda: model.sample(40, **options), lambda: naive_sample(model, 40, **options))
+    return Kind(model, lambda: model.sample(200, **options), lambda: naive_sample(model, 200, **options))
 
 
 def _captured() -> Kind:
@@ -60,6 +74,7 @@ def _captured() -> Kind:
 
 def _anew(model: nn.Module, other: Any) -> Any:
     """Another model of the same structure with the weights that the layers of this one have now, however they are made."""
+    other = other.to(next(model.parameters()).dtype)
     pairs = zip(
         *([each for each in one.modules() if isinstance(each, nn.Linear)] for one in (model, other)), strict=True
     )
@@ -94,6 +109,7 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "bernoulli": lambda: _made("bernoulli", "direct"),
     "mixed": lambda: _made("mixed", "residual"),
     "embedding": lambda: _made("embedding", "random"),
+    "one-hot": lambda: _made("categorical", "random"),
     "ensemble": lambda: _made("bernoulli", "both"),
     "one mask": lambda: _made("bernoulli", "both", 2),
     "captured": _captured,
@@ -107,12 +123,23 @@ def _loss(module: nn.Module) -> Tensor:
     return torch.stack([parameter.sin().sum() for parameter in module.parameters()]).sum()
 
 
-def _steps(module: nn.Module, kind: Callable[..., torch.optim.Optimizer], number: int = 1) -> None:
-    optimizer = kind(module.parameters(), lr=0.5)
-    for _ in range(number):
+def _steps(module: nn.Module, kind: Callable[..., torch.optim.Optimizer], number: int = 1, **options: Any) -> None:
+    optimizer = kind(module.parameters(), **{"lr": 0.5, **options})
+
+    def loss() -> Tensor:
         optimizer.zero_grad()
-        _loss(module).backward()
-        optimizer.step()
+        found = _loss(module)
+        found.backward()
+        return found
+
+    for _ in range(number):
+        optimizer.step(loss)
+
+
+def _in_a_thread(module: nn.Module) -> None:
+    thread = threading.Thread(target=_steps, args=(module, torch.optim.SGD))
+    thread.start()
+    thread.join()
 
 
 def _layer(module: nn.Module) -> Any:
@@ -154,12 +181,105 @@ def _load(module: nn.Module, assign: bool = False) -> None:
     module.load_state_dict(state, assign=assign)
 
 
-def _weight_norm(module: nn.Module) -> None:
-    layer = _layer(module)
-    if not hasattr(layer, "parametrizations"):
-        weight_norm(layer)
+def _averaged(module: nn.Module) -> None:
+    weights = list(module.parameters())
     with torch.no_grad():
-        layer.parametrizations.weight.original0.mul_(-0.7)
+        get_ema_multi_avg_fn(0.5)(weights, [1 - 2 * weight for weight in weights], 1)
+
+
+def _swapped(module: nn.Module) -> None:
+    layer = _layer(module)
+    torch.utils.swap_tensors(layer.bias, nn.Parameter(1 - layer.bias.detach()))
+
+
+def _rounded(module: nn.Module) -> None:
+    """To another precision and back."""
+    module.to(torch.bfloat16).to(torch.float64)
+    with torch.no_grad():  # of a second time nothing is left to be rounded
+        _layer(module).bias[::2].add_(2)
+
+
+def _new_module(module: nn.Module) -> None:
+    """Another layer in the place of the last one."""
+    for parent in module.modules():
+        for name, child in parent.named_children():
+            if child is _layer(module):
+                other = copy.deepcopy(child)
+                with torch.no_grad():
+                    other.bias.sub_(1).mul_(-1)
+                setattr(parent, name, other)
+                return
+
+
+def _parametrized(make: Callable[[nn.Module], Any]) -> Callable[[nn.Module], None]:
+    """The last weight of another making, then other numbers of which it is made."""
+
+    def change(module: nn.Module) -> None:
+        layer = _layer(module.eval())  # a spectral norm goes on with its iteration in training mode
+        if not parametrize.is_parametrized(layer):
+            make(layer)
+        with torch.no_grad():
+            for parameter in layer.parametrizations.parameters():
+                parameter.copy_(torch.randn_like(parameter))
+
+    return change
+
+
+class _LowRank(nn.Module):
+    """A weight and a product of two thin matrices, as LoRA has it."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.ones_like(weight[:2]))
+        self.up = nn.Parameter(torch.ones_like(weight[:, :2]))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.up @ self.down
+
+
+class _Scaled(nn.Module):
+    """A number that is neither parameter nor buffer."""
+
+    scale = 1.0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.scale * weight
+
+
+def _scaled(module: nn.Module) -> None:
+    layer = _layer(module)
+    if not parametrize.is_parametrized(layer):
+        parametrize.register_parametrization(layer, "bias", _Scaled())
+    layer.parametrizations.bias[0].scale *= -2.0
+
+
+def _hooked(make: Callable[[nn.Module], Any], suffix: str) -> Callable[[nn.Module], None]:
+    """The last weight made by a hook before each forward pass, then other numbers of which it is made."""
+
+    def change(module: nn.Module) -> None:
+        layer = _layer(module.eval())
+        if not layer._forward_pre_hooks:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                make(layer)
+        with torch.no_grad():
+            weight = getattr(layer, f"weight_{suffix}")
+            weight.copy_(torch.randn_like(weight))
+
+    return change
+
+
+def _own_hook(layer: nn.Module) -> None:
+    """What somebody has written himself: a weight that is the square of a parameter."""
+    root = nn.Parameter(layer.weight.detach().abs().sqrt())
+    del layer._parameters["weight"]
+    layer.register_parameter("weight_root", root)
+
+    def hook(module: Any, arguments: Any) -> None:
+        module.weight = module.weight_root**2
+
+    layer.register_forward_pre_hook(hook)
+    hook(layer, ())
 
 
 def _pruned(module: nn.Module) -> None:
@@ -168,19 +288,62 @@ def _pruned(module: nn.Module) -> None:
         _layer(module).bias_orig[::2].sub_(2)
 
 
+def _pruned_by_size(module: nn.Module) -> None:
+    layer = _layer(module)
+    prune.l1_unstructured(layer, "weight", amount=0.3)
+    with torch.no_grad():
+        layer.weight_orig.mul_(-1)
+
+
+def _pruned_anew(module: nn.Module) -> None:
+    """By a mask of one's own, which is then turned round where it lies."""
+    layer = _layer(module)
+    if not hasattr(layer, "bias_mask"):
+        prune.custom_from_mask(layer, "bias", torch.arange(len(layer.bias)) % 2 == 0)
+        with torch.no_grad():
+            layer.bias_orig.sub_(1)
+    layer.bias_mask.copy_(1 - layer.bias_mask)
+
+
+def _pruned_for_good(module: nn.Module) -> None:
+    _pruned(module)
+    prune.remove(_layer(module), "bias")
+
+
 CHANGES: dict[str, Callable[[nn.Module], None]] = {
     "sgd": lambda module: _steps(module, torch.optim.SGD),
+    "sgd, all at once": lambda module: _steps(module, torch.optim.SGD, foreach=True),
     "adam": lambda module: _steps(module, torch.optim.Adam, 3),
+    "adam, all at once": lambda module: _steps(module, torch.optim.Adam, foreach=True),
+    "adam, fused": lambda module: _steps(module, torch.optim.Adam, fused=True),
+    "lbfgs": lambda module: _steps(module, torch.optim.LBFGS, max_iter=2, lr=5.0),
+    "in a thread": _in_a_thread,
     "in place": _in_place,
     "behind autograd": _behind_autograd,
     "new data": _new_data,
     "new parameter": _new_parameter,
+    "new module": _new_module,
+    "swapped tensors": _swapped,
     "one weight": _one_weight,
     "through numpy": _through_numpy,
     "state dict": _load,
     "assigned state dict": lambda module: _load(module, assign=True),
-    "weight norm": _weight_norm,
+    "averaged": _averaged,
+    "rounded": _rounded,
+    "weight norm": _parametrized(weight_norm),
+    "spectral norm": _parametrized(spectral_norm),
+    "orthogonal": _parametrized(lambda layer: orthogonal(layer, orthogonal_map="matrix_exp")),
+    "low rank": _parametrized(
+        lambda layer: parametrize.register_parametrization(layer, "weight", _LowRank(layer.weight))
+    ),
+    "plain number": _scaled,
+    "hooked weight norm": _hooked(hooked_weight_norm, "g"),
+    "hooked spectral norm": _hooked(hooked_spectral_norm, "orig"),
+    "hook of one's own": _hooked(_own_hook, "root"),
     "pruned": _pruned,
+    "pruned by size": _pruned_by_size,
+    "pruned anew": _pruned_anew,
+    "pruned for good": _pruned_for_good,
 }
 
 
@@ -189,11 +352,7 @@ QUICK = {"in place", "behind autograd", "new parameter", "pruned"}
 
 
 def _marks(kind: str, change: str) -> list[Any]:
-    marks: list[Any] = [pytest.mark.slow] if kind in ("captured", "compat") and change not in QUICK else []
-    if change == "pruned" and kind not in ("captured", "compat"):
-        why = "the hook of torch.nn.utils.prune is not called, and a copy of what it makes is refused by torch"
-        marks.append(pytest.mark.xfail(strict=True, reason=why))
-    return marks
+    return [pytest.mark.slow] if kind in ("captured", "compat") and change not in QUICK else []
 
 
 @pytest.mark.parametrize(
