@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from made_fast.arguments import one_of, whole_number
-from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, kept_solve, solved_by
+from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, solved_by
 from made_fast.models.made import MADE
 from made_fast.outputs.dtypes import check_dtype, check_written, write_values
 from made_fast.outputs.normal import Normal
@@ -96,15 +96,31 @@ class MaskedAutoregressiveFlow(nn.Module):
             with torch.no_grad():  # a scale of 1 at first, so that deep stacks neither shrink nor grow
                 bias[1::2] += math.log(math.expm1(max(1 - self.floor, 1e-3)))
             self.networks.append(network)
-        self._inverses: list[Kept[Solve]] = [
-            kept_solve(self._network(number), partial(self._make_inverse, number)) for number in range(transforms)
-        ]
+        self._inverses: dict[int, Kept[Solve]] = {}  # by the number of the network, whichever that is
         self._noise: Kept[Sampler] = Kept(self._noise_state, self._make_noise)
 
     def _network(self, number: int) -> MADE:
         found = self.networks[number]
-        assert isinstance(found, MADE)
+        if not isinstance(found, MADE):
+            raise ValueError(f"networks must be MADE, got {type(found).__name__}")
+        output = found.output
+        if not isinstance(output, Normal) or found.features != self.features or output.conditional.floor != self.floor:
+            raise ValueError(
+                f"networks must have {self.features} features and output Normal(floor={self.floor:g}), got "
+                f"{found.features} and {output!r}"
+            )
         return found
+
+    def _solve(self, number: int, z: Tensor, context: Tensor | None) -> Tensor:
+        """One transform inverted, without gradients."""
+        kept = self._inverses.get(number)
+        if kept is None:
+            read, make = partial(self._inverse_state, number), partial(self._make_inverse, number)
+            kept = self._inverses.setdefault(number, Kept(read, make))
+        return solved_by(kept, z, context)
+
+    def _inverse_state(self, number: int) -> State:
+        return self._network(number)._state()
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns log p(x | context) in nats.
@@ -194,8 +210,8 @@ class MaskedAutoregressiveFlow(nn.Module):
         look = False if dtype is None else check_dtype(first.conditionals, dtype)
         x, _, _ = first._drawn(request, False)  # the first network draws its noise on the way
         contexts = None if context is None else context.detach().repeat_interleave(num_samples, 0)
-        for kept in self._inverses[1:]:
-            x = solved_by(kept, x, contexts)
+        for number in range(1, len(self.networks)):
+            x = self._solve(number, x, contexts)
         log_prob = self.log_prob(x, contexts).reshape(request.shape) if with_log_prob else None
         x = x.reshape(*request.shape, self.features)
         if dtype is None or dtype == x.dtype:
@@ -278,7 +294,7 @@ class MaskedAutoregressiveFlow(nn.Module):
                 shift, scale = self._parts(number, before, c)
                 return (itself - shift) / scale
 
-            z = invert(AutoregressiveMap(apply, partial(solved_by, self._inverses[number]), parameters), z, context)
+            z = invert(AutoregressiveMap(apply, partial(self._solve, number), parameters), z, context)
         return z
 
     def _make_inverse(self, number: int, last: Solve | None) -> Solve:
@@ -295,10 +311,10 @@ class MaskedAutoregressiveFlow(nn.Module):
         return noise.to(next(self.parameters()))
 
     def _noise_state(self) -> State:
-        return State([self._network(0).order], [next(self.parameters()).dtype])
+        return State([self._network(0).order_of(0)], [next(self.parameters()).dtype])
 
     def _make_noise(self, last: Sampler | None) -> Sampler:
-        return _noise_sampler(self._network(0).order.cpu(), next(self.parameters()).dtype)
+        return _noise_sampler(self._network(0).order_of(0).cpu(), next(self.parameters()).dtype)
 
 
 def _noise_sampler(order: Tensor, dtype: torch.dtype) -> Sampler:

@@ -11,7 +11,7 @@ from made_fast.masks.degrees import (
     rank_of,
     whole_mask,
 )
-from made_fast.masks.mask_set import EVALUATION_MASKS, SHUFFLES, MaskSet, masks_of_rows
+from made_fast.masks.mask_set import EVALUATION_MASKS, SHUFFLES, MaskSet, check_degrees, check_orders, masks_of_rows
 from made_fast.masks.plan import MaskPlan, MaskSide, plan_from_degrees, plan_from_mask
 from made_fast.masks.plan_cache import find_plan
 
@@ -22,6 +22,8 @@ __all__ = [
     "MaskPlan",
     "MaskSet",
     "MaskSide",
+    "check_degrees",
+    "check_orders",
     "connectivity",
     "find_plan",
     "hidden_degrees",

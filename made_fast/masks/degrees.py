@@ -95,7 +95,7 @@ def _explicit_order(order: Sequence[int] | Tensor, features: int) -> Tensor:
 def rank_of(order: Tensor) -> Tensor:
     """Returns the inverse of an order: ``rank[d]`` is the step at which variable ``d`` is drawn; int64, shape (..., D)."""
     steps = torch.arange(order.shape[-1], dtype=order.dtype, device=order.device)
-    return torch.empty_like(order).scatter_(-1, order, steps.expand_as(order))
+    return torch.zeros_like(order).scatter_(-1, order, steps.expand_as(order))
 
 
 def input_degrees(order: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from made_fast import noise
 from made_fast.arguments import whole_number
 from made_fast.masks.degrees import layer_degrees
 
-__all__ = ["EVALUATION_MASKS", "SHUFFLES", "MaskSet", "masks_of_rows"]
+__all__ = ["EVALUATION_MASKS", "SHUFFLES", "MaskSet", "check_degrees", "check_orders", "masks_of_rows"]
 
 SHUFFLES = ("order", "connectivity", "both")
 EVALUATION_MASKS = 32  # so many stand for an ensemble without end where all of it is asked for
@@ -46,6 +46,26 @@ def masks_of_rows(seed: int, rows: Tensor, num_masks: int) -> Tensor:
         return torch.zeros_like(rows)
     pieces = rows.split(1 << 18)  # Philox in torch needs a dozen times the memory of its result
     return torch.cat([_below(noise.uniform(seed, piece, 0, _DRAW_OF_ROWS), num_masks) for piece in pieces])
+
+
+def check_orders(name: str, orders: Tensor) -> None:
+    """Raises ValueError unless an order (D,), or each of several (n, D), is a permutation of 0 .. D - 1, int64."""
+    features = orders.shape[-1]
+    rows = orders.detach().reshape(-1, features).cpu()
+    wrong = (rows.sort(1).values != torch.arange(features)).any(1)
+    if rows.dtype == torch.int64 and not bool(wrong.any()):
+        return
+    found = f"{rows[wrong][0, :8].tolist()}{' ...' * (features > 8)}" if bool(wrong.any()) else rows.dtype
+    kind = "a permutation" if orders.ndim == 1 else "permutations"
+    raise ValueError(f"{name} must be {kind} of 0 .. {features - 1}, got {found}")
+
+
+def check_degrees(name: str, degrees: Tensor, features: int) -> None:
+    """Raises ValueError unless degrees of hidden units are int64 in 0 .. D - 1."""
+    if degrees.dtype != torch.int64:
+        raise ValueError(f"{name} must be int64, got {degrees.dtype}")
+    if degrees.numel() and not 0 <= int(degrees.min()) <= int(degrees.max()) < features:
+        raise ValueError(f"{name} must lie in 0 .. {features - 1}, got {int(degrees.min())} .. {int(degrees.max())}")
 
 
 def _below(uniforms: Tensor, count: int | Tensor) -> Tensor:
@@ -138,7 +158,7 @@ class MaskSet(nn.Module):
     @index.setter
     def index(self, value: int) -> None:
         self._index = self.checked(value, "mask_index")
-        self._refresh()
+        self.refresh()
 
     def checked(self, mask: object, name: str = "mask") -> int:
         """The index of a mask if it is one.
@@ -210,13 +230,9 @@ class MaskSet(nn.Module):
         Raises:
             ValueError: an order is no permutation, or a degree is not in 0 .. D - 1.
         """
-        rows, features = self.orders.shape
-        if not torch.equal(self.orders.sort(1).values.cpu(), torch.arange(features).expand(rows, -1)):
-            raise ValueError(f"orders must be permutations of 0 .. {features - 1}, found one that is none")
+        check_orders("orders", self.orders)
         for of_set in self.degrees:
-            if of_set.numel() and not 0 <= int(of_set.min()) <= int(of_set.max()) < features:
-                found = f"{int(of_set.min())} .. {int(of_set.max())}"
-                raise ValueError(f"degrees must lie in 0 .. {features - 1}, found {found}")
+            check_degrees("degrees", of_set, self.orders.shape[1])
 
     def _drawn(self, indices: Tensor, order: Tensor, degrees: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Orders (m, D) and hidden degrees (m, H) of masks 1, 2, ..., given those of mask 0, (D,) and (H,)."""
@@ -259,10 +275,11 @@ class MaskSet(nn.Module):
         whole = [torch.cat(pair, dim=-1) for pair in layers]  # (count, out + in)
         return [_Mask(order, of_layers) for order, *of_layers in zip(orders, *whole, strict=True)]
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Makes what a compiled forward pass reads from the orders and degrees as they are now."""
         # Other tensors, not other numbers in the same ones: a backward pass to come may still need the old.
         for number, of_layer in enumerate(self.of_layers(None)):
-            self._buffers[f"current_{number}"] = of_layer
+            self._buffers[f"current_{number}"] = of_layer.clone()
 
     def _load_from_state_dict(
         self,
@@ -281,7 +298,7 @@ class MaskSet(nn.Module):
         except ValueError as error:
             error_msgs.append(str(error))
         else:
-            self._refresh()
+            self.refresh()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves what was built out of copies and pickles."""

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from made_fast.arguments import whole_numbers
+from made_fast.arguments import whole_number, whole_numbers
 from made_fast.files import written_whole
+from made_fast.outputs.codes import Encoding
+from made_fast.outputs.kinds import make_output
 
-__all__ = ["check_sizes", "check_widths", "load", "save"]
+__all__ = ["check_state", "check_widths", "fitting", "load", "load_checked", "save"]
 
 _FORMAT = "made_fast 1"
+_FLAGS = ("residual", "direct", "mask_conditioning")
+_COUNTS = (("context_features", 0), ("num_masks", 1))
+_WEIGHTS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_DEEPEST = 8  # columns of different kinds within such columns
 
 
 def save(path: str | Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
@@ -58,11 +66,38 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} was not written by MADE.save: its format is {metadata.get('format')!r}")
     try:
         config = json.loads(metadata["config"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} has no readable configuration") from error
     if not isinstance(config, dict) or not state:
         raise ValueError(f"{path} has no readable configuration")
     return state, config
+
+
+@contextmanager
+def fitting(path: str | Path) -> Iterator[None]:
+    """Errors within the block are those of a file that does not fit its own configuration."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} does not fit its own configuration: {' '.join(str(error).split())}") from error
+
+
+def load_checked(path: str | Path, names: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Any], torch.dtype]:
+    """Reads a model file whose tensors are those of its configuration: these, the configuration and the dtype of weights.
+
+    Args:
+        path: of the file.
+        names: that the configuration may have.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, foreign, or does not fit its own configuration.
+    """
+    state, config = load(path)
+    if not set(config) <= set(names):
+        raise ValueError(f"{path} was written by another version: unknown {sorted(set(config) - set(names))}")
+    with fitting(path):
+        return state, config, check_state(state, config)
 
 
 def check_widths(hidden_features: Sequence[int]) -> tuple[int, ...]:
@@ -74,19 +109,87 @@ def check_widths(hidden_features: Sequence[int]) -> tuple[int, ...]:
     return whole_numbers("hidden_features", hidden_features, 1)
 
 
-def check_sizes(state: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Refuses a configuration that asks for other sizes than the file holds, before memory is asked for.
+def check_state(state: Mapping[str, Tensor], config: dict[str, Any]) -> torch.dtype:
+    """Makes sure that tensors are those of the model of a configuration, by arithmetic alone: no memory is asked for.
+
+    Returns:
+        the dtype of the weights.
 
     Raises:
-        ValueError: a tensor is missing or has another size; the message names it.
+        ValueError: a tensor is missing, surplus, or has another shape or dtype; the message names it.
     """
+    for name in _FLAGS:
+        if type(config.get(name, False)) is not bool:
+            raise ValueError(f"{name} must be True or False, got {config[name]!r}")
+    features = whole_number("features", config.get("features"), 1)
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if found.get("order") != (features,):
+        raise ValueError(f"order must have shape ({features},), got {found.get('order', 'none')}")
+    _check_parts(config.get("output"), features, _DEEPEST)
+    expected = _shapes(config, features)
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            raise ValueError(f"{name} must have shape {expected.get(name, 'none')}, got {found.get(name, 'none')}")
+    dtypes = {tensor.dtype for name, tensor in state.items() if not _is_structure(name)}
+    for name, tensor in state.items():
+        kinds = dtypes & _WEIGHTS if not _is_structure(name) else {torch.bool if name.endswith("mask") else torch.int64}
+        if tensor.dtype not in kinds or (not _is_structure(name) and len(dtypes) > 1):
+            shown = ", ".join(sorted(map(str, kinds))) or "one of float16, bfloat16, float32 and float64"
+            raise ValueError(f"{name} must have dtype {shown}, got {tensor.dtype}")
+    return dtypes.pop()
+
+
+def _is_structure(name: str) -> bool:
+    return name == "order" or name.endswith(".mask") or name.startswith("ensemble.")
+
+
+def _check_parts(output: Any, count: int, depth: int) -> None:
+    """Refuses a description of columns of different kinds that is longer than the columns.
+
+    Raises:
+        ValueError: see above.
+    """
+    if not isinstance(output, dict) or output.get("name") != "mixed" or not isinstance(output.get("parts"), list):
+        return
+    pairs = [part if isinstance(part, list) and len(part) == 2 else (part, 1) for part in output["parts"]]
+    total = sum(whole_number("parts", number, 1) for _, number in pairs)
+    if total != count or depth == 0:
+        raise ValueError(
+            f"parts must describe {count} variables, got {total}, at most {_DEEPEST} of them within others"
+        )
+    for part, number in pairs:
+        _check_parts(part, number, depth - 1)
+
+
+def _shapes(config: dict[str, Any], features: int) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of all tensors of a model."""
+    flags = {name: bool(config.get(name, False)) for name in _FLAGS}
+    conditionals = make_output(config.get("output", "bernoulli")).conditionals(features)
     widths = check_widths(config.get("hidden_features", ()))
-    layers = [width for index, width in enumerate(widths) for _ in range(2 if config.get("residual") and index else 1)]
-    expected = {f"hidden.{index}.bias": width for index, width in enumerate(layers)}
-    num_masks = config.get("num_masks", 1)
-    if num_masks != 1:
-        expected["ensemble.orders"] = max(num_masks, 1) * state["order"].numel() if "order" in state else 0
-    for name, size in {"order": config.get("features"), **expected}.items():
-        found = state[name].numel() if name in state else "none"
-        if found != size:
-            raise ValueError(f"{name} must have {size} values, got {found}")
+    context, masks = (whole_number(name, config.get(name, least)) for name, least in _COUNTS)
+    inputs, params = sum(each.units for each in conditionals), sum(each.num_params for each in conditionals)
+    hidden = [width for index, width in enumerate(widths) for _ in range(2 if flags["residual"] and index else 1)]
+    below = [inputs, *hidden]
+    layers = {f"hidden.{number}": pair for number, pair in enumerate(zip(hidden, below, strict=False))}
+    layers["parameters_layer"] = (params, below[-1])
+    shapes: dict[str, tuple[int, ...]] = {"order": (features,)}
+    shapes.update({f"{name}.bias": shape[:1] for name, shape in layers.items()})
+    if flags["mask_conditioning"]:
+        shapes.update({f"{name}.mask_weight": shape for name, shape in layers.items()})
+    if flags["direct"] and hidden:
+        layers["direct_layer"] = (params, inputs)
+    shapes.update({f"{name}.weight": shape for name, shape in layers.items()})
+    if masks == 1:
+        shapes.update({f"{name}.mask": shape for name, shape in layers.items()})
+    else:
+        sets = widths[:1] if flags["residual"] else widths
+        shapes["ensemble.orders"] = (max(masks, 1), features)
+        shapes.update({f"ensemble.degrees_{number}": (max(masks, 1), width) for number, width in enumerate(sets)})
+    if context and hidden:
+        shapes["context_layer.weight"] = (hidden[0], context)
+    if context and (flags["direct"] or not hidden):
+        shapes["context_direct_layer.weight"] = (params, context)
+    embedded = [each for each in conditionals if each.encoding == Encoding.EMBEDDING]
+    if embedded:
+        shapes["encoder.embedding"] = (sum(each.size for each in embedded), max(each.units for each in embedded))
+    return shapes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Iterator, Sequence
@@ -18,9 +17,10 @@ from made_fast.arguments import one_of, whole_number
 from made_fast.masks import SHUFFLES, make_order
 from made_fast.models import files
 from made_fast.models.network import MaskedNetwork
+from made_fast.models.settled import class_of, is_plain, settled
 from made_fast.outputs.kinds import describe, make_output
 from made_fast.outputs.output import Output
-from made_fast.programs.check import Report, check_autoregressive, report_on
+from made_fast.programs.check import Report, report_on
 from made_fast.programs.functions import ACTIVATIONS
 from made_fast.programs.program import Program
 from made_fast.requests.request import Request
@@ -142,6 +142,7 @@ class MADE(MaskedNetwork, Draws):
 
     def order_of(self, mask: int) -> Tensor:
         """(D,) int64: the order of a mask."""
+        self.check_structure()
         mask = self._checked_mask(mask)
         return self.order if self.ensemble is None else self.ensemble.order_of(mask)
 
@@ -232,13 +233,19 @@ class MADE(MaskedNetwork, Draws):
 
     def _state(self) -> State:
         """What a sampler is made from: orders, masks and degrees, but not which of them is the current one; and weights."""
-        structure, weights = [], []
-        for module in self.modules():
-            weights += [weight.detach() for weight in module._parameters.values() if weight is not None]
-            passing = module._non_persistent_buffers_set
-            buffers = module._buffers.items()
-            structure += [tensor.detach() for name, tensor in buffers if tensor is not None and name not in passing]
-        return State([*structure, *weights], structure=len(structure))
+        self.check_structure()
+        network = self._settled()
+        layers = network.layers
+        structure = [network._buffers["order"], *(layer._buffers.get("mask") for layer in layers)]
+        if network.ensemble is not None:
+            structure += [network.ensemble.orders, *network.ensemble.degrees]
+        kept = [tensor for tensor in structure if tensor is not None]
+        weights = [weight.detach() for layer in layers for weight in layer._parameters.values() if weight is not None]
+        return State([*kept, *weights], [self.activation, self.residual, self.output], len(kept))
+
+    def _settled(self) -> MADE:
+        """The model itself, or a copy with the weights that a forward pass would make, where something makes them anew."""
+        return self if is_plain(self.layers) else settled(self, own=False)
 
     def _make_sampler(self, last: Sampler | EnsembleSampler | None) -> Sampler | EnsembleSampler:
         """The sampler of the model as it is; schedules follow from the structure alone, so they are taken from the last."""
@@ -246,9 +253,9 @@ class MADE(MaskedNetwork, Draws):
             schedule = last.schedule if isinstance(last, Sampler) else None
             return Sampler(self.program(), self.output, schedule=schedule)
         count = len(self.ensemble.evaluated)
-        frozen = copy.deepcopy(self).requires_grad_(False)
+        frozen = settled(self, own=True)
         half = self.parameters_layer.weight.dtype in (torch.bfloat16, torch.float16)  # exact in fp32
-        exact = copy.deepcopy(frozen).float() if half else frozen
+        exact = settled(self, own=True).float() if half else frozen
         return EnsembleSampler(
             frozen._program_of_mask,
             partial(exact.log_prob, masks=range(count)),
@@ -260,7 +267,8 @@ class MADE(MaskedNetwork, Draws):
 
     def program(self, *, mask: int | None = None) -> Program:
         """Returns the network with its present weights as a program, under one mask, the current one if left out."""
-        return self.program_of(self._layer_masks(mask), self.order_of(self.mask_index if mask is None else mask))
+        masks, order = self._layer_masks(mask), self.order_of(self.mask_index if mask is None else mask)
+        return self._settled().program_of(masks, order)
 
     def _program_of_mask(self, mask: int) -> Program:
         return self.program(mask=mask)
@@ -286,64 +294,65 @@ class MADE(MaskedNetwork, Draws):
         Warns:
             UserWarning: a variable is cut off from some that come before it.
         """
-        if self.ensemble is not None:
-            self.ensemble.check()
-        exact = copy.deepcopy(self).double().cpu().program()
+        self.check_structure()
+        exact = settled(self, own=True).double().cpu().program()
         num_parameters = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
         description = f"MADE({self.extra_repr()})"
         return report_on(self._programs(), exact, description=description, num_parameters=num_parameters)
 
-    def check_masks(self) -> None:
-        """The part of ``check`` that looks at masks alone, without Jacobians.
-
-        Raises:
-            ValueError: a variable depends on itself or on one that is drawn after it; the message names a pair.
-        """
-        if self.ensemble is not None:
-            self.ensemble.check()
-        for _, program in self._programs():
-            check_autoregressive(program)
-
     def save(self, path: str | Path) -> None:
         """Writes weights and configuration to a safetensors file.
 
+        What is written is what the network computes: weights that pruning, a weight norm or a parametrization makes are saved
+        as they are now, without what makes them. Subclasses are saved as the ``MADE`` that they are.
+
         Raises:
             OSError: the folder does not exist or cannot be written.
-            ValueError: the output distribution is one's own.
+            ValueError: the output distribution is one's own, there are tensors that no ``MADE`` has, or weights are
+                distributed over several processes.
         """
-        files.save(path, self.state_dict(), self.config())
+        self.check_structure()
+        state, config = settled(self, own=True).state_dict(), self.config()
+        state["order"] = self.order_of(0)
+        try:
+            files.check_state(state, config)
+        except ValueError as error:
+            raise ValueError(
+                f"model must be a MADE and nothing more to be saved: {error}; save its state dict"
+            ) from error
+        files.save(path, state, config)
 
     @classmethod
     def load(cls, path: str | Path) -> MADE:
-        """Reads a model that ``save`` wrote. No code from the file is run.
+        """Reads a model that ``save`` wrote. No code from the file is run, nor is more memory asked for than it fills.
+
+        A subclass is made by its own constructor, which must then take the arguments of ``MADE``.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is truncated, foreign, or does not fit its own configuration.
+            ValueError: the file is truncated, foreign, or does not fit its own configuration; or the subclass takes other
+                arguments.
         """
-        state, config = files.load(path)
-        names = set(inspect.signature(cls).parameters)
-        if not set(config) <= names:
-            raise ValueError(f"{path} was written by another version: unknown {sorted(set(config) - names)}")
+        state, config, dtype = files.load_checked(path, _ARGUMENTS)
+        kind = class_of(cls)
         try:
-            files.check_sizes(state, config)
-            model = cls(**config)
+            inspect.signature(kind).bind(**config)
+        except TypeError as error:
+            raise ValueError(
+                f"{path} has the arguments of MADE, which {kind.__name__} does not take ({error}): read it by MADE.load"
+            ) from error
+        with files.fitting(path):
+            model = kind(**config)
             model.load_state_dict(state)
-            make_order(model.order, model.features)
-            if model.ensemble is None:  # an ensemble has checked its degrees, which is enough
-                model.check_masks()
-            elif not torch.equal(model.order, model.order_of(0)):
+            if model.ensemble is not None and not torch.equal(model.order, model.order_of(0)):
                 raise ValueError("order must be that of mask 0, found another")
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not fit its own configuration: {' '.join(str(error).split())}") from error
-        floats = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
-        return model.to(floats[0])
+        return model.to(dtype)
 
     def config(self) -> dict[str, Any]:
         """Returns the arguments that build this model again, as JSON can hold them."""
-        config = {name: getattr(self, name) for name in sorted(inspect.signature(type(self)).parameters)}
+        config = {name: getattr(self, name) for name in sorted(_ARGUMENTS)}
         config["hidden_features"] = list(self.hidden_features)
-        return {**config, "output": describe(self.output), "order": self.order.tolist()}
+        return {**config, "output": describe(self.output), "order": self.order_of(0).tolist()}
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""
@@ -361,6 +370,7 @@ class MADE(MaskedNetwork, Draws):
 
     def _layer_masks(self, mask: int | None) -> list[Tensor] | None:
         """The degrees of a mask for each of the masked layers; None where they have masks of their own."""
+        self.check_structure()
         mask = None if mask is None else self._checked_mask(mask)
         return None if self.ensemble is None else self.ensemble.of_layers(mask)
 
@@ -383,3 +393,6 @@ class MADE(MaskedNetwork, Draws):
         if not self.context_features and context is not None:
             raise ValueError(f"context must be None for a model without context_features, got {tuple(context.shape)}")
         return None if context is None else self._checked(context, "context", self.context_features)
+
+
+_ARGUMENTS = tuple(inspect.signature(MADE).parameters)  # those of subclasses may be others

@@ -1,6 +1,6 @@
 """MaskedNetwork: the layers of one wiring, and what is computed by them: parameters, log-probabilities, a program.
 
-The wiring is written once, in ``_wired``, over values of any kind: rows of numbers in a forward pass, numbers of operations
+The wiring is written once, in ``wired``, over values of any kind: rows of numbers in a forward pass, numbers of operations
 where a program is made.
 """
 
@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from made_fast.layers.encoder import Encoder, read, read_layer
 from made_fast.layers.linear import MaskedLinear, masked_linear
 from made_fast.masks import MaskSet, connectivity, hidden_degrees, layer_degrees
+from made_fast.models.settled import make_weights
+from made_fast.models.structure import Structure
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.output import log_prob
 from made_fast.programs.functions import FUNCTIONS
@@ -32,6 +34,8 @@ LayerMasks = Sequence[Tensor] | None
 # Parameters of a whole batch (128 MB in fp32) above which they are made, used and made again in the backward pass some
 # variables at a time, and about how many are made at once.
 _TOO_MANY, _AT_ONCE = 1 << 25, 1 << 22
+
+_LAYERS = ("parameters_layer", "direct_layer", "context_layer", "context_direct_layer", "encoder")
 
 
 class _Engine(Protocol[V]):
@@ -146,6 +150,7 @@ class MaskedNetwork(nn.Module):
             nn.Linear(context_features, hidden_features[0], False) if context and hidden_features else None
         )
         self.context_direct_layer = nn.Linear(context_features, num_params, False) if context and to_params else None
+        self.structure = Structure(self)
 
     @property
     def masked_layers(self) -> list[MaskedLinear]:
@@ -153,7 +158,23 @@ class MaskedNetwork(nn.Module):
         direct = [] if self.direct_layer is None else [self.direct_layer]
         return [*self.hidden, self.parameters_layer, *direct]  # type: ignore[list-item]
 
-    def _wired(self, engine: _Engine[V]) -> V | None:
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Everything that has weights."""
+        of = self._modules  # a third of the time of attributes
+        found = [*of["hidden"]._modules.values(), *map(of.get, _LAYERS)]  # type: ignore[union-attr]
+        return [each for each in found if each is not None]
+
+    def check_structure(self) -> None:
+        """Makes sure that order, masks and degrees are right, if anything was done to them; see ``Structure.check``."""
+        if not torch.compiler.is_compiling():
+            self.structure.check(self)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        self.structure.admit(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def wired(self, engine: _Engine[V]) -> V | None:
         """The last hidden layer; None without any. Blocks of a residual network are ``h + W2 a(W1 a(h))``."""
         count, name = len(self.hidden), self.activation
         if not count:
@@ -184,7 +205,7 @@ class MaskedNetwork(nn.Module):
             if size * batch >= _AT_ONCE or variable == self.features - 1:
                 bounds.append(variable + 1)
                 size = 0
-        hidden, total = self._wired(rows), x.new_zeros(batch).reshape(x.shape[:-1])
+        hidden, total = self.wired(rows), x.new_zeros(batch).reshape(x.shape[:-1])
         parts = _split(rows.parts(), [sum(self.params_per_variable[a:b]) for a, b in pairwise(bounds)])
         for (first, last), part in zip(pairwise(bounds), parts, strict=True):
             arguments = (x, hidden, context, part, first, last)
@@ -201,7 +222,7 @@ class MaskedNetwork(nn.Module):
             order: (D,), of that mask.
         """
         units = _Units(self, layer_masks)
-        value = self._wired(units)
+        value = self.wired(units)
         direct = [] if self.direct_layer is None else [(-1, X)]
         units.sum([(len(self.hidden), X if value is None else value), *direct], self.context_direct_layer)
         sizes = (self.features, self.context_features)
@@ -209,7 +230,7 @@ class MaskedNetwork(nn.Module):
         return Program(*sizes, tuple(units.ops), order.clone(), self.params_per_variable, self.conditionals, tables)
 
     def _to_parameters(self, rows: _Rows) -> Tensor:
-        hidden, number = self._wired(rows), len(self.hidden)
+        hidden, number = self.wired(rows), len(self.hidden)
         params = rows.read(number, None, None) if hidden is None else rows.affine(number, hidden, None)
         if self.direct_layer is not None:
             params = params + rows.read(-1, None, None)
@@ -248,6 +269,8 @@ class _Rows:
         if encoder is None:
             total = self.affine(layer, self.x, fused)
         else:
+            make_weights(self.layers[layer])
+            make_weights(encoder)
             total = read_layer(encoder, self.x, self.layers[layer], self.layer_masks[layer], fused)
         if context is not None:
             total = total + context(self.context)
@@ -269,12 +292,17 @@ class _Rows:
     def parts(self) -> _Parts:
         """The weights that make the parameters."""
         network, number = self.network, len(self.network.hidden)
+        if network.encoder is not None:
+            make_weights(network.encoder)
         direct = None if network.direct_layer is None else self._part(-1)
+        if network.context_direct_layer is not None:
+            make_weights(network.context_direct_layer)
         context = None if network.context_direct_layer is None else network.context_direct_layer.weight
         return _Parts(self._part(number), direct, context)
 
     def _part(self, number: int) -> _Part:
         layer, mask = self.layers[number], self.layer_masks[number]
+        make_weights(layer)
         return _Part(layer.weight, layer.chosen_mask(mask), layer.bias_under(mask))
 
 

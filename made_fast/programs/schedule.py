@@ -257,8 +257,9 @@ class _Builder:
         plans = tuple(self._affine_plan(value) for value in affine_of)
         variables = self.variables
         order = program.order.cpu().numpy()
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
+        rank = np.argsort(order)
+        if not np.array_equal(order[rank], np.arange(program.features)):
+            raise ValueError(f"order must be a permutation of 0 .. {program.features - 1}, got {order.tolist()}")
         params = np.asarray(program.params_per_variable)
         sizes = params[variables]
         param_slots = self.first[-1] + np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)

@@ -263,5 +263,5 @@ def test_masks_changed_in_place_are_noticed(build: Build, all_states: Any) -> No
     model.ensemble.orders.copy_(model.ensemble.orders.clone())  # the same numbers again
     assert model._layer_masks(None)[0] is kept[0]
     model.ensemble.orders[0, 0] = 5
-    with pytest.raises(ValueError, match=r"^orders must be permutations"):
+    with pytest.raises(ValueError, match=r"^ensemble.orders must be permutations"):
         model.check()

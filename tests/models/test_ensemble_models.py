@@ -121,11 +121,15 @@ BROKEN = {
     "order_no_permutation": ("ensemble.orders", lambda t: t * 0, "orders must be permutations of 0 .. 8"),
     "order_out_of_range": ("ensemble.orders", lambda t: t + 1, "orders must be permutations of 0 .. 8"),
     "order_negative": ("ensemble.orders", lambda t: t - 4, "orders must be permutations of 0 .. 8"),
-    "degrees_too_high": ("ensemble.degrees_0", lambda t: t + 1, r"degrees must lie in 0 .. 8, found 2 .. 9"),
-    "degrees_negative": ("ensemble.degrees_0", lambda t: -t, r"degrees must lie in 0 .. 8"),
-    "orders_missing": ("ensemble.orders", lambda t: None, "ensemble.orders must have 36 values, got none"),
-    "orders_short": ("ensemble.orders", lambda t: t[:3], "ensemble.orders must have 36 values, got 27"),
-    "degrees_short": ("ensemble.degrees_0", lambda t: t[:, :5], "size mismatch"),
+    "degrees_too_high": ("ensemble.degrees_0", lambda t: t + 1, r"ensemble.degrees_0 must lie in 0 .. 8, got 2 .. 9"),
+    "degrees_negative": ("ensemble.degrees_0", lambda t: -t, r"degrees_0 must lie in 0 .. 8"),
+    "orders_missing": ("ensemble.orders", lambda t: None, r"ensemble.orders must have shape \(4, 9\), got none"),
+    "orders_short": ("ensemble.orders", lambda t: t[:3], r"ensemble.orders must have shape \(4, 9\), got \(3, 9\)"),
+    "degrees_short": (
+        "ensemble.degrees_0",
+        lambda t: t[:, :5],
+        r"ensemble.degrees_0 must have shape \(4, 12\), got \(4, 5\)",
+    ),
     "order_of_another_model": ("order", lambda t: t.flip(0), "order must be that of mask 0"),
 }
 
