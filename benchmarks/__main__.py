@@ -19,6 +19,7 @@ SUITES = {
     "cardinality": "suites.cardinality",
     "ising": "suites.ising",
     "accelerate": "suites.accelerate",
+    "steps": "suites.steps",
     "flows": "suites.flows",
     "posterior": "suites.posterior",
     "peers": "peers.run",

@@ -377,7 +377,27 @@ void zero_or_rows(const T* in, int64_t rows, int64_t units, int64_t stride, T* o
 }
 
 template <class T>
+void clear(T* numbers, int64_t count) {
+  if (numbers != nullptr) std::memset(numbers, 0, static_cast<size_t>(count) * sizeof(T));
+}
+
+// What products are added to.
+template <class T>
+void clear_weight_gradients(const NetworkTask<T>& task) {
+  const NetworkView& plan = task.plan;
+  for (int v = 2; v < plan.num_values; ++v) {
+    const NetworkOp& op = plan.ops[v - 2];
+    if (op.bias >= 0) clear<T>(task.grad_weights[op.bias], op.width);
+    for (int i = 0; i < op.num_terms; ++i) {
+      const NetworkTerm& term = plan.terms[op.first_term + i];
+      clear<T>(task.grad_weights[term.weight], static_cast<int64_t>(op.width) * term.columns);
+    }
+  }
+}
+
+template <class T>
 Status network_backward(const NetworkTask<T>& task) {
+  clear_weight_gradients<T>(task);
   const NetworkView& plan = task.plan;
   const int last = plan.num_values - 1;
   const int64_t features = plan.widths[0], context = plan.widths[1], width = plan.widths[last];

@@ -69,7 +69,7 @@ struct NetworkTask {
   const T* grad_total;
   T* grad_x;               // (B, D)
   T* grad_context;         // (B, C)
-  T* const* grad_weights;  // (num_weights,), added to
+  T* const* grad_weights;  // (num_weights,), each of the shape of its weight
 };
 
 inline int64_t network_blocks(int64_t batch) { return (batch + kBlockRows - 1) / kBlockRows; }

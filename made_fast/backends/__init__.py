@@ -111,6 +111,7 @@ BACKENDS: tuple[Backend, ...] = (
         features=FEATURES,
         own_draw="native_draw",
         products=True,
+        networks=True,
         has_bf16=lambda: bool(_load("cpp").has_bf16()),
         build_config=lambda: dict(_load("cpp").build_config()),
     ),

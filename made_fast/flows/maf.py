@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from made_fast.arguments import one_of, whole_number
 from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, solved_by
+from made_fast.layers.networks import Call, run
 from made_fast.models.made import MADE
 from made_fast.outputs.dtypes import check_dtype, check_written, write_values
 from made_fast.outputs.normal import Normal
@@ -141,11 +142,26 @@ class MaskedAutoregressiveFlow(nn.Module):
 
     def noise_of(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The base noise (..., D) that x (..., D) comes from, and log |det dz/dx| (...)."""
+        calls = self._calls(x, context)
+        if calls is not None:
+            return run(calls, "affine", self.floor, x, context)  # type: ignore[no-any-return]
         log_det = x.new_zeros(())
         for number in range(len(self.networks) - 1, -1, -1):
             shift, scale = self._parts(number, x, context)
             x, log_det = (x - shift) / scale, log_det - torch.log(scale).sum(-1)
         return x, log_det
+
+    def _calls(self, x: Tensor, context: Tensor | None) -> list[Call] | None:
+        """The networks for one call of all, from the last to the first; None where they must run one by one."""
+        calls: list[Call] = []
+        for number in range(len(self.networks) - 1, -1, -1):
+            network = self._network(number)
+            x, context, masks = network._inputs(x, context, None)
+            call = network.whole.call(network, x, context, masks)
+            if call is None:
+                return None
+            calls.append(call)
+        return calls
 
     def _parts(self, number: int, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Shift and scale of one transform, (..., D) each."""

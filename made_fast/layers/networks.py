@@ -5,10 +5,10 @@ Higher derivatives, and whatever watches the dispatcher, go through the operator
 
 from __future__ import annotations
 
-import math
+import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +17,15 @@ from torch import Tensor
 from made_fast import backends
 from made_fast.layers import operators
 from made_fast.layers.linear import masked_linear
-from made_fast.masks import find_plan, whole_mask
+from made_fast.masks import mask_key, whole_mask
+from made_fast.outputs.rules import LOG_SQRT_2_PI
 from made_fast.programs.functions import FUNCTIONS
 from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wiring
 
-__all__ = ["WholeNetwork"]
+__all__ = ["Call", "WholeNetwork", "run"]
 
 _KEPT = 64  # networks of one wiring: those of the masks of an ensemble
-_LOG_SQRT_2_PI = 0.5 * math.log(2 * math.pi)
 
 
 class WholeNetwork:
@@ -37,8 +37,9 @@ class WholeNetwork:
 
     def __init__(self, wiring: Wiring) -> None:
         self.wiring = wiring
-        self.functions = sorted({wire.function for wire in wiring.wires} - {"identity"})
-        self._ready: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()
+        self._functions = sorted({wire.function for wire in wiring.wires} - {"identity"})
+        self._chosen: dict[Any, backends.Backend | None] = {}
+        self._ready: OrderedDict[Any, Any] = OrderedDict()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> WholeNetwork:
         """What was made ready is made again."""
@@ -47,54 +48,18 @@ class WholeNetwork:
     def __reduce__(self) -> tuple[Any, ...]:
         return WholeNetwork, (self.wiring,)
 
-    def backend(self, x: Tensor, *others: Tensor | None) -> backends.Backend | None:
-        """The backend that can run it now, on these tensors, which fit together; None where layers must run alone."""
-        if not x.numel() or not operators.unwatched(x, *others) or operators.why_only_plain(x.device) is not None:
-            return None
-        needs = backends.Needs(x.device, x.dtype, functions=self.functions, networks=True)
-        try:
-            return backends.choose("auto", needs)
-        except ValueError:
-            return None
-
-    def __call__(
-        self,
-        backend: backends.Backend,
-        head: str,
-        floor: float,
-        x: Tensor,
-        context: Tensor | None,
-        weights: Sequence[Tensor],
-        masks: Mapping[int, Tensor],
-    ) -> Any:
-        """What a head makes of the parameters.
+    def ready(self, x: Tensor, weights: Sequence[Tensor], masks: Mapping[int, Tensor]) -> Any:
+        """What a backend made of the wiring under these masks; None where none can serve.
 
         Args:
-            backend: from ``backend``.
-            head: of ``HEADS``.
-            floor: of scales.
-            x: (..., D).
-            context: (..., C) of the same rows, or None.
+            x: (..., D), for its device and dtype.
             weights: those of the wiring, by number.
             masks: of the weights that have one, by number: bool (out, in), or int64 (out + in,) degrees.
-
-        Returns:
-            (..., P); or (..., D) and (...); or (...).
         """
-        native = self._made_ready(backend, weights, masks)
-        rows = x.reshape(-1, x.shape[-1])
-        given = None if context is None else context.reshape(-1, context.shape[-1])
-        call = _Call(self.wiring, native, dict(masks), head, floor)
-        if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, context, *weights)):
-            found = _Network.apply(call, rows, given, *weights)  # type: ignore[no-untyped-call]
-        else:
-            found = call.forward(rows, given, weights, keep=False)[0]
-        shaped = [each.reshape(*x.shape[:-1], *each.shape[1:]) for each in found]
-        return shaped[0] if len(shaped) == 1 else tuple(shaped)
-
-    def _made_ready(self, backend: backends.Backend, weights: Sequence[Tensor], masks: Mapping[int, Tensor]) -> Any:
-        plans = tuple(find_plan(mask, tuple(weights[number].shape)) for number, mask in masks.items())  # type: ignore[arg-type]
-        key = (backend, *map(id, plans))
+        backend = self._backend(x)
+        if backend is None:
+            return None
+        key = (backend, *map(mask_key, masks.values()))
         found = self._ready.get(key)
         if found is None:
             whole = {
@@ -104,99 +69,183 @@ class WholeNetwork:
                 for wire in self.wiring.wires
                 for _, weight in wire.terms
             }
-            # The plans are kept along, so that their identities stay taken.
-            found = self._ready[key] = (backends.load(backend).Network(self.wiring, whole), plans)
+            found = self._ready[key] = backends.load(backend).Network(self.wiring, whole)
             while len(self._ready) > _KEPT:
                 self._ready.popitem(last=False)
-        return found[0]
+        return found
+
+    def _backend(self, x: Tensor) -> backends.Backend | None:
+        wanted = os.environ.get("MADE_FAST_BACKEND", "auto")
+        key = (x.device, x.dtype, wanted, backends.BACKENDS)
+        if key not in self._chosen:
+            needs = backends.Needs(x.device, x.dtype, functions=self._functions, networks=True)
+            try:
+                self._chosen[key] = backends.choose(wanted, needs)
+            except ValueError:
+                self._chosen[key] = None
+        return self._chosen[key]
 
 
-class _Call:
-    """What one call of a network is of, besides its tensors."""
+class Call(NamedTuple):
+    """One network of a chain, for one call.
 
-    def __init__(self, wiring: Wiring, native: Any, masks: dict[int, Tensor], head: str, floor: float) -> None:
-        self.wiring, self.native, self.masks, self.head, self.floor = wiring, native, masks, head, floor
+    Attributes:
+        wiring: its operations.
+        native: what a backend made of it.
+        weights: those of the wiring, by number.
+        masks: see ``WholeNetwork.ready``.
+    """
+
+    wiring: Wiring
+    native: Any
+    weights: Sequence[Tensor]
+    masks: Mapping[int, Tensor]
+
+
+def run(calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tensor | None) -> Any:
+    """Networks one after another, each reading the z of the one before, as one operation of autograd.
+
+    Args:
+        calls: the networks; all but one alone have the head ``"affine"``.
+        head: of ``HEADS``.
+        floor: of scales.
+        x: (..., D).
+        context: (..., C) of the same rows, or None.
+
+    Returns:
+        (..., P); or z (..., D) and the log-determinant of all, (...); or the log-probability (...).
+    """
+    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    given = context if context is None or context.ndim == 2 else context.reshape(-1, context.shape[-1])
+    weights = [weight for call in calls for weight in call.weights]
+    chain = _Chain(tuple(calls), head, floor)
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, context, *weights)):
+        found = _Network.apply(chain, rows, given, *weights)  # type: ignore[no-untyped-call]
+    else:
+        found = chain.forward(rows, given, weights, keep=False)[0]
+    if x.ndim != 2:
+        found = tuple(each.reshape(*x.shape[:-1], *each.shape[1:]) for each in found)
+    return found[0] if len(found) == 1 else found
+
+
+class _Chain(NamedTuple):
+    """Networks one after another; see ``run``."""
+
+    calls: tuple[Call, ...]
+    head: str
+    floor: float
+
+    def parts(self, weights: Sequence[Tensor]) -> Iterator[tuple[Call, Sequence[Tensor]]]:
+        """Each network with its weights among all."""
+        first = 0
+        for call in self.calls:
+            last = first + call.wiring.num_weights
+            yield call, weights[first:last]
+            first = last
 
     def forward(
         self, x: Tensor, context: Tensor | None, weights: Sequence[Tensor], *, keep: bool
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Results that are not None, and the values for the way back."""
-        plain = [_plain(each) for each in weights]
+    ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+        """Results that are not None, and of each network the values for the way back."""
         rows, given = _plain(x), None if context is None else _plain(context)
-        out, total, values = self.native.forward(self.head, self.floor, rows, given, plain, keep)
-        return tuple(each for each in (out, total) if each is not None), values
+        sums, kept, out = None, [], None
+        for call, part in self.parts([_plain(each) for each in weights]):
+            out, total, values = call.native.forward(self.head, self.floor, rows, given, part, keep)
+            sums = total if sums is None else sums.add_(total)
+            kept.append(values)
+            rows = out
+        return tuple(each for each in (out, sums) if each is not None), kept if keep else []
+
+    def backward(
+        self,
+        grads: Sequence[Tensor | None],
+        needed: Sequence[bool],
+        x: Tensor,
+        context: Tensor | None,
+        kept: Sequence[Tensor],
+        weights: Sequence[Tensor],
+    ) -> list[Tensor | None]:
+        """Gradients of x, the context and all weights; those that are not needed are None."""
+        of = [None if grad is None else _plain(grad) for grad in grads]
+        out, total = (of[0], None) if self.head == "parameters" else (None, of[0]) if len(of) == 1 else of
+        plain = [_plain(each) for each in weights]
+        made = [torch.empty_like(each) if need else None for each, need in zip(plain, needed[2:], strict=True)]
+        parts = list(zip(self.parts(plain), self.parts(made), kept, strict=True))  # type: ignore[arg-type]
+        to_context = None
+        for number, ((call, part), (_, into), values) in reversed(list(enumerate(parts))):
+            below = x.new_empty(x.shape) if number or needed[0] else None
+            beside = context.new_empty(context.shape) if context is not None and needed[1] else None
+            call.native.backward(self.head, self.floor, x.shape[0], part, values, (out, total), (below, beside), into)
+            out = below
+            to_context = beside if to_context is None or beside is None else to_context.add_(beside)
+        return [out if needed[0] else None, to_context, *made]
 
     def by_layers(self, x: Tensor, context: Tensor | None, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The definition, by operators that can be differentiated again."""
-        values = [x, context]
-        for wire in self.wiring.wires:
-            if wire.kind == Kind.AFFINE:
-                bias = None if wire.bias < 0 else weights[wire.bias]
-                made = None
-                for value, number in wire.terms:
-                    source, mask = values[value], self.masks.get(number)
-                    assert source is not None
-                    part = (
-                        F.linear(source, weights[number], bias)
-                        if mask is None
-                        else masked_linear(source, weights[number], mask, bias)
-                    )
-                    made, bias = part if made is None else made + part, None
-            elif wire.kind == Kind.UNARY:
-                made = FUNCTIONS[wire.function](values[wire.left])
-            else:
-                left, right = values[wire.left], values[wire.right]
-                assert left is not None and right is not None
-                made = left + right if wire.kind == Kind.ADD else left * right
-            values.append(made)
-        params = values[-1]
-        assert params is not None
-        if self.head == "parameters":
-            return (params,)
-        if self.head == "bernoulli":
-            return (F.logsigmoid((2 * x - 1) * params).sum(-1),)
-        shift, raw = params.unflatten(-1, (-1, 2)).unbind(-1)
-        scale = F.softplus(raw) + self.floor
-        z, log_scale = (x - shift) / scale, torch.log(scale)
-        if self.head == "affine":
-            return z, -log_scale.sum(-1)
-        return ((-0.5 * z**2 - _LOG_SQRT_2_PI - log_scale).sum(-1),)
+        if self.head != "affine":
+            params = _parameters(self.calls[0], x, context, weights)
+            if self.head == "parameters":
+                return (params,)
+            if self.head == "bernoulli":
+                return (F.logsigmoid((2 * x - 1) * params).sum(-1),)
+            z, log_det = _affine(params, x, self.floor)
+            return ((-0.5 * z**2 - LOG_SQRT_2_PI).sum(-1) + log_det,)
+        total = x.new_zeros(x.shape[:-1])
+        for call, part in self.parts(weights):
+            x, log_det = _affine(_parameters(call, x, context, part), x, self.floor)
+            total = total + log_det
+        return x, total
+
+
+def _affine(params: Tensor, x: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    shift, raw = params.unflatten(-1, (-1, 2)).unbind(-1)
+    scale = F.softplus(raw) + floor
+    return (x - shift) / scale, -torch.log(scale).sum(-1)
+
+
+def _parameters(call: Call, x: Tensor, context: Tensor | None, weights: Sequence[Tensor]) -> Tensor:
+    values: list[Any] = [x, context]
+    for wire in call.wiring.wires:
+        if wire.kind == Kind.AFFINE:
+            bias = None if wire.bias < 0 else weights[wire.bias]
+            made: Any = None
+            for value, number in wire.terms:
+                mask, of = call.masks.get(number), (values[value], weights[number])
+                part = F.linear(*of, bias) if mask is None else masked_linear(*of, mask, bias)
+                made, bias = part if made is None else made + part, None
+        elif wire.kind == Kind.UNARY:
+            made = FUNCTIONS[wire.function](values[wire.left])
+        elif wire.kind == Kind.ADD:
+            made = values[wire.left] + values[wire.right]
+        else:
+            made = values[wire.left] * values[wire.right]
+        values.append(made)
+    return values[-1]  # type: ignore[no-any-return]
 
 
 class _Network(torch.autograd.Function):
-    """A network; see ``_Call``."""
+    """Networks one after another; see ``run``."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, x: Tensor, context: Tensor | None, *weights: Tensor) -> tuple[Tensor, ...]:
-        found, values = call.forward(x, context, weights, keep=True)
-        ctx.call = call
-        ctx.save_for_backward(x, context, values, *weights)
+    def forward(ctx: Any, chain: _Chain, x: Tensor, context: Tensor | None, *weights: Tensor) -> tuple[Tensor, ...]:
+        found, kept = chain.forward(x, context, weights, keep=True)
+        ctx.chain = chain
+        ctx.save_for_backward(x, context, *weights, *kept)
         ctx.set_materialize_grads(False)
         return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        x, context, values, *weights = ctx.saved_tensors
-        call, needed = ctx.call, ctx.needs_input_grad[1:]
+        chain, needed = ctx.chain, ctx.needs_input_grad[1:]
+        x, context, *rest = ctx.saved_tensors
+        weights, kept = rest[: len(needed) - 2], rest[len(needed) - 2 :]
         if torch.is_grad_enabled() or not operators.unwatched(*grads) or operators.batched(*grads):
-            return (None, *_by_layers(call, (x, context, *weights), needed, grads))
-        into = [
-            torch.empty_like(_plain(each)) if each is not None and need else None
-            for each, need in zip((x, context), needed[:2], strict=True)
-        ]
-        into_weights = [
-            torch.zeros_like(each, memory_format=torch.contiguous_format) if need else None
-            for each, need in zip(weights, needed[2:], strict=True)
-        ]
-        of = [None if grad is None else _plain(grad) for grad in grads]
-        outs = (of[0], None) if call.head == "parameters" else (None, of[0]) if len(of) == 1 else (of[0], of[1])
-        plain = [_plain(each) for each in weights]
-        call.native.backward(call.head, call.floor, x.shape[0], plain, values, outs, tuple(into), into_weights)
-        return (None, *into, *into_weights)
+            return (None, *_by_layers(chain, (x, context, *weights), needed, grads))
+        return (None, *chain.backward(grads, needed, x, context, kept, weights))
 
 
 def _by_layers(
-    call: _Call, inputs: tuple[Tensor | None, ...], needed: Sequence[bool], grads: Sequence[Tensor | None]
+    chain: _Chain, inputs: tuple[Tensor | None, ...], needed: Sequence[bool], grads: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """The gradients by the definition, differentiable in everything if that is wanted."""
     again = torch.is_grad_enabled()
@@ -205,21 +254,14 @@ def _by_layers(
             each if each is None or again or not need else each.detach().requires_grad_()
             for each, need in zip(inputs, needed, strict=True)
         ]
-        wanted = [each for each, need in zip(taken, needed, strict=True) if need and each is not None]
-        found = call.by_layers(taken[0], taken[1], taken[2:])  # type: ignore[arg-type]
+        found = chain.by_layers(taken[0], taken[1], taken[2:])  # type: ignore[arg-type]
         pairs = [(out, grad) for out, grad in zip(found, grads, strict=True) if grad is not None]
-        made = iter(
-            torch.autograd.grad(
-                [out for out, _ in pairs],
-                wanted,
-                [grad for _, grad in pairs],
-                create_graph=again,
-                allow_unused=True,
-                is_grads_batched=False,
-            )
-        )
-    return [next(made) if need and each is not None else None for each, need in zip(taken, needed, strict=True)]
+        wanted = [each for each, need in zip(taken, needed, strict=True) if need]
+        outs, given = [out for out, _ in pairs], [grad for _, grad in pairs]
+        made = iter(torch.autograd.grad(outs, wanted, given, create_graph=again, allow_unused=True))  # type: ignore[arg-type]
+    return [next(made) if need else None for need in needed]
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().resolve_neg()
+    """What an engine can read: its address is that of its first number, and the others follow."""
+    return tensor if tensor.is_contiguous() and not tensor.is_neg() else tensor.detach().contiguous().resolve_neg()

@@ -184,6 +184,16 @@ def _direct(*tensors: Tensor | None) -> bool:
     return all(type(tensor) in _PLAIN for tensor in tensors)
 
 
+def unwatched(*tensors: Tensor | None) -> bool:
+    """See ``_direct``."""
+    return _direct(*tensors)
+
+
+def batched(*tensors: Tensor | None) -> bool:
+    """Whether one of these gradients is one of many that are computed at once (``is_grads_batched``)."""
+    return any(each is not None and torch._C._dispatch_keys(each).has(_BATCHED) for each in tensors)
+
+
 _BATCHED = torch._C._dispatch_key_parse("Batched")
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 

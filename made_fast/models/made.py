@@ -160,8 +160,11 @@ class MADE(MaskedNetwork, Draws):
         Raises:
             ValueError: a shape does not fit, or there is no such mask.
         """
-        layer_masks = self._layer_masks(mask)
-        return self.parameters_of(self._checked(x, "x", self.features), self._checked_context(context), layer_masks)
+        return self.parameters_of(*self._inputs(x, context, mask))
+
+    def _inputs(self, x: Tensor, context: Tensor | None, mask: int | None) -> tuple[Tensor, Tensor | None, Any]:
+        masks = self._layer_masks(mask)
+        return self._checked(x, "x", self.features), self._checked_context(context), masks
 
     def log_prob(self, x: Tensor, context: Tensor | None = None, *, masks: int | Sequence[int] | None = None) -> Tensor:
         r"""Returns log p(x | context) in nats, of one mask or of the mean over several, :math:`\log \frac1n \sum_k p_k(x)`.

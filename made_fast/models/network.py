@@ -17,9 +17,11 @@ from torch.utils.checkpoint import checkpoint
 
 from made_fast.layers.encoder import Encoder, read, read_layer
 from made_fast.layers.linear import MaskedLinear, masked_linear
+from made_fast.layers.networks import run
 from made_fast.masks import MaskSet, connectivity, hidden_degrees, layer_degrees
 from made_fast.models.settled import make_weights
 from made_fast.models.structure import Structure
+from made_fast.models.whole import Whole, head_of
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.output import log_prob
 from made_fast.programs.functions import FUNCTIONS
@@ -151,6 +153,7 @@ class MaskedNetwork(nn.Module):
         )
         self.context_direct_layer = nn.Linear(context_features, num_params, False) if context and to_params else None
         self.structure = Structure(self)
+        self.whole = Whole(self)
 
     @property
     def masked_layers(self) -> list[MaskedLinear]:
@@ -191,10 +194,17 @@ class MaskedNetwork(nn.Module):
 
     def parameters_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> Tensor:
         """Parameters (..., P) from x (..., D) and context (..., C) or None, checked ones, under the masks of all layers."""
+        call = self.whole.call(self, x, context, layer_masks)
+        if call is not None:
+            return run([call], "parameters", 0.0, x, context)  # type: ignore[no-any-return]
         return self._to_parameters(_Rows(self, x, context, layer_masks))
 
     def log_prob_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> Tensor:
         """log p(x) in nats, (...), of the arguments of ``parameters_of``; many parameters are never all held at once."""
+        head = head_of(self.conditionals)
+        call = None if head is None else self.whole.call(self, x, context, layer_masks)
+        if head is not None and call is not None:
+            return run([call], *head, x, context)  # type: ignore[no-any-return]
         rows = _Rows(self, x, context, layer_masks)
         batch, num_params = x.shape[:-1].numel(), sum(self.params_per_variable)
         if torch.compiler.is_compiling() or batch * num_params <= _TOO_MANY:

@@ -10,8 +10,10 @@ from made_fast.backends.cpp.engine import (
     masked_linear_grad_weight,
     pack,
 )
+from made_fast.backends.cpp.networks import Network
 
 __all__ = [
+    "Network",
     "Packed",
     "build_config",
     "draw",

@@ -1,0 +1,149 @@
+"""Training steps and log-probabilities of networks in one call, against layers of torch and against zuko, in turns.
+
+A step is forward, loss and backward. Flows are affine, with random weights of the same sizes on both sides; a MADE is held
+against the same layers as ``F.linear(x, W * mask)``, whose results are compared first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks import WrongResult
+from benchmarks.report import machine, measured_on, table, write
+from benchmarks.timing import Call, measure, medians, ratio
+from made_fast import MADE
+from made_fast.flows import MaskedAutoregressiveFlow
+
+TEXT = "training steps and log-probabilities of networks in one call; zuko where it is installed"
+QUICK = {"seconds": 0.01, "flows": ["3,2x8,2,9"], "mades": ["5,2x8,16"]}
+FLOWS = ["5,2x50,5,50", "10,2x50,5,100", "20,2x128,5,200", "64,2x512,3,256"]
+MADES = ["64,2x512,1", "64,2x512,16", "64,2x512,256", "784,2x1024,256"]
+
+
+class _ByLayers(nn.Module):
+    """The definition of a MADE of bits with torch's own products."""
+
+    def __init__(self, model: MADE) -> None:
+        super().__init__()
+        self.layers = copy.deepcopy(nn.ModuleList(model.masked_layers))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        value = x
+        for number, layer in enumerate(self.layers):
+            value = F.linear(value, layer.weight * layer.mask, layer.bias)  # type: ignore[operator]
+            value = F.relu(value) if number < len(self.layers) - 1 else value
+        return -F.binary_cross_entropy_with_logits(value, x, reduction="none").sum(-1)
+
+
+def _step(module: nn.Module, log_prob: Any) -> Call:
+    def run() -> None:
+        (-log_prob().mean()).backward()
+        for parameter in module.parameters():
+            parameter.grad = None
+
+    return run
+
+
+def _without_gradients(log_prob: Any) -> Call:
+    @torch.no_grad()
+    def run() -> None:
+        log_prob()
+
+    return run
+
+
+def _rows(
+    calls: dict[str, dict[str, Call]], baseline: str, seconds: float, case: dict[str, Any]
+) -> list[dict[str, Any]]:
+    rows = []
+    for what, contenders in calls.items():
+        times = measure(contenders, seconds=seconds, min_rounds=5)
+        taken = medians(times, 1e3)
+        rows.append(
+            {
+                **case,
+                "what": what,
+                "ours, ms": taken["ours"],
+                "baseline": baseline,
+                "baseline, ms": taken[baseline],
+                "ours / baseline": ratio(times, "ours", baseline),
+            }
+        )
+    return rows
+
+
+def _flow_rows(text: str, seconds: float) -> list[dict[str, Any]]:
+    import zuko
+
+    features, hidden, transforms, batch = _sizes(text)
+    torch.manual_seed(0)
+    x = torch.randn(batch, features)
+    ours: Any = MaskedAutoregressiveFlow(features, transforms, hidden)
+    theirs: Any = zuko.flows.MAF(features, transforms=transforms, hidden_features=hidden)
+    exact = copy.deepcopy(ours).double().log_prob(x.double())
+    difference = float((ours.log_prob(x).double() - exact).abs().max() / exact.abs().max())
+    if not difference < 1e-4:
+        raise WrongResult(f"log-probabilities differ from those in fp64 by {difference:.1e}")
+    calls = {"ours": lambda: ours.log_prob(x), "zuko": lambda: theirs().log_prob(x)}
+    case = {"D": features, "hidden": str(hidden), "transforms": transforms, "rows": batch}
+    steps = {"ours": _step(ours, calls["ours"]), "zuko": _step(theirs, calls["zuko"])}
+    plain = {name: _without_gradients(call) for name, call in calls.items()}
+    return _rows({"step": steps, "log_prob": plain}, "zuko", seconds, case)
+
+
+def _made_rows(text: str, seconds: float) -> list[dict[str, Any]]:
+    features, hidden, batch = _sizes(text)
+    torch.manual_seed(0)
+    x = (torch.rand(batch, features) < 0.5).float()
+    ours = MADE(features, hidden)
+    layers = _ByLayers(ours)
+    calls: dict[str, Any] = {"ours": lambda: ours.log_prob(x), "W * mask": lambda: layers.log_prob(x)}
+    difference = float((calls["ours"]() - calls["W * mask"]()).abs().max())
+    if not difference < 1e-3:
+        raise WrongResult(f"log-probabilities differ by {difference:.1e}")
+    case = {"D": features, "hidden": str(hidden), "transforms": "-", "rows": batch}
+    steps = {"ours": _step(ours, calls["ours"]), "W * mask": _step(layers, calls["W * mask"])}
+    plain = {name: _without_gradients(call) for name, call in calls.items()}
+    return _rows({"step": steps, "log_prob": plain}, "W * mask", seconds, case)
+
+
+def _sizes(text: str) -> Any:
+    """``D,LxH,...`` as numbers: D, the hidden widths, and the others."""
+    features, hidden, *others = text.split(",")
+    count, width = hidden.split("x")
+    return int(features), (int(width),) * int(count), *map(int, others)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--flows", nargs="*", default=FLOWS, metavar="D,LxH,T,B")
+    parser.add_argument("--mades", nargs="*", default=MADES, metavar="D,LxH,B")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=3.0, help="for a case; five rounds are made in any case")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes ``steps.md`` and ``steps.json``."""
+    warnings.filterwarnings("ignore", module="zuko")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(arguments.threads)
+    missing = importlib.util.find_spec("zuko") is None
+    cases = [] if missing else [(_flow_rows, text) for text in arguments.flows]
+    rows: list[dict[str, Any]] = []
+    for measured, text in [*cases, *((_made_rows, text) for text in arguments.mades)]:
+        rows += measured(text, arguments.seconds)
+        for row in rows[-2:]:
+            print({name: str(value) for name, value in row.items()}, flush=True)
+    facts = machine()
+    torch.set_num_threads(threads)
+    said = [measured_on(facts), table(tuple(rows[0]), rows) if rows else "Nothing was measured."]
+    if missing:
+        said.append("zuko is not installed here, so flows were not measured.")
+    write("steps", arguments.out, "\n\n".join(said), {"machine": facts, "rows": rows})

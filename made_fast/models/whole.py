@@ -1,0 +1,171 @@
+"""A masked network in one call: which of its tensors are handed over, and when that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from made_fast.layers import operators
+from made_fast.layers.linear import MaskedLinear
+from made_fast.layers.networks import Call, WholeNetwork
+from made_fast.outputs.codes import Code
+from made_fast.outputs.conditional import Conditional
+from made_fast.programs.program import CONTEXT, X
+from made_fast.programs.schedule import Kind
+from made_fast.programs.wiring import Wire, Wiring
+
+__all__ = ["Whole", "head_of"]
+
+# Multiply-adds of a forward pass above which several threads are better used by the products of single layers.
+_MOST_MACS = 1 << 23
+
+_DTYPES = (torch.float32, torch.float64)
+_CONTEXT_LAYERS = ("context_layer", "context_direct_layer")
+_HEADS = {Code.BERNOULLI: "bernoulli", Code.NORMAL: "normal"}
+
+
+def head_of(conditionals: Sequence[Conditional]) -> tuple[str, float] | None:
+    """The head that makes the log-probability of these variables, and the floor of its scales; None where none does."""
+    first = conditionals[0]
+    alike = first.code in _HEADS and all(each == first for each in conditionals)
+    return (_HEADS[first.code], first.floor) if alike else None
+
+
+class Whole:
+    """Says how a masked network is run in one call, where that is possible.
+
+    Args:
+        network: whose layers are read with each call.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self._wires = _Wires(network)
+        self._whole = WholeNetwork(self._wires.wiring(network))
+
+    def call(
+        self, network: Any, x: Tensor, context: Tensor | None, layer_masks: Sequence[Tensor] | None
+    ) -> Call | None:
+        """What ``layers.networks.run`` takes; None where the layers must run one by one.
+
+        Args:
+            network: the same.
+            x: (..., D).
+            context: (..., C) of the same rows, or None.
+            layer_masks: see ``MaskedNetwork.parameters_of``.
+        """
+        dtype, of = x.dtype, network._modules  # a third of the time of attributes
+        if dtype not in _DTYPES or of["encoder"] is not None or _watched_everywhere() or not x.numel():
+            return None
+        if context is not None and (context.dtype != dtype or context.shape[:-1] != x.shape[:-1]):
+            return None
+        masked = [*of["hidden"]._modules.values(), of["parameters_layer"]]
+        if of["direct_layer"] is not None:
+            masked.append(of["direct_layer"])
+        others = {name: of[name] for name in _CONTEXT_LAYERS if of[name] is not None}
+        if not all(type(layer) is MaskedLinear and not _is_watched(layer) for layer in masked):
+            return None
+        if not all(type(layer) is nn.Linear and not _is_watched(layer) for layer in others.values()):
+            return None
+        weights, masks = self._wires.tensors(masked, others, layer_masks)
+        device, size = x.device, 0
+        for weight in weights:
+            if weight.dtype != dtype or weight.device != device:
+                return None
+            size += weight.numel()
+        if size * (x.numel() // x.shape[-1]) > _MOST_MACS and torch.get_num_threads() > 1:
+            return None
+        if not operators.unwatched(x, context, *weights) or operators.why_only_plain(device) is not None:
+            return None
+        native = self._whole.ready(x, weights, masks)
+        return None if native is None else Call(self._whole.wiring, native, weights, masks)
+
+
+def _watched_everywhere() -> bool:
+    of = nn.modules.module
+    return bool(of._global_forward_hooks or of._global_forward_pre_hooks or of._global_backward_hooks)
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether something besides its weights makes what a layer gives, or somebody looks at it."""
+    of = layer.__dict__
+    return bool(of["_forward_pre_hooks"] or of["_forward_hooks"] or of["_backward_hooks"] or "forward" in of) or bool(
+        of["_backward_pre_hooks"]
+    )
+
+
+class _Wires:
+    """Runs a wiring on numbers of values: lists its operations, and which tensors they are handed."""
+
+    def __init__(self, network: Any) -> None:
+        self.network, self.layers = network, network.masked_layers
+        self.wires: list[Wire] = []
+        self.weights: list[tuple[str, int]] = []  # what is handed over: kind, and number of the layer
+        value = network.wired(self)
+        direct = [] if network.direct_layer is None else [(len(self.layers) - 1, X)]
+        parts = [(len(network.hidden), X if value is None else value), *direct]
+        self.sum(parts, "context_direct_layer" if network.context_direct_layer is not None else "")
+        del self.network, self.layers
+
+    def wiring(self, network: Any) -> Wiring:
+        """All of it."""
+        return Wiring(network.features, network.context_features, len(self.weights), tuple(self.wires))
+
+    def tensors(
+        self, masked: Sequence[MaskedLinear], others: dict[str, nn.Module], layer_masks: Sequence[Tensor] | None
+    ) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """The weights and biases as they are now, and the masks of those that have one."""
+        tensors: list[Any] = []
+        masks: dict[int, Tensor] = {}
+        for number, (kind, place) in enumerate(self.weights):
+            if kind == "weight":
+                layer = masked[place]
+                tensors.append(layer._parameters["weight"])
+                mask = layer._buffers["mask"] if layer_masks is None else layer_masks[place]
+                masks[number] = layer.chosen_mask(mask)
+            elif kind == "bias":
+                layer = masked[place]
+                plain = layer._parameters["mask_weight"] is None
+                mask = None if layer_masks is None else layer_masks[place]
+                tensors.append(layer._parameters["bias"] if plain else layer.bias_under(mask))
+            else:
+                tensors.append(others[kind]._parameters["weight"])
+        return tensors, masks
+
+    def read(self, layer: int, context: nn.Linear | None, function: str | None) -> int:
+        """See ``network._Engine``."""
+        value = self.sum([(layer, X)], "" if context is None else "context_layer")
+        return value if function is None else self.apply(function, value)
+
+    def affine(self, layer: int, value: int, function: str | None) -> int:
+        """See ``network._Engine``."""
+        value = self.sum([(layer, value)], "")
+        return value if function is None else self.apply(function, value)
+
+    def apply(self, function: str, value: int) -> int:
+        """See ``network._Engine``."""
+        return self._listed(Wire(Kind.UNARY, self.wires[value - 2].width, value, function=function))
+
+    def add(self, left: int, right: int) -> int:
+        """See ``network._Engine``."""
+        return self._listed(Wire(Kind.ADD, self.wires[left - 2].width, left, right))
+
+    def sum(self, parts: Sequence[tuple[int, int]], context: str) -> int:
+        """The sum of layers of values, (number, value) each, with the bias of the first and a layer of the context."""
+        terms = [(value, self._handed("weight", number)) for number, value in parts]
+        if context:
+            terms.append((CONTEXT, self._handed(context, 0)))
+        first = self.layers[parts[0][0]]
+        has_bias = first.bias is not None or first.mask_weight is not None
+        bias = self._handed("bias", parts[0][0]) if has_bias else -1
+        return self._listed(Wire(Kind.AFFINE, first.out_features, terms=tuple(terms), bias=bias))
+
+    def _handed(self, kind: str, layer: int) -> int:
+        self.weights.append((kind, layer))
+        return len(self.weights) - 1
+
+    def _listed(self, wire: Wire) -> int:
+        self.wires.append(wire)
+        return len(self.wires) + 1
