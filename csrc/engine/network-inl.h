@@ -193,7 +193,7 @@ void head_forward(Head head, T floor, int64_t features, int64_t stride, const T*
       const Vec<T> value = load<T>(x + d * stride + row);
       if (head == Head::bernoulli) {
         const Vec<T> logit = load<T>(params + d * stride + row);
-        sum = sum - softplus_<T>(value > T(0.5) ? -logit : logit);
+        sum = sum - softplus_<T>((T(1) - T(2) * value) * logit);
         continue;
       }
       const Vec<T> shift = load<T>(params + 2 * d * stride + row), raw = load<T>(params + (2 * d + 1) * stride + row);
@@ -218,8 +218,10 @@ void head_backward(Head head, T floor, int64_t features, int64_t stride, const T
       const Vec<T> value = load<T>(x + d * stride + row);
       if (head == Head::bernoulli) {
         const Vec<T> logit = load<T>(params + d * stride + row);
-        store<T>(grad_params + d * stride + row, outer * (value - sigmoid_<T>(logit)));
-        store<T>(grad_x + d * stride + row, outer * logit);
+        // log sigmoid(t) with t = (2 x - 1) logit
+        const Vec<T> sign = T(2) * value - T(1), slope = outer * sigmoid_<T>(-sign * logit);
+        store<T>(grad_params + d * stride + row, slope * sign);
+        store<T>(grad_x + d * stride + row, T(2) * slope * logit);
         continue;
       }
       const Vec<T> shift = load<T>(params + 2 * d * stride + row), raw = load<T>(params + (2 * d + 1) * stride + row);

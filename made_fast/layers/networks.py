@@ -124,7 +124,7 @@ def run(calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tens
     else:
         found = chain.forward(rows, given, weights, keep=False)[0]
     if x.ndim != 2:
-        found = tuple(each.reshape(*x.shape[:-1], *each.shape[1:]) for each in found)
+        found = tuple(each.reshape((*x.shape[:-1], *each.shape[1:])) for each in found)
     return found[0] if len(found) == 1 else found
 
 
@@ -237,6 +237,8 @@ class _Network(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         chain, needed = ctx.chain, ctx.needs_input_grad[1:]
+        if all(grad is None for grad in grads):
+            return (None,) * len(ctx.needs_input_grad)
         x, context, *rest = ctx.saved_tensors
         weights, kept = rest[: len(needed) - 2], rest[len(needed) - 2 :]
         if torch.is_grad_enabled() or not operators.unwatched(*grads) or operators.batched(*grads):

@@ -19,8 +19,9 @@ from made_fast.programs.wiring import Wire, Wiring
 
 __all__ = ["Whole", "head_of"]
 
-# Multiply-adds of a forward pass above which several threads are better used by the products of single layers.
-_MOST_MACS = 1 << 23
+# Multiply-adds of a forward pass above which the products of single layers are quicker on the way back: they are made for
+# large matrices, and for several threads, where here one goes alone.
+_MOST_MACS, _MOST_MACS_OF_ONE = 1 << 23, 1 << 27
 
 _DTYPES = (torch.float32, torch.float64)
 _CONTEXT_LAYERS = ("context_layer", "context_direct_layer")
@@ -57,14 +58,14 @@ class Whole:
             layer_masks: see ``MaskedNetwork.parameters_of``.
         """
         dtype, of = x.dtype, network._modules  # a third of the time of attributes
-        if dtype not in _DTYPES or of["encoder"] is not None or _watched_everywhere() or not x.numel():
+        if dtype not in _DTYPES or of.get("encoder") is not None or _watched_everywhere() or not x.numel():
             return None
         if context is not None and (context.dtype != dtype or context.shape[:-1] != x.shape[:-1]):
             return None
         masked = [*of["hidden"]._modules.values(), of["parameters_layer"]]
-        if of["direct_layer"] is not None:
+        if of.get("direct_layer") is not None:
             masked.append(of["direct_layer"])
-        others = {name: of[name] for name in _CONTEXT_LAYERS if of[name] is not None}
+        others = {name: of[name] for name in _CONTEXT_LAYERS if of.get(name) is not None}
         if not all(type(layer) is MaskedLinear and not _is_watched(layer) for layer in masked):
             return None
         if not all(type(layer) is nn.Linear and not _is_watched(layer) for layer in others.values()):
@@ -75,8 +76,10 @@ class Whole:
             if weight.dtype != dtype or weight.device != device:
                 return None
             size += weight.numel()
-        if size * (x.numel() // x.shape[-1]) > _MOST_MACS and torch.get_num_threads() > 1:
-            return None
+        if torch.is_grad_enabled():
+            most = _MOST_MACS if torch.get_num_threads() > 1 else _MOST_MACS_OF_ONE
+            if size * (x.numel() // x.shape[-1]) > most:
+                return None
         if not operators.unwatched(x, context, *weights) or operators.why_only_plain(device) is not None:
             return None
         native = self._whole.ready(x, weights, masks)

@@ -15,6 +15,7 @@ from made_fast import MADE, build_config
 from made_fast.flows.maf import MaskedAutoregressiveFlow
 from made_fast.layers import networks
 from made_fast.models.whole import Whole
+from made_fast.outputs import MixtureOfNormals
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
 
@@ -42,7 +43,7 @@ def _layered(monkeypatch: pytest.MonkeyPatch, function: Any) -> Any:
         return function()
 
 
-def _model(options: dict[str, Any], output: str, dtype: torch.dtype, features: int = 9) -> MADE:
+def _model(options: dict[str, Any], output: Any, dtype: torch.dtype, features: int = 9) -> MADE:
     torch.manual_seed(3)
     model = MADE(features, **options, output=output).to(dtype)
     with torch.no_grad():
@@ -74,8 +75,8 @@ def _same(found: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> No
         torch.testing.assert_close(one, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale)
 
 
-@pytest.mark.parametrize("output", ["bernoulli", "normal", "mixture_of_normals"])
-def test_every_option(options: dict[str, Any], output: str, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("output", ["bernoulli", "normal", MixtureOfNormals(2)], ids=["bernoulli", "normal", "mixture"])
+def test_every_option(options: dict[str, Any], output: Any, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for dtype, rows in ((torch.float64, 70), (torch.float32, 5)):
         model = _model(options, output, dtype)
         x, context = _inputs(model, rows, dtype)
