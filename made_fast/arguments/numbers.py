@@ -181,6 +181,7 @@ def shown(value: object) -> str:
         text = f"{type(value).__name__} {value.dtype} {tuple(value.shape)}" if big else repr(value)  # type: ignore[attr-defined]
     except (RuntimeError, TypeError, ValueError, NotImplementedError):
         text = f"a {type(value).__name__} that cannot be shown"
+    text = " ".join(text.split())
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 

@@ -181,7 +181,7 @@ def with_values(name: str, tensor: Tensor) -> Tensor:
     if not may_look(tensor):
         why = "one on meta" if tensor.is_meta else "one that is traced or transformed"
         raise ValueError(f"{name} must be a tensor whose values can be read, got {why}")
-    return tensor
+    return tensor.resolve_neg()  # engines read memory, where a negative view has other numbers
 
 
 def whole_tensor(name: str, value: object, wish: str) -> Tensor:

@@ -83,7 +83,8 @@ class MaskedAutoregressiveFlow(nn.Module):
         degrees: str = "even",
     ) -> None:
         super().__init__()
-        transforms = whole_number("transforms", transforms, 1)
+        transforms, features = whole_number("transforms", transforms, 1), whole_number("features", features, 1)
+        context_features = whole_number("context_features", context_features)
         one_of("order", order, ORDERS)
         seed = seed_number("seed", seed)
         self.features, self.context_features, self.floor = features, context_features, float(floor)

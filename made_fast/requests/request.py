@@ -183,7 +183,8 @@ def _checked_context(value: object, expected: int) -> Tensor:
     context = None if value is None else tensor_of("context", value).detach()
     if context is None or context.ndim != 2 or context.shape[1] != expected:
         raise ValueError(f"context must have shape (B, {expected}), got {_shape_of(context)}")
-    finite("context", with_values("context", context))
+    context = with_values("context", context)
+    finite("context", context)
     return context
 
 
