@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from made_fast.arguments import described, finite, shown, tensor_of, whole_number, with_values
+from made_fast.arguments import finite, shown, tensor_of, whole_number, with_values
 from made_fast.models.made import MADE
 from made_fast.sampling import estimates
 from made_fast.sampling.estimates import Estimate, mean_of
@@ -275,9 +275,8 @@ def _cost_of(cost: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with torch.no_grad():
         costs = cost(x)
     if not isinstance(costs, Tensor) or costs.shape != x.shape[:-1]:
-        raise ValueError(
-            f"cost must return a tensor of shape {tuple(x.shape[:-1])}, one for each sample, got {described(costs)}"
-        )
+        found = tuple(costs.shape) if isinstance(costs, Tensor) else shown(costs)
+        raise ValueError(f"cost must return a tensor of shape {tuple(x.shape[:-1])}, one for each sample, got {found}")
     if not bool(costs.isfinite().all()):
         raise ValueError("cost must be finite for every sample, found nan or inf")
     return costs.to(x.device, torch.float64)

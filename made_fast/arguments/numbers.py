@@ -66,7 +66,7 @@ def seed_number(name: str, value: object) -> int:
     return whole_number(name, value, 0, MOST_SEED, note=" (64 bits)")
 
 
-def whole_numbers(name: str, values: object, least: int) -> tuple[int, ...]:
+def whole_numbers(name: str, values: object, least: int | None) -> tuple[int, ...]:
     """The values as a tuple of ``int``: of a sequence, or of an array or a tensor of one dimension; see ``whole_number``.
 
     Raises:
@@ -74,9 +74,10 @@ def whole_numbers(name: str, values: object, least: int) -> tuple[int, ...]:
     """
     listed: Any = values if isinstance(values, Sequence) and not isinstance(values, (str, bytes)) else _listed(values)
     numbers = [None] if listed is None else [_index(value) for value in listed]
-    kept = tuple(number for number in numbers if number is not None and number >= least)
+    kept = tuple(number for number in numbers if number is not None and (least is None or number >= least))
     if len(kept) != len(numbers):
-        raise ValueError(f"{name} must be a sequence of integers, {least} or more, got {shown(values)}")
+        bound = "" if least is None else f", {least} or more"
+        raise ValueError(f"{name} must be a sequence of integers{bound}, got {shown(values)}")
     return kept
 
 

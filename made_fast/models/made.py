@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from made_fast.arguments import context_like, finite, like_weights, number_or_numbers, one_of, seed_number, whole_number
+from made_fast.arguments import context_like, finite, like_weights, one_of, seed_number, whole_number, whole_numbers
 from made_fast.masks import SHUFFLES, make_order
 from made_fast.models import files
 from made_fast.models.network import MaskedNetwork
@@ -190,10 +190,12 @@ class MADE(MaskedNetwork, Draws):
                 check_rounded(self.conditionals, given, x)
         if context is not None:
             finite("context", context)
-        chosen = None if masks is None else number_or_numbers("masks", masks, 0)
+        chosen: Any = masks
         if masks is None and self.ensemble is not None and not self.training:
-            chosen = tuple(self.ensemble.evaluated)
-        if chosen is None or isinstance(chosen, int):
+            chosen = self.ensemble.evaluated
+        elif getattr(masks, "ndim", 0):
+            chosen = whole_numbers("masks", masks, None)
+        if not isinstance(chosen, Sequence):
             return self.log_prob_of(x, context, self._layer_masks(chosen))
         if not chosen:
             raise ValueError(f"masks must be an integer or a sequence of at least one, got {masks!r}")
