@@ -197,6 +197,7 @@ class MADE(MaskedNetwork, Draws):
             chosen = whole_numbers("masks", masks, None)
         if not isinstance(chosen, Sequence):
             return self.log_prob_of(x, context, self._layer_masks(chosen))
+        chosen = [self._checked_mask(mask) for mask in chosen]
         if not chosen:
             raise ValueError(f"masks must be an integer or a sequence of at least one, got {masks!r}")
         total = self.log_prob_of(x, context, self._layer_masks(chosen[0]))
