@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from made_fast.arguments import whole_number
+from made_fast.arguments import finite, shown, tensor_of, whole_number, with_values
 from made_fast.models.made import MADE
 from made_fast.sampling import estimates
 from made_fast.sampling.estimates import Estimate, mean_of
@@ -39,6 +39,9 @@ __all__ = [
 ]
 
 BASELINES = ("leave_one_out", "mean", None)
+
+# Options of a draw that leave its distribution and its result as they are.
+_OPTIONS = ("generator", "first_row", "rows", "dtype", "backend", "progress")
 
 _VALUES_AT_ONCE = 1 << 24  # of hidden units, where log-probabilities of all states are computed
 
@@ -97,12 +100,12 @@ def enumerate_log_prob(
         >>> states.shape, round(float(log_prob.exp().sum()), 4)
         (torch.Size([16, 4]), 1.0)
     """
-    values = _values(model)
+    values, max_states = _values(model), whole_number("max_states", max_states, 1)
     sizes = [len(each) for each in values]
-    if sum(map(math.log2, sizes)) > math.log2(max(1, max_states)) + 1e-9:
+    if sum(map(math.log2, sizes)) > math.log2(max_states) + 1e-9:
         found = f"about 10**{sum(map(math.log10, sizes)):.1f}"
         raise ValueError(f"model must have at most max_states={max_states} states to enumerate, got {found}")
-    _check_one_context(context, model.context_features)
+    context = _one_context(context, model.context_features)
     weight = model.parameters_layer.weight
     states = torch.empty(math.prod(sizes), len(sizes), dtype=weight.dtype, device=weight.device)
     index, stride = torch.arange(len(states), device=weight.device), len(states)
@@ -133,7 +136,7 @@ def entropy(
         context: (B, C), or None if the model takes none.
         seed: of the samples; drawn from torch's generator if left out.
         mask: index of one mask; the whole ensemble if left out, whatever the mode.
-        options: of ``Sampler.sample``: ``first_row``, ``backend``, ...
+        options: of ``Sampler.sample``: ``generator``, ``first_row``, ``rows``, ``dtype``, ``backend``, ``progress``.
 
     Returns:
         scalar, or (B,) with a context; fp64.
@@ -141,7 +144,7 @@ def entropy(
     Raises:
         ValueError: an argument does not fit; the message names it.
     """
-    num_samples = whole_number("num_samples", num_samples, 2, note=" for a standard error")
+    num_samples = _checked(num_samples, options)
     _, log_prob = model.sample_and_log_prob(num_samples, context, mask=mask, seed=seed, **options)
     return mean_of(-log_prob)
 
@@ -162,6 +165,7 @@ def log_mean_exp(log_weights: Tensor) -> Estimate:
     Raises:
         ValueError: there are fewer than two.
     """
+    log_weights = with_values("log_weights", tensor_of("log_weights", log_weights))
     if log_weights.ndim == 0 or log_weights.shape[-1] < 2:
         raise ValueError(f"log_weights must have shape (..., n), n two or more, got {tuple(log_weights.shape)}")
     return estimates.log_mean_exp(log_weights)
@@ -186,7 +190,7 @@ def free_energy(
         context: (B, C), or None if the model takes none.
         seed: of the samples; drawn from torch's generator if left out.
         mask: index of one mask; the whole ensemble if left out, whatever the mode.
-        options: of ``Sampler.sample``: ``first_row``, ``backend``, ...
+        options: of ``Sampler.sample``: ``generator``, ``first_row``, ``rows``, ``dtype``, ``backend``, ``progress``.
 
     Returns:
         The variational estimate and the one corrected by importance weights, each scalar, or (B,) with a context; fp64.
@@ -194,7 +198,7 @@ def free_energy(
     Raises:
         ValueError: an argument does not fit, or the cost is not finite; the message names it.
     """
-    num_samples = whole_number("num_samples", num_samples, 2, note=" for a standard error")
+    num_samples = _checked(num_samples, options)
     x, log_prob = model.sample_and_log_prob(num_samples, context, mask=mask, seed=seed, **options)
     action = log_prob.double() + _cost_of(cost, x)
     log_partition = estimates.log_mean_exp(-action)
@@ -232,7 +236,7 @@ def score_function_loss(
         seed: of the samples, another one for each step; drawn from torch's generator if left out.
         baseline: ``"leave_one_out"``, the mean of r over the other samples of the same context: unbiased; ``"mean"``, over
             all of them, as in the paper: the same gradient times 1 - 1/n; None: no baseline.
-        options: of ``Sampler.sample``: ``first_row``, ``backend``, ...
+        options: of ``Sampler.sample``: ``generator``, ``first_row``, ``rows``, ``dtype``, ``backend``, ``progress``.
 
     Raises:
         ValueError: an argument does not fit, or the cost is not finite; the message names it.
@@ -240,9 +244,10 @@ def score_function_loss(
     Source: Wu, Wang, Zhang 2019 (there with the mean as baseline); Kool, van Hoof, Welling, "Buy 4 REINFORCE Samples, Get a
     Baseline for Free!", ICLR 2019 workshop.
     """
-    num_samples = whole_number("num_samples", num_samples, 2, note=" for a standard error")
-    if baseline not in BASELINES:
-        raise ValueError(f"baseline must be one of {', '.join(map(repr, BASELINES))}, got {baseline!r}")
+    num_samples = _checked(num_samples, options)
+    if not (baseline is None or isinstance(baseline, str)) or baseline not in BASELINES:
+        raise ValueError(f"baseline must be one of {', '.join(map(repr, BASELINES))}, got {shown(baseline)}")
+    context = None if context is None else tensor_of("context", context)
     mask = model.mask_index if model.training and model.ensemble is not None else None
     x = model.sample(num_samples, context, mask=mask, seed=seed, **options)
     # A sampler's own log-probabilities would be the same numbers once more: these are needed for the gradient anyway.
@@ -256,13 +261,22 @@ def score_function_loss(
     return ScoreFunctionLoss(loss, mean_of(reward), x, log_prob.detach(), costs)
 
 
+def _checked(num_samples: int, options: dict[str, Any]) -> int:
+    for name in options:
+        if name not in _OPTIONS:
+            raise ValueError(f"options must be of {', '.join(_OPTIONS)}, got {name}")
+    return whole_number("num_samples", num_samples, 2, note=" for a standard error")
+
+
 def _cost_of(cost: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The cost of every sample, checked: x.shape[:-1], fp64."""
+    if not callable(cost):
+        raise ValueError(f"cost must be a function of x, got {shown(cost)}")
     with torch.no_grad():
         costs = cost(x)
     if not isinstance(costs, Tensor) or costs.shape != x.shape[:-1]:
-        shown = tuple(costs.shape) if isinstance(costs, Tensor) else repr(costs)
-        raise ValueError(f"cost must return a tensor of shape {tuple(x.shape[:-1])}, one for each sample, got {shown}")
+        found = tuple(costs.shape) if isinstance(costs, Tensor) else shown(costs)
+        raise ValueError(f"cost must return a tensor of shape {tuple(x.shape[:-1])}, one for each sample, got {found}")
     if not bool(costs.isfinite().all()):
         raise ValueError("cost must be finite for every sample, found nan or inf")
     return costs.to(x.device, torch.float64)
@@ -280,9 +294,14 @@ def _values(model: MADE) -> list[Tensor]:
     return values
 
 
-def _check_one_context(context: Tensor | None, expected: int) -> None:
-    shown = "None" if context is None else f"shape {tuple(context.shape)}"
-    if not expected and context is not None:
-        raise ValueError(f"context must be None for a model without context_features, got {shown}")
-    if expected and (context is None or context.shape != (expected,)):
-        raise ValueError(f"context must have shape ({expected},), one context, got {shown}")
+def _one_context(value: object, expected: int) -> Tensor | None:
+    context = None if value is None else tensor_of("context", value)
+    found = "None" if context is None else f"shape {tuple(context.shape)}"
+    if not expected:
+        if context is not None:
+            raise ValueError(f"context must be None for a model without context_features, got {found}")
+        return None
+    if context is None or context.shape != (expected,):
+        raise ValueError(f"context must have shape ({expected},), one context, got {found}")
+    finite("context", with_values("context", context))
+    return context

@@ -19,9 +19,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "made_fast"
 
 # Who may import whom, of the entries of made_fast/: folders and files. Imports for types count, and those inside functions.
-EVERYBODY = "arguments files noise"
+EVERYBODY = "arguments files noise tracing"
 ALLOWED = {
-    **dict.fromkeys(("arguments", "files", "noise", "interrupts", "outputs", "masks", "training", "datasets"), ""),
+    **dict.fromkeys(
+        ("arguments", "files", "noise", "tracing", "interrupts", "outputs", "masks", "training", "datasets"), ""
+    ),
     "programs": "outputs masks",
     "requests": "outputs",
     "backends": "outputs masks programs requests",
@@ -32,7 +34,7 @@ ALLOWED = {
     "flows": "outputs programs requests backends sampling models layers capture",
     "acceleration": "outputs programs requests sampling capture flows",
     "estimation": "sampling models",
-    "compat": "outputs acceleration",
+    "compat": "outputs requests sampling acceleration",
 }
 ANYTHING = {"former", "testing", "cli", "__init__", "__main__"}  # doors: what they open is below them
 MOST_FILES, MOST_FLOORS = 10, 12

@@ -109,7 +109,7 @@ def _variable_calls() -> Iterator[Call]:
         with precision(multiplies):
             for tile in tiles:
                 yield call(tile)
-    conditions, _ = conditions_of(
+    conditions, _, _ = conditions_of(
         model.conditionals, torch.zeros(56), torch.arange(56) == 1, {16: {1, 2}, 32: Between(0, 1)}, None
     )
     assert isinstance(conditions, Conditions)

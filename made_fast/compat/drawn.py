@@ -9,8 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from made_fast.acceleration import AcceleratedSampler
+from made_fast.arguments import context_like, finite, like_weights
+from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.kinds import make_output
 from made_fast.outputs.output import Output
+from made_fast.requests.checks import check_rounded
+from made_fast.requests.request import Request
+from made_fast.sampling.draws import Draws
+from made_fast.tracing import may_look
 
 __all__ = ["Drawn", "Masked", "connected"]
 
@@ -45,8 +51,10 @@ class _Kept:
         return _Kept, ()
 
 
-class Drawn(nn.Module):
+class Drawn(nn.Module, Draws):
     """A module that maps x (B, D), and a context, to parameters, with an output that says what they mean.
+
+    It draws as all models do, see ``Draws``, by the sampler of ``sampler``.
 
     Attributes:
         output: an object of ``made_fast.outputs``; None if it was left out and K > 1.
@@ -55,6 +63,7 @@ class Drawn(nn.Module):
     def __init__(self, features: int, context_features: int, params: int, output: str | Output | None) -> None:
         super().__init__()
         self._sizes = (features, context_features)
+        self.features, self.context_features = features, context_features
         self.output = make_output("bernoulli") if output is None and params == 1 else None
         if output is not None:
             self.output = make_output(output)
@@ -81,24 +90,30 @@ class Drawn(nn.Module):
             self._kept.sampler = kept
         return kept
 
-    def sample(self, num_samples: int, context: Tensor | None = None, **options: Any) -> Any:
-        """Draws samples (n, D), or (N, n, D) for contexts (N, C); the options are those of ``made_fast.Sampler.sample``."""
-        return self.sampler().sample(num_samples, context, **options)
+    @property
+    def conditionals(self) -> tuple[Conditional, ...]:  # type: ignore[override]
+        """One for each variable."""
+        return self._output().conditionals(self._sizes[0])
 
-    def sample_and_log_prob(self, num_samples: int, context: Tensor | None = None, **options: Any) -> Any:
-        """Draws samples with their log-probabilities in nats: see ``made_fast.Sampler.sample_and_log_prob``."""
-        return self.sampler().sample_and_log_prob(num_samples, context, **options)
+    def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self.sampler()._drawn(request, with_log_prob)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(x | context) in nats, (B,), from x (B, D) and context (B, C) or None.
 
         Raises:
-            ValueError: no output was given, or x has values that it cannot take.
+            ValueError: no output was given, x has values that it cannot take, or the context does not fit.
         """
-        output = self._output()
-        if x.ndim != 2 or x.shape[1] != self._sizes[0]:
-            raise ValueError(f"x must have shape (B, {self._sizes[0]}), got {tuple(x.shape)}")
-        output.check(x)
+        output, given, weight = self._output(), x, next(self.parameters())
+        x = like_weights("x", x, self._sizes[0], weight, rows="B")
+        context = context_like(context, self._sizes[1], weight, x)
+        if may_look(x):
+            output.check(x)
+            if x is not given:
+                check_rounded(self.conditionals, given, x)
+        if context is not None:
+            finite("context", context)
+            context = context.expand(len(x), -1)
         return output.log_prob(self._variable_major(x, context), x).sum(-1)
 
     def _variable_major(self, x: Tensor, context: Tensor | None) -> Tensor:

@@ -63,14 +63,18 @@ class MADE(Drawn):
         output: str | Output | None = None,
         variant: str = "transforms",
     ) -> None:
-        whole_number("features", features, 1), whole_number("hidden_features", hidden_features, 1)
+        features, hidden_features = (
+            whole_number("features", features, 1),
+            whole_number("hidden_features", hidden_features, 1),
+        )
         context = 0 if context_features is None else whole_number("context_features", context_features, 1)
-        whole_number("num_blocks", num_blocks, 0), whole_number("output_multiplier", output_multiplier, 1)
+        num_blocks = whole_number("num_blocks", num_blocks, 0)
+        output_multiplier = whole_number("output_multiplier", output_multiplier, 1)
         if use_residual_blocks and random_mask:
             raise ValueError("random_mask must be False with residual blocks, got True: give use_residual_blocks=False")
         one_of("variant", variant, _VARIANTS)
         super().__init__(features, context, output_multiplier, output)
-        self.features, self.hidden_features, self.output_multiplier = features, hidden_features, output_multiplier
+        self.hidden_features, self.output_multiplier = hidden_features, output_multiplier
         self.use_residual_blocks, self.activation, self.variant = use_residual_blocks, activation, variant
         inputs = torch.arange(1, features + 1)
         self.initial_layer = _hidden_layer(inputs, hidden_features, features, random_mask)

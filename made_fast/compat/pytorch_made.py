@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from made_fast.arguments import whole_number
+from made_fast.arguments import whole_number, whole_numbers
 from made_fast.compat.drawn import Drawn, Masked, connected
 from made_fast.outputs.output import Output
 
@@ -50,12 +50,13 @@ class MADE(Drawn):
         *,
         output: str | Output | None = None,
     ) -> None:
-        whole_number("nin", nin, 2 if hidden_sizes else 1)
-        if whole_number("nout", nout, 1) % nin:
+        widths = whole_numbers("hidden_sizes", hidden_sizes, 1)
+        nin, nout = whole_number("nin", nin, 2 if widths else 1), whole_number("nout", nout, 1)
+        if nout % nin:
             raise ValueError(f"nout must be a multiple of nin={nin}, got {nout}")
         super().__init__(nin, 0, nout // nin, output)
         self.nin, self.nout, self.natural_ordering = nin, nout, natural_ordering
-        self.hidden_sizes = [whole_number("hidden_sizes", width, 1) for width in hidden_sizes]
+        self.hidden_sizes = list(widths)
         self.num_masks, self.seed = whole_number("num_masks", num_masks, 1), 0
         self.m: dict[int, np.ndarray] = {}
         layers: list[nn.Module] = []

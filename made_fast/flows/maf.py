@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from made_fast.arguments import one_of, whole_number
+from made_fast.arguments import (
+    MOST_SEED,
+    context_like,
+    finite,
+    like_weights,
+    one_of,
+    seed_number,
+    whole_number,
+)
 from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, solved_by
 from made_fast.layers.networks import Call, run
 from made_fast.models.made import MADE
@@ -76,8 +84,10 @@ class MaskedAutoregressiveFlow(nn.Module):
         degrees: str = "even",
     ) -> None:
         super().__init__()
-        transforms = whole_number("transforms", transforms, 1)
+        transforms, features = whole_number("transforms", transforms, 1), whole_number("features", features, 1)
+        context_features = whole_number("context_features", context_features)
         one_of("order", order, ORDERS)
+        seed = seed_number("seed", seed)
         self.features, self.context_features, self.floor = features, context_features, float(floor)
         self.networks = nn.ModuleList()
         for number in range(transforms):
@@ -90,7 +100,7 @@ class MaskedAutoregressiveFlow(nn.Module):
                 activation=activation,
                 residual=residual,
                 direct=direct,
-                seed=seed + number,
+                seed=(seed + number) & MOST_SEED,
                 degrees=degrees,
             )
             bias = network.parameters_layer.bias
@@ -134,14 +144,19 @@ class MaskedAutoregressiveFlow(nn.Module):
             (...).
 
         Raises:
-            ValueError: a shape does not fit.
+            ValueError: a shape does not fit, or a value is nan or infinite.
         """
+        x, context = self._checked("x", x, context)
+        finite("x", x)
+        if context is not None:
+            finite("context", context)
         z, log_det = self.noise_of(x, context)
         found: Tensor = (-0.5 * z**2 - LOG_SQRT_2_PI).sum(-1) + log_det
         return found
 
     def noise_of(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The base noise (..., D) that x (..., D) comes from, and log |det dz/dx| (...)."""
+        x, context = self._checked("x", x, context)
         calls = self._calls(x, context)
         if calls is not None:
             return run(calls, "affine", self.floor, x, context)  # type: ignore[no-any-return]
@@ -156,12 +171,17 @@ class MaskedAutoregressiveFlow(nn.Module):
         calls: list[Call] = []
         for number in range(len(self.networks) - 1, -1, -1):
             network = self._network(number)
-            x, context, masks = network._inputs(x, context, None)
-            call = network.whole.call(network, x, context, masks)
+            call = network.whole.call(network, x, context, network._layer_masks(None))
             if call is None:
                 return None
             calls.append(call)
         return calls
+
+    def _checked(self, name: str, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """x or z, and the context, in the dtype and on the device of the weights."""
+        weight = self._network(0).parameters_layer.weight
+        x = like_weights(name, x, self.features, weight)
+        return x, context_like(context, self.context_features, weight, x)
 
     def _parts(self, number: int, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Shift and scale of one transform, (..., D) each."""
@@ -225,7 +245,7 @@ class MaskedAutoregressiveFlow(nn.Module):
         assert isinstance(first, Sampler)
         look = False if dtype is None else check_dtype(first.conditionals, dtype)
         x, _, _ = first._drawn(request, False)  # the first network draws its noise on the way
-        contexts = None if context is None else context.detach().repeat_interleave(num_samples, 0)
+        contexts = None if request.context is None else request.context.repeat_interleave(request.shape[-1], 0)
         for number in range(1, len(self.networks)):
             x = self._solve(number, x, contexts)
         log_prob = self.log_prob(x, contexts).reshape(request.shape) if with_log_prob else None
@@ -257,7 +277,9 @@ class MaskedAutoregressiveFlow(nn.Module):
         options: dict[str, Any] = {"seed": seed, "generator": generator, "first_row": first_row, "rows": rows}
         request = self._request(num_samples, context, **options, backend=backend, progress=progress)
         look = False if dtype is None else check_dtype(self._network(0).conditionals, dtype)
-        contexts = None if context is None else context.repeat_interleave(num_samples, 0)
+        if request.context is not None and not isinstance(context, Tensor):
+            context = request.context
+        contexts = None if context is None else context.repeat_interleave(request.shape[-1], 0)
         x = self.inverse(self._base_noise(request), contexts).reshape(*request.shape, self.features)
         if dtype is None:
             return x
@@ -301,8 +323,12 @@ class MaskedAutoregressiveFlow(nn.Module):
             ValueError: a shape does not fit.
             FloatingPointError: a value was no finite number.
         """
-        if z.ndim != 2 or z.shape[1] != self.features:
-            raise ValueError(f"z must have shape (B, {self.features}), got {tuple(z.shape)}")
+        z, context = self._checked("z", z, context)
+        if z.ndim != 2 or (context is not None and context.shape[:-1] != z.shape[:-1]):
+            of_context = "" if context is None else f", and context {tuple(context.shape)}"
+            raise ValueError(
+                f"z must have shape (B, {self.features}), with a context for each row, got {tuple(z.shape)}{of_context}"
+            )
         for number in range(len(self.networks)):
             parameters = [each for each in self._network(number).parameters() if each.requires_grad]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from made_fast.arguments import tensor_of, whole_number, with_values
 from made_fast.layers import operators
 from made_fast.masks import whole_mask
 from made_fast.programs.program import Term
@@ -48,12 +49,15 @@ class MaskedLinear(nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        in_features, out_features = (
+            whole_number(*each) for each in (("in_features", in_features), ("out_features", out_features))
+        )
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.register_buffer("mask", None if mask is None else self._checked(mask))
         self.register_parameter("mask_weight", nn.Parameter(torch.zeros_like(self.weight)) if conditioning else None)
 
     def _checked(self, mask: Tensor) -> Tensor:
-        mask, shape = torch.as_tensor(mask), (self.out_features, self.in_features)
+        mask, shape = with_values("mask", tensor_of("mask", mask)), (self.out_features, self.in_features)
         if mask.shape != shape:
             raise ValueError(f"mask must have shape {shape} (out, in), got {tuple(mask.shape)}")
         if not bool(((mask == 0) | (mask == 1)).all()):

@@ -22,6 +22,7 @@ from made_fast.outputs.rules import LOG_SQRT_2_PI
 from made_fast.programs.functions import FUNCTIONS
 from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wiring
+from made_fast.tracing import may_bypass
 
 __all__ = ["Call", "WholeNetwork", "run"]
 
@@ -241,7 +242,7 @@ class _Network(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         x, context, *rest = ctx.saved_tensors
         weights, kept = rest[: len(needed) - 2], rest[len(needed) - 2 :]
-        if torch.is_grad_enabled() or not operators.unwatched(*grads) or operators.batched(*grads):
+        if torch.is_grad_enabled() or not may_bypass(*grads) or operators.batched(*grads):
             return (None, *_by_layers(chain, (x, context, *weights), needed, grads))
         return (None, *chain.backward(grads, needed, x, context, kept, weights))
 

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from made_fast import backends
+from made_fast.arguments import shown, why_not_dense
 from made_fast.backends import reference
 from made_fast.masks import MaskPlan, find_plan, whole_mask
 from made_fast.programs.functions import ACTIVATIONS, FUNCTIONS
+from made_fast.tracing import may_bypass
 
 __all__ = ["FROM_RESULT", "apply", "checked", "masked_linear", "masked_linear_grad_input", "masked_linear_grad_weight"]
 
@@ -79,6 +81,9 @@ def _learns(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 def check(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str | None) -> None:
     """Raises ValueError unless the arguments of ``masked_linear`` fit together; the message names the one that does not."""
+    for name, tensor in (("x", x), ("weight", weight), ("mask", mask), ("bias", bias)):
+        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_nested:
+            _refuse(name, tensor)
     if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
         width = x.shape[-1] if x.ndim else "no"
         raise ValueError(f"weight must have shape (out, {width}) to match x, got {tuple(weight.shape)}")
@@ -93,6 +98,15 @@ def check(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activati
     if (weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype)) and not _autocast(x.device):
         name, other = next((n, t) for n, t in _named(weight, None, bias) if t.dtype != x.dtype)
         raise ValueError(f"{name} must have dtype {x.dtype} like x, got {other.dtype}")
+
+
+def _refuse(name: str, value: object) -> None:
+    """Raises ValueError for what is no dense tensor."""
+    if value is None and name == "bias":
+        return
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor, got {shown(value)}")
+    raise ValueError(f"{name} must be a dense tensor, got {why_not_dense(value)}")
 
 
 def _named(weight: Tensor, mask: Tensor | None, bias: Tensor | None) -> list[tuple[str, Tensor]]:
@@ -177,25 +191,12 @@ def _grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str, prepared: 
     return y
 
 
-def _direct(*tensors: Tensor | None) -> bool:
-    """Whether nobody watches the dispatcher: then an operator's body may be called without it, at a tenth of the cost."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
-        return False
-    return all(type(tensor) in _PLAIN for tensor in tensors)
-
-
-def unwatched(*tensors: Tensor | None) -> bool:
-    """See ``_direct``."""
-    return _direct(*tensors)
-
-
 def batched(*tensors: Tensor | None) -> bool:
     """Whether one of these gradients is one of many that are computed at once (``is_grads_batched``)."""
     return any(each is not None and torch._C._dispatch_keys(each).has(_BATCHED) for each in tensors)
 
 
 _BATCHED = torch._C._dispatch_key_parse("Batched")
-_PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 
 def apply(
@@ -209,7 +210,7 @@ def apply(
 ) -> Tensor:
     """``masked_linear`` by the shortest way that serves; ``chosen`` is the backend that ``backend`` stands for."""
     arguments = (x, weight, mask, bias, activation, backend)
-    if not _direct(x, weight, mask, bias):
+    if not may_bypass(x, weight, mask, bias):
         return masked_linear(*arguments)  # type: ignore[no-any-return]
     prepared = _prepared(mask, (weight.shape[0], weight.shape[1]), x, backend, chosen)
     if _learns(x, weight, bias):
@@ -254,7 +255,7 @@ def _gradients(ctx: Any, grad: Tensor, needed: Sequence[bool]) -> tuple[Any, ...
     known: dict[str, Any] = {}
     if torch._C._dispatch_keys(grad).has(_BATCHED):  # is_grads_batched
         grad_input, grad_weight = _plain_grad_input, _plain_grad_weight
-    elif hasattr(ctx, "prepared") and not torch.is_grad_enabled() and _direct(grad, x, weight, mask):
+    elif hasattr(ctx, "prepared") and not torch.is_grad_enabled() and may_bypass(grad, x, weight, mask):
         grad_input, grad_weight, known = _grad_input, _grad_weight, {"prepared": ctx.prepared}
     return (
         grad_input(grad, weight, mask, ctx.backend, **known) if needs_x else None,

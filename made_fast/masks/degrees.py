@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from made_fast.arguments import whole_number
+from made_fast.arguments import MOST_SEED, seed_number, whole_number
 
 __all__ = [
     "connectivity",
@@ -71,7 +71,7 @@ def make_order(
     if order == "reversed":
         return torch.arange(features - 1, -1, -1)
     if order == "random":
-        return torch.randperm(features, generator=torch.Generator().manual_seed(seed))
+        return torch.randperm(features, generator=torch.Generator().manual_seed(seed_number("seed", seed)))
     raise ValueError(f"order must be one of {', '.join(ORDERS)} or a permutation, got {order!r}")
 
 
@@ -141,7 +141,7 @@ def hidden_degrees(
     count = high - low + 1
     if kind == "random":
         low = max(low, min(minimum, high))
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed & MOST_SEED)  # of a layer: that of the model and a little more
         drawn = torch.randint(low, high + 1, (width,), generator=generator)
         if context:
             drawn[0] = 0  # one unit at least carries the context to the first variable

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from made_fast.arguments import one_of, whole_number
+from made_fast.arguments import context_like, finite, like_weights, one_of, seed_number, whole_number, whole_numbers
 from made_fast.masks import SHUFFLES, make_order
 from made_fast.models import files
 from made_fast.models.network import MaskedNetwork
@@ -23,11 +23,13 @@ from made_fast.outputs.output import Output
 from made_fast.programs.check import Report, report_on
 from made_fast.programs.functions import ACTIVATIONS
 from made_fast.programs.program import Program
+from made_fast.requests.checks import check_rounded
 from made_fast.requests.request import Request
 from made_fast.sampling.draws import Draws
 from made_fast.sampling.ensemble_sampler import EnsembleSampler
 from made_fast.sampling.kept import Kept, State
 from made_fast.sampling.sampler import Sampler
+from made_fast.tracing import may_look
 
 __all__ = ["MADE"]
 
@@ -98,7 +100,7 @@ class MADE(MaskedNetwork, Draws):
             raise ValueError(f"hidden_features must be equal and not empty for residual=True, got {widths}")
         num_masks = whole_number("num_masks", num_masks)
         one_of("shuffle", shuffle, SHUFFLES)
-        seed = whole_number("seed", seed, None)
+        seed = seed_number("seed", seed)
         first_order = make_order(order, features, seed=seed)
         features, distribution = len(first_order), make_output(output)
         super().__init__(
@@ -160,11 +162,8 @@ class MADE(MaskedNetwork, Draws):
         Raises:
             ValueError: a shape does not fit, or there is no such mask.
         """
-        return self.parameters_of(*self._inputs(x, context, mask))
-
-    def _inputs(self, x: Tensor, context: Tensor | None, mask: int | None) -> tuple[Tensor, Tensor | None, Any]:
-        masks = self._layer_masks(mask)
-        return self._checked(x, "x", self.features), self._checked_context(context), masks
+        layer_masks = self._layer_masks(mask)
+        return self.parameters_of(*self._checked(x, context), layer_masks)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None, *, masks: int | Sequence[int] | None = None) -> Tensor:
         r"""Returns log p(x | context) in nats, of one mask or of the mean over several, :math:`\log \frac1n \sum_k p_k(x)`.
@@ -180,25 +179,31 @@ class MADE(MaskedNetwork, Draws):
             (...).
 
         Raises:
-            ValueError: a shape does not fit, a value of ``x`` is impossible (nan included), or there is no such mask.
+            ValueError: a shape does not fit, a value of ``x`` is impossible (nan included), one of ``context`` is not finite,
+                or there is no such mask.
         """
-        x = self._checked(x, "x", self.features)
-        if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
+        given = x
+        x, context = self._checked(x, context)
+        if may_look(x):
             self.output.check(x)
-        chosen = masks
+            if x is not given:
+                check_rounded(self.conditionals, given, x)
+        if context is not None:
+            finite("context", context)
+        chosen: Any = masks
         if masks is None and self.ensemble is not None and not self.training:
             chosen = self.ensemble.evaluated
-        if chosen is None or not isinstance(chosen, Sequence):
-            return self._log_prob(x, context, chosen)
+        elif getattr(masks, "ndim", 0):
+            chosen = whole_numbers("masks", masks, None)
+        if not isinstance(chosen, Sequence):
+            return self.log_prob_of(x, context, self._layer_masks(chosen))
+        chosen = [self._checked_mask(mask) for mask in chosen]
         if not chosen:
             raise ValueError(f"masks must be an integer or a sequence of at least one, got {masks!r}")
-        total = self._log_prob(x, context, chosen[0])
+        total = self.log_prob_of(x, context, self._layer_masks(chosen[0]))
         for mask in chosen[1:]:  # probabilities are averaged: a mean of logits would be no mixture of densities
-            total = torch.logaddexp(total, self._log_prob(x, context, mask))
+            total = torch.logaddexp(total, self.log_prob_of(x, context, self._layer_masks(mask)))
         return total - math.log(len(chosen))
-
-    def _log_prob(self, x: Tensor, context: Tensor | None, mask: int | None) -> Tensor:
-        return self.log_prob_of(x, self._checked_context(context), self._layer_masks(mask))
 
     def distribution(self, x: Tensor, context: Tensor | None = None, *, mask: int | None = None) -> Distribution:
         """Returns the conditionals p(x_d | x_<d, context) as a torch distribution: batch (...), event (D,).
@@ -377,25 +382,11 @@ class MADE(MaskedNetwork, Draws):
         mask = None if mask is None else self._checked_mask(mask)
         return None if self.ensemble is None else self.ensemble.of_layers(mask)
 
-    def _checked(self, value: Tensor, name: str, width: int) -> Tensor:
-        """The argument in the dtype of the weights: whole numbers are converted, other floats refused."""
-        if value.shape[-1:] != (width,):
-            raise ValueError(f"{name} must have shape (..., {width}), got {tuple(value.shape)}")
-        expected = self.parameters_layer.weight.dtype
-        if value.dtype == expected:
-            return value
-        if not value.is_floating_point() and not value.is_complex():
-            return value.to(expected)
-        if torch.is_autocast_enabled(value.device.type):
-            return value
-        raise ValueError(f"{name} must have dtype {expected} like the weights, got {value.dtype}")
-
-    def _checked_context(self, context: Tensor | None) -> Tensor | None:
-        if self.context_features and context is None:
-            raise ValueError(f"context must have shape (..., {self.context_features}), got None")
-        if not self.context_features and context is not None:
-            raise ValueError(f"context must be None for a model without context_features, got {tuple(context.shape)}")
-        return None if context is None else self._checked(context, "context", self.context_features)
+    def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """x and context in the dtype and on the device of the weights."""
+        weight = self.parameters_layer.weight
+        x = like_weights("x", x, self.features, weight)
+        return x, context_like(context, self.context_features, weight, x)
 
 
 _ARGUMENTS = tuple(inspect.signature(MADE).parameters)  # those of subclasses may be others

@@ -16,6 +16,7 @@ from made_fast.outputs.conditional import Conditional
 from made_fast.programs.program import CONTEXT, X
 from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wire, Wiring
+from made_fast.tracing import may_bypass
 
 __all__ = ["Whole", "head_of"]
 
@@ -57,7 +58,9 @@ class Whole:
             context: (..., C) of the same rows, or None.
             layer_masks: see ``MaskedNetwork.parameters_of``.
         """
-        dtype, of = x.dtype, network._modules  # a third of the time of attributes
+        dtype, device, of = x.dtype, x.device, network._modules  # a third of the time of attributes
+        if not may_bypass(x, context) or operators.why_only_plain(device) is not None:
+            return None
         if dtype not in _DTYPES or of.get("encoder") is not None or _watched_everywhere() or not x.numel():
             return None
         if context is not None and (context.dtype != dtype or context.shape[:-1] != x.shape[:-1]):
@@ -71,17 +74,15 @@ class Whole:
         if not all(type(layer) is nn.Linear and not _is_watched(layer) for layer in others.values()):
             return None
         weights, masks = self._wires.tensors(masked, others, layer_masks)
-        device, size = x.device, 0
+        size = 0
         for weight in weights:
-            if weight.dtype != dtype or weight.device != device:
+            if type(weight) not in (nn.Parameter, Tensor) or weight.dtype != dtype or weight.device != device:
                 return None
             size += weight.numel()
         if torch.is_grad_enabled():
             most = _MOST_MACS if torch.get_num_threads() > 1 else _MOST_MACS_OF_ONE
             if size * (x.numel() // x.shape[-1]) > most:
                 return None
-        if not operators.unwatched(x, context, *weights) or operators.why_only_plain(device) is not None:
-            return None
         native = self._whole.ready(x, weights, masks)
         return None if native is None else Call(self._whole.wiring, native, weights, masks)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from made_fast.arguments import whole_number, whole_numbers
+from made_fast.arguments import number_or_numbers, whole_number
 from made_fast.outputs.codes import Code, Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import PLAIN, Decoding
@@ -97,10 +97,9 @@ class Categorical(Output):
     name = "categorical"
 
     def __init__(self, sizes: int | Sequence[int], embedding: int = 0) -> None:
-        several = isinstance(sizes, Sequence)
-        if several and not sizes:
+        self.sizes = number_or_numbers("sizes", sizes, 1)
+        if self.sizes == ():
             raise ValueError(f"sizes must be a positive integer or a sequence of such, got {sizes!r}")
-        self.sizes = whole_numbers("sizes", sizes, 1) if several else whole_number("sizes", sizes, 1)
         self.embedding = whole_number("embedding", embedding)
 
     def conditionals(self, features: int) -> tuple[Conditional, ...]:

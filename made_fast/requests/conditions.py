@@ -15,7 +15,7 @@ __all__ = ["Allowed", "Between", "Conditions"]
 
 
 class Between(NamedTuple):
-    """A range of values, both ends included; None for no bound."""
+    """A range of values, both ends included; None for no bound. Empty where ``low`` is above ``high``, as in SQL."""
 
     low: float | None = None
     high: float | None = None

@@ -9,11 +9,23 @@ from math import prod
 import torch
 from torch import Tensor
 
-from made_fast.arguments import whole_number
+from made_fast.arguments import (
+    MOST_ROWS,
+    MOST_SEED,
+    described,
+    finite,
+    seed_number,
+    shown,
+    tensor_of,
+    whole_number,
+    whole_tensor,
+    with_values,
+)
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import PLAIN, Decoding
 from made_fast.requests.checks import check_decoding, conditions_of, decoding_of
 from made_fast.requests.conditions import Allowed, Conditions
+from made_fast.tracing import is_recorded
 
 __all__ = ["Request"]
 
@@ -29,6 +41,8 @@ class Request:
         rows: (count,) int64 noise rows, or None: consecutive from ``first_row``.
         context: (N, C) or None.
         conditions: of N rows, or of one for all; or None.
+        impossible: (n, D) bool, of each query or of the one for all: which variables it leaves no value; or None. There the
+            conditions allow everything.
         decoding: how conditionals are changed.
         dtype: of the samples, or None.
         backend: ``"auto"`` or the name of a backend.
@@ -43,6 +57,7 @@ class Request:
     rows: Tensor | None = None
     context: Tensor | None = None
     conditions: Conditions | None = None
+    impossible: Tensor | None = None
     decoding: Decoding = PLAIN
     dtype: torch.dtype | None = None
     backend: str = "auto"
@@ -78,24 +93,56 @@ class Request:
         Raises:
             ValueError: an argument does not fit; the message names it.
         """
-        if not (type(num_samples) is type(first_row) is type(seed) is int and num_samples >= 0 == first_row):
-            num_samples = whole_number("num_samples", num_samples)
-            first_row = whole_number("first_row", first_row, 0, 2**62 - 1)
-            seed = _drawn_seed(generator) if seed is None else whole_number("seed", seed, None)
-        _check_context(context, context_features)
+        if not (
+            type(num_samples) is type(first_row) is type(seed) is int
+            and first_row == 0 <= num_samples <= MOST_ROWS
+            and 0 <= seed <= MOST_SEED
+        ):
+            num_samples = whole_number("num_samples", num_samples, 0, MOST_ROWS)
+            first_row = whole_number("first_row", first_row, 0, MOST_ROWS - 1)
+            seed = _drawn_seed(generator) if seed is None else seed_number("seed", seed)
+        if is_recorded():
+            raise ValueError(
+                "sample must be called outside of what is traced, exported or compiled as a whole: a recording would hold "
+                "memory in place of samples"
+            )
+        context = None if context is None and not context_features else _checked_context(context, context_features)
         count = None if context is None else context.shape[0]
-        conditions, decoding = None, PLAIN
+        conditions, impossible, decoding = None, None, PLAIN
         if given is not None or observed is not None or allowed is not None:
-            conditions, count = conditions_of(conditionals, given, observed, allowed, count)
-        if (temperature, greedy, top_k, top_p) != (1, False, 0, 1):
+            conditions, impossible, count = conditions_of(conditionals, given, observed, allowed, count)
+        if not _are_plain(temperature, greedy, top_k, top_p):
             decoding = decoding_of(temperature, greedy, top_k, top_p)
             constrained = conditions is not None and conditions.support is not None
             check_decoding(decoding, conditionals, constrained=constrained)
         shape = (num_samples,) if count is None else (count, num_samples)
         if rows is not None:
-            _check_rows(rows, prod(shape), first_row)
-        context = None if context is None else context.detach()
-        return cls(shape, seed, first_row, rows, context, conditions, decoding, dtype, backend, progress)
+            rows = _checked_rows(rows, prod(shape), first_row)
+        elif first_row + prod(shape) > MOST_ROWS:
+            raise ValueError(
+                f"first_row and the number of samples must add up to 2**62 or less, got {first_row + prod(shape)}"
+            )
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise ValueError(f"dtype must be a torch.dtype, got {shown(dtype)}")
+        return cls(shape, seed, first_row, rows, context, conditions, impossible, decoding, dtype, backend, progress)
+
+    def check_possible(self) -> None:
+        """Raises ValueError where a query leaves a variable no value, so that there is nothing to draw."""
+        if self.impossible is not None:
+            row, variable = self.impossible.nonzero()[0].tolist()
+            which = f" of query {row}" if len(self.shape) > 1 else ""
+            raise ValueError(
+                f"allowed must leave variable {variable} a value that it can take, but that{which} leaves none: nothing can "
+                "be drawn, and the probability is 0"
+            )
+
+    def weights(self, log_weight: Tensor) -> Tensor:
+        """Log-weights (count,) in the shape of the request; those of impossible queries are -inf."""
+        log_weight = log_weight.reshape(self.shape)
+        if self.impossible is None:
+            return log_weight
+        nothing = self.impossible.any(1).to(log_weight.device)
+        return log_weight.masked_fill(nothing if len(self.shape) == 1 else nothing[:, None], -torch.inf)
 
     def __post_init__(self) -> None:
         held = () if self.conditions is None else self.conditions.features
@@ -115,29 +162,46 @@ class Request:
         return None if self.conditions is None else self.conditions.rows(places // self.shape[-1])
 
 
+def _are_plain(temperature: object, greedy: object, top_k: object, top_p: object) -> bool:
+    """Whether they are the values that change nothing."""
+    try:
+        return (temperature, greedy, top_k, top_p) == (1, False, 0, 1)
+    except (TypeError, ValueError, RuntimeError):  # an array or a tensor of several, which is then refused by name
+        return False
+
+
 def _drawn_seed(generator: torch.Generator | None) -> int:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator must be a torch.Generator, got {shown(generator)}")
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
-def _check_context(context: Tensor | None, expected: int) -> None:
-    shown = "None" if context is None else f"shape {tuple(context.shape)}"
+def _checked_context(value: object, expected: int) -> Tensor:
     if not expected:
-        if context is not None:
-            raise ValueError(f"context must be None for a model without context_features, got {shown}")
-        return
+        raise ValueError(f"context must be None for a model without context_features, got {_shape_of(value)}")
+    context = None if value is None else tensor_of("context", value).detach()
     if context is None or context.ndim != 2 or context.shape[1] != expected:
-        raise ValueError(f"context must have shape (B, {expected}), got {shown}")
-    if not bool(torch.isfinite(context).all()):
-        raise ValueError("context must be finite, found nan or inf")
+        raise ValueError(f"context must have shape (B, {expected}), got {_shape_of(context)}")
+    context = with_values("context", context)
+    finite("context", context)
+    return context
 
 
-def _check_rows(rows: Tensor, count: int, first_row: int) -> None:
-    if not isinstance(rows, Tensor) or rows.dtype != torch.int64 or rows.shape != (count,):
-        found = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else repr(rows)
-        raise ValueError(f"rows must be an int64 tensor of shape ({count},), one for each sample, got {found}")
+def _shape_of(value: object) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
+
+
+def _checked_rows(value: object, count: int, first_row: int) -> Tensor:
+    wish = f"whole numbers of shape ({count},), one for each sample"
+    if isinstance(value, range) and len(value) != count:
+        raise ValueError(f"rows must be {wish}, got {value!r}")
+    rows = with_values("rows", whole_tensor("rows", value, wish))
+    if rows.shape != (count,):
+        raise ValueError(f"rows must be {wish}, got {described(value)}")
     if first_row:
         raise ValueError(f"first_row must be 0 where rows are given, got {first_row}")
-    if count and not 0 <= int(rows.min()) <= int(rows.max()) < 2**62:
-        outside = int(rows[(rows < 0) | (rows >= 2**62)][0])
+    if count and not 0 <= int(rows.min()) <= int(rows.max()) < MOST_ROWS:
+        outside = int(rows[(rows < 0) | (rows >= MOST_ROWS)][0])
         raise ValueError(f"rows must lie in 0 .. 2**62 - 1, got {outside}")
+    return rows

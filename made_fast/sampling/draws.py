@@ -90,7 +90,8 @@ class Draws(ABC):
             given: (D,) or (N, D) values that are kept where ``observed`` says so.
             observed: bool (D,) or (N, D).
             allowed: a mapping from variables to the values they may take, or N of them: ``Between(low, high)``, a ``range``
-                or a set of values; variables that are not named may be anything.
+                or a set of values; variables that are not named may be anything. Values that a variable cannot take are
+                left out. Where nothing is left, or another value is given, there is nothing to draw: a ValueError.
             temperature: T > 0; each conditional is drawn from p(x)**(1 / T), of a mixture each of its parts.
             greedy: takes the most probable value of each variable given the ones before it.
             top_k: keeps the k most probable categories; 0 for all.
@@ -127,6 +128,7 @@ class Draws(ABC):
             backend=backend,
             progress=progress,
         )
+        request.check_possible()
         x, _, log_weight = (self if mask is None else self._of_mask(mask))._drawn(request, False)
         x = x.reshape(*request.shape, self.features)
         return x if log_weight is None else WeightedSamples(x, log_weight.reshape(request.shape))
@@ -177,6 +179,7 @@ class Draws(ABC):
             backend=backend,
             progress=progress,
         )
+        request.check_possible()
         x, log_prob, log_weight = (self if mask is None else self._of_mask(mask))._drawn(request, True)
         assert log_prob is not None
         x, log_prob = x.reshape(*request.shape, self.features), log_prob.reshape(request.shape)
@@ -212,17 +215,17 @@ class Draws(ABC):
             mask, seed, generator, first_row, rows, allowed, backend, progress: see ``sample``.
 
         Returns:
-            values and standard errors, fp64, () or (N,).
+            values and standard errors, fp64, () or (N,); -inf where an observed value is not allowed.
 
         Raises:
             ValueError: an argument does not fit; the message names it.
         """
-        drawn = self.sample(
-            whole_number("num_samples", num_samples, 1),
+        log_weight = self._log_weights(
+            num_samples,
             context,
+            mask,
             given=x,
             observed=observed,
-            mask=mask,
             seed=seed,
             generator=generator,
             first_row=first_row,
@@ -231,8 +234,7 @@ class Draws(ABC):
             backend=backend,
             progress=progress,
         )
-        assert isinstance(drawn, WeightedSamples)
-        return log_mean_exp(drawn.log_weight)
+        return log_mean_exp(log_weight)
 
     def estimate_probability(
         self,
@@ -262,7 +264,8 @@ class Draws(ABC):
             mask, seed, generator, first_row, rows, given, observed, backend, progress: see ``sample``.
 
         Returns:
-            values and standard errors, fp64, () or (N,); ``interval(0.95)`` gives confidence intervals.
+            values and standard errors, fp64, () or (N,); ``interval(0.95)`` gives confidence intervals. Both are 0 for a
+            query that leaves a variable no value that it can take, such as ``{0: Between(7, 9)}`` of categories 0 .. 4.
 
         Raises:
             ValueError: an argument does not fit; the message names it.
@@ -276,11 +279,11 @@ class Draws(ABC):
             >>> 0 < float(share.value) < 1, float(share.standard_error) < 1e-6
             (True, True)
         """
-        drawn = self.sample(
-            whole_number("num_samples", num_samples, 1),
+        log_weight = self._log_weights(
+            num_samples,
             context,
+            mask,
             allowed=allowed,
-            mask=mask,
             seed=seed,
             generator=generator,
             first_row=first_row,
@@ -290,5 +293,14 @@ class Draws(ABC):
             backend=backend,
             progress=progress,
         )
-        assert isinstance(drawn, WeightedSamples)
-        return mean_of_weights(drawn.log_weight)
+        return mean_of_weights(log_weight)
+
+    def _log_weights(self, num_samples: int, context: Tensor | None, mask: int | None, **options: Any) -> Tensor:
+        """The log-weights of ``sample``, -inf for queries that are impossible."""
+        num_samples = whole_number("num_samples", num_samples, 1)
+        request = Request.checked(self.conditionals, self.context_features, num_samples, context, **options)
+        if request.conditions is None:
+            raise ValueError("x and observed, or allowed, must be given, got None")
+        _, _, log_weight = (self if mask is None else self._of_mask(mask))._drawn(request, False)
+        assert log_weight is not None
+        return request.weights(log_weight)

@@ -89,6 +89,8 @@ class Sampler(Draws):
         backend: str = "auto",
         bf16_weights: bool = False,
     ) -> None:
+        if program.device.type == "meta":
+            raise ValueError("weights must be on a device with memory to draw samples, found meta")
         for number, op in enumerate(program.affines):
             for tensor in (*(term.weight for term in op.terms), *(() if op.bias is None else (op.bias,))):
                 if not bool(torch.isfinite(tensor).all()):

@@ -37,7 +37,7 @@ HELD = {"mixed-context", "mixed_finite-both", "mixture_of_normals-random", "ragg
 def _weights_of(model: MADE, x: Tensor, kind: str, output: str) -> Tensor:
     """The log-weight that these rows (8 * 5 or 5) should have, from the model's own conditionals in fp64."""
     arguments, rows = arguments_of(output, kind), len(x)
-    conditions, count = conditions_of(
+    conditions, _, count = conditions_of(
         model.conditionals, arguments.get("given"), arguments.get("observed"), arguments.get("allowed"), None
     )
     assert conditions is not None

@@ -7,6 +7,7 @@ import pytest
 
 from made_fast import MADE, Sampler
 from made_fast.acceleration import AcceleratedSampler
+from made_fast.compat import nflows, pytorch_made
 from made_fast.flows.maf import MaskedAutoregressiveFlow
 from made_fast.sampling.draws import Draws
 from made_fast.sampling.ensemble_sampler import EnsembleSampler
@@ -14,6 +15,7 @@ from made_fast.sampling.ensemble_sampler import EnsembleSampler
 ROOT = Path(__file__).parents[2]
 DRAWS = ("sample", "sample_and_log_prob")
 OPTIONS = ("seed", "generator", "given", "observed", "allowed", "temperature", "greedy", "top_k", "top_p", "backend")
+KINDS = (MADE, Sampler, EnsembleSampler, AcceleratedSampler, nflows.MADE, pytorch_made.MADE)
 CALLS = """
 from made_fast import MADE
 
@@ -27,7 +29,7 @@ model.sampler().sample(10, top=3)
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_help_shows_the_options(name: str) -> None:
-    for kind in (MADE, Sampler, EnsembleSampler, AcceleratedSampler):
+    for kind in KINDS:
         parameters = inspect.signature(getattr(kind, name)).parameters
         assert {*OPTIONS} <= {*parameters}, kind
         assert all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in parameters.values()), kind
@@ -39,7 +41,7 @@ def test_help_shows_the_options(name: str) -> None:
 def test_all_that_draw_take_the_same(name: str) -> None:
     """What models, ensembles and captured modules take is written once."""
     expected = inspect.signature(getattr(Draws, name))
-    for kind in (MADE, Sampler, EnsembleSampler, AcceleratedSampler):
+    for kind in KINDS:
         assert inspect.signature(getattr(kind, name)) == expected, kind
 
 

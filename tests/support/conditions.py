@@ -38,5 +38,5 @@ def arguments_of(output: str, kind: str, features: int = FEATURES, rows: int = 8
 def moved_of(model: MADE, arguments: dict[str, Any], contexts: int | None) -> Conditions | None:
     """The conditions in the form of backends, in the dtype of a model."""
     own = [arguments.get(name) for name in ("given", "observed", "allowed")]
-    conditions, _ = conditions_of(model.conditionals, *own, contexts)
+    conditions, _, _ = conditions_of(model.conditionals, *own, contexts)
     return None if conditions is None else conditions.moved(torch.device("cpu"), next(model.parameters()).dtype)

@@ -53,7 +53,7 @@ def _conditions(model: MADE, *, given: bool, allowed: bool, prefix: int | None =
     queries = [_allowed(model, row) for row in range(N)] if allowed else None
     if allowed and given:  # no contradictions
         queries = [{v: q for v, q in own.items() if not observed[row, v]} for row, own in enumerate(queries or [])]
-    found, _ = conditions_of(model.conditionals, x if given else None, observed if given else None, queries, N)
+    found, _, _ = conditions_of(model.conditionals, x if given else None, observed if given else None, queries, N)
     assert found is not None
     return found.moved(torch.device("cpu"), dtype)
 

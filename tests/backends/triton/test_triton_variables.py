@@ -263,7 +263,7 @@ def test_rows_are_those_of_one_draw_whatever_the_parts() -> None:
     packed = sampling.pack(program, build_schedule(program))
     options = {"given": given, "observed": observed}
     expected = model.sample(20, seed=2, backend="triton", **options)
-    conditions, _ = conditions_of(model.conditionals, given, observed, None, None)
+    conditions, _, _ = conditions_of(model.conditionals, given, observed, None, None)
     assert conditions is not None
     x, log_weight = torch.empty(80, FEATURES, device=DEVICE), torch.empty(80, device=DEVICE)
     conditions = conditions.moved(torch.device(DEVICE), torch.float32)

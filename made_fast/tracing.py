@@ -1,0 +1,53 @@
+"""Who watches torch's dispatcher: where calls are recorded, memory must not be read round it, nor values be looked at."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import fake_tensor
+
+__all__ = ["is_recorded", "may_bypass", "may_look"]
+
+_PLAIN = (Tensor, nn.Parameter, type(None))
+_RECORDING = tuple(getattr(torch._C._TorchDispatchModeKey, name) for name in ("PROXY", "FAKE", "FUNCTIONAL"))
+
+_state_of_jit = torch._C._get_tracing_state
+_in_a_transform = torch._C._are_functorch_transforms_active
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_has_key = torch._C._dispatch_tls_is_dispatch_key_included
+_FUNCTIONALIZE = torch._C.DispatchKey.Functionalize
+
+
+def may_bypass(*tensors: Tensor | None) -> bool:
+    """Whether nobody watches: then an operator's body may be called without the dispatcher, at a tenth of the cost.
+
+    No compiler, trace, export, transform or mode is at work, and the tensors are plain ones with memory of their own. Whoever
+    reads the memory of a tensor by its address or as an array, outside of an operator of ``torch.library``, asks here first:
+    a trace would record the empty result and not what was written into it.
+    """
+    if torch.compiler.is_compiling() or _state_of_jit() is not None or _in_a_transform():
+        return False
+    if _dispatch_modes() or _function_modes() or _has_key(_FUNCTIONALIZE):
+        return False
+    for each in tensors:  # noqa: SIM110 - a third of the time of a generator
+        if type(each) not in _PLAIN:
+            return False
+    return True
+
+
+def may_look(*tensors: Tensor | None) -> bool:
+    """Whether the values of tensors can be looked at, so that wrong ones can be refused: not while they are recorded."""
+    if is_recorded() or _in_a_transform() or _has_key(_FUNCTIONALIZE):
+        return False
+    for each in tensors:
+        if each is not None and (each.is_meta or (type(each) not in _PLAIN and fake_tensor.is_fake(each))):
+            return False
+    return True
+
+
+def is_recorded() -> bool:
+    """Whether what is called now is recorded, to be run later with other tensors: by a compiler, a trace or an export."""
+    if torch.compiler.is_compiling() or _state_of_jit() is not None:
+        return True
+    return _dispatch_modes() > 0 and any(torch._C._get_dispatch_mode(key) is not None for key in _RECORDING)
