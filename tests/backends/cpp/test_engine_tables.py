@@ -14,10 +14,12 @@ from made_fast.masks.plan import GroupColumn, plan_from_mask
 from made_fast.outputs import BernoulliConditional, Code, Encoding
 from made_fast.programs import FUNCTIONS, Affine, Elementwise, Program
 from made_fast.programs.schedule import Kind, StepColumn, build_schedule
+from made_fast.programs.wiring import HEADS, Wire, Wiring
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
 if build_config()["compiled"]:
     cpp: Any = importlib.import_module("made_fast.backends.cpp.engine")
+    networks: Any = importlib.import_module("made_fast.backends.cpp.networks")
     layout: Any = importlib.import_module("made_fast.backends.cpp.arrays")
     core: Any = cpp._core
 
@@ -31,12 +33,13 @@ def _enumerations() -> dict[str, type[IntEnum]]:
         "StepColumn": StepColumn,
         "VariableColumn": layout.VariableColumn,
         "GroupColumn": GroupColumn,
+        "NetworkColumn": networks.NetworkColumn,
     }
 
 
 def test_both_languages_have_the_same_names_in_the_same_places() -> None:
     expected = {title: [each.name.lower() for each in enumeration] for title, enumeration in _enumerations().items()}
-    assert core.tables() == {**expected, "Function": list(FUNCTIONS)}
+    assert core.tables() == {**expected, "Function": list(FUNCTIONS), "Head": list(HEADS)}
     for enumeration in _enumerations().values():
         assert [each.value for each in enumeration] == list(range(len(enumeration)))
 
@@ -116,3 +119,33 @@ def test_functions_are_those_of_torch() -> None:
     weight = torch.ones(1, 1, dtype=torch.float64)
     for name, function in FUNCTIONS.items():
         torch.testing.assert_close(cpp.masked_linear(x, weight, plan, None, name), function(x), rtol=1e-12, atol=1e-12)
+
+
+AFFINE = Wire(Kind.AFFINE, 3, terms=((0, 0),), bias=1)
+WRONG: dict[str, tuple[Wire, ...]] = {
+    "a network must have 1 to 126 operations": (),
+    "must be one of the weights": (AFFINE._replace(bias=2),),
+    "a weight must fit its operation": (AFFINE._replace(width=4),),
+    "columns of a weight must be those of its source": (AFFINE._replace(terms=((1, 0),)),),
+    "must have 1 to 8 terms": (AFFINE._replace(terms=()),),
+    "left must fit": (AFFINE, Wire(Kind.UNARY, 3, 3)),
+    "right must fit": (AFFINE, Wire(Kind.ADD, 3, 2, 7)),
+    "an operation is unknown": (AFFINE, Wire(Kind.DRAW, 3, 2)),
+    "widths must be positive": (AFFINE, Wire(Kind.UNARY, 0, 2)),
+    "only affine operations have terms": (AFFINE, Wire(Kind.UNARY, 3, 2, terms=((0, 0),))),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_network_that_does_not_fit_is_refused(message: str) -> None:
+    masks = {0: torch.ones(3, 4, dtype=torch.bool)}
+    assert networks.Network(Wiring(4, 0, 2, (AFFINE,)), masks).macs >= 12
+    if not WRONG[message]:
+        with pytest.raises(ValueError, match=message):
+            core.Network(features=4, context_features=0, num_weights=2, ops=np.zeros((0, 6), dtype=np.int64), terms=[])
+        return
+    with pytest.raises(ValueError, match=message):
+        networks.Network(Wiring(4, 0, 2, WRONG[message]), masks)
+    native = networks.Network(Wiring(4, 0, 2, (AFFINE,)), masks)
+    with pytest.raises(ValueError, match="weights must be as many"):
+        native.forward("parameters", 0.0, torch.ones(1, 4), None, [torch.ones(3, 4)], keep=False)
