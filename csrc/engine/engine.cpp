@@ -6,6 +6,7 @@
 #include "engine/masked-inl.h"
 #include "engine/masked_outer-inl.h"
 #include "engine/network-inl.h"
+#include "engine/network_backward-inl.h"
 #include "engine/peak-inl.h"
 
 #define MADE_FAST_STRING_(x) #x

@@ -21,7 +21,7 @@ from made_fast.layers.networks import run
 from made_fast.masks import MaskSet, connectivity, hidden_degrees, layer_degrees
 from made_fast.models.settled import make_weights
 from made_fast.models.structure import Structure
-from made_fast.models.whole import Whole, head_of
+from made_fast.models.whole import Whole
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.output import log_prob
 from made_fast.programs.functions import FUNCTIONS
@@ -201,14 +201,16 @@ class MaskedNetwork(nn.Module):
 
     def log_prob_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> Tensor:
         """log p(x) in nats, (...), of the arguments of ``parameters_of``; many parameters are never all held at once."""
-        head = head_of(self.conditionals)
-        call = None if head is None else self.whole.call(self, x, context, layer_masks)
-        if head is not None and call is not None:
-            return run([call], *head, x, context)  # type: ignore[no-any-return]
-        rows = _Rows(self, x, context, layer_masks)
         batch, num_params = x.shape[:-1].numel(), sum(self.params_per_variable)
-        if torch.compiler.is_compiling() or batch * num_params <= _TOO_MANY:
-            return self._share(self._to_parameters(rows), x, 0, self.features)
+        few = torch.compiler.is_compiling() or batch * num_params <= _TOO_MANY
+        head = self.whole.head
+        if head is not None and (few or not torch.is_grad_enabled()):  # of which blocks of rows alone are ever held
+            call = self.whole.call(self, x, context, layer_masks)
+            if call is not None:
+                return run([call], *head, x, context)  # type: ignore[no-any-return]
+        if few:
+            return self._share(self.parameters_of(x, context, layer_masks), x, 0, self.features)
+        rows = _Rows(self, x, context, layer_masks)
         bounds, size = [0], 0
         for variable, count in enumerate(self.params_per_variable):
             size += count

@@ -18,7 +18,7 @@ from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wire, Wiring
 from made_fast.tracing import may_bypass
 
-__all__ = ["Whole", "head_of"]
+__all__ = ["Whole"]
 
 # Multiply-adds of a forward pass above which the products of single layers are quicker on the way back: they are made for
 # large matrices, and for several threads, where here one goes alone.
@@ -29,8 +29,7 @@ _CONTEXT_LAYERS = ("context_layer", "context_direct_layer")
 _HEADS = {Code.BERNOULLI: "bernoulli", Code.NORMAL: "normal"}
 
 
-def head_of(conditionals: Sequence[Conditional]) -> tuple[str, float] | None:
-    """The head that makes the log-probability of these variables, and the floor of its scales; None where none does."""
+def _head_of(conditionals: Sequence[Conditional]) -> tuple[str, float] | None:
     first = conditionals[0]
     alike = first.code in _HEADS and all(each == first for each in conditionals)
     return (_HEADS[first.code], first.floor) if alike else None
@@ -41,11 +40,15 @@ class Whole:
 
     Args:
         network: whose layers are read with each call.
+
+    Attributes:
+        head: that which makes the log-probability of the variables, and the floor of its scales; None where none does.
     """
 
     def __init__(self, network: Any) -> None:
         self._wires = _Wires(network)
         self._whole = WholeNetwork(self._wires.wiring(network))
+        self.head = _head_of(network.conditionals)
 
     def call(
         self, network: Any, x: Tensor, context: Tensor | None, layer_masks: Sequence[Tensor] | None
