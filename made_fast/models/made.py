@@ -350,11 +350,11 @@ class MADE(MaskedNetwork, Draws):
                 f"{path} has the arguments of MADE, which {kind.__name__} does not take ({error}): read it by MADE.load"
             ) from error
         with files.fitting(path):
-            model = kind(**config)
+            model = kind(**config).to(dtype)
             model.load_state_dict(state)
             if model.ensemble is not None and not torch.equal(model.order, model.order_of(0)):
                 raise ValueError("order must be that of mask 0, found another")
-        return model.to(dtype)
+        return model
 
     def config(self) -> dict[str, Any]:
         """Returns the arguments that build this model again, as JSON can hold them."""

@@ -79,7 +79,7 @@ class Structure:
             for name, tensor in here.items()
             if isinstance(state.get(prefix + name), Tensor) and state[prefix + name].shape == tensor.shape
         }
-        loaded = {name: _converted(name, tensor, _dtype_of(name)) for name, tensor in loaded.items()}
+        loaded = {name: _converted(name, tensor, self._known.get(name)) for name, tensor in loaded.items()}
         changed = [name for name, tensor in loaded.items() if not _same(tensor, self._known.get(name))]
         if changed:
             _validate(network, {**here, **loaded}, changed)
@@ -99,22 +99,29 @@ class Structure:
         constant = [name for name in changed if name.startswith(_CONSTANT) and name in self._known]
         changed = [name for name in changed if name not in constant and not name.startswith(_DERIVED)]
         if changed:
-            try:
-                values = {name: _converted(name, found[name], _dtype_of(name)) for name in found}
-                _validate(network, values, changed)
-            except ValueError:
-                if not all(_near(found[name], self._known.get(name)) for name in changed):
-                    raise
-                constant += changed
-            else:
-                self._adopt({name: values[name] for name in changed})
-                constant += [name for name in changed if values[name].dtype != found[name].dtype]
+            constant += self._settle(network, found, changed)
         for name in constant:
             _write(places[name], self._known[name])
         ensemble = network.ensemble
         if ensemble is not None:
             ensemble.refresh()
         self._note(network)
+
+    def _settle(self, network: Any, found: dict[str, Tensor], changed: list[str]) -> list[str]:
+        """Takes what is right of what has changed; returns the names of what is to be put back."""
+        try:
+            values = {name: _converted(name, found[name], self._known.get(name)) for name in found}
+            _validate(network, values, changed)
+        except ValueError:
+            known = [name for name in changed if name in self._known]
+            if not known or not all(_near(found[name], self._known[name]) for name in known):
+                raise
+            values = {**found, **{name: self._known[name] for name in known}}
+            _validate(network, values, changed)
+            self._adopt({name: values[name] for name in changed})
+            return known
+        self._adopt({name: values[name] for name in changed})
+        return [name for name in changed if values[name].dtype != found[name].dtype]
 
     def _adopt(self, values: Mapping[str, Tensor]) -> None:
         kept = {name: tensor.detach().cpu().clone() for name, tensor in values.items() if not name.startswith(_DERIVED)}
@@ -185,47 +192,41 @@ def _tensors_of(network: Any) -> dict[str, Tensor]:
     return {name: tensor for name, (_, _, tensor) in _places_of(network).items()}
 
 
-def _dtype_of(name: str) -> torch.dtype:
-    return torch.bool if name.endswith("mask") else torch.int64
-
-
 def _same(tensor: Tensor, known: Tensor | None) -> bool:
     return known is not None and tensor.dtype == known.dtype and torch.equal(tensor.detach().cpu(), known)
 
 
-def _near(tensor: Tensor, known: Tensor | None) -> bool:
+def _near(tensor: Tensor, known: Tensor) -> bool:
     """Whether a tensor is what averages and casts can make of the known one.
 
     An average of equal whole numbers is rounded down by one at most, which never makes another permutation of one; those of
     equal flags are what they were.
     """
-    if known is None or tensor.shape != known.shape or tensor.is_complex():
+    if tensor.shape != known.shape or tensor.is_complex():
         return False
     found, exact = tensor.detach().cpu().double(), known.double()
     if known.dtype == torch.bool:
-        return torch.equal(found, exact)
+        return torch.equal(found != 0, known)
     if tensor.is_floating_point():
         return bool(((found - exact).abs() <= (exact / 128).clamp(min=1)).all())
     return bool(((found == exact) | (found == exact - 1)).all())
 
 
-def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in the dtype that a structure has.
+def _converted(name: str, tensor: Tensor, known: Tensor | None) -> Tensor:
+    """The tensor in the dtype that a structure has. The mean of two flags that are set is half of one in torch.
 
     Raises:
         ValueError: its values are none of that dtype.
     """
+    dtype = torch.bool if name.endswith("mask") else torch.int64
     if tensor.dtype == dtype:
         return tensor
     converted = tensor.detach().to(dtype)
-    if not torch.equal(converted.to(tensor.dtype), tensor):
-        wanted = "0 and 1 alone" if dtype == torch.bool else "whole numbers"
-        raise ValueError(f"{name} must hold {wanted}, as it is no weight to be averaged, got {_shown(tensor)}")
-    return converted
-
-
-def _shown(tensor: Tensor) -> str:
-    return str(tensor.tolist()) if tensor.numel() <= 8 else f"others, {tensor.dtype} {tuple(tensor.shape)}"
+    if torch.equal(converted.to(tensor.dtype), tensor) or (dtype == torch.bool and _same(converted, known)):
+        return converted
+    wanted = "0 and 1 alone" if dtype == torch.bool else "whole numbers"
+    shown = str(tensor.tolist()) if tensor.numel() <= 8 else f"others, {tensor.dtype} {tuple(tensor.shape)}"
+    raise ValueError(f"{name} must hold {wanted}, got {shown}")
 
 
 def _write(place: tuple[dict[str, Any], str, Tensor], known: Tensor) -> None:
@@ -250,8 +251,14 @@ def _validate(network: Any, values: Mapping[str, Tensor], changed: list[str]) ->
 
 
 def _check_masks(network: Any, values: Mapping[str, Tensor], changed: list[str]) -> None:
-    places = {id(layer): name for name, layer in network.named_modules()}
-    masks = [values[f"{places[id(layer)]}.mask"].cpu().numpy() for layer in network.masked_layers]
+    names, masks = {id(tensor): name for name, tensor in _tensors_of(network).items()}, []
+    for layer in network.masked_layers:
+        mask = getattr(layer, "mask", None)
+        if id(mask) not in names:
+            raise ValueError(
+                f"layers must be MaskedLinear, got {type(layer).__name__}: what was put round one must be merged into it"
+            )
+        masks.append(values[names[id(mask)]].cpu().numpy())
     units = [each.units for each in network.conditionals]
     reach = _Reach(masks, np.repeat(np.eye(network.features, dtype=np.float32), units, axis=0))
     hidden, number = network.wired(reach), len(network.hidden)
