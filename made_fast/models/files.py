@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,9 +40,11 @@ def save(path: str | Path, state: dict[str, Tensor], config: dict[str, Any]) -> 
         OSError: the folder does not exist or cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    text = json.dumps(config)
+    metadata = {"format": _FORMAT, "config": text, "digest": _digest(text, tensors)}
     try:
         with written_whole(path) as partial:
-            save_file(tensors, partial, metadata={"format": _FORMAT, "config": json.dumps(config)})
+            save_file(tensors, partial, metadata=metadata)
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
 
@@ -68,9 +71,21 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         config = json.loads(metadata["config"])
     except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} has no readable configuration") from error
+    if "digest" in metadata and metadata["digest"] != _digest(metadata["config"], state):
+        raise ValueError(f"{path} is damaged: it does not hold what was written")
     if not isinstance(config, dict) or not state:
         raise ValueError(f"{path} has no readable configuration")
     return state, config
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a configuration and of all tensors: their format has no sum that would tell of a changed bit."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @contextmanager
