@@ -1,7 +1,7 @@
 """Whether draws follow their distributions: each output on each backend, and the uniforms of the compiled noise.
 
-A variable of a row is led through the exact cdf of its conditional given the row's own prefix, in fp64; of a finite one a place
-within the step of the cdf is drawn by numpy. What comes out is uniform and independent if the draws are right: it is
+A variable of a row is led through the exact cdf of its conditional given the row's own prefix, in fp64; of a finite one a
+place within the step of the cdf is drawn by numpy. What comes out is uniform and independent if the draws are right: it is
 counted in equal cells, one by one and in pairs of neighbouring variables and rows.
 """
 
@@ -19,7 +19,7 @@ from benchmarks.campaigns.cells import Tested, chi_square, row_of
 from benchmarks.campaigns.ways import Way, all_ways
 from benchmarks.report import machine, measured_on, table, write
 from made_fast import MADE, backends, build_config
-from made_fast.outputs import Categorical, MixtureOfLogistics, MixtureOfNormals, Mixed, Normal
+from made_fast.outputs import Categorical, Mixed, MixtureOfLogistics, MixtureOfNormals, Normal
 from made_fast.outputs.output import Output
 from made_fast.programs.schedule import build_schedule
 from made_fast.requests.piece import Piece
@@ -41,13 +41,22 @@ OUTPUTS: dict[str, Output | str] = {
     "mixture_of_normals": MixtureOfNormals(3, floor=0.1),
     "mixture_of_logistics": MixtureOfLogistics(3, levels=32, floor=0.05),
     "mixed": Mixed(
-        ["bernoulli", Normal(floor=0.1), Categorical(9), "spin", MixtureOfNormals(2, floor=0.1), MixtureOfLogistics(2, 16)]
+        [
+            "bernoulli",
+            Normal(floor=0.1),
+            Categorical(9),
+            "spin",
+            MixtureOfNormals(2, floor=0.1),
+            MixtureOfLogistics(2, 16),
+        ]
     ),
 }
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=int, default=200_000, help="of each output on each backend (default: %(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=200_000, help="of each output on each backend (default: %(default)s)"
+    )
     parser.add_argument("--uniforms", type=int, default=1_000_000_000, help="of the engine (default: %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="BACKEND")
     parser.add_argument("--seed", type=int, default=0)
@@ -136,12 +145,12 @@ def run(arguments: argparse.Namespace) -> int:
     text = "\n\n".join(
         [
             "# Chi-square",
-            f"`python -m benchmarks chi_square --seed {arguments.seed}`. {measured_on(facts)} {count} tests, each by both tails "
-            f"at {level:.1e}, so that a right package fails in {FALSE_ALARM:g} of all seeds. Of samples: {CELLS} cells of each "
-            f"variable, {SIDE} x {SIDE} of neighbouring variables and rows. Of uniforms: each of 24 bits, 4,096 cells of the "
-            "upper and of the lower bits, 64 x 64 cells of neighbouring steps, rows and seeds, and of the lowest bits.",
+            f"`python -m benchmarks chi_square --seed {arguments.seed}`. {measured_on(facts)} {count} tests, each by both "
+            f"tails at {level:.1e}, so that a right package fails in {FALSE_ALARM:g} of all seeds. Of samples: {CELLS} cells "
+            f"of each variable, {SIDE} x {SIDE} of neighbouring variables and rows. Of uniforms: each of 24 bits, 4,096 "
+            "cells of the upper and of the lower bits, 64 x 64 of neighbouring steps, rows and seeds, and of the lowest bits.",
             table(COLUMNS, rows),
-            f"{differ} uniforms differ from the definition in torch. " + ("Nothing was wrong." if not wrong else f"{wrong} wrong."),
+            f"{differ} uniforms differ from the definition in torch. {wrong or 'Nothing'} was wrong.",
         ]
     )
     write("chi_square", arguments.out, text, {"machine": facts, "rows": rows, "differ": differ})

@@ -1,4 +1,4 @@
-"""Files with damaged bytes: models, data sets, samples, checkpoints. Each is read, or refused by a ValueError or an OSError."""
+"""Files with damaged bytes: models, data sets, samples, checkpoints. Each is read, or refused by ValueError or OSError."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def child(seed: int, first: int, count: int) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        originals = {name: _written(make, Path(folder, "whole" + Path(name).suffix)) for name, (make, _) in FILES.items()}
+        originals = {
+            name: _written(make, Path(folder, "whole" + Path(name).suffix)) for name, (make, _) in FILES.items()
+        }
         for name, (_, read) in FILES.items():  # whatever reading loads is loaded before the limit
             path = Path(folder, "first" + Path(name).suffix)
             path.write_bytes(originals[name])
@@ -105,7 +107,7 @@ def _write_data(path: Path) -> None:
 
 def _write_samples(path: Path) -> None:
     rows = _rows()
-    datasets.write_rows(path, [rows], len(rows), rows.shape[1])
+    datasets.write_rows(path, [rows.bool()], len(rows), rows.shape[1])
 
 
 def _write_checkpoint(path: Path) -> None:

@@ -13,11 +13,28 @@ import torch
 from benchmarks.campaigns import isolated
 from made_fast import MADE, build_config
 from made_fast.masks.plan import plan_from_degrees, plan_from_mask
-from made_fast.outputs import Categorical, MixtureOfLogistics, MixtureOfNormals, Mixed, Normal
+from made_fast.outputs import Categorical, Mixed, MixtureOfLogistics, MixtureOfNormals, Normal
 from made_fast.programs.schedule import build_schedule
 
 COLUMNS = isolated.COLUMNS
-NUMBERS = (-(2**63), -(2**31) - 1, -(2**31), -2, -1, 0, 1, 2, 3, 7, 2**31 - 1, 2**31, 2**32, 2**32 + 1, 2**62, 2**63 - 1)
+NUMBERS = (
+    -(2**63),
+    -(2**31) - 1,
+    -(2**31),
+    -2,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    7,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**32 + 1,
+    2**62,
+    2**63 - 1,
+)
 REALS = (float("nan"), float("inf"), -float("inf"), -1.0, 0.0, 1e-320, 0.5, 2.0, 1e308)
 REFUSALS = (ValueError, TypeError, OverflowError, MemoryError, RuntimeError)
 ROWS = 3  # of each draw

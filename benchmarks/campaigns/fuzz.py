@@ -68,7 +68,9 @@ def markdown(facts: dict[str, Any], result: dict[str, Any], command: str) -> str
     ]
     notes = [note for tally in result["draws"].values() for note in tally.notes]
     notes += [note for name in ("edges", "damaged") for row in result[name] for note in row["notes"]]
-    lines.append("Nothing was wrong." if not notes else "## What was wrong\n\n" + "\n".join(f"- {each}" for each in notes))
+    lines.append(
+        "Nothing was wrong." if not notes else "## What was wrong\n\n" + "\n".join(f"- {each}" for each in notes)
+    )
     return "\n\n".join(lines)
 
 

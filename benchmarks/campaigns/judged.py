@@ -1,4 +1,4 @@
-"""What is held against a draw: the model's own conditionals given each row's own prefix, its log-probability, the naive weights."""
+"""What a draw is held against: the model's conditionals given each row's own prefix, its log-probability, naive weights."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ class Judge:
         tally.trials += 1
         tally.rows += len(drawn.x)
         tally.draws += drawn.x.numel()
-        key = b"".join(each.numpy().tobytes() for each in (drawn.x, drawn.log_prob, drawn.log_weight) if each is not None)
+        key = b"".join(
+            each.numpy().tobytes() for each in (drawn.x, drawn.log_prob, drawn.log_weight) if each is not None
+        )
         if key not in self._known:
             self._known[key] = {
                 "unexplained": self._unexplained(drawn),
@@ -125,7 +127,9 @@ class Judge:
         return _far(drawn.log_weight[same], expected[same], 10 * self._slack(drawn.x))
 
     def _slack(self, x: Tensor) -> float:
-        return (2e-5 if x.dtype == torch.float32 else 1e-10) * max(1.0, self.trial.tolerance / 1e-5) * self.model.features
+        return (
+            (2e-5 if x.dtype == torch.float32 else 1e-10) * max(1.0, self.trial.tolerance / 1e-5) * self.model.features
+        )
 
 
 def _far(found: Tensor, expected: Tensor, slack: float) -> int:

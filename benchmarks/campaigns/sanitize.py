@@ -25,16 +25,20 @@ LIBRARIES = ("libasan.so", "libubsan.so", "libstdc++.so")  # these must come bef
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--module", type=Path, metavar="FILE", help="compiled with MADE_FAST_SANITIZE (default: as built)")
+    parser.add_argument("--module", type=Path, metavar="FILE", help="compiled with MADE_FAST_SANITIZE, or its folder")
     parser.add_argument("--attempts", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compiler", default=os.environ.get("CXX", "g++"), help="that compiled it (default: %(default)s)")
+    parser.add_argument(
+        "--compiler", default=os.environ.get("CXX", "g++"), help="that compiled it (default: %(default)s)"
+    )
 
 
 def environment(module: Path, compiler: str, log: Path) -> dict[str, str]:
     """What a process needs that loads a module with sanitizers; reports go to files that begin with ``log``."""
     found = [
-        subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         for name in LIBRARIES
     ]
     options = "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2000:detect_odr_violation=0"
@@ -72,7 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
         said = reports(Path(folder))
     facts = machine()
-    command = f"make sanitize` or `python -m benchmarks sanitize --attempts {arguments.attempts} --seed {arguments.seed}"
+    command = (
+        f"make sanitize` or `python -m benchmarks sanitize --attempts {arguments.attempts} --seed {arguments.seed}"
+    )
     notes = [*said, *(note for row in rows for note in row["notes"])]
     lines = [
         "# Sanitizers",

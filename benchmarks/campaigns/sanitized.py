@@ -32,7 +32,9 @@ def child(seed: int, first: int, count: int) -> None:
         rng = isolated.rng_of(seed, number, "sanitized")
         kind = rng.choices((*kinds, "program", "draw", "side", "product"), (6, 4, 1, 1, 4, 2, 2, 1))[0]
         if kind in kinds:
-            isolated.attempt(kind, number, lambda kind=kind, rng=rng, number=number: kinds[kind](rng, seed, number), REFUSALS)
+            isolated.attempt(
+                kind, number, lambda kind=kind, rng=rng, number=number: kinds[kind](rng, seed, number), REFUSALS
+            )
         else:
             isolated.attempt(
                 f"edges: {kind}", number, lambda kind=kind, rng=rng: getattr(calls, kind)(rng), edges.REFUSALS
@@ -121,14 +123,13 @@ def stress(seed: int, *, threads: int, calls: int) -> int:
     wrong: list[int] = []
     for model in models:
         sampler = model.sampler()
-        sizes = [1, 7, 64, 300]
-        expected = {size: sampler.sample(size, seed=size) for size in sizes}
+        expected = {size: sampler.sample(size, seed=size) for size in (1, 7, 64, 300)}
         barrier = threading.Barrier(threads)
 
         def drawing(number: int, sampler: Any = sampler, expected: Any = expected, barrier: Any = barrier) -> None:
             barrier.wait()
             for call in range(calls):
-                size = sizes[(number + call) % len(sizes)]
+                size = list(expected)[(number + call) % len(expected)]
                 wrong.append(int((sampler.sample(size, seed=size) != expected[size]).any(1).sum()))
 
         started = [threading.Thread(target=drawing, args=(number,)) for number in range(threads)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from made_fast import MADE, Between
-from made_fast.outputs import Categorical, MixtureOfLogistics, MixtureOfNormals, Mixed, Normal
+from made_fast.outputs import Categorical, Mixed, MixtureOfLogistics, MixtureOfNormals, Normal
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.output import Output
 

@@ -55,7 +55,9 @@ class Collected:
     def __init__(self) -> None:
         self.total = 0
         self.halves = np.zeros((2, HALF), np.int64)
-        self.pairs = {name: np.zeros((SIDE, SIDE), np.int64) for name in ("next step", "next row", "next seed", "low bits")}
+        self.pairs = {
+            name: np.zeros((SIDE, SIDE), np.int64) for name in ("next step", "next row", "next seed", "low bits")
+        }
         self.last: NDArray[np.int32] | None = None
 
     def add(self, uniforms: NDArray[np.float32]) -> None:
@@ -106,5 +108,3 @@ def collect(total: int, seeds: int = 16) -> tuple[Collected, int]:
             differ += int((x[:4] != expected).sum())
         call += 1
     return found, differ
-
-

@@ -68,7 +68,9 @@ def draw(way: Way, trial: Trial) -> Drawn | None:
             trial.count, trial.context, **trial.masks, **trial.options, backend=way.backend
         )
         x, log_prob, log_weight = (*found, None)[:3]
-        return Drawn(x.reshape(-1, model.features), log_prob.flatten(), None if log_weight is None else log_weight.flatten())
+        return Drawn(
+            x.reshape(-1, model.features), log_prob.flatten(), None if log_weight is None else log_weight.flatten()
+        )
     if model.ensemble is not None and trial.mask is None:
         return None
     return _by_engine(way, trial)
