@@ -146,9 +146,9 @@ def run(arguments: argparse.Namespace) -> int:
         [
             "# Chi-square",
             f"`python -m benchmarks chi_square --seed {arguments.seed}`. {measured_on(facts)} {count} tests, each by both "
-            f"tails at {level:.1e}, so that a right package fails in {FALSE_ALARM:g} of all seeds. Of samples: {CELLS} cells "
+            f"tails at {level:.1e}, a right package fails in {FALSE_ALARM:g} of all seeds. Of samples: {CELLS} cells "
             f"of each variable, {SIDE} x {SIDE} of neighbouring variables and rows. Of uniforms: each of 24 bits, 4,096 "
-            "cells of the upper and of the lower bits, 64 x 64 of neighbouring steps, rows and seeds, and of the lowest bits.",
+            "cells of the upper and of the lower bits, 64 x 64 of neighbouring steps, rows, seeds and of the lowest bits.",
             table(COLUMNS, rows),
             f"{differ} uniforms differ from the definition in torch. {wrong or 'Nothing'} was wrong.",
         ]

@@ -67,9 +67,8 @@ def start(*words: str, before: Callable[[], None] | None = None, prefix: tuple[s
     """``made-fast`` with these words, on one thread."""
     command = [*prefix, sys.executable, "-m", "made_fast", *words]
     around = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=around, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=before
-    )
+    options: dict[str, Any] = {"cwd": ROOT, "env": around, "preexec_fn": before, "text": True}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
 
 
 def ended(process: subprocess.Popen[str], began: float) -> Ended:

@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.campaigns import isolated
 from benchmarks.report import machine, measured_on, table, write
+from made_fast import build_config
 
 TEXT = "the compiled module under sanitizers; make sanitize builds it"
 QUICK = {"attempts": 12}
@@ -25,7 +26,14 @@ LIBRARIES = ("libasan.so", "libubsan.so", "libstdc++.so")  # these must come bef
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--module", type=Path, metavar="FILE", help="compiled with MADE_FAST_SANITIZE, or its folder")
+    parser.add_argument(
+        "--module",
+        type=Path,
+        default=Path("build/sanitize"),
+        metavar="PATH",
+        help="compiled with MADE_FAST_SANITIZE, or a folder that has it (default: %(default)s)",
+    )
+    parser.add_argument("--sets", action="store_true", help="print the instruction sets of this machine, for cmake")
     parser.add_argument("--attempts", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -66,9 +74,14 @@ def reports(folder: Path) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes ``sanitize.md`` and ``sanitize.json``; 1 if a sanitizer reported or an attempt ended wrongly."""
-    module = arguments.module or next(iter(Path("build/sanitize").rglob("_core*.so")), None)
-    if module is None:
-        raise SystemExit("sanitize needs a module compiled with sanitizers: make sanitize builds one")
+    if arguments.sets:
+        print(";".join(build_config().get("instruction_sets", ["baseline"])))
+        return 0
+    module = arguments.module
+    if module.is_dir():
+        module = next(iter(sorted(module.rglob("_core*.so"))), None)
+    if module is None or not module.exists():
+        raise SystemExit(f"sanitize found no module under {arguments.module}: make sanitize builds one")
     with tempfile.TemporaryDirectory() as folder:
         around = environment(module, arguments.compiler, Path(folder, "report"))
         rows: list[dict[str, Any]] = isolated.run(
