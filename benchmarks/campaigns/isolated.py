@@ -10,7 +10,8 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
@@ -87,7 +88,6 @@ def run(
     *,
     environment: Mapping[str, str] | None = None,
     patience: float = 60.0,
-    log: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of ``COLUMNS``, one for each kind.
 
@@ -97,25 +97,24 @@ def run(
         count: how many.
         environment: of the child, besides this process's own.
         patience: seconds without a word after which the child hangs.
-        log: takes what the child writes to stderr.
     """
     counts: dict[str, Counts] = {}
     done = 0
     while done < count:
         code = f"from benchmarks.campaigns import {module}; {module}.child({seed}, {done}, {count - done})"
-        child = subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env={**os.environ, **(environment or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if log is None else None,
-            text=True,
-            bufsize=1,
-        )
-        number, kind, ended = _follow(child, counts, patience)
-        errors = child.stderr.read() if child.stderr is not None else ""
+        with tempfile.TemporaryFile("w+") as errors:  # a pipe would fill up
+            child = subprocess.Popen(
+                [sys.executable, "-c", code],
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+            number, kind, ended = _follow(child, counts, patience)
+            errors.seek(0)
+            said = errors.read()
         if number is None and not ended:
-            raise RuntimeError(f"{module} could not begin: {errors[-2000:]}")
+            raise RuntimeError(f"{module} could not begin: {said[-2000:]}")
         if ended == "all":
             break
         assert number is not None
@@ -123,35 +122,46 @@ def run(
         setattr(mine, ended, getattr(mine, ended) + 1)
         if len(mine.notes) < MOST_NOTES:
             how = f"signal {signal.Signals(-child.returncode).name}" if child.returncode < 0 else child.returncode
-            mine.notes.append(f"{kind}: attempt {number} of seed {seed} {ended} ({how}) {errors[-300:].strip()}")
+            mine.notes.append(f"{kind}: attempt {number} of seed {seed} {ended} ({how}) {said[-300:].strip()}")
         done = number + 1
     return [mine.row(kind) for kind, mine in counts.items()]
 
 
-def _follow(child: subprocess.Popen[str], counts: dict[str, Counts], patience: float) -> tuple[int | None, str, str]:
-    """Reads what a child says to its end: the attempt it was in, its kind, and how it ended ("all" if with the last)."""
+def _lines(child: subprocess.Popen[bytes], patience: float) -> Iterator[str | None]:
+    """Lines as they come; None if none came for so many seconds."""
     assert child.stdout is not None
-    number, kind, open_ = None, "", False
+    rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         while True:
             if not selector.select(patience):
-                child.kill()
-                child.wait()
-                return number, kind, "hung" if open_ else ""
-            line = child.stdout.readline()
-            if not line:
-                break
-            word, _, rest = line.rstrip("\n").partition(" ")
-            if word == ">":
-                text, _, kind = rest.partition(" ")
-                number, open_ = int(text), True
-                continue
-            mine = counts.setdefault(kind, Counts())
-            setattr(mine, word, getattr(mine, word) + 1)
-            open_ = False
-            if word == "other" and len(mine.notes) < MOST_NOTES:
-                mine.notes.append(f"{kind}: attempt {number}: {rest}")
+                yield None
+                return
+            data = os.read(child.stdout.fileno(), 1 << 16)
+            if not data:
+                return
+            *whole, rest = (rest + data).split(b"\n")
+            yield from (line.decode(errors="replace") for line in whole)
+
+
+def _follow(child: subprocess.Popen[bytes], counts: dict[str, Counts], patience: float) -> tuple[int | None, str, str]:
+    """Reads what a child says to its end: the attempt it was in, its kind, and how it ended ("all" if with the last)."""
+    number, kind, open_ = None, "", False
+    for line in _lines(child, patience):
+        if line is None:
+            child.kill()
+            child.wait()
+            return number, kind, "hung" if open_ else ""
+        word, _, rest = line.partition(" ")
+        if word == ">":
+            text, _, kind = rest.partition(" ")
+            number, open_ = int(text), True
+            continue
+        mine = counts.setdefault(kind, Counts())
+        setattr(mine, word, getattr(mine, word) + 1)
+        open_ = False
+        if word == "other" and len(mine.notes) < MOST_NOTES:
+            mine.notes.append(f"{kind}: attempt {number}: {rest}")
     child.wait()
     if child.returncode == 0 and not open_:
         return number, kind, "all"
