@@ -141,11 +141,12 @@ def run(arguments: argparse.Namespace) -> int:
     count = sum(len(tests) for _, _, tests in results)
     level = FALSE_ALARM / count
     rows = [row_of(what, numbers, tests, level) for what, numbers, tests in results]
+    command = f"chi_square --seed {arguments.seed}"
     facts, wrong = machine(), sum(row["wrong"] for row in rows) + differ
     text = "\n\n".join(
         [
             "# Chi-square",
-            f"`python -m benchmarks chi_square --seed {arguments.seed}`. {measured_on(facts)} {count} tests, each by both "
+            f"`python -m benchmarks {command}`. {measured_on(facts)} {count} tests, each by both "
             f"tails at {level:.1e}, a right package fails in {FALSE_ALARM:g} of all seeds. Of samples: {CELLS} cells "
             f"of each variable, {SIDE} x {SIDE} of neighbouring variables and rows. Of uniforms: each of 24 bits, 4,096 "
             "cells of the upper and of the lower bits, 64 x 64 of neighbouring steps, rows, seeds and of the lowest bits.",

@@ -72,12 +72,12 @@ def run(arguments: argparse.Namespace) -> int:
     for row in rows_of(arguments):
         rows.append(row)
         print(f"{row.fault}: {row.trials} trials, {row.bad} bad", file=sys.stderr, flush=True)
-    facts = machine()
+    facts, command = machine(), f"faults --seed {arguments.seed}"
     notes = [note for row in rows for note in row.notes]
     text = "\n\n".join(
         [
             "# Faults",
-            f"`python -m benchmarks faults --seed {arguments.seed}`. {measured_on(facts)} Wrong: other bytes or values than "
+            f"`python -m benchmarks {command}`. {measured_on(facts)} Wrong: other bytes or values than "
             "those of an undisturbed run. Lost: what was there before is gone, cannot be gone on from, or parts of files are "
             "left. Crashed: a traceback, or an end by another signal than the one sent. Hung: no end within two minutes. "
             f"Signals come at random moments, but not in the first {commands.STARTED} s, in which Python itself starts; "

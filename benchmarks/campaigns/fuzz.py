@@ -57,7 +57,7 @@ def markdown(facts: dict[str, Any], result: dict[str, Any], command: str) -> str
     total = sum(row["draws"] for row in rows)
     lines = [
         "# Fuzz",
-        f"`{command}`. {measured_on(facts)} {total:,} draws compared. A draw is one variable of one row; the columns "
+        f"`python -m benchmarks {command}`. {measured_on(facts)} {total:,} draws compared. A draw is one variable of one row; the columns "
         "behind it must be 0: draws that contradict the model, log-probabilities and log-weights that are not those of the "
         "definition in fp64, calls whose rows differ when cut in two, exceptions.",
         "## Draws\n\n" + table(COLUMNS, rows),
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     facts = machine()
     torch.set_num_threads(threads)
-    command = f"python -m benchmarks fuzz --seed {arguments.seed} --minutes {arguments.minutes:g}"
+    command = f"fuzz --seed {arguments.seed} --minutes {arguments.minutes:g}"
     write("fuzz", arguments.out, markdown(facts, result, command), {"machine": facts, **result})
     wrong = sum(tally.wrong for tally in result["draws"].values())
     return int(wrong + sum(row["wrong"] for name in ("edges", "damaged") for row in result[name]) > 0)

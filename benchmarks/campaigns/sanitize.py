@@ -89,13 +89,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
         said = reports(Path(folder))
     facts = machine()
-    command = (
-        f"make sanitize` or `python -m benchmarks sanitize --attempts {arguments.attempts} --seed {arguments.seed}"
-    )
+    command = f"sanitize --attempts {arguments.attempts} --seed {arguments.seed}"
     notes = [*said, *(note for row in rows for note in row["notes"])]
     lines = [
         "# Sanitizers",
-        f"`{command}`. {measured_on(facts)} Address and undefined-behaviour sanitizers, with conversions of floating point; "
+        f"`make sanitize`, or `python -m benchmarks {command}`. {measured_on(facts)} Address and undefined-behaviour sanitizers, with conversions of floating point; "
         f"{len(said)} kinds of reports.",
         table(isolated.COLUMNS, rows),
         "Nothing was reported." if not notes else "\n".join(f"- {each}" for each in notes),
