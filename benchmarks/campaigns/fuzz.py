@@ -57,7 +57,8 @@ def markdown(facts: dict[str, Any], result: dict[str, Any], command: str) -> str
     total = sum(row["draws"] for row in rows)
     lines = [
         "# Fuzz",
-        f"`python -m benchmarks {command}`. {measured_on(facts)} {total:,} draws compared. A draw is one variable of one row; the columns "
+        f"`python -m benchmarks {command}`. {measured_on(facts)} {total:,} draws compared. A draw is one variable of one "
+        "row; the columns "
         "behind it must be 0: draws that contradict the model, log-probabilities and log-weights that are not those of the "
         "definition in fp64, calls whose rows differ when cut in two, exceptions.",
         "## Draws\n\n" + table(COLUMNS, rows),

@@ -93,7 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
     notes = [*said, *(note for row in rows for note in row["notes"])]
     lines = [
         "# Sanitizers",
-        f"`make sanitize`, or `python -m benchmarks {command}`. {measured_on(facts)} Address and undefined-behaviour sanitizers, with conversions of floating point; "
+        f"`make sanitize`, or `python -m benchmarks {command}`. {measured_on(facts)} "
+        "Address and undefined-behaviour sanitizers, with conversions of floating "
+        "point; "
         f"{len(said)} kinds of reports.",
         table(isolated.COLUMNS, rows),
         "Nothing was reported." if not notes else "\n".join(f"- {each}" for each in notes),
