@@ -29,7 +29,7 @@ struct DecodingEntry {
 
   template <class T>
   Decoding<T> as() const {
-    const double inverse = std::min(1 / temperature, static_cast<double>(std::numeric_limits<T>::max()));
+    const double inverse = 1 / std::min(std::max(temperature, 1e-37), 1e37);  // that of made_fast/outputs/rules.py
     return {static_cast<T>(inverse), static_cast<T>(temperature), static_cast<T>(std::sqrt(temperature)), greedy, top_k,
             static_cast<T>(top_p)};
   }

@@ -11,6 +11,7 @@ __all__ = [
     "HALF_STEP",
     "LOG_SQRT_2_PI",
     "at_temperature",
+    "bounded",
     "choose_allowed",
     "choose_category",
     "is_whole",
@@ -32,9 +33,14 @@ def wide(params: Tensor) -> Tensor:
     return params.float() if params.dtype in (torch.float16, torch.bfloat16) else params
 
 
+def bounded(temperature: float) -> float:
+    """The temperature that logits are divided by, which fp32 must not take for 0 or infinity."""
+    return min(max(temperature, LEAST_TEMPERATURE), GREATEST_TEMPERATURE)
+
+
 def at_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """``logits / temperature``, also where fp32 would take the temperature for 0 or infinity."""
-    return logits / min(max(temperature, LEAST_TEMPERATURE), GREATEST_TEMPERATURE)
+    """Logits by which one draws at a temperature."""
+    return logits / bounded(temperature)
 
 
 def is_whole(x: Tensor) -> Tensor | bool:

@@ -13,7 +13,7 @@ __all__ = ["FUNCTIONS", "apply_function"]
 
 # To add one: a line here, by its name in made_fast/programs/functions.py.
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    "relu": lambda x: x if x > 0 or x != x else 0.0,
+    "relu": lambda x: 0.0 if x <= 0 else x,
     "leaky_relu": lambda x: x if x > 0 else x * 0.01,
     "elu": lambda x: x if x > 0 else math.expm1(x),
     "gelu": lambda x: x * 0.5 * (1 + math.erf(x * 0.7071067811865476)),
