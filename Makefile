@@ -21,7 +21,7 @@ TRITON_MATRIX := $(TRITON_VERSIONS:%=triton-matrix-%)
 # What surprised us in others' packages: scripts that know nothing of made_fast.
 FINDINGS := $(sort $(wildcard findings/*.sh))
 
-.PHONY: demo test test-all bench gpu lint docs findings triton-matrix $(TRITON_MATRIX) clean
+.PHONY: demo test test-all bench sanitize gpu lint docs findings triton-matrix $(TRITON_MATRIX) clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed  ## train on real digits, draw, compare with the naive sampler, write samples.png
@@ -39,6 +39,15 @@ test-all: $(VENV)/installed  ## all tests, of the many slow rows of the laws a p
 bench: $(VENV)/installed  ## the paired comparison of every contender
 	$(BIN)/python -m benchmarks sampling
 	$(BIN)/python -m benchmarks training
+
+# Of the instruction sets those of this machine are built, at -O1: it takes minutes.
+SETS = $(shell $(BIN)/python -m benchmarks sanitize --sets)
+sanitize: $(VENV)/installed  ## the compiled module under address and undefined-behaviour sanitizers, driven by a fuzzer
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitize/package -C build-dir=build/sanitize/cmake \
+		-C cmake.build-type=RelWithDebInfo -C install.strip=false \
+		-C cmake.define.MADE_FAST_SANITIZE=address,undefined,float-cast-overflow \
+		-C "cmake.define.MADE_FAST_ONLY=$(SETS)" .
+	$(BIN)/python -m benchmarks sanitize --module build/sanitize/package/made_fast
 
 gpu:  ## tests and benchmarks that need a GPU, with the machine's own packages; fetches nothing
 	$(GPU_PYTHON) -m benchmarks gpu_checks --out $(OUT) --minutes $(GPU_MINUTES)

@@ -34,6 +34,10 @@ SUITES = {
     "gpu": "gpu.run",
     "gpu_checks": "gpu.checks",
     "triton_static": "triton_static.run",
+    "fuzz": "campaigns.fuzz",
+    "faults": "campaigns.faults",
+    "chi_square": "campaigns.chi_square",
+    "sanitize": "campaigns.sanitize",
 }
 PROG = "python -m benchmarks"
 USAGE = f"{PROG} SUITE [--quick] [--out DIR] [options of the suite, see SUITE --help]"

@@ -7,6 +7,7 @@
 
 #include "engine/mixtures-inl.h"
 #include "engine/noise-inl.h"
+#include "engine/processor-inl.h"
 #include "engine/special-inl.h"
 #include "engine/truncation-inl.h"
 #include "plan/conditional.h"
@@ -80,25 +81,30 @@ struct VectorDraw {
     log_mass = both ? Vec<T>{} : binary_log_prob(x);
   }
 
-  // Categories from weights relative to the greatest; log_mass is the share that is allowed.
+  // Categories from weights relative to the greatest of all or, where that is far above them, to the greatest that is
+  // allowed; log_mass is the log of the share that is allowed.
   template <class LogWeight>
   MADE_FAST_INLINE void choose_allowed(int64_t count, const LogWeight& log_weight, Vec<T> most) {
-    Vec<T> whole{}, first_allowed{}, number = splat<T>(T(count)), kept;
+    Vec<T> whole{}, first_allowed{}, number = splat<T>(T(count)), kept, most_allowed = splat<T>(-Simd<T>::greatest);
     Int<T> everything = ~Int<T>{};
     for (int64_t k = count - 1; k >= 0; --k) {
       number -= T(1);
       const Int<T> flags = allowed(k);
       everything &= flags;
       first_allowed = flags ? number : first_allowed;
+      most_allowed = flags ? at_least<T>(log_weight(k), most_allowed) : most_allowed;
     }
+    const Int<T> far = most - most_allowed > T(16);
+    const Vec<T> base = far ? most_allowed : most;
+    const bool any_far = any_lane<T>(far);
     const auto weight = [&](int64_t k) {
-      const Vec<T> w = weight_of<T>(log_weight(k) - most);
-      whole += w;
+      const Vec<T> nats = log_weight(k), w = weight_of<T>(nats - base);
+      whole += any_far ? weight_of<T>(nats - most) : w;
       return allowed(k) ? w : Vec<T>{};
     };
     const Vec<T> chosen = choose<T>(count, weight, u(0), task.room, kept);
     x = kept > T(0) ? chosen : first_allowed;
-    log_mass = everything ? Vec<T>{} : log_<T>(kept) - log_<T>(whole);
+    log_mass = everything ? Vec<T>{} : (base - most) + log_<T>(kept) - log_<T>(whole);
   }
 
   MADE_FAST_INLINE void draw_categorical() {
@@ -130,27 +136,25 @@ struct VectorDraw {
     return (pick<T>(params.first, params.stride, value) - most) - log_<T>(total);
   }
 
-  // A normal between the bounds, in double whatever T, lane by lane; returns the log of the mass.
-  MADE_FAST_INLINE Vec<T> draw_truncated(Vec<T> loc, Vec<T> scale, Vec<T> uniforms) {
-    Vec<T> found{};
-    for (int i = 0; i < kLanes<T>; ++i) {
-      const TruncatedNormal normal(static_cast<double>(loc[i]), static_cast<double>(scale[i]),
-                                   static_cast<double>(task.lanes->lower[at + i]),
-                                   static_cast<double>(task.lanes->upper[at + i]));
-      x[i] = static_cast<T>(normal.draw(static_cast<double>(uniforms[i])));
-      found[i] = static_cast<T>(normal.mass > 0 ? __builtin_log(normal.mass) : -__builtin_inf());
-    }
-    return found;
+  // A normal between the bounds of a lane, in double whatever T.
+  MADE_FAST_INLINE TruncatedNormal truncated(int lane, T loc, T scale) const {
+    return {static_cast<double>(loc), static_cast<double>(scale), static_cast<double>(task.lanes->lower[at + lane]),
+            static_cast<double>(task.lanes->upper[at + lane])};
   }
 
   MADE_FAST_INLINE Vec<T> normal_scale() const { return softplus_<T>(params(1)) + conditional.floor; }
 
   MADE_FAST_INLINE void draw_normal() {
-    if (constrained()) {
-      log_mass = draw_truncated(params(0), normal_scale(), u(0));
-    } else {
-      x = decoding.greedy ? params(0)
-                          : params(0) + normal_scale() * decoding.root_temperature * normal_quantile<T>(u(0));
+    if (constrained()) return draw_normal_within(params(0), normal_scale(), u(0));
+    x = decoding.greedy ? params(0) : params(0) + normal_scale() * decoding.root_temperature * normal_quantile<T>(u(0));
+  }
+
+  MADE_FAST_INLINE void draw_normal_within(Vec<T> loc, Vec<T> scale, Vec<T> uniforms) {
+    const KeepDenormals keep;
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      const TruncatedNormal normal = truncated(lane, loc[lane], scale[lane]);
+      x[lane] = static_cast<T>(normal.draw(static_cast<double>(uniforms[lane])));
+      log_mass[lane] = static_cast<T>(normal.log_mass);
     }
   }
 
@@ -178,23 +182,30 @@ struct VectorDraw {
     x = pick<T>(locs.first, locs.stride, component) + scale * normal_quantile<T>(u(1));
   }
 
+  // A component by its mass between the bounds, relative to the greatest, then a draw between them; lane by lane.
   MADE_FAST_INLINE void draw_normals_within(const Mixture<T>& own) {
-    const int64_t count = own.count();
     own.prepare();
-    for (int64_t j = 0; j < count; ++j) {
-      const Vec<T> log_share = draw_truncated(own.loc(j), load<T>(own.scales() + j * kLanes<T>), u(1));
-      store<T>(own.terms() + j * kLanes<T>, load<T>(own.log_weights() + j * kLanes<T>) + log_share);
+    const int64_t count = own.count();
+    const Vec<T> first = u(0), second = u(1);
+    double* weights = reinterpret_cast<double*>(own.terms());  // no more than a vector of T for each component
+    const KeepDenormals keep;
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      const auto of = [&](const T* values, int64_t j) { return values[j * kLanes<T> + lane]; };
+      const auto normal = [&](int64_t j) { return truncated(lane, own.loc(j)[lane], of(own.scales(), j)); };
+      double most = -__builtin_inf(), total = 0;
+      for (int64_t j = 0; j < count; ++j) {
+        weights[j] = static_cast<double>(of(own.log_weights(), j)) + normal(j).log_mass;
+        most = weights[j] > most ? weights[j] : most;
+      }
+      const bool possible = most > -__builtin_inf();
+      for (int64_t j = 0; j < count; ++j) {
+        const double nats = possible ? weights[j] - most : static_cast<double>(of(own.log_weights(), j));
+        total += weights[j] = __builtin_exp(nats);
+      }
+      const int64_t component = choose_scalar(weights, count, static_cast<double>(first[lane]) * total);
+      x[lane] = static_cast<T>(normal(component).draw(static_cast<double>(second[lane])));
+      log_mass[lane] = static_cast<T>(most + __builtin_log(total));
     }
-    log_mass = log_sum_exp<T>(own.terms(), count);
-    const Int<T> nothing = log_mass == -kInfinity;
-    const auto weight = [&](int64_t j) {
-      const Vec<T> joint = load<T>(own.terms() + j * kLanes<T>), alone = load<T>(own.log_weights() + j * kLanes<T>);
-      return weight_of<T>(nothing ? alone : joint - log_mass);
-    };
-    Vec<T> total;
-    const Vec<T> component = choose<T>(count, weight, u(0), own.insides(), total);
-    draw_truncated(pick<T>(params.from(count).first, params.stride, component),
-                   pick<T>(own.scales(), kLanes<T>, component), u(1));
   }
 
   MADE_FAST_INLINE void draw_logistics() {

@@ -83,9 +83,10 @@ MADE_FAST_INLINE Vec<T> log_ratio(Vec<T> a, Vec<T> b) {
   return (e * S::ln2_high + twice_atanh<T>((x - y) / (x + y), S::log1p_terms)) + e * S::ln2_low;  // x / y in (1/2, 2)
 }
 
+// 0 where exp_ is clamped: what is left there would show in the product with a large number.
 template <class T>
 MADE_FAST_INLINE Vec<T> sigmoid_(Vec<T> x) {
-  return T(1) / (exp_<T>(-x) + T(1));
+  return x < -Simd<T>::exp_max ? Vec<T>{} : T(1) / (exp_<T>(-x) + T(1));
 }
 
 // log(1 + e^x)

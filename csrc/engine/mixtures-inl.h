@@ -44,6 +44,18 @@ MADE_FAST_INLINE Vec<T> choose(int64_t count, const Weight& weight, Vec<T> u, T*
   return at_most<T>(found, last);
 }
 
+// The same of the weights of one lane, and their running sum that must be passed.
+inline int64_t choose_scalar(const double* weights, int64_t count, double limit) {
+  int64_t last = count - 1;
+  while (last > 0 && !(weights[last] > 0)) --last;
+  double sum = 0;
+  for (int64_t k = 0; k < last; ++k) {
+    sum += weights[k];
+    if (sum > limit) return k;
+  }
+  return last;
+}
+
 // The first of the greatest values.
 template <class T, class Value>
 MADE_FAST_INLINE Vec<T> first_greatest(int64_t count, const Value& value) {
@@ -76,13 +88,12 @@ MADE_FAST_INLINE Vec<T> log_sum_exp(const T* values, int64_t count) {
   return most + log_<T>(sum);
 }
 
-constexpr double kHalfLog2Pi = 0.91893853320467274178;
-
-// -z^2 / 2 - log s - log(2 pi) / 2
+// -z^2 / 2 - log s - log(2 pi) / 2; the half of z^2 may be a number where z^2 is none.
 template <class T>
 MADE_FAST_INLINE Vec<T> normal_log_prob(Vec<T> loc, Vec<T> scale, Vec<T> x) {
   const Vec<T> z = (x - loc) / scale;
-  return z * z * T(-0.5) - log_<T>(scale) - T(kHalfLog2Pi);
+  const Vec<T> half_square = absolute<T>(z) > T(1e18) ? z * T(-0.5) * z : z * z * T(-0.5);
+  return half_square - log_<T>(scale) - T(kHalfLog2Pi);
 }
 
 // Parameters are logits, locations, raw scales, `components` of each.
@@ -110,9 +121,16 @@ struct Mixture {
       const Vec<T> s = scale(j);
       store<T>(log_weights() + j * kLanes<T>, (logits(j) - most) - log_sum);
       store<T>(scales() + j * kLanes<T>, s);
-      if (conditional.code == Code::mixture_of_logistics)
-        store<T>(insides() + j * kLanes<T>, log_<T>(-expm1_<T>(-conditional.scale / s)));
+      if (conditional.code == Code::mixture_of_logistics) store<T>(insides() + j * kLanes<T>, log_inside(s));
     }
+  }
+
+  // log(1 - exp(-width / s)); of a width that is nothing beside s that is log(width / s), though the ratio may be 0.
+  MADE_FAST_INLINE Vec<T> log_inside(Vec<T> s) const {
+    const Vec<T> ratio = conditional.scale / s;
+    const Int<T> little = ratio < T(1e-30);
+    const Vec<T> found = log_<T>(-expm1_<T>(-ratio));
+    return any_lane<T>(little) ? little ? log_ratio<T>(splat<T>(conditional.scale), s) : found : found;
   }
 
   // log(sigmoid(b) - sigmoid(a)) between the edges of the level x

@@ -20,6 +20,18 @@ class FlushDenormals {
 #endif
 };
 
+// Keeps denormal numbers while it lives, where a FlushDenormals is alive.
+class KeepDenormals {
+ public:
+#if defined(__SSE__)
+  KeepDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ & ~0x8040u); }
+  ~KeepDenormals() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#endif
+};
+
 inline double seconds() {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);

@@ -41,7 +41,7 @@ struct Simd<float> {
   using Scalar = int32_t;
   static constexpr int mantissa_bits = 23, exponent_bias = 127, exp_terms = 7, log1p_terms = 6;
   static constexpr float round_magic = 12582912.0f, exp_min = -87.33f, exp_max = 88.37f;
-  static constexpr float greatest = __FLT_MAX__;
+  static constexpr float greatest = __FLT_MAX__, least = __FLT_MIN__;
   static constexpr float ln2_high = 0.693145751953125f, ln2_low = 1.428606765330187e-06f;
 };
 
@@ -52,7 +52,7 @@ struct Simd<double> {
   using Scalar = int64_t;
   static constexpr int mantissa_bits = 52, exponent_bias = 1023, exp_terms = 13, log1p_terms = 15;
   static constexpr double round_magic = 6755399441055744.0, exp_min = -708.3, exp_max = 709.4;
-  static constexpr double greatest = __DBL_MAX__;
+  static constexpr double greatest = __DBL_MAX__, least = __DBL_MIN__;
   static constexpr double ln2_high = 0.69314718036912381649, ln2_low = 1.9082149292705877e-10;
 };
 

@@ -125,36 +125,101 @@ inline double normal_quantile_scalar(double p) {
   return centred < 0 ? -z : z;
 }
 
-// A normal distribution cut to [lower, upper], reflected where that brings it to the lower tail, which keeps its
-// digits.
-struct TruncatedNormal {
-  double loc, scale, lower, upper, below, mass;
-  bool reflected;
+constexpr double kHalfLog2Pi = 0.91893853320467274178;
 
-  TruncatedNormal(double loc_, double scale_, double lower_, double upper_)
-      : loc(loc_), scale(scale_), lower(lower_), upper(upper_) {
-    double low = (lower - loc) / scale, high = (upper - loc) / scale;
-    reflected = low > 0;
-    if (reflected) {
-      const double swapped = low;
-      low = -high;
-      high = -swapped;
-    }
-    below = cdf(low);
-    mass = cdf(high) - below;
+// cdf(-z) * exp(z^2 / 2) for z from 5.7 on.
+// Source: Cody, "Rational Chebyshev approximations for the error function", Mathematics of Computation 23, 1969.
+inline double far_tail_ratio(double z) {
+  const double s = 1 / (z * z);
+  double top = 0.02307344176494017303 * s + 0.21589853405795699, low = s + 1.28426009614491121;
+  constexpr double tops[] = {0.1274011611602473639, 0.022235277870649807, 0.001421619193227893466,
+                             2.9112874951168792e-5};
+  constexpr double lows[] = {0.468238212480865118, 0.0659881378689285515, 0.00378239633202758244,
+                             7.29751555083966205e-5};
+  for (int k = 0; k < 4; ++k) {
+    top = top * s + tops[k];
+    low = low * s + lows[k];
   }
+  return (0.39894228040143267794 - s * top / low) / z;
+}
 
-  static double cdf(double z) { return 0.5 * __builtin_erfc(z * -0.70710678118654752440); }
+// A normal distribution cut to [lower, upper], reflected where that brings it to the lower tail, which keeps its
+// digits. Where its mass is a difference of two numbers that agree, or of two that are 0, it is found otherwise: in a
+// narrow interval the density is a straight line, and far out it falls like an exponential. See Truncation of
+// made_fast/outputs/normal.py.
+class TruncatedNormal {
+ public:
+  double log_mass;
+
+  TruncatedNormal(double loc, double scale, double lower, double upper)
+      : loc_(loc), scale_(scale), lower_(lower), upper_(upper), width_((upper - lower) / scale) {
+    low_ = (lower - loc) / scale;
+    high_ = (upper - loc) / scale;
+    reflected_ = low_ > 0;
+    if (reflected_) {
+      const double swapped = low_;
+      low_ = -high_;
+      high_ = -swapped;
+    }
+    narrow_ = width_ * (high_ < -1 ? -high_ : 1) < kNarrow;
+    far_ = high_ < kFar;
+    if (narrow_) {
+      const double middle = 0.5 * (low_ + high_), square = middle * middle;
+      log_mass =
+          __builtin_log(width_) - 0.5 * square - kHalfLog2Pi + __builtin_log1p((square - 1) * (width_ * width_) / 24);
+    } else if (far_) {
+      const double ratio = far_tail_ratio(-high_);
+      mass_ = -__builtin_expm1(0.5 * width_ * (low_ + high_) - __builtin_log(ratio / far_tail_ratio(-low_)));
+      log_mass = __builtin_log(ratio) - 0.5 * high_ * high_ + __builtin_log(mass_);
+    } else {
+      below_ = cdf(low_);
+      mass_ = cdf(high_) - below_;
+      log_mass = __builtin_log(mass_);
+    }
+    if (log_mass != log_mass) log_mass = -__builtin_inf();
+  }
 
   // The bound nearest to the location where nothing of the mass is left.
   double draw(double u) const {
-    double x = loc;
-    if (mass > 0) {
-      const double z = normal_quantile_scalar(below + (u + 0x1p-25) * mass);
-      x = loc + scale * (reflected ? -z : z);
+    const double share = u + 0x1p-25;
+    double x = loc_;
+    if (log_mass == -__builtin_inf()) {
+    } else if (narrow_ || far_) {
+      const double step = scale_ * (narrow_ ? narrow_below(share) : far_below(1 - share));
+      x = reflected_ ? lower_ + step : upper_ - step;
+    } else {
+      const double z = normal_quantile_scalar(below_ + share * mass_);
+      x = loc_ + scale_ * (reflected_ ? -z : z);
     }
-    return x < lower ? lower : x > upper ? upper : x;
+    return x < lower_ ? lower_ : x > upper_ ? upper_ : x;
   }
+
+ private:
+  static constexpr double kNarrow = 1e-3, kFar = -30;
+
+  static double cdf(double z) { return 0.5 * __builtin_erfc(z * -0.70710678118654752440); }
+
+  // How far below the upper end a share of the mass ends, in scales.
+  double narrow_below(double share) const {
+    const double rest = 1 - share;
+    return width_ * (rest + 0.25 * (low_ + high_) * width_ * rest * share);
+  }
+
+  // Where log cdf(high) - log cdf(high - step) is what is wanted; each round adds three digits.
+  double far_below(double rest) const {
+    const double wanted = -__builtin_log1p(-rest * mass_), near = -high_, ratio = far_tail_ratio(near);
+    double step = 0;
+    for (int round = 0; round < 3; ++round) {
+      const double left = wanted - __builtin_log(ratio / far_tail_ratio(near + step));
+      step = 2 * left / (near + __builtin_sqrt(near * near + 2 * left));
+    }
+    return step;
+  }
+
+  double loc_, scale_, lower_, upper_, low_, high_, width_;
+  double below_ = 0,
+         mass_ = 0;  // the cdf at the lower end and the mass, or far out its share of all below the upper one
+  bool reflected_, narrow_, far_;
 };
 
 }  // namespace MADE_FAST_ISA

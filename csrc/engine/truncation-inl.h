@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "engine/simd-inl.h"
+#include "engine/special-inl.h"
 #include "plan/request.h"
 
 namespace made_fast {
@@ -54,7 +54,7 @@ MADE_FAST_INLINE void truncate(T* weights, int64_t count, const Decoding<T>& dec
   if (decoding.top_p < T(1)) {
     Vec<T> total{};
     for (int64_t k = 0; k < count; ++k) total += load<T>(weights + k * kLanes<T>);
-    drop<T>(weights, count, mass, total * decoding.top_p);
+    drop<T>(weights, count, mass, at_least<T>(total * decoding.top_p, splat<T>(Simd<T>::least)));  // one at least
   }
 }
 

@@ -47,12 +47,29 @@ class SourceCheck {
     }
   }
 
+  static bool fits_size(const Conditional<T>& own) {
+    switch (own.code) {
+      case Code::bernoulli:
+      case Code::spin:
+        return own.size == 2;
+      case Code::categorical:
+        return own.size >= 1;
+      case Code::mixture_of_logistics:
+        return own.size >= 2;
+      case Code::own:
+        return own.size >= 0;
+      default:
+        return own.size == 0;
+    }
+  }
+
   static void check_conditional(const Conditional<T>& own) {
     const bool mixture = own.code == Code::mixture_of_normals || own.code == Code::mixture_of_logistics;
     const bool without = own.code == Code::point || own.code == Code::own;
     require(own.num_params >= params_of(own), "conditionals must have all of their parameters");
     require(own.num_draws >= (without ? 0 : mixture ? 2 : 1), "conditionals must have all of their uniforms");
-    require(own.size >= 0 && own.components >= (mixture ? 1 : 0), "conditionals must count values and components");
+    require(own.components >= (mixture ? 1 : 0) && fits_size(own), "conditionals must count values and components");
+    require(own.encoding == Encoding::number || own.code == Code::categorical, "only categories are not read as numbers");
     require(own.code != Code::own || own.own != nullptr, "own conditionals must have the address of their draw");
     require(own.units >= (own.encoding == Encoding::one_hot ? own.size : 1), "conditionals must have input units");
   }
@@ -65,7 +82,8 @@ class SourceCheck {
             "variables must have one of the conditionals");
     const Conditional<T>& own = source_.conditionals[static_cast<size_t>(variable.conditional)];
     require(inside(variable.param_slot, own.num_params, shape_.num_slots), "parameters must lie in slots");
-    require(variable.support >= 0, "flags of a variable must not start before those of all");
+    require(inside(variable.support, own.size, std::numeric_limits<int64_t>::max()),
+            "flags of a variable must lie in those of all");
     const int64_t table = own.encoding == Encoding::embedding ? int64_t{own.size} * own.units : 0;
     require(inside(variable.table, table, static_cast<int64_t>(source_.tables.size())),
             "embeddings must lie in tables");

@@ -31,12 +31,18 @@ Code to_code(int64_t number) {
   throw std::invalid_argument(message);
 }
 
+// A whole number in 32 bits; refuses what would become another one.
+inline int32_t narrowed(int64_t number) {
+  require(number == static_cast<int32_t>(number), "numbers of rows, columns and slots must fit into 32 bits");
+  return static_cast<int32_t>(number);
+}
+
 // A row of a table of integers, read by the names of its columns.
 template <class Column>
 struct NamedRow {
   const int64_t* first;
   int64_t operator[](Column column) const { return first[static_cast<int>(column)]; }
-  int32_t narrow(Column column) const { return static_cast<int32_t>((*this)[column]); }
+  int32_t narrow(Column column) const { return narrowed((*this)[column]); }
   NamedRow next() const { return {first + Names<Column>::count}; }
 };
 

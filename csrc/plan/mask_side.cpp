@@ -57,6 +57,8 @@ void MaskSide::check_group(const MaskGroup& group, int64_t number) const {
   require(within(group.partial, group.size), "partial columns of groups must lie in their lists");
   const int64_t num_partial = group.partial[1] - group.partial[0];
   require(inside(group.bits, num_partial, static_cast<int64_t>(s.bits.size())), "words of groups must lie in bits");
+  for (int64_t i = group.bits; i < group.bits + num_partial; ++i)
+    require(s.bits[static_cast<size_t>(i)] >> group.num_rows == 0, "words of groups must name their rows alone");
   for (const auto* range : {&group.first_panel, &group.second_panel})
     require((*range)[0] >= (*range)[1] || within(*range, group.size), "panels of groups must lie in their lists");
 }

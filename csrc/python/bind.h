@@ -29,7 +29,11 @@ using Int64Array = pybind11::array_t<int64_t, pybind11::array::c_style>;
 // The engine of this name; throws std::invalid_argument if this processor or build has none.
 const Engine& find_engine(const std::string& isa);
 
-inline std::vector<int32_t> to_int32(const Int64Array& array) { return {array.data(), array.data() + array.size()}; }
+inline std::vector<int32_t> to_int32(const Int64Array& array) {
+  std::vector<int32_t> found;
+  for (pybind11::ssize_t i = 0; i < array.size(); ++i) found.push_back(narrowed(array.data()[i]));
+  return found;
+}
 
 // Where an array of the caller starts; null for 0.
 template <class T>

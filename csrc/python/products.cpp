@@ -46,6 +46,7 @@ int masked_matmul(const std::string& isa, const MaskSide& side, int64_t batch, u
                   int64_t row_stride, int64_t column_stride, uintptr_t bias, int function, uintptr_t out,
                   int num_threads) {
   const Engine& engine = find_engine(isa);
+  require(batch >= 0, "batch must count rows");
   const MatmulTask<T> task{side.view(),        batch,         at_address<const T>(x),    at_address<const T>(weight),
                            row_stride,         column_stride, at_address<const T>(bias), to_code<Function>(function),
                            at_address<T>(out), num_threads};
@@ -61,6 +62,7 @@ template <class T>
 int masked_outer(const std::string& isa, const MaskSide& side, int64_t batch, uintptr_t grad, uintptr_t x,
                  uintptr_t out, int num_threads) {
   const Engine& engine = find_engine(isa);
+  require(batch >= 0, "batch must count rows");
   const OuterTask<T> task{side.view(),        batch,      at_address<const T>(grad), at_address<const T>(x),
                           at_address<T>(out), num_threads};
   const py::gil_scoped_release released;

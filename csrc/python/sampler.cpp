@@ -29,7 +29,7 @@ struct DecodingEntry {
 
   template <class T>
   Decoding<T> as() const {
-    const double inverse = std::min(1 / temperature, static_cast<double>(std::numeric_limits<T>::max()));
+    const double inverse = 1 / std::min(std::max(temperature, 1e-37), 1e37);  // that of made_fast/outputs/rules.py
     return {static_cast<T>(inverse), static_cast<T>(temperature), static_cast<T>(std::sqrt(temperature)), greedy, top_k,
             static_cast<T>(top_p)};
   }
@@ -90,7 +90,11 @@ class Sampler {
            uintptr_t log_weight, const ConditionsEntry& conditions, const DecodingEntry& decoding, int num_threads,
            int rows_at_once) const {
     const Engine& engine = bf16_ ? *bf16_engine() : find_engine(isa);
-    require(num_rows >= 0 && row_offset >= 0 && rows_per_context >= 1, "rows must be counted from 0, contexts from 1");
+    require(num_rows >= 0 && inside(0, row_offset, kMostRows) && inside(1, rows_per_context - 1, kMostRows),
+            "rows must be counted from 0, contexts from 1");
+    require(rows_at_once >= 0, "rows_at_once must be a count of rows");
+    require(num_rows == 0 || conditions.constrained == 0 || holds_all(conditions),
+            "what is constrained must have the flags and bounds of all variables");
     require(context != 0 || packed_.plan().num_context_units == 0, "context must be there if it is read");
     const Request<T> request{num_rows,
                              first_row,
@@ -128,6 +132,21 @@ class Sampler {
   int64_t bytes() const { return packed_.bytes(); }
 
  private:
+  static constexpr int64_t kMostRows = int64_t{1} << 62;
+
+  // Whether there are flags for all finite variables, and bounds if one is real.
+  bool holds_all(const ConditionsEntry& conditions) const {
+    const Plan<T>& plan = packed_.plan();
+    for (int64_t place = 0; place < plan.features; ++place) {
+      const Variable& variable = plan.drawn[place];
+      const int64_t size = plan.conditionals[variable.conditional].size;
+      if (size == 0 ? conditions.bounds == 0
+                    : conditions.support == 0 || !inside(variable.support, size, conditions.support_size))
+        return false;
+    }
+    return true;
+  }
+
   // The arrays of the affines must live until the source was packed.
   static PlanSource<T> source(const Shape& shape, const Int64Array& steps, const Int64Array& variables,
                               const std::vector<ConditionalEntry>& conditionals, const Values<T>& tables,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from made_fast.arguments import tensor_of, whole_number, with_values
 from made_fast.layers import operators
-from made_fast.masks import whole_mask
+from made_fast.masks import connectivity
 from made_fast.programs.program import Term
 
 __all__ = ["MaskedLinear", "masked_linear"]
@@ -60,6 +61,8 @@ class MaskedLinear(nn.Linear):
         mask, shape = with_values("mask", tensor_of("mask", mask)), (self.out_features, self.in_features)
         if mask.shape != shape:
             raise ValueError(f"mask must have shape {shape} (out, in), got {tuple(mask.shape)}")
+        if mask.dtype == torch.bool and mask.device == self.weight.device == torch.device("cpu"):
+            return torch.from_numpy(mask.numpy().copy())  # torch would start threads, and then no process can be forked
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise ValueError("mask must be bool or hold only 0 and 1, got other values")
         return mask.to(device=self.weight.device, dtype=torch.bool, copy=True)
@@ -82,7 +85,11 @@ class MaskedLinear(nn.Linear):
 
     def term(self, source: int, mask: Tensor | None = None) -> Term:
         """This layer's weights as a term of a program, detached and masked."""
-        weight, whole = self.weight.detach(), whole_mask(self.chosen_mask(mask), self.weight.shape)
+        weight, chosen = self.weight.detach(), self.chosen_mask(mask)
+        whole = chosen if chosen.dtype == torch.bool else connectivity(*chosen.split(list(weight.shape)))
+        if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64):  # by numpy, as above
+            values, kept = weight.numpy(), whole.numpy().copy()
+            return Term(source, torch.from_numpy(np.where(kept, values, values.dtype.type(0))), torch.from_numpy(kept))
         return Term(source, torch.where(whole, weight, weight.new_zeros(())), whole.clone())
 
     def chosen_mask(self, mask: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,8 +111,7 @@ def output_degrees(order: Tensor, params_per_variable: Sequence[int]) -> Tensor:
         order: shape (..., D).
         params_per_variable: K_d for each variable d; P is their sum.
     """
-    counts = torch.as_tensor(list(params_per_variable), device=order.device)
-    return torch.repeat_interleave(rank_of(order), counts, dim=-1, output_size=sum(params_per_variable))
+    return _repeated(rank_of(order), params_per_variable)
 
 
 def hidden_degrees(
@@ -176,8 +176,7 @@ def layer_degrees(
     """
     inputs, outputs = input_degrees(order), output_degrees(order, params_per_variable)
     if input_units is not None:
-        counts = torch.as_tensor(list(input_units), device=order.device)
-        inputs = torch.repeat_interleave(inputs, counts, dim=-1, output_size=sum(input_units))
+        inputs = _repeated(inputs, input_units)
     below = [inputs, *hidden]
     layers = list(zip(hidden, below, strict=False))
     if not hidden:
@@ -196,7 +195,24 @@ def connectivity(row_degrees: Tensor, column_degrees: Tensor) -> Tensor:
                 [1, 1, 0],
                 [1, 1, 0]], dtype=torch.int32)
     """
-    return row_degrees[:, None] >= column_degrees[None, :]
+    if not _by_numpy(row_degrees, column_degrees):
+        return row_degrees[:, None] >= column_degrees[None, :]
+    return torch.from_numpy(np.greater_equal.outer(row_degrees.numpy(), column_degrees.numpy()))
+
+
+def _by_numpy(*tensors: Tensor) -> bool:
+    """Whether numpy can do it, which starts no threads: a process that is forked from one with threads cannot compute."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return all(type(tensor) is Tensor and tensor.device.type == "cpu" for tensor in tensors)
+
+
+def _repeated(degrees: Tensor, counts: Sequence[int]) -> Tensor:
+    """Each of the last dimension as often as it says there."""
+    if _by_numpy(degrees):
+        return torch.from_numpy(np.repeat(degrees.numpy(), counts, axis=-1))
+    times = torch.as_tensor(list(counts), device=degrees.device)
+    return torch.repeat_interleave(degrees, times, dim=-1, output_size=sum(counts))
 
 
 def whole_mask(mask: Tensor, shape: Sequence[int]) -> Tensor:

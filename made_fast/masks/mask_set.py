@@ -31,6 +31,9 @@ _DRAW_OF_ORDERS = 2**32 - 2
 _DRAW_OF_DEGREES = 2**32 - 3  # of the first layer; one less for each layer after it
 
 _CACHED_MASKS = 256  # of which the degrees of all layers are kept; tens of kilobytes each
+_NO_THREADS = (
+    1 << 13
+)  # numbers for which torch starts no threads, so that a process can be forked after a model was made
 _DRAWN_AT_ONCE = 16  # Philox in torch takes as long for this many masks as for one
 
 
@@ -69,8 +72,8 @@ def check_degrees(name: str, degrees: Tensor, features: int) -> None:
 
 
 def _below(uniforms: Tensor, count: int | Tensor) -> Tensor:
-    """Integers in 0 .. count - 1; the product is exact in fp64."""
-    return (uniforms.double() * count).floor().long()
+    """Integers in 0 .. count - 1; the product is exact in fp64, and no less than 0."""
+    return (uniforms.double() * count).long()
 
 
 class _Mask(NamedTuple):
@@ -121,7 +124,8 @@ class MaskSet(nn.Module):
         self.input_units = tuple(input_units)
         orders, hidden = order[None], [of_set[None] for of_set in degrees]
         if num_masks > 1:
-            for indices in torch.arange(1, num_masks, device=order.device).split(_DRAWN_AT_ONCE):
+            at_once = max(1, min(_DRAWN_AT_ONCE, _NO_THREADS // (len(order) + sum(map(len, degrees)))))
+            for indices in torch.arange(1, num_masks, device=order.device).split(at_once):
                 more_orders, more = self._drawn(indices, order, degrees)
                 orders = torch.cat([orders, more_orders])
                 hidden = [torch.cat(pair) for pair in zip(hidden, more, strict=True)]
@@ -239,7 +243,9 @@ class MaskSet(nn.Module):
         features, sizes, device = len(order), [len(order), *map(len, degrees)], indices.device
         draws = [_DRAW_OF_ORDERS, *(_DRAW_OF_DEGREES - layer for layer in range(len(degrees)))]
         step = torch.cat([torch.arange(size, device=device) for size in sizes])
-        draw = torch.repeat_interleave(torch.tensor(draws, device=device), torch.tensor(sizes, device=device))
+        draw = torch.cat(
+            [torch.full((size,), number, device=device) for size, number in zip(sizes, draws, strict=True)]
+        )
         of_orders, *of_layers = noise.uniform(self.seed, indices[:, None], step, draw).split(sizes, dim=1)
         orders = order.expand(len(indices), -1)
         if self.shuffle != "connectivity":

@@ -124,7 +124,11 @@ class Structure:
         return [name for name in changed if values[name].dtype != found[name].dtype]
 
     def _adopt(self, values: Mapping[str, Tensor]) -> None:
-        kept = {name: tensor.detach().cpu().clone() for name, tensor in values.items() if not name.startswith(_DERIVED)}
+        kept = {
+            name: torch.from_numpy(tensor.detach().cpu().numpy().copy())  # torch would start threads
+            for name, tensor in values.items()
+            if not name.startswith(_DERIVED)
+        }
         self._known = {**self._known, **kept}
 
     def _note(self, network: Any) -> None:
@@ -193,7 +197,9 @@ def _tensors_of(network: Any) -> dict[str, Tensor]:
 
 
 def _same(tensor: Tensor, known: Tensor | None) -> bool:
-    return known is not None and tensor.dtype == known.dtype and torch.equal(tensor.detach().cpu(), known)
+    if known is None or tensor.dtype != known.dtype:
+        return False
+    return np.array_equal(tensor.detach().cpu().numpy(), known.numpy())  # torch would start threads
 
 
 def _near(tensor: Tensor, known: Tensor) -> bool:

@@ -14,6 +14,7 @@ from made_fast.outputs.codes import Code
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import PLAIN, Decoding
 from made_fast.outputs.output import OneConditional
+from made_fast.outputs.rules import at_temperature, wide
 
 __all__ = ["Bernoulli", "BernoulliConditional", "Binary", "Spin", "SpinConditional"]
 
@@ -37,13 +38,14 @@ class Binary(Conditional):
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """log sigmoid(+-logit): exact for large logits of either sign."""
-        return F.logsigmoid((2 * x - (self.low + self.high)) / (self.high - self.low) * params[..., 0])
+        logit = wide(params)[..., 0]
+        return F.logsigmoid((2 * x - (self.low + self.high)) / (self.high - self.low) * logit)
 
     def draw(self, params: Tensor, uniforms: Tensor, decoding: Decoding = PLAIN) -> Tensor:
         """The high value where logit > logit(u)."""
         if decoding.greedy:
             return self.mode(params)
-        logit = params[..., 0] if decoding.temperature == 1 else params[..., 0] / decoding.temperature
+        logit = params[..., 0] if decoding.temperature == 1 else at_temperature(params[..., 0], decoding.temperature)
         return self._at((uniforms[..., 0] < torch.sigmoid(logit)).to(params.dtype))
 
     def draw_within(self, params: Tensor, uniforms: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:

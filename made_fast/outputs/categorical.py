@@ -14,7 +14,7 @@ from made_fast.outputs.codes import Code, Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import PLAIN, Decoding
 from made_fast.outputs.output import Output
-from made_fast.outputs.rules import choose_allowed, choose_category, is_whole
+from made_fast.outputs.rules import at_temperature, choose_allowed, choose_category, is_whole, wide
 
 __all__ = ["Categorical", "CategoricalConditional"]
 
@@ -51,13 +51,13 @@ class CategoricalConditional(Conditional):
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """Less the greatest logit before the log of the sum: large logits would swallow it."""
-        chosen: Tensor = torch.take_along_dim(params.log_softmax(-1), x.long()[..., None], -1)[..., 0]
+        chosen: Tensor = torch.take_along_dim(wide(params).log_softmax(-1), x.long()[..., None], -1)[..., 0]
         return chosen
 
     def draw(self, params: Tensor, uniforms: Tensor, decoding: Decoding = PLAIN) -> Tensor:
         if decoding.greedy:
             return self.mode(params)
-        weights = torch.exp((params - params.amax(-1, keepdim=True)) / decoding.temperature)
+        weights = torch.exp(at_temperature(params - params.amax(-1, keepdim=True), decoding.temperature))
         if decoding.top_k or decoding.top_p < 1:
             weights = _truncated(weights, decoding)
         return choose_category(weights, uniforms[..., 0]).to(params.dtype)

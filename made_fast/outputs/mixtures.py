@@ -16,7 +16,15 @@ from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import PLAIN, Decoding
 from made_fast.outputs.normal import normal_cdf, normal_log_prob, normal_of, truncated_normal
 from made_fast.outputs.output import OneConditional
-from made_fast.outputs.rules import HALF_STEP, choose_allowed, choose_category, is_whole, logit_of
+from made_fast.outputs.rules import (
+    HALF_STEP,
+    at_temperature,
+    choose_allowed,
+    choose_category,
+    is_whole,
+    logit_of,
+    wide,
+)
 
 __all__ = [
     "Mixture",
@@ -49,7 +57,7 @@ class Mixture(Conditional):
     def _chosen(self, params: Tensor, uniform: Tensor, decoding: Decoding) -> list[Tensor]:
         """Location and scale of the component that the uniform picks."""
         logits, locs, scales = self.parts(params)
-        weights = torch.exp((logits - logits.amax(-1, keepdim=True)) / decoding.temperature)
+        weights = torch.exp(at_temperature(logits - logits.amax(-1, keepdim=True), decoding.temperature))
         return self._part_of((locs, scales), choose_category(weights, uniform))
 
 
@@ -61,8 +69,10 @@ class MixtureOfNormalsConditional(Mixture):
     code = Code.MIXTURE_OF_NORMALS
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        params = wide(params)
         logits, locs, scales = self.parts(params)
-        return (logits.log_softmax(-1) + normal_log_prob(locs, scales, x[..., None])).logsumexp(-1)
+        nats = normal_log_prob(locs, scales, x.to(params.dtype)[..., None])
+        return (logits.log_softmax(-1) + nats).logsumexp(-1)
 
     def draw(self, params: Tensor, uniforms: Tensor, decoding: Decoding = PLAIN) -> Tensor:
         if decoding.greedy:
@@ -71,16 +81,16 @@ class MixtureOfNormalsConditional(Mixture):
         return loc + scale * math.sqrt(decoding.temperature) * normal_of(uniforms[..., 1], params.dtype)
 
     def draw_within(self, params: Tensor, uniforms: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-        logits, locs, scales = self.parts(params)
+        logits, locs, scales = self.parts(wide(params))
         _, log_masses = truncated_normal(locs, scales, uniforms[..., 1:], allowed[..., None, :])
-        joint = logits.log_softmax(-1) + log_masses
-        log_mass = joint.logsumexp(-1)
-        nothing = torch.isinf(log_mass)
-        weights = torch.exp(joint - torch.where(nothing, 0, log_mass)[..., None])
-        component = choose_category(torch.where(nothing[..., None], logits.softmax(-1), weights), uniforms[..., 0])
+        joint = logits.double().log_softmax(-1) + log_masses
+        most = joint.amax(-1, keepdim=True)
+        possible = most > -torch.inf
+        weights = torch.where(possible, torch.exp(joint - most), logits.double().softmax(-1))
+        component = choose_category(weights, uniforms[..., 0])
         loc, scale = self._part_of((locs, scales), component)
         x, _ = truncated_normal(loc, scale, uniforms[..., 1], allowed)
-        return x, log_mass
+        return x.to(params.dtype), joint.logsumexp(-1).to(loc.dtype)
 
     def mean(self, params: Tensor) -> Tensor:
         logits, locs, _ = self.parts(params)
@@ -128,9 +138,10 @@ class MixtureOfLogisticsConditional(Mixture):
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - exp(a - b)) at the edges of x's bin."""
+        params = wide(params)
         logits, locs, scales = self.parts(params)
         half = 1 / (self.size - 1)
-        centred = (x * self.scale + self.shift)[..., None] - locs
+        centred = (x.to(params.dtype) * self.scale + self.shift)[..., None] - locs
         low, high = (centred - half) / scales, (centred + half) / scales
         inside = torch.log(-torch.expm1(-2 * half / scales))
         first, last = (x == 0)[..., None], (x == self.size - 1)[..., None]
@@ -141,7 +152,7 @@ class MixtureOfLogisticsConditional(Mixture):
 
     def log_prob_of_levels(self, params: Tensor) -> Tensor:
         """log p of every level, (..., size)."""
-        levels = torch.arange(self.size, dtype=params.dtype, device=params.device)
+        levels = torch.arange(self.size, dtype=wide(params).dtype, device=params.device)
         return self.log_prob(params[..., None, :], levels.expand(*params.shape[:-1], -1))
 
     def draw(self, params: Tensor, uniforms: Tensor, decoding: Decoding = PLAIN) -> Tensor:
@@ -158,7 +169,7 @@ class MixtureOfLogisticsConditional(Mixture):
 
     def mean(self, params: Tensor) -> Tensor:
         levels = torch.arange(self.size, dtype=params.dtype, device=params.device)
-        return (self.log_prob_of_levels(params).exp() * levels).sum(-1)
+        return (self.log_prob_of_levels(params).exp() * levels).sum(-1).to(params.dtype)
 
     def mode(self, params: Tensor) -> Tensor:
         return self.log_prob_of_levels(params).argmax(-1).to(params.dtype)

@@ -7,12 +7,40 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["HALF_STEP", "LOG_SQRT_2_PI", "choose_allowed", "choose_category", "is_whole", "logit_of"]
+__all__ = [
+    "HALF_STEP",
+    "LOG_SQRT_2_PI",
+    "at_temperature",
+    "bounded",
+    "choose_allowed",
+    "choose_category",
+    "is_whole",
+    "logit_of",
+    "wide",
+]
 
 LOG_SQRT_2_PI = 0.5 * math.log(2 * math.pi)
 
 
 HALF_STEP = 2.0**-25  # between two uniforms: added where neither 0 nor 1 may come out
+
+
+LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 1e-37, 1e37  # by which fp32 can divide without nan
+
+
+def wide(params: Tensor) -> Tensor:
+    """Parameters in fp32 at least: half precision holds log-probabilities down to -65504 alone."""
+    return params.float() if params.dtype in (torch.float16, torch.bfloat16) else params
+
+
+def bounded(temperature: float) -> float:
+    """The temperature that logits are divided by, which fp32 must not take for 0 or infinity."""
+    return min(max(temperature, LEAST_TEMPERATURE), GREATEST_TEMPERATURE)
+
+
+def at_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Logits by which one draws at a temperature."""
+    return logits / bounded(temperature)
 
 
 def is_whole(x: Tensor) -> Tensor | bool:
@@ -42,7 +70,7 @@ def choose_category(weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def choose_allowed(log_weights: Tensor, uniform: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """The categorical rule among allowed categories; the first allowed one where none has a weight.
+    """The categorical rule among allowed categories, by their weights relative to the greatest that is allowed.
 
     Args:
         log_weights: (..., K), of any sum.
@@ -50,13 +78,15 @@ def choose_allowed(log_weights: Tensor, uniform: Tensor, allowed: Tensor) -> tup
         allowed: (..., K) bool.
 
     Returns:
-        (...) int64, and the log of the allowed share of the whole weight.
+        (...) int64, the first allowed one where none has a weight; and the log of the allowed share of the whole weight.
     """
-    weights = torch.exp(log_weights - log_weights.amax(-1, keepdim=True))
-    kept = torch.where(allowed, weights, 0)
-    log_mass = torch.log(kept.sum(-1)) - torch.log(weights.sum(-1))
-    everything = allowed.all(-1)
-    chosen = choose_category(torch.where(kept.sum(-1, keepdim=True) > 0, kept, allowed.to(kept)), uniform)
-    first = allowed.long().argmax(-1)
-    chosen = torch.where(torch.isinf(log_mass), first, chosen)
-    return chosen, torch.where(everything, torch.zeros_like(log_mass), log_mass)
+    log_weights = wide(log_weights)
+    kept = torch.where(allowed, log_weights, -torch.inf)
+    most, most_kept = log_weights.amax(-1, keepdim=True), kept.amax(-1, keepdim=True)
+    possible = most_kept > -torch.inf
+    weights = torch.exp(kept - torch.where(possible, most_kept, 0))
+    whole = torch.exp(log_weights - most).sum(-1)
+    log_mass = (most_kept - most)[..., 0] + torch.log(weights.sum(-1)) - torch.log(whole)
+    chosen = choose_category(torch.where(possible, weights, allowed.to(weights)), uniform)
+    chosen = torch.where(possible[..., 0], chosen, allowed.long().argmax(-1))
+    return chosen, torch.where(allowed.all(-1), torch.zeros_like(log_mass), log_mass)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import io
 import math
 import os
 import time
@@ -334,8 +335,10 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "history": [dataclasses.astuple(epoch) for epoch in self.history],
         }
+        written = io.BytesIO()
+        torch.save(state, written)  # not to the disk: of a full one torch says "unexpected pos", a RuntimeError
         with written_whole(path) as partial:
-            torch.save(state, partial)
+            partial.write_bytes(written.getbuffer())
 
     def restore(self, path: Path) -> None:
         """Take up the state that ``save`` wrote, or say why this run is not its continuation."""

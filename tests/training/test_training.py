@@ -3,6 +3,8 @@
 import math
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,16 +119,37 @@ def test_resume_after_a_kill_in_the_middle_of_an_epoch(tmp_path):
     assert_same_run(run(**OPTIONS), resumed)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of one process alone are those of a fork")
+def test_a_checkpoint_for_which_there_is_no_room_is_an_os_error(tmp_path):
+    """In a process of its own, whose files may have ten thousand bytes; what was there stays, and no part is left."""
+    path = tmp_path / "run.ckpt"
+    run(**{**OPTIONS, "epochs": 1}, checkpoint=path)
+    before = path.read_bytes()
+    code = (
+        "import resource, sys, torch; from made_fast import MADE, training; torch.set_num_threads(1)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "rows = torch.zeros(9, 20)\n"
+        "try:\n    training.fit(MADE(20, (64,)), rows, rows, epochs=1, checkpoint=sys.argv[1])\n"
+        "except OSError as error:\n    print(type(error).__name__)\n"
+    )
+    words = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "OSError"
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["run.ckpt"]
+
+
 def test_a_kill_while_the_checkpoint_is_written_leaves_the_last_one(tmp_path, monkeypatch):
     path = tmp_path / "run.ckpt"
     run(**{**OPTIONS, "epochs": 2}, checkpoint=path)
     good = path.read_bytes()
 
-    def half(state, file):
-        Path(file).write_bytes(good[:100])
+    def half(path, data):
+        with open(path, "wb") as file:
+            file.write(good[:100])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(KeyboardInterrupt):
         run(**OPTIONS, checkpoint=path, resume=True)
     assert path.read_bytes() == good

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from made_fast.backends.numba.jit import dispatch, jit
-from made_fast.backends.numba.special import logit, ndtr, ndtri, softplus
+from made_fast.backends.numba.special import logit, ndtri, softplus
+from made_fast.backends.numba.truncated_normal import log_mass_between, truncated_normal
 from made_fast.backends.numba.weights import choose, choose_allowed, drop, exponentials
 from made_fast.outputs.codes import Code
 from made_fast.outputs.rules import HALF_STEP, LOG_SQRT_2_PI
@@ -24,7 +25,6 @@ from made_fast.outputs.rules import HALF_STEP, LOG_SQRT_2_PI
 __all__ = ["CONDITIONALS", "draw", "draw_within", "log_prob", "mode"]
 
 SPIN, MIXTURE_OF_NORMALS = int(Code.SPIN), int(Code.MIXTURE_OF_NORMALS)
-LEAST = 2.0**-1022  # that ndtri is asked for: it is -inf at 0
 
 
 @jit
@@ -83,9 +83,7 @@ def _categorical_mode(code, size, components, floor, params, scratch):
 
 @jit
 def _categorical_within(code, size, components, floor, params, uniforms, allowed, lower, upper, scratch):
-    weights = scratch[0]
-    exponentials(params, size, 1.0, weights)
-    chosen, log_mass = choose_allowed(weights, size, uniforms[0], allowed)
+    chosen, log_mass = choose_allowed(params, size, uniforms[0], allowed, scratch[0])
     return np.float64(chosen), log_mass
 
 
@@ -99,27 +97,6 @@ def _log_density(loc, scale, x):
     """log p(x) of a normal."""
     z = (x - loc) / scale
     return -0.5 * z * z - math.log(scale) - LOG_SQRT_2_PI
-
-
-@jit
-def _between(loc, scale, lower, upper):
-    """The normal cdf below an interval and in it, of the mirror image (True) where the interval lies above the location."""
-    low, high = (lower - loc) / scale, (upper - loc) / scale
-    mirrored = low > 0
-    if mirrored:
-        low, high = -high, -low
-    below = ndtr(low)
-    return below, ndtr(high) - below, mirrored
-
-
-@jit
-def _truncated_normal(loc, scale, uniform, lower, upper):
-    """A normal draw between bounds and the log of the mass between them."""
-    below, mass, mirrored = _between(loc, scale, lower, upper)
-    if not mass > 0:
-        return min(max(loc, lower), upper), -np.inf
-    z = ndtri(max(below + (uniform + HALF_STEP) * mass, LEAST))
-    return min(max(loc + scale * (-z if mirrored else z), lower), upper), math.log(mass)
 
 
 @jit
@@ -139,7 +116,7 @@ def _normal_mode(code, size, components, floor, params, scratch):
 
 @jit
 def _normal_within(code, size, components, floor, params, uniforms, allowed, lower, upper, scratch):
-    return _truncated_normal(np.float64(params[0]), _scale(floor, params[1]), uniforms[0], lower, upper)
+    return truncated_normal(np.float64(params[0]), _scale(floor, params[1]), uniforms[0], lower, upper)
 
 
 @jit
@@ -204,8 +181,8 @@ def _mixture_of_normals_within(code, size, components, floor, params, uniforms, 
     largest, total = exponentials(params, components, 1.0, scratch[1])
     joint, greatest = scratch[0], -np.inf
     for j in range(components):
-        mass = _between(np.float64(params[components + j]), _scale(floor, params[2 * components + j]), lower, upper)[1]
-        joint[j] = params[j] - largest + math.log(mass) if mass > 0 else -np.inf
+        loc, scale = np.float64(params[components + j]), _scale(floor, params[2 * components + j])
+        joint[j] = params[j] - largest + log_mass_between(loc, scale, lower, upper)
         greatest = max(greatest, joint[j])
     log_mass = -np.inf
     if greatest > -np.inf:
@@ -216,7 +193,7 @@ def _mixture_of_normals_within(code, size, components, floor, params, uniforms, 
         log_mass = greatest + math.log(kept) - math.log(total)
     j = choose(joint if greatest > -np.inf else scratch[1], components, uniforms[0])
     loc, scale = np.float64(params[components + j]), _scale(floor, params[2 * components + j])
-    return _truncated_normal(loc, scale, uniforms[1], lower, upper)[0], log_mass
+    return truncated_normal(loc, scale, uniforms[1], lower, upper)[0], log_mass
 
 
 @jit
@@ -241,8 +218,7 @@ def _mixture_of_logistics_within(code, size, components, floor, params, uniforms
     weights = scratch[0]
     for x in range(size):
         weights[x] = _mixture_log_prob(code, size, components, floor, params, np.float64(x), scratch[1:])
-    exponentials(weights, size, 1.0, weights)
-    chosen, log_mass = choose_allowed(weights, size, uniforms[0], allowed)
+    chosen, log_mass = choose_allowed(weights, size, uniforms[0], allowed, weights)
     return np.float64(chosen), log_mass
 
 

@@ -11,18 +11,18 @@ from made_fast.programs.functions import FUNCTION_CODES
 
 __all__ = ["FUNCTIONS", "apply_function"]
 
-# To add one: a line here, by its name in made_fast/programs/functions.py. ``x * 0`` and ``x * 0 + 1`` have the dtype of x.
+# To add one: a line here, by its name in made_fast/programs/functions.py.
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    "relu": lambda x: max(x, x * 0),
+    "relu": lambda x: 0.0 if x <= 0 else x,
     "leaky_relu": lambda x: x if x > 0 else x * 0.01,
     "elu": lambda x: x if x > 0 else math.expm1(x),
     "gelu": lambda x: x * 0.5 * (1 + math.erf(x * 0.7071067811865476)),
-    "silu": lambda x: x / ((x * 0 + 1) + math.exp(-x)),
-    "softplus": lambda x: max(x, x * 0) + math.log1p(math.exp(-abs(x))),
+    "silu": lambda x: x / (1.0 + math.exp(-x)),
+    "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
     "tanh": lambda x: math.tanh(x),  # noqa: PLW0108 - only what is written in Python is compiled
-    "sigmoid": lambda x: (x * 0 + 1) / ((x * 0 + 1) + math.exp(-x)),
+    "sigmoid": lambda x: 1.0 / (1.0 + math.exp(-x)),
     "exp": lambda x: math.exp(x),  # noqa: PLW0108
-    "reciprocal": lambda x: (x * 0 + 1) / x,
+    "reciprocal": lambda x: 1.0 / x,
     "identity": lambda x: x,
 }
 

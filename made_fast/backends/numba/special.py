@@ -9,7 +9,7 @@ import numpy as np
 
 from made_fast.backends.numba.jit import jit
 
-__all__ = ["logit", "ndtr", "ndtri", "softplus"]
+__all__ = ["far_tail_ratio", "logit", "ndtr", "ndtri", "softplus"]
 
 
 @jit
@@ -28,6 +28,22 @@ def logit(u):
 def ndtr(x):
     """Standard normal cdf; small values of it keep their digits."""
     return 0.5 * math.erfc(x * -0.7071067811865476)
+
+
+@jit
+def far_tail_ratio(z):
+    """ndtr(-z) * exp(z * z / 2) for z from 5.7 on.
+
+    Source: Cody, "Rational Chebyshev approximations for the error function", Mathematics of Computation 23, 1969.
+    """
+    s = 1.0 / (z * z)
+    top = 0.02307344176494017303 * s + 0.21589853405795699
+    top = ((top * s + 0.1274011611602473639) * s + 0.022235277870649807) * s + 0.001421619193227893466
+    top = top * s + 2.9112874951168792e-5
+    low = s + 1.28426009614491121
+    low = ((low * s + 0.468238212480865118) * s + 0.0659881378689285515) * s + 0.00378239633202758244
+    low = low * s + 7.29751555083966205e-5
+    return (0.39894228040143267794 - s * top / low) / z
 
 
 @jit

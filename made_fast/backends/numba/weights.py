@@ -41,19 +41,33 @@ def choose(weights, count, uniform):
 
 
 @jit
-def choose_allowed(weights, count, uniform, allowed):
-    """The categorical rule among allowed values, and the log of their share; the first of them where none has a weight."""
-    total, kept, first, everything = 0.0, 0.0, -1, True
+def choose_allowed(nats, count, uniform, allowed, weights):
+    """The categorical rule among allowed values, and the log of their share; the first of them where none has a weight.
+
+    ``nats`` are log-weights of any sum; ``weights`` are written, perhaps over them. They are relative to the greatest of all
+    or, where that is far above them, to the greatest that is allowed.
+    """
+    most, most_allowed, first, everything = -np.inf, -np.inf, -1, True
     for k in range(count):
-        total += weights[k]
+        value = np.float64(nats[k])
+        most = max(most, value)
         if allowed[k]:
-            kept += weights[k]
+            most_allowed = max(most_allowed, value)
             first = k if first < 0 else first
         else:
-            weights[k], everything = 0.0, False
-    if not kept > 0:
+            everything = False
+    if most_allowed == -np.inf:
         return max(first, 0), -np.inf
-    return choose(weights, count, uniform), 0.0 if everything else math.log(kept) - math.log(total)
+    base = most_allowed if most - most_allowed > 16.0 else most
+    whole, kept = 0.0, 0.0
+    for k in range(count):
+        value = np.float64(nats[k])
+        weight = math.exp(value - base)
+        whole += weight if base == most else math.exp(value - most)
+        weights[k] = weight if allowed[k] else 0.0
+        kept += weights[k]
+    log_mass = 0.0 if everything else (base - most) + math.log(kept) - math.log(whole)
+    return choose(weights, count, uniform), log_mass
 
 
 @jit

@@ -89,6 +89,12 @@ BROKEN: dict[str, tuple[Callable[[Arguments], None], str]] = {
     "input units": (_put("variables", "X_SLOT", 1_000), "looked up"),
     "conditional": (_put("variables", "CONDITIONAL", 4), "one of the conditionals"),
     "flags": (_put("variables", "SUPPORT", -1), "flags"),
+    "flags beyond all": (_put("variables", "SUPPORT", 2**63 - 1, row=1), "flags of a variable"),
+    "more than 32 bits": (_put("variables", "PARAM_SLOT", 2**32), "fit into 32 bits"),
+    "units of more than 32 bits": (_set("context_units", lambda units: units + 2**32), "fit into 32 bits"),
+    "values of a real number": (_part("conditionals", "size", lambda _: 2), "count values"),
+    "values of categories": (_part("conditionals", "size", lambda _: 0, 1), "count values"),
+    "encoding of a real number": (_part("conditionals", "encoding", lambda _: 1), "read as numbers"),
     "table": (_put("variables", "TABLE", 1, row=2), "embeddings must lie in tables"),
     "tables": (_set("tables", lambda tables: tables[1:].copy()), "embeddings must lie in tables"),
     "slots of a sum": (_put_step(Kind.AFFINE, StepColumn.FIRST, 1_000), "finish slots"),
@@ -136,15 +142,16 @@ def test_arrays_in_another_order_are_converted_and_kept() -> None:
 DRAWS = {
     "rows": ({"num_rows": -1}, "rows must be counted"),
     "rows of a context": ({"rows_per_context": 0}, "contexts from 1"),
+    "endless rows of a context": ({"rows_per_context": 2**63 - 1}, "contexts from 1"),
+    "endless offset": ({"row_offset": 2**63 - 1}, "rows must be counted"),
+    "rows at once": ({"rows_at_once": -1}, "rows_at_once must be a count"),
     "context": ({"context": 0}, "context must be there"),
     "instruction set": ({"isa": "abacus"}, "no instruction set 'abacus'"),
 }
 
 
-@pytest.mark.parametrize("name", DRAWS)
-def test_a_draw_that_does_not_fit_is_refused(name: str) -> None:
-    out, context = torch.zeros(2, 5), torch.zeros(2, 2)
-    arguments: Arguments = {
+def _draw_of(out: torch.Tensor, context: torch.Tensor) -> Arguments:
+    return {
         "isa": cpp.instruction_set(),
         "num_rows": 2,
         "first_row": 0,
@@ -161,11 +168,40 @@ def test_a_draw_that_does_not_fit_is_refused(name: str) -> None:
         "num_threads": 1,
         "rows_at_once": 0,
     }
-    sampler = _pack(_arguments())
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_draw_that_does_not_fit_is_refused(name: str) -> None:
+    out, context = torch.zeros(2, 5), torch.zeros(2, 2)
+    arguments, sampler = _draw_of(out, context), _pack(_arguments())
     assert sampler.draw(**arguments) == cpp.Status.OK
     change, message = DRAWS[name]
     with pytest.raises(ValueError, match=message):
         sampler.draw(**{**arguments, **change})
+
+
+def test_flags_that_end_before_those_of_all_variables_are_refused() -> None:
+    out, flags = torch.zeros(2, 5), torch.ones(100, dtype=torch.uint8)
+    where = dict.fromkeys(("support", "constrained"), flags.data_ptr())
+    sampler, arguments = _pack(_arguments()), _draw_of(out, torch.zeros(2, 2))
+    whole = core.Conditions(**where, bounds=out.data_ptr(), support_size=16)
+    assert sampler.draw(**{**arguments, "conditions": whole, "num_rows": 1}) == cpp.Status.OK
+    for wrong in (
+        core.Conditions(**where, bounds=out.data_ptr(), support_size=15),
+        core.Conditions(**where, bounds=out.data_ptr(), support_size=-1),
+        core.Conditions(**where, support_size=16),
+    ):
+        with pytest.raises(ValueError, match="what is constrained must have the flags and bounds"):
+            sampler.draw(**{**arguments, "conditions": wrong, "num_rows": 1})
+
+
+def test_products_of_less_than_no_rows_are_refused() -> None:
+    side, x = core.MaskSide(**_sides()[0]), torch.zeros(1)
+    at = x.data_ptr()
+    with pytest.raises(ValueError, match="batch must count rows"):
+        core.masked_matmul_f32(cpp.instruction_set(), side, -1, at, at, 1, 1, 0, 0, at, 1)
+    with pytest.raises(ValueError, match="batch must count rows"):
+        core.masked_outer_f32(cpp.instruction_set(), side, -1, at, at, at, 1)
 
 
 def test_conditions_that_do_not_fit_are_refused() -> None:
@@ -183,6 +219,8 @@ SIDES: dict[str, tuple[Callable[[Arguments], None], str]] = {
     "positions": (_set("positions", lambda positions: positions + 1), "positions must be places of columns"),
     "fewer positions": (_set("positions", lambda positions: positions[:-1]), "lists of groups must lie in positions"),
     "bits": (_set("bits", lambda bits: bits[:-1]), "words of groups must lie in bits"),
+    "bits of rows beyond": (_set("bits", lambda bits: bits | np.uint16(1 << 15)), "name their rows alone"),
+    "rows of more than 32 bits": (_set("rows", lambda rows: rows + 2**32), "fit into 32 bits"),
     "longest first": (_set("longest_first", lambda longest: longest + 1), "longest_first must list the groups"),
 }
 GROUPS = {

@@ -176,15 +176,15 @@ def test_draws_within_are_those_of_the_definition(conditional: Conditional) -> N
 
 def test_what_has_no_mass_gives_the_first_or_nearest() -> None:
     none = CategoricalConditional(4)
-    params = torch.tensor([[0.0, -1e30, -1e30, -1e30]]).double()
+    params = torch.tensor([[0.0, -torch.inf, -torch.inf, -torch.inf]]).double()
     flags = torch.tensor([[False, False, True, True]])
     assert _within(none, params, EDGES[None, :2].double(), flags) == (torch.tensor(2.0), -torch.inf)
-    for loc, expected in ((1e6, 5.0), (-1e6, 2.0)):
+    for loc, expected in ((1e200, 5.0), (-1e200, 2.0)):  # whose square is too large for fp64
         for one, params in (
-            (NormalConditional(), torch.tensor([[loc, 0.0]])),
-            (MixtureOfNormalsConditional(2), torch.tensor([[0.0, 9.0, loc, loc, 0.0, 0.0]])),
+            (NormalConditional(), torch.tensor([[loc, 0.0]], dtype=torch.float64)),
+            (MixtureOfNormalsConditional(2), torch.tensor([[0.0, 9.0, loc, loc, 0.0, 0.0]], dtype=torch.float64)),
         ):
-            found = _within(one, params.double(), EDGES[None, 1:3].double(), torch.tensor([[2.0, 5.0]]).double())
+            found = _within(one, params, EDGES[None, 1:3].double(), torch.tensor([[2.0, 5.0]]).double())
             assert found == (torch.tensor(expected), -torch.inf)
 
 

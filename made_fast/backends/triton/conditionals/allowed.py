@@ -16,8 +16,16 @@ from made_fast.backends.triton.codes import (
     SPIN,
 )
 from made_fast.backends.triton.columns import LOWER, UPPER
-from made_fast.backends.triton.conditionals.normal import ndtr, ndtri
-from made_fast.backends.triton.conditionals.weights import chunk_of, component_of, passed, uniform, weights_of_levels
+from made_fast.backends.triton.conditionals.normal import log_mass_of, standard_ends, value_between
+from made_fast.backends.triton.conditionals.weights import (
+    NOTHING,
+    chunk_of,
+    component_of,
+    log_add,
+    log_probs_of_levels,
+    passed,
+    uniform,
+)
 from made_fast.backends.triton.functions import softplus
 
 __all__ = ["draw_allowed"]
@@ -61,74 +69,74 @@ def _binary(x, logit, code, low, high):
 
 
 @triton.jit
-def _weights(first, params, count, greatest, total, floor, size, LEVELS: tl.constexpr, WIDTH: tl.constexpr):
-    """Weights (R, WIDTH) of values from number ``first`` on, and their numbers."""
+def _nats(first, params, count, greatest, total, floor, size, LEVELS: tl.constexpr, WIDTH: tl.constexpr):
+    """Log-weights (R, WIDTH) of values from number ``first`` on, none above 0, and their numbers."""
     if LEVELS:
         k = (first + tl.arange(0, WIDTH))[None, :]
-        weight = weights_of_levels(k, params, count, greatest, total, floor, size)
+        nats = log_probs_of_levels(k, params, count, greatest, total, floor, size)
     else:
         value, k = chunk_of(params, first, count, float("-inf"), WIDTH)
-        weight = tl.exp(value - greatest[:, None])
-    return weight, k
+        nats = value - greatest[:, None]
+    return nats, k
 
 
 @triton.jit
 def _finite(params, count, greatest, total, floor, size, flags, u, LEVELS: tl.constexpr, WIDTH: tl.constexpr):
-    everything, kept = tl.zeros_like(greatest), tl.zeros_like(greatest)
+    everything, most, kept = tl.zeros_like(greatest), tl.zeros_like(greatest) + NOTHING, tl.zeros_like(greatest)
     nearest = tl.zeros_like(greatest).to(tl.int32) + 2147483647  # the first that is allowed
+    refused = tl.zeros_like(nearest)
     before, threshold = tl.zeros_like(greatest), tl.zeros_like(greatest)
     chosen, last = nearest, tl.zeros_like(nearest)
     for choosing in range(0, 2):  # first the sums, then the choice: in a loop, since the weights take long to compile
         threshold = u * kept
         for first in range(0, size, WIDTH):
-            weight, k = _weights(first, params, count, greatest, total, floor, size, LEVELS, WIDTH)
+            nats, k = _nats(first, params, count, greatest, total, floor, size, LEVELS, WIDTH)
             allowed = tl.load(flags[:, None] + k, mask=k < size, other=0) != 0
-            some = tl.where(allowed, weight, 0.0)
+            some = tl.where(allowed, nats, float("-inf"))
             if choosing == 0:
-                everything += tl.sum(weight, axis=1)
-                kept += tl.sum(some, axis=1)
+                everything += tl.sum(tl.exp(nats), axis=1)
+                most, kept = log_add(most, kept, some)
                 nearest = tl.minimum(nearest, tl.min(tl.where(allowed, k, 2147483647), axis=1))
+                refused = tl.maximum(refused, tl.max((~allowed & (k < size)).to(tl.int32), axis=1))
             else:
-                before, chosen, last = passed(some, k, before, chosen, last, threshold)
+                weight = tl.exp(some - most[:, None])
+                before, chosen, last = passed(weight, k, before, chosen, last, threshold)
     chosen = tl.where(kept > 0, tl.minimum(chosen, last), tl.minimum(nearest, size - 1))
-    return chosen.to(tl.float32), (tl.log(kept) - tl.log(everything)).to(tl.float64)
-
-
-@triton.jit
-def _between(loc, scale, lower, upper):
-    """The cdf at the lower bound, the mass between the bounds, and whether both were mirrored to keep the tail's digits."""
-    low = (lower.to(tl.float64) - loc.to(tl.float64)) / scale.to(tl.float64)
-    high = (upper.to(tl.float64) - loc.to(tl.float64)) / scale.to(tl.float64)
-    mirrored = low > 0
-    below, above = tl.split(ndtr(tl.join(tl.where(mirrored, -high, low), tl.where(mirrored, -low, high))))
-    return below, above - below, mirrored
+    log_mass = tl.where(refused != 0, most + tl.log(kept) - tl.log(everything), 0.0)
+    return chosen.to(tl.float32), log_mass.to(tl.float64)
 
 
 @triton.jit
 def _normals(params, count, components, greatest, total, floor, noise, ends):
     """A normal, which has no logits, or a mixture: a component by its mass between the bounds, then a draw between them."""
     lower, upper = tl.load(ends + LOWER), tl.load(ends + UPPER)
-    kept, sum = tl.zeros_like(greatest).to(tl.float64), tl.zeros_like(greatest).to(tl.float64)
+    zero = tl.zeros_like(greatest).to(tl.float64)
+    most, kept, sum, some = zero + NOTHING, zero, zero, zero < 0
     chosen, last = tl.zeros_like(greatest).to(tl.int32) + 2147483647, tl.zeros_like(greatest).to(tl.int32)
-    u, some, threshold = uniform(noise, 0).to(tl.float64), kept > 0, kept
+    u, threshold = uniform(noise, 0).to(tl.float64), zero
     for choosing in range(0, 2):  # first the sum, then the choice: in a loop, since masses take long to compile
         some = kept > 0
         threshold = u * tl.where(some, kept, total.to(tl.float64))
         for j in range(0, components):
             loc, scale = component_of(params + count, components, j, floor)
-            _, mass, _ = _between(loc, scale, lower, upper)
-            share = tl.where(count > 0, tl.exp(tl.load(params + j) - greatest), 1.0).to(tl.float64)
+            low, high, width, _ = standard_ends(loc, scale, lower, upper)
+            alone = tl.where(count > 0, tl.load(params + j) - greatest, 0.0).to(tl.float64)
+            nats = alone + log_mass_of(low, high, width)
             if choosing == 0:
-                kept += share * mass
+                greater = tl.maximum(most, nats)
+                kept = kept * tl.exp(most - greater) + tl.exp(nats - greater)
+                most = greater
             else:
-                weight = share * tl.where(some, mass, 1.0)
+                weight = tl.exp(tl.where(some, nats - most, alone))
                 sum += weight
                 chosen = tl.minimum(chosen, tl.where((weight > 0) & (sum > threshold), j, 2147483647))
                 last = tl.where(weight > 0, j, last)
     loc, scale = component_of(params + count, components, tl.minimum(chosen, last), floor)
-    below, mass, mirrored = _between(loc, scale, lower, upper)
-    u = uniform(noise, tl.minimum(count, 1)).to(tl.float64)
-    z = ndtri(below + (u + 2.9802322387695312e-08) * mass)
-    z = tl.where(mirrored, -z, z).to(tl.float32)
-    x = tl.where(mass > 0, loc + scale * z, loc)  # without mass the bound nearest to the location
-    return tl.minimum(tl.maximum(x, lower), upper), tl.log(kept) - tl.log(total.to(tl.float64))
+    low, high, width, _ = standard_ends(loc, scale, lower, upper)
+    share = uniform(noise, tl.minimum(count, 1)).to(tl.float64) + 2.9802322387695312e-08
+    x = value_between(loc, scale, lower, upper, share).to(tl.float32)
+    x = tl.where(
+        log_mass_of(low, high, width) > float("-inf"), x, loc
+    )  # without mass the bound nearest to the location
+    log_mass = most + tl.log(kept) - tl.log(total.to(tl.float64))
+    return tl.minimum(tl.maximum(x, lower), upper), log_mass

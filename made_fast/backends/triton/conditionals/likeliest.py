@@ -18,7 +18,7 @@ from made_fast.backends.triton.conditionals.weights import (
     chunk_of,
     component_of,
     log_prob_of_mixture,
-    weights_of_levels,
+    log_probs_of_levels,
 )
 
 __all__ = ["likeliest"]
@@ -65,12 +65,12 @@ def _densest_location(params, count, greatest, total, floor, size, WIDTH: tl.con
 
 @triton.jit
 def _likeliest_level(params, count, greatest, total, floor, size, WIDTH: tl.constexpr):
-    chosen, most = tl.zeros_like(greatest).to(tl.int32), tl.zeros_like(greatest) - 1.0
+    chosen, most = tl.zeros_like(greatest).to(tl.int32), tl.zeros_like(greatest) + NOTHING
     for first in range(0, size, WIDTH):
         k = (first + tl.arange(0, WIDTH))[None, :]
-        weight = weights_of_levels(k, params, count, greatest, total, floor, size)
-        best = tl.max(weight, axis=1)
-        place = tl.min(tl.where(weight == best[:, None], k, 2147483647), axis=1)
+        nats = log_probs_of_levels(k, params, count, greatest, total, floor, size)
+        best = tl.max(nats, axis=1)
+        place = tl.min(tl.where(nats == best[:, None], k, 2147483647), axis=1)
         chosen = tl.where(best > most, place, chosen)
         most = tl.maximum(most, best)
     return tl.minimum(chosen, size - 1).to(tl.float32)

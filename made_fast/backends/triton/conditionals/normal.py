@@ -3,7 +3,14 @@
 import triton
 import triton.language as tl
 
-__all__ = ["ndtr", "ndtri"]
+from made_fast.outputs import normal as definition
+
+__all__ = ["log_mass_of", "ndtr", "ndtri", "standard_ends", "value_between"]
+
+
+NARROW, FAR = tl.constexpr(definition.NARROW), tl.constexpr(definition.FAR)
+FAR_ROUNDS = tl.constexpr(definition.FAR_ROUNDS)
+LOG_SQRT_2_PI = tl.constexpr(definition.LOG_SQRT_2_PI)
 
 
 @triton.jit
@@ -132,3 +139,59 @@ def _far_tail(t):
     below = below * t + 0.13692988092273580531
     below = below * t + 0.59983220655588793769
     return above / (below * t + 1.0)
+
+
+@triton.jit
+def standard_ends(loc, scale, lower, upper):
+    """Bounds in scales, and the width, in fp64; of the mirror image (true) where they lie above the location."""
+    loc, scale = loc.to(tl.float64), scale.to(tl.float64)
+    lower, upper = lower.to(tl.float64), upper.to(tl.float64)
+    low, high = (lower - loc) / scale, (upper - loc) / scale
+    mirrored = low > 0
+    return tl.where(mirrored, -high, low), tl.where(mirrored, -low, high), (upper - lower) / scale, mirrored
+
+
+@triton.jit
+def _is_narrow(high, width):
+    return width * tl.maximum(-high, 1.0) < NARROW
+
+
+@triton.jit
+def _far_share(low, high, width):
+    """Of the mass below a far ``high`` the share that is above ``low``; and the ratio of the tail at ``high``."""
+    near, beyond = tl.split(_far_ratio(tl.join(tl.maximum(-high, -FAR), tl.maximum(-low, -FAR))))
+    return 1.0 - tl.exp(0.5 * width * (low + high)) * (beyond / near), near
+
+
+@triton.jit
+def log_mass_of(low, high, width):
+    """The log of the mass between two ends of a standard normal; see ``Truncation`` of made_fast/outputs/normal.py."""
+    below, above = tl.split(ndtr(tl.join(low, high)))
+    central = tl.log(above - below)
+    share, ratio = _far_share(low, high, width)
+    far = tl.log(ratio * share) - 0.5 * high * high
+    square = 0.25 * (low + high) * (low + high)
+    bent = (square - 1.0) * width * width / 24
+    narrow = tl.log(width) - 0.5 * square - LOG_SQRT_2_PI + bent * (1.0 - 0.5 * bent)
+    found = tl.where(_is_narrow(high, width), narrow, tl.where(high < FAR, far, central))
+    return tl.where(found == found, found, float("-inf"))
+
+
+@triton.jit
+def value_between(loc, scale, lower, upper, share):
+    """Where this share (R,) of the mass between two bounds ends, fp64; see ``truncated_normal`` there."""
+    low, high, width, mirrored = standard_ends(loc, scale, lower, upper)
+    rest = 1.0 - share
+    outer_share, ratio = _far_share(low, high, width)
+    wanted, near = -tl.log(1.0 - rest * outer_share), tl.maximum(-high, -FAR)
+    far = tl.zeros_like(wanted)
+    for _ in range(0, FAR_ROUNDS):
+        left = wanted - tl.log(ratio / _far_ratio(near + far))
+        far = 2.0 * left / (near + tl.sqrt(near * near + 2.0 * left))
+    narrow = width * (rest + 0.25 * (low + high) * width * rest * share)
+    step = scale.to(tl.float64) * tl.where(_is_narrow(high, width), narrow, far)
+    outer = tl.where(mirrored, lower.to(tl.float64) + step, upper.to(tl.float64) - step)
+    below, above = tl.split(ndtr(tl.join(low, high)))
+    z = ndtri(below + share * (above - below))
+    central = loc.to(tl.float64) + scale.to(tl.float64) * tl.where(mirrored, -z, z)
+    return tl.where(_is_narrow(high, width) | (high < FAR), outer, central)

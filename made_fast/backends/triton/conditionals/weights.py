@@ -17,8 +17,10 @@ __all__ = [
     "component_of",
     "greatest_logit",
     "level_of",
+    "log_add",
     "log_prob_of_component",
     "log_prob_of_mixture",
+    "log_probs_of_levels",
     "logit",
     "logit_of_tail",
     "ndtri_of_tail",
@@ -26,10 +28,9 @@ __all__ = [
     "tail",
     "total_weight",
     "uniform",
-    "weights_of_levels",
 ]
 
-NOTHING = tl.constexpr(-3.0e38)  # below every logarithm; finite, so that differences are no nan
+NOTHING = tl.constexpr(-3.4028234663852886e38)  # the least number: below every logarithm, and differences are no nan
 LOG_SQRT_2_PI = tl.constexpr(0.9189385332046727)
 
 
@@ -143,8 +144,11 @@ def log_prob_of_component(x, loc, scale, size, LOGISTIC: tl.constexpr):
         centred = (2.0 * half * x - 1.0) - loc
         upper = tl.where(x == size - 1, 0.0, -softplus(-(centred + half) / scale))
         lower = tl.where(x == 0, 0.0, -softplus((centred - half) / scale))
-        # log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - exp(a - b))
-        inside = tl.where((x == 0) | (x == size - 1), 0.0, tl.log(-expm1(-2.0 * half / scale)))
+        # log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - exp(a - b)); b - a times 2**64 where it is
+        # nothing beside the scale, and might be no normal number
+        lifted = scale > 1e28
+        inside = tl.log(-expm1(-2.0 * half * tl.where(lifted, 1.8446744073709552e19, 1.0) / scale))
+        inside = tl.where((x == 0) | (x == size - 1), 0.0, inside - tl.where(lifted, 44.3614195558365, 0.0))
         log_prob = upper + lower + inside
     else:
         z = (x - loc) / scale
@@ -191,12 +195,15 @@ def level_of(y, size):
 
 
 @triton.jit
-def weights_of_levels(k, params, count, greatest, total, floor, size):
-    """Probabilities (R, WIDTH) of levels k (1, WIDTH) under a mixture of logistics; 0 where there is no such level."""
-    weight = tl.zeros_like(greatest)[:, None] + tl.zeros_like(k).to(tl.float32)
+def log_probs_of_levels(k, params, count, greatest, total, floor, size):
+    """Log-probabilities (R, WIDTH) of levels k (1, WIDTH) under a mixture of logistics; -inf where there is no such level."""
+    sum = tl.zeros_like(greatest)[:, None] + tl.zeros_like(k).to(tl.float32)
+    most = sum + NOTHING
     for j in range(0, count):
         loc, scale = component_of(params + count, count, j, floor)
-        share = tl.exp(tl.load(params + j) - greatest) / total
         nats = log_prob_of_component(k.to(tl.float32), loc[:, None], scale[:, None], size, True)
-        weight += share[:, None] * tl.exp(nats)
-    return tl.where(k < size, weight, 0.0)
+        nats += (tl.load(params + j) - greatest)[:, None]
+        greater = tl.maximum(most, nats)
+        sum = sum * tl.exp(most - greater) + tl.exp(nats - greater)
+        most = greater
+    return tl.where(k < size, most + tl.log(sum) - tl.log(total)[:, None], float("-inf"))

@@ -11,6 +11,7 @@ from torch import Tensor
 from made_fast.backends.triton.codes import ALLOWED, DECODED, GIVEN
 from made_fast.backends.triton.columns import RequestWord, Setting, row_of
 from made_fast.outputs.decoding import Decoding
+from made_fast.outputs.rules import bounded
 from made_fast.requests.conditions import Conditions
 from made_fast.requests.piece import Piece
 
@@ -55,7 +56,7 @@ class Asked:
         if decoding.features:
             temperature = decoding.temperature
             row = {
-                Setting.SHARPNESS: 1 / temperature,
+                Setting.SHARPNESS: 1 / bounded(temperature),
                 Setting.STRETCH: temperature**0.5,
                 Setting.SPREAD: temperature,
             }

@@ -1,0 +1,1 @@
+"""Campaigns: long searches for values that are wrong, lost or never come, each a command with figures."""
