@@ -225,7 +225,7 @@ def test_the_first_allowed_value_where_none_has_weight() -> None:
     model = MADE(1, output=Categorical(6), hidden_features=())
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.tensor([0.0, 1.0, -torch.inf, 0.5, -torch.inf, 0.0]).expand(parameter.shape))
+            parameter.copy_(torch.tensor([3e38, 1.0, -3e38, 0.5, -3e38, 0.0]).expand(parameter.shape))
     x, log_weight = model.to(DEVICE).sample(5, seed=1, allowed={0: {4, 2}}, backend="triton")
     assert (x == 2).all()
     assert torch.isneginf(log_weight).all()
