@@ -178,7 +178,14 @@ def kept_solve(module: nn.Module, make: Callable[[Solve | None], Solve], stale: 
 
 
 def _tensors_of(module: nn.Module) -> State:
-    return State([tensor.detach() for tensor in (*module.parameters(), *module.buffers())])
+    """Parameters and buffers, and the plain attributes that are numbers or words: a scale, say."""
+    plain = [
+        (name, value)
+        for each in module.modules()
+        for name, value in vars(each).items()
+        if type(value) in (bool, int, float, str) and name != "training"
+    ]
+    return State([tensor.detach() for tensor in (*module.parameters(), *module.buffers())], plain)
 
 
 def solved_by(kept: Kept[Solve], z: Tensor, context: Tensor | None) -> Tensor:
