@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from made_fast.arguments import with_values
 from made_fast.outputs.point import Point
 from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Multiply, Op, Program, Term
 from made_fast.sampling.kept import Kept, State
@@ -190,5 +191,6 @@ def _tensors_of(module: nn.Module) -> State:
 
 def solved_by(kept: Kept[Solve], z: Tensor, context: Tensor | None) -> Tensor:
     """x (B, D) from z (B, D) and context (B, C) or None by the solver as it is now, without gradients."""
+    z = with_values("z", z)  # an engine reads its memory
     with torch.no_grad():
         return kept.current()(z, context)

@@ -63,7 +63,7 @@ def for_each(conditionals: tuple[Conditional, ...], params: Tensor, function: Ea
     ]
     if len(parts) == 1:
         return parts[0]
-    numbers = torch.arange(len(conditionals))
+    numbers = torch.arange(len(conditionals), device="cpu")
     order = torch.cat([numbers[group.variables] for group in groups]).argsort()
     return torch.cat(parts, dim=-1)[..., order.to(params.device)]
 

@@ -139,7 +139,7 @@ def test_nothing_that_was_recorded_stays_behind() -> None:
             made.log_prob(torch.zeros(ROWS, D))
         with torch.device("meta"):
             made.log_prob(again)
-        make_fx(made.log_prob, tracing_mode="fake", _allow_non_fake_inputs=True)(_rows(1))
+        make_fx(_Called(made, "log_prob"), tracing_mode="fake", _allow_non_fake_inputs=True)(_rows(1))
         expected = make().eval()
         expected.load_state_dict(made.state_dict())
         assert torch.equal(made.log_prob(again), expected.log_prob(again)), name
@@ -151,14 +151,15 @@ def test_samples_cannot_be_recorded() -> None:
     context, net = torch.zeros(3, 2), nn.Linear(2, 2)
     with torch.no_grad():
         net.weight.copy_(net.weight.tril(-1))
-    flow = MaskedAutoregressiveFlow(2, 2, (8,), 2)
+    flow, other = MaskedAutoregressiveFlow(2, 2, (8,), 2).requires_grad_(False), nflows.MADE(2, 8, 2)
+    model, plain, quick = MADE(2, (8,), context_features=2), MADE(2, (8,)).sampler(), accelerate(net)
     calls: dict[str, Callable[[Tensor], Tensor]] = {
-        "model": lambda c: MADE(2, (8,), context_features=2).sample(1, c, seed=0),
-        "sampler without context": lambda c: MADE(2, (8,)).sample(3, seed=0) + c,
+        "model": lambda c: model.sample(1, c, seed=0),
+        "sampler without context": lambda c: plain.sample(3, seed=0) + c,
         "flow": lambda c: flow.sample(1, c, seed=0),
         "inverse": lambda c: flow.inverse(c, c),
-        "accelerated": lambda c: accelerate(net).sample(3, seed=0) + c,
-        "compat": lambda c: nflows.MADE(2, 8, 2).sample(1, c, seed=0),
+        "accelerated": lambda c: quick.sample(3, seed=0) + c,
+        "compat": lambda c: other.sample(1, c, seed=0),
     }
     for name, call in calls.items():
         call(context)
