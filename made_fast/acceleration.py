@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from made_fast.arguments import whole_number
+from made_fast.arguments import flag, whole_number
 from made_fast.capture.captured import Captured, CaptureError, capture, first_width
 from made_fast.capture.export import Call, own_attributes
 from made_fast.flows.adapters import accelerate_flow, is_flow
@@ -49,7 +48,7 @@ class AcceleratedSampler(Draws):
         self, module: nn.Module, features: int, output: str | Output | None, stale: Stale, options: dict[str, Any]
     ) -> None:
         self.module, self.stale = module, stale
-        self._backend = options.pop("backend")
+        self._backend, self._bounded = options.pop("backend"), options.pop("bounded", False)
         self._options = options
         self._features, self._output = features, None if output is None else make_output(output)
         self._kept: Kept[_Made] = Kept(self._state, self._make, stale, changed=_CHANGED, portable=True)
@@ -155,12 +154,8 @@ class AcceleratedSampler(Draws):
                 )
             output = make_output("bernoulli")
             conditionals = output.conditionals(self._features)
-        if output.name == "bernoulli" and captured.ends_with("sigmoid"):
-            warnings.warn(
-                "the module ends with a sigmoid, so it seems to return probabilities, but Bernoulli parameters are logits: "
-                "give call=lambda module, x, context: torch.logit(module(x))",
-                stacklevel=4,
-            )
+        if not self._bounded:
+            captured.check_parameters(conditionals)
         device = next((tensor.device for tensor in self._state().tensors), torch.device("cpu"))
         program = captured.program(conditionals, dtype=captured.dtype, device=device)
         return _Made(captured, Sampler(program, output, backend=self._backend))
@@ -180,6 +175,7 @@ def accelerate(
     check: bool = True,
     stale: Stale = "refresh",
     backend: str = "auto",
+    bounded: bool = False,
 ) -> Any:
     """Makes a sampler of any torch module that gives the parameters of autoregressive conditionals; or makes a flow quick.
 
@@ -205,13 +201,16 @@ def accelerate(
         stale: what a draw does if parameters, buffers or plain attributes of the module have changed: ``"refresh"`` captures
             again, ``"raise"`` raises, ``"keep"`` draws from the module as it was and saves the comparison.
         backend: ``"auto"`` or the name of a backend.
+        bounded: takes the parameters as they are where a last function bounds them. They are refused otherwise, since a
+            sigmoid makes probabilities, and an exponential odds or scales, but outputs take logits and raw scales.
 
     Returns:
         An ``AcceleratedSampler``; of a flow, a flow of the same class.
 
     Raises:
         ValueError: an argument does not fit, the module has an operation that cannot be translated (the message says which
-            and where), it is not autoregressive (the message names variables), or it is in training mode where that matters.
+            and where), it is not autoregressive (the message names variables), it returns probabilities in place of logits,
+            or it is in training mode where that matters.
 
     Examples:
         >>> import torch, made_fast
@@ -225,7 +224,7 @@ def accelerate(
     if is_flow(module):
         sizes = {"features": features, "context_features": context_features}
         others = {"output": output, "layout": layout, "call": call, "backend": None if backend == "auto" else backend}
-        for name, value in {**sizes, **others}.items():
+        for name, value in {**sizes, **others, "bounded": bounded or None}.items():
             if value is not None:
                 raise ValueError(f"{name} must be left out for a flow, which says itself what it draws, got {value!r}")
         return accelerate_flow(module, stale=stale, check=check)
@@ -235,7 +234,8 @@ def accelerate(
     context = 0 if context_features is None else whole_number("context_features", context_features)
     output = None if output is None else make_output(output)
     features = _features_of(module, context, output) if features is None else whole_number("features", features, 1)
-    options = {"context_features": context, "layout": layout, "call": call, "check": check, "backend": backend}
+    options = {"context_features": context, "layout": layout, "call": call, "check": flag("check", check)}
+    options |= {"backend": backend, "bounded": flag("bounded", bounded)}
     return AcceleratedSampler(module, features, output, stale, options)
 
 

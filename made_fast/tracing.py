@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses import fake_tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["is_recorded", "may_bypass", "may_look"]
+__all__ = ["are_real", "is_recorded", "may_bypass", "may_look", "unwatched"]
 
 _PLAIN = (Tensor, nn.Parameter, type(None))
 _RECORDING = tuple(getattr(torch._C._TorchDispatchModeKey, name) for name in ("PROXY", "FAKE", "FUNCTIONAL"))
@@ -51,3 +56,28 @@ def is_recorded() -> bool:
     if torch.compiler.is_compiling() or _state_of_jit() is not None:
         return True
     return _dispatch_modes() > 0 and any(torch._C._get_dispatch_mode(key) is not None for key in _RECORDING)
+
+
+def are_real(*tensors: Tensor) -> bool:
+    """Whether tensors are plain ones, not those that stand for others in a trace or a transform."""
+    return all(
+        type(each) in _PLAIN and not _is_wrapped(each) and not torch._is_functional_tensor(each) for each in tensors
+    )
+
+
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Makes real tensors of real ones, whoever watches: what is kept for later calls must be no part of a trace.
+
+    Modes, transforms and subclasses do not see what is called, and new tensors are as outside of ``torch.inference_mode``.
+    """
+    with (
+        torch._C.DisableTorchFunction(),
+        _disable_current_modes(),
+        temporarily_clear_interpreter_stack(),
+        torch.inference_mode(False),
+    ):
+        yield

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.utils._pytree import tree_leaves
 
+from made_fast.capture.bounds import why_no_parameters
 from made_fast.capture.export import Call, CaptureError, exact_copy, export
 from made_fast.capture.layouts import arrange
 from made_fast.capture.symbols import Builder, Symbol
@@ -19,7 +20,7 @@ from made_fast.capture.translate import is_known, translate
 from made_fast.outputs.codes import Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.programs.dependencies import reads
-from made_fast.programs.program import CONTEXT, Affine, Elementwise, Op, Program, X
+from made_fast.programs.program import CONTEXT, Op, Program, X
 from made_fast.programs.simplify import simplified
 
 __all__ = ["Call", "CaptureError", "Captured", "call_of", "capture", "first_width"]
@@ -55,15 +56,17 @@ class Captured:
     dense_macs: int
     difference: float
 
-    def ends_with(self, function: str) -> bool:
-        """Whether all parameters are results of this elementwise function, unchanged."""
-        last = self.ops[-1]
-        if not isinstance(last, Affine) or len(last.terms) != 1 or last.bias is not None:
-            return False
-        (term,) = last.terms
-        op = self.ops[term.source - 2] if term.source > CONTEXT else None
-        picks = bool(((term.weight == 1).sum(1) == 1).all()) and int(term.weight.count_nonzero()) == len(term.weight)
-        return isinstance(op, Elementwise) and op.function == function and picks
+    def check_parameters(self, conditionals: Sequence[Conditional]) -> None:
+        """Raises CaptureError where the module returns something else than the parameters of these conditionals."""
+        sizes = (self.features, self.context_features)
+        whole = Program(*sizes, self.ops, self.order, self.params_per_variable, tuple(conditionals))
+        found = why_no_parameters(self.ops, whole.widths, conditionals)
+        if found is not None:
+            raise CaptureError(
+                f"module must return parameters of its output, but its last function makes {found}: leave that function out "
+                "of the module or undo it in call (call=lambda module, x, context: torch.logit(module(x)) after a sigmoid); "
+                "bounded=True takes them as they are"
+            )
 
     def program(
         self,

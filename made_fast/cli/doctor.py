@@ -92,6 +92,8 @@ def _say_module(module: Any, args: argparse.Namespace) -> None:
         raise ValueError("--features must be given: the module has no weight matrix from which to take it")
     conditionals = () if args.output is None else make_output(args.output).conditionals(features)
     captured = capture(module, features, args.context_features, conditionals=conditionals)
+    one_each = set(captured.params_per_variable) == {1}
+    captured.check_parameters(conditionals or (make_output("bernoulli").conditionals(features) if one_each else ()))
     read = conditionals or tuple(PointConditional(size) for size in captured.params_per_variable)
     program = captured.program(read)
     summary = replace(summary_of(program, build_schedule(program)), dense_macs=captured.dense_macs)

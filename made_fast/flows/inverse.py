@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from made_fast.arguments import with_values
 from made_fast.outputs.point import Point
 from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Multiply, Op, Program, Term
 from made_fast.sampling.kept import Kept, State
@@ -178,10 +179,18 @@ def kept_solve(module: nn.Module, make: Callable[[Solve | None], Solve], stale: 
 
 
 def _tensors_of(module: nn.Module) -> State:
-    return State([tensor.detach() for tensor in (*module.parameters(), *module.buffers())])
+    """Parameters and buffers, and the plain attributes that are numbers or words: a scale, say."""
+    plain = [
+        (name, value)
+        for each in module.modules()
+        for name, value in vars(each).items()
+        if type(value) in (bool, int, float, str) and name != "training"
+    ]
+    return State([tensor.detach() for tensor in (*module.parameters(), *module.buffers())], plain)
 
 
 def solved_by(kept: Kept[Solve], z: Tensor, context: Tensor | None) -> Tensor:
     """x (B, D) from z (B, D) and context (B, C) or None by the solver as it is now, without gradients."""
+    z = with_values("z", z)  # an engine reads its memory
     with torch.no_grad():
         return kept.current()(z, context)

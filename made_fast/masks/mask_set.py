@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from made_fast import noise
 from made_fast.arguments import whole_number
 from made_fast.masks.degrees import layer_degrees
+from made_fast.tracing import are_real, may_bypass, unwatched
 
 __all__ = ["EVALUATION_MASKS", "SHUFFLES", "MaskSet", "check_degrees", "check_orders", "masks_of_rows"]
 
@@ -193,8 +194,15 @@ class MaskSet(nn.Module):
         return self._kept(self._index if mask is None else mask).of_layers
 
     def _kept(self, mask: int) -> _Mask:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not are_real(self.orders, *self.degrees):
             return self._made(mask, 1)[0]
+        if may_bypass():
+            return self._found(mask)
+        with unwatched():
+            return self._found(mask)
+
+    def _found(self, mask: int) -> _Mask:
+        """A mask out of the cache, which is filled first."""
         if self._changed():
             self._cache = {}
         kept = self._cache.get(mask)

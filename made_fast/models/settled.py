@@ -57,7 +57,13 @@ def settled(module: N, *, own: bool) -> N:
         ValueError: a weight is distributed over several processes, or a layer is of a class that is not known.
     """
     with torch.no_grad():
-        return _Copies(own).of(module)
+        copied = _Copies(own).of(module)
+    for layer in getattr(copied, "masked_layers", ()):
+        if not callable(getattr(layer, "term", None)):
+            raise ValueError(
+                f"layers must be MaskedLinear, got {type(layer).__name__}: what was put round one must be merged into it"
+            )
+    return copied
 
 
 class _Copies:

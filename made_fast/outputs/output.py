@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from made_fast.outputs.conditional import Conditional
+from made_fast.tracing import unwatched
 
 __all__ = ["Conditionals", "Group", "OneConditional", "Output", "for_each", "log_prob"]
 
@@ -26,8 +27,14 @@ class Group(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-@torch.inference_mode(mode=False)  # what is kept must serve training too, whoever asked first
 def _groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
+    if torch.compiler.is_dynamo_compiling():
+        return _made_groups(conditionals)
+    with unwatched():  # what is kept must serve all, whoever asked first
+        return _made_groups(conditionals)
+
+
+def _made_groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
     alike: dict[Conditional, list[int]] = {}
     for variable, conditional in enumerate(conditionals):
         alike.setdefault(conditional, []).append(variable)
@@ -56,7 +63,7 @@ def for_each(conditionals: tuple[Conditional, ...], params: Tensor, function: Ea
     ]
     if len(parts) == 1:
         return parts[0]
-    numbers = torch.arange(len(conditionals))
+    numbers = torch.arange(len(conditionals), device="cpu")
     order = torch.cat([numbers[group.variables] for group in groups]).argsort()
     return torch.cat(parts, dim=-1)[..., order.to(params.device)]
 

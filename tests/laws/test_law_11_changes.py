@@ -1,6 +1,7 @@
 """Law 11: whatever changes the weights, the next draw is of the changed model: every way, on every kind of model and flow."""
 
 import itertools
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from models import made
 from torch import Tensor, nn
 
 import made_fast
-from made_fast import MADE
+from made_fast import MADE, MaskedLinear
 from made_fast.compat.pytorch_made import MADE as PytorchMade
 from made_fast.flows.maf import MaskedAutoregressiveFlow
 from made_fast.outputs.normal import Normal
@@ -197,3 +198,119 @@ def test_masks_that_change_back_and_forth(build: Any) -> None:
     for turn in range(12):
         model.direct_layer.mask = masks[turn % 2].clone()
         assert torch.equal(model.sample(20, seed=6), naive_sample(model, 20, seed=6)), turn
+
+
+class _Drawing(nn.Module):
+    """Draws in its forward pass."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self) -> Tensor:
+        drawn: Tensor = self.model.sample(60, seed=6)
+        return drawn
+
+
+@pytest.mark.parametrize("kind", ["mixed", "ensemble", "flow"])
+def test_weights_that_are_lent_for_a_call(kind: str) -> None:
+    drawing = _Drawing(KINDS[kind]().module)
+    before = drawing()
+    lent = {name: -weight.detach() for name, weight in drawing.named_parameters()}
+    now = torch.func.functional_call(drawing, lent, ())
+    assert torch.equal(drawing(), before)
+    drawing.load_state_dict({**drawing.state_dict(), **lent})
+    assert torch.equal(drawing(), now)
+    assert not torch.equal(now, before)
+
+
+def test_networks_of_a_flow_that_are_replaced() -> None:
+    make = lambda **options: MaskedAutoregressiveFlow(5, 3, (12,), **options).double()  # noqa: E731
+    flow, z = make(), torch.randn(7, 5).double()
+    before = flow.sample(9, seed=1), flow.inverse(z)
+    for number in range(3):
+        flow.networks[number] = make(seed=3).networks[number]
+        x, now = flow.sample(9, seed=1), flow.inverse(z)
+        assert not torch.equal(x, before[0])
+        assert not torch.equal(now, before[1])
+        torch.testing.assert_close(flow.noise_of(now)[0], z)
+        torch.testing.assert_close(flow.sample_and_log_prob(9, seed=1)[1], flow.log_prob(x))
+        before = x, now
+    flow.networks.append(make(seed=4).networks[0])  # and one more
+    x, log_prob = flow.sample_and_log_prob(9, seed=1)
+    torch.testing.assert_close(log_prob, flow.log_prob(x))
+    torch.testing.assert_close(flow.noise_of(flow.inverse(z))[0], z)
+    del flow.networks[2:]
+    torch.testing.assert_close(flow.noise_of(flow.inverse(z))[0], z)
+    flow.networks[1] = MADE(5, (12,), output=Normal(floor=0.5)).double()  # of another floor than the flow counts with
+    for use in (lambda: flow.inverse(z), lambda: flow.log_prob(z), lambda: flow.sample(2)):
+        with pytest.raises(ValueError, match=r"networks must have 5 features and output Normal\(floor=0\.0001\), got"):
+            use()
+
+
+@pytest.mark.parametrize("attribute", ["activation", "output"])
+def test_attributes_that_change(attribute: str) -> None:
+    model = made("normal", "direct")
+    before = model.sample(30, seed=6)
+    if attribute == "activation":
+        model.activation = "tanh"
+    else:
+        model.output = Normal(floor=3.0)
+        model.conditionals = model.output.conditionals(model.features)
+    assert not torch.equal(model.sample(30, seed=6), before)
+    torch.testing.assert_close(model.sample(30, seed=6), naive_sample(model, 30, seed=6), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("option", ["direct", "both"])
+@pytest.mark.parametrize("how", ["plain", "pruned"])
+def test_weights_written_while_another_thread_draws(option: str, how: str) -> None:
+    """When nothing is written any more, what is kept is of the weights as they are."""
+    model = made("bernoulli", option, features=40)
+    if how == "pruned":
+        CHANGES["pruned"](model)
+    drawing = threading.Event()
+
+    def draw() -> None:
+        while not drawing.is_set():
+            model.sample(1)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    for _ in range(60):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.001)
+    drawing.set()
+    thread.join()
+    now = model.sample(200, seed=6)
+    torch.testing.assert_close(now, naive_sample(model, 200, seed=6))
+
+
+def test_layers_with_something_round_them_are_refused() -> None:
+    """As adapters are put round layers: what they add would not be drawn from, and knows no masks."""
+
+    class Adapted(nn.Module):
+        def __init__(self, base: Any) -> None:
+            super().__init__()
+            self.base, self.down, self.up = base, nn.Linear(9, 2, bias=False), nn.Linear(2, 12, bias=False)
+
+        def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+            found: Tensor = self.base(x, *arguments, **options) + self.up(self.down(x))
+            return found
+
+    class Scaled(MaskedLinear):
+        def forward(self, *arguments: Any, **options: Any) -> Tensor:
+            return 2 * super().forward(*arguments, **options)
+
+    for options in ({}, {"num_masks": 2}):
+        model = MADE(9, (12,), **options)
+        base: Any = model.hidden[0]
+        model.hidden[0] = Adapted(base)
+        with pytest.raises(ValueError, match="layers must be MaskedLinear, got Adapted"):
+            model.sample(3)
+        scaled = Scaled(9, 12, base.mask)
+        model.hidden[0] = scaled
+        with pytest.raises(ValueError, match="layers must compute what MaskedLinear does"):
+            model.sample(3)
+        model.hidden[0] = base
+        model.sample(3)

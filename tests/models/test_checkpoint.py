@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,3 +259,27 @@ def test_random_damage_to_the_header_never_ends_in_another_error(saved: Path) ->
             outcomes["loaded"] += 1
     assert sum(outcomes.values()) == 150, outcomes
     assert outcomes["refused"] > 100
+
+
+DAMAGE = str(Path(__file__).parents[1] / "support" / "damaged_files.py")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by a call of Linux")
+@pytest.mark.parametrize(("seed", "number"), [(1, 300), pytest.param(2, 3000, marks=pytest.mark.slow)])
+def test_whatever_is_done_to_a_file_little_memory_is_asked_for(tmp_path: Path, seed: int, number: int) -> None:
+    command = [sys.executable, DAMAGE, str(seed), str(tmp_path), str(number)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    refused, loaded = map(int, done.stdout.split())
+    assert refused + loaded == number
+    assert refused > number // 2
+
+
+def test_flags_are_flags(saved: Path) -> None:
+    flags = {"residual": True, "direct": True, "mask_conditioning": False}
+    for name in flags:
+        for value in (1, 0, "yes", None, [True]):
+            _edited(saved, config={**flags, name: value})
+            assert f"{name} must be True or False" in _refused(saved)
+    _edited(saved, config=flags)
+    MADE.load(saved)

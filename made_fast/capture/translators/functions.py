@@ -99,6 +99,18 @@ def _log_sigmoid(builder: Builder, x: Symbol) -> Symbol:
     return builder.elementwise("softplus", x.scaled(-1)).scaled(-1)
 
 
+@translates(aten.softmax.int, aten._softmax.default)
+def _softmax(builder: Builder, x: Symbol, *_: Any, **__: Any) -> Symbol:
+    raise Refusal("softmax makes probabilities, where outputs take logits: if it is the last operation, leave it out")
+
+
+@translates(aten.log_softmax.int, aten._log_softmax.default)
+def _log_softmax(builder: Builder, x: Symbol, *_: Any, **__: Any) -> Symbol:
+    raise Refusal(
+        "if it is the last operation, leave it out: a categorical output takes any logits and means the same by them"
+    )
+
+
 @translates(aten.logit.default)
 def _logit(builder: Builder, x: Symbol, eps: float | None = None) -> Symbol:
     inner = None if eps else builder.under("sigmoid", x)
