@@ -69,7 +69,8 @@ class SourceCheck {
     require(own.num_params >= params_of(own), "conditionals must have all of their parameters");
     require(own.num_draws >= (without ? 0 : mixture ? 2 : 1), "conditionals must have all of their uniforms");
     require(own.components >= (mixture ? 1 : 0) && fits_size(own), "conditionals must count values and components");
-    require(own.encoding == Encoding::number || own.code == Code::categorical, "only categories are not read as numbers");
+    require(own.encoding == Encoding::number || own.code == Code::categorical,
+            "only categories are not read as numbers");
     require(own.code != Code::own || own.own != nullptr, "own conditionals must have the address of their draw");
     require(own.units >= (own.encoding == Encoding::one_hot ? own.size : 1), "conditionals must have input units");
   }
