@@ -95,6 +95,7 @@ BROKEN: dict[str, tuple[Callable[[Arguments], None], str]] = {
     "values of a real number": (_part("conditionals", "size", lambda _: 2), "count values"),
     "values of categories": (_part("conditionals", "size", lambda _: 0, 1), "count values"),
     "encoding of a real number": (_part("conditionals", "encoding", lambda _: 1), "read as numbers"),
+    "drawn over parameters": (_set("in_place", lambda _: True), "drawn over their parameters must have one each"),
     "table": (_put("variables", "TABLE", 1, row=2), "embeddings must lie in tables"),
     "tables": (_set("tables", lambda tables: tables[1:].copy()), "embeddings must lie in tables"),
     "slots of a sum": (_put_step(Kind.AFFINE, StepColumn.FIRST, 1_000), "finish slots"),
@@ -128,6 +129,15 @@ def test_a_program_that_does_not_fit_is_refused(name: str) -> None:
     change(arguments)
     with pytest.raises(ValueError, match=message):
         _pack(arguments)
+
+
+def test_variables_that_are_drawn_over_their_parameters_follow_one_another() -> None:
+    program = MADE(5, (9,)).program()
+    arguments = layout.layout(program, build_schedule(program))
+    _pack(arguments)
+    for wrong in (arguments["x_slot"] - 1, 10**6):
+        with pytest.raises(ValueError, match="must follow one another"):
+            _pack({**arguments, "x_slot": wrong})
 
 
 def test_arrays_in_another_order_are_converted_and_kept() -> None:
