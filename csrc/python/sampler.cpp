@@ -96,13 +96,15 @@ class Sampler {
     require(num_rows == 0 || conditions.constrained == 0 || holds_all(conditions),
             "what is constrained must have the flags and bounds of all variables");
     require(context != 0 || packed_.plan().num_context_units == 0, "context must be there if it is read");
+    // Rows of a condition are cut into tiles, whether or not there are as many.
+    const int64_t per_context = std::min(rows_per_context, std::max<int64_t>(1, row_offset + num_rows));
     const Request<T> request{num_rows,
                              first_row,
                              at_address<const int64_t>(rows),
                              seed,
                              at_address<const T>(context),
                              row_offset,
-                             rows_per_context,
+                             per_context,
                              at_address<T>(out),
                              at_address<T>(log_prob),
                              at_address<T>(log_weight),

@@ -180,6 +180,17 @@ def _draw_of(out: torch.Tensor, context: torch.Tensor) -> Arguments:
     }
 
 
+def test_a_condition_of_endless_rows_is_drawn_at_once() -> None:
+    """The tiles are those of the rows that are there."""
+    out, given = torch.zeros(2, 5), torch.zeros(5)
+    observed = torch.zeros(5, dtype=torch.uint8)
+    conditions = core.Conditions(given=given.data_ptr(), observed=observed.data_ptr())
+    sampler, arguments = _pack(_arguments()), _draw_of(out, torch.zeros(1, 2))
+    for rows in (2, 2**62):
+        endless = {"rows_per_context": rows, "conditions": conditions}
+        assert sampler.draw(**{**arguments, **endless}) == cpp.Status.OK
+
+
 @pytest.mark.parametrize("name", DRAWS)
 def test_a_draw_that_does_not_fit_is_refused(name: str) -> None:
     out, context = torch.zeros(2, 5), torch.zeros(2, 2)
