@@ -225,6 +225,20 @@ def test_products_of_less_than_no_rows_are_refused() -> None:
         core.masked_outer_f32(cpp.instruction_set(), side, -1, at, at, at, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("temperature", value) for value in (0.0, -1.0, float("nan"), float("inf"))),
+        *(("top_p", value) for value in (0.0, -1.0, 1.5, float("nan"))),
+        ("top_k", -1),
+    ],
+)
+def test_decoding_that_does_not_fit_is_refused(name: str, value: float) -> None:
+    core.Decoding(**{name: 1})
+    with pytest.raises(ValueError, match=name):
+        core.Decoding(**{name: value})
+
+
 def test_conditions_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="what is observed must be given"):
         core.Conditions(observed=8)
