@@ -55,7 +55,7 @@ OUTPUTS: dict[str, Output | str] = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--rows", type=int, default=200_000, help="of each output on each backend (default: %(default)s)"
+        "--rows", type=int, default=100_000, help="of each output on each backend (default: %(default)s)"
     )
     parser.add_argument("--uniforms", type=int, default=1_000_000_000, help="of the engine (default: %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="BACKEND")
@@ -127,6 +127,8 @@ def tests_of(found: NDArray[np.float64]) -> list[Tested]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes ``chi_square.md`` and ``chi_square.json``; 1 if a test fails."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     results: list[tuple[str, int, list[Tested]]] = []
     ways = [way for way in all_ways(arguments.only) if way.path == "chosen" and (way.backend != "cpp" or way.isa)]
     for way in ways:
@@ -138,16 +140,17 @@ def run(arguments: argparse.Namespace) -> int:
     if build_config()["compiled"]:
         collected, differ = uniforms.collect(arguments.uniforms)
         results.append(("uniforms of the compiled noise", collected.total, collected.tests()))
+    torch.set_num_threads(threads)
     count = sum(len(tests) for _, _, tests in results)
     level = FALSE_ALARM / count
     rows = [row_of(what, numbers, tests, level) for what, numbers, tests in results]
-    command = f"chi_square --seed {arguments.seed}"
+    command = f"chi_square --seed {arguments.seed} --rows {arguments.rows} --uniforms {arguments.uniforms}"
     facts, wrong = machine(), sum(row["wrong"] for row in rows) + differ
     text = "\n\n".join(
         [
             "# Chi-square",
             f"`python -m benchmarks {command}`. {measured_on(facts)} {count} tests, each by both "
-            f"tails at {level:.1e}, a right package fails in {FALSE_ALARM:g} of all seeds. Of samples: {CELLS} cells "
+            f"tails at {level:.1e}: a right package fails in {FALSE_ALARM:g} of all seeds. Of samples: {CELLS} cells "
             f"of each variable, {SIDE} x {SIDE} of neighbouring variables and rows. Of uniforms: each of 24 bits, 4,096 "
             "cells of the upper and of the lower bits, 64 x 64 of neighbouring steps, rows, seeds and of the lowest bits.",
             table(COLUMNS, rows),

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     for row in rows_of(arguments):
         rows.append(row)
         print(f"{row.fault}: {row.trials} trials, {row.bad} bad", file=sys.stderr, flush=True)
-    facts, command = machine(), f"faults --seed {arguments.seed}"
+    facts, command = machine(), f"faults --seed {arguments.seed} --calls {arguments.calls}"
     notes = [note for row in rows for note in row.notes]
     text = "\n\n".join(
         [

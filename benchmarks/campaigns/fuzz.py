@@ -67,12 +67,20 @@ def markdown(facts: dict[str, Any], result: dict[str, Any], command: str) -> str
         "## Damaged files\n\nBytes flipped, zeroed, cut or repeated: each file must be read, or be refused by a ValueError "
         "or an OSError, within 1 GiB.\n\n" + table(damaged.COLUMNS, result["damaged"]),
     ]
-    notes = [note for tally in result["draws"].values() for note in tally.notes]
+    notes = _by_trial([(name, note) for name, tally in result["draws"].items() for note in tally.notes])
     notes += [note for name in ("edges", "damaged") for row in result[name] for note in row["notes"]]
     lines.append(
         "Nothing was wrong." if not notes else "## What was wrong\n\n" + "\n".join(f"- {each}" for each in notes)
     )
     return "\n\n".join(lines)
+
+
+def _by_trial(notes: list[tuple[str, str]]) -> list[str]:
+    """What several ways have in common, once."""
+    found: dict[str, list[str]] = {}
+    for way, note in notes:
+        found.setdefault(note.removeprefix(f"{way}: ")[:400], []).append(way)
+    return [f"{note} ({'; '.join(ways)})" for note, ways in found.items()]
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -139,16 +139,21 @@ def random_request(rng: random.Random, model: MADE) -> tuple[int, Tensor | None,
         context = torch.randn(contexts, model.context_features, generator=generator).to(dtype)
     count = rng.choice(SIZES if many is None else SIZES[:8])
     options: dict[str, Any] = {"seed": rng.choice((0, 1, 2**32, rng.randrange(2**63)))}
-    if rng.random() < 0.3:
-        total = count * (many or 1)
-        options["rows"] = torch.randint(2**62, (total,), generator=generator)
-    else:
-        options["first_row"] = rng.choice(FIRST_ROWS)
     if conditions:
         options |= _conditions(rng, generator, model, many)
     else:
         options |= _decoding(rng, model)
+    several = contexts or next((len(value) for value in options.values() if _of_rows(value)), 1)
+    if rng.random() < 0.3:
+        options["rows"] = torch.randint(2**62, (count * several,), generator=generator)
+    else:
+        options["first_row"] = rng.choice(FIRST_ROWS)
     return count, context, options
+
+
+def _of_rows(value: Any) -> bool:
+    """Whether an option has an entry for each of several rows."""
+    return isinstance(value, list) or (isinstance(value, Tensor) and value.ndim == 2)
 
 
 def _decoding(rng: random.Random, model: MADE) -> dict[str, Any]:

@@ -15,6 +15,7 @@ class SourceCheck {
     check_shape();
     for (const Conditional<T>& conditional : source_.conditionals) check_conditional(conditional);
     for (const Variable& variable : source_.variables) check_variable(variable);
+    if (shape_.in_place) check_in_place();
     units_ = shape_.num_slots + looked_up_;
     for (const AffineSource<T>& affine : source_.affines) check_affine(affine);
     for (const Step& step : source_.steps) check_step(step);
@@ -95,6 +96,17 @@ class SourceCheck {
     require(own.encoding == Encoding::one_hot, "only one-hot variables are looked up");
     require(variable.x_slot == shape_.num_slots + looked_up_, "variables that are looked up must follow one another");
     looked_up_ += own.units;
+  }
+
+  void check_in_place() const {
+    for (size_t place = 0; place < source_.variables.size(); ++place) {
+      const Variable& variable = source_.variables[place];
+      const Conditional<T>& own = source_.conditionals[static_cast<size_t>(variable.conditional)];
+      require(own.num_params == 1 && own.units == 1 && own.encoding == Encoding::number,
+              "variables that are drawn over their parameters must have one each");
+      require(variable.x_slot == shape_.x_slot + static_cast<int64_t>(place),
+              "variables that are drawn over their parameters must follow one another");
+    }
   }
 
   void check_affine(const AffineSource<T>& affine) const {

@@ -35,6 +35,12 @@ struct DecodingEntry {
   }
 };
 
+DecodingEntry make_decoding(double temperature, bool greedy, int64_t top_k, double top_p) {
+  require(temperature > 0 && std::isfinite(temperature), "temperature must be a positive number");
+  require(top_k >= 0 && top_p > 0 && top_p <= 1, "top_k must be a count, and top_p lie in (0, 1]");
+  return {temperature, greedy, top_k, top_p};
+}
+
 // Where the arrays of Conditions in made_fast/requests lie, 0 for those that are not there; and the flags in a row of
 // support.
 struct ConditionsEntry {
@@ -96,13 +102,15 @@ class Sampler {
     require(num_rows == 0 || conditions.constrained == 0 || holds_all(conditions),
             "what is constrained must have the flags and bounds of all variables");
     require(context != 0 || packed_.plan().num_context_units == 0, "context must be there if it is read");
+    // Rows of a condition are cut into tiles, whether or not there are as many.
+    const int64_t per_context = std::min(rows_per_context, std::max<int64_t>(1, row_offset + num_rows));
     const Request<T> request{num_rows,
                              first_row,
                              at_address<const int64_t>(rows),
                              seed,
                              at_address<const T>(context),
                              row_offset,
-                             rows_per_context,
+                             per_context,
                              at_address<T>(out),
                              at_address<T>(log_prob),
                              at_address<T>(log_weight),
@@ -192,8 +200,8 @@ void bind_sampler(py::module_& module, const char* name) {
 
 void bind_samplers(py::module_& module) {
   py::class_<DecodingEntry>(module, "Decoding")
-      .def(py::init<double, bool, int64_t, double>(), py::kw_only(), py::arg("temperature") = 1.0,
-           py::arg("greedy") = false, py::arg("top_k") = 0, py::arg("top_p") = 1.0);
+      .def(py::init(&make_decoding), py::kw_only(), py::arg("temperature") = 1.0, py::arg("greedy") = false,
+           py::arg("top_k") = 0, py::arg("top_p") = 1.0);
   py::class_<ConditionsEntry>(module, "Conditions")
       .def(py::init(&make_conditions), py::kw_only(), py::arg("given") = 0, py::arg("observed") = 0,
            py::arg("support") = 0, py::arg("bounds") = 0, py::arg("constrained") = 0, py::arg("support_size") = 0);

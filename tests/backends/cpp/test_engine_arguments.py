@@ -95,6 +95,7 @@ BROKEN: dict[str, tuple[Callable[[Arguments], None], str]] = {
     "values of a real number": (_part("conditionals", "size", lambda _: 2), "count values"),
     "values of categories": (_part("conditionals", "size", lambda _: 0, 1), "count values"),
     "encoding of a real number": (_part("conditionals", "encoding", lambda _: 1), "read as numbers"),
+    "drawn over parameters": (_set("in_place", lambda _: True), "drawn over their parameters must have one each"),
     "table": (_put("variables", "TABLE", 1, row=2), "embeddings must lie in tables"),
     "tables": (_set("tables", lambda tables: tables[1:].copy()), "embeddings must lie in tables"),
     "slots of a sum": (_put_step(Kind.AFFINE, StepColumn.FIRST, 1_000), "finish slots"),
@@ -128,6 +129,15 @@ def test_a_program_that_does_not_fit_is_refused(name: str) -> None:
     change(arguments)
     with pytest.raises(ValueError, match=message):
         _pack(arguments)
+
+
+def test_variables_that_are_drawn_over_their_parameters_follow_one_another() -> None:
+    program = MADE(5, (9,)).program()
+    arguments = layout.layout(program, build_schedule(program))
+    _pack(arguments)
+    for wrong in (arguments["x_slot"] - 1, 10**6):
+        with pytest.raises(ValueError, match="must follow one another"):
+            _pack({**arguments, "x_slot": wrong})
 
 
 def test_arrays_in_another_order_are_converted_and_kept() -> None:
@@ -170,6 +180,17 @@ def _draw_of(out: torch.Tensor, context: torch.Tensor) -> Arguments:
     }
 
 
+def test_a_condition_of_endless_rows_is_drawn_at_once() -> None:
+    """The tiles are those of the rows that are there."""
+    out, given = torch.zeros(2, 5), torch.zeros(5)
+    observed = torch.zeros(5, dtype=torch.uint8)
+    conditions = core.Conditions(given=given.data_ptr(), observed=observed.data_ptr())
+    sampler, arguments = _pack(_arguments()), _draw_of(out, torch.zeros(1, 2))
+    for rows in (2, 2**62):
+        endless = {"rows_per_context": rows, "conditions": conditions}
+        assert sampler.draw(**{**arguments, **endless}) == cpp.Status.OK
+
+
 @pytest.mark.parametrize("name", DRAWS)
 def test_a_draw_that_does_not_fit_is_refused(name: str) -> None:
     out, context = torch.zeros(2, 5), torch.zeros(2, 2)
@@ -202,6 +223,20 @@ def test_products_of_less_than_no_rows_are_refused() -> None:
         core.masked_matmul_f32(cpp.instruction_set(), side, -1, at, at, 1, 1, 0, 0, at, 1)
     with pytest.raises(ValueError, match="batch must count rows"):
         core.masked_outer_f32(cpp.instruction_set(), side, -1, at, at, at, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("temperature", value) for value in (0.0, -1.0, float("nan"), float("inf"))),
+        *(("top_p", value) for value in (0.0, -1.0, 1.5, float("nan"))),
+        ("top_k", -1),
+    ],
+)
+def test_decoding_that_does_not_fit_is_refused(name: str, value: float) -> None:
+    core.Decoding(**{name: 1})
+    with pytest.raises(ValueError, match=name):
+        core.Decoding(**{name: value})
 
 
 def test_conditions_that_do_not_fit_are_refused() -> None:
