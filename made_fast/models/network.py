@@ -153,13 +153,22 @@ class MaskedNetwork(nn.Module):
         )
         self.context_direct_layer = nn.Linear(context_features, num_params, False) if context and to_params else None
         self.structure = Structure(self)
-        self.whole = Whole(self)
+        self._whole = (activation, residual, conditionals, Whole(self))
 
     @property
     def masked_layers(self) -> list[MaskedLinear]:
         """The layers that have masks: hidden ones, parameters, and the direct one if there is one."""
         direct = [] if self.direct_layer is None else [self.direct_layer]
         return [*self.hidden, self.parameters_layer, *direct]  # type: ignore[list-item]
+
+    @property
+    def whole(self) -> Whole:
+        """How all layers are run in one call; made again where an attribute that it was made from has changed."""
+        activation, residual, conditionals, made = self._whole
+        if activation != self.activation or residual != self.residual or conditionals is not self.conditionals:
+            made = Whole(self)
+            self._whole = (self.activation, self.residual, self.conditionals, made)
+        return made
 
     @property
     def layers(self) -> list[nn.Module]:
