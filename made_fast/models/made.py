@@ -117,9 +117,8 @@ class MADE(MaskedNetwork, Draws):
             mask_conditioning=mask_conditioning,
             seed=seed,
         )
-        self.output, self.hidden_features, self.direct = distribution, widths, direct
-        self.seed, self.degrees = seed, degrees
-        self.num_masks, self.shuffle, self.mask_conditioning = num_masks, shuffle, mask_conditioning
+        self.output, self.hidden_features, self.seed, self.degrees = distribution, widths, seed, degrees
+        self.num_masks, self.shuffle = num_masks, shuffle
         self._sampler: Kept[Sampler | EnsembleSampler] = Kept(self._state, self._make_sampler)
 
     @property

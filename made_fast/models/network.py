@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from made_fast.arguments import flag
 from made_fast.layers.encoder import Encoder, read, read_layer
 from made_fast.layers.linear import MaskedLinear, masked_linear
 from made_fast.layers.networks import run
@@ -81,7 +82,7 @@ class MaskedNetwork(nn.Module):
         hidden_features: widths of the hidden layers.
         context_features: C; 0 for none.
         activation: name of a function.
-        residual, direct: see ``MADE``.
+        residual, direct: see ``MADE``; flags.
         degrees: ``"even"`` or ``"random"``.
         num_masks, shuffle: see ``MADE``; of one mask alone nothing but its layers is kept.
         mask_conditioning: whether the biases of hidden layers and parameters depend on the mask.
@@ -115,7 +116,10 @@ class MaskedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.features, self.context_features = len(conditionals), context_features
+        residual, direct = flag("residual", residual), flag("direct", direct)
+        mask_conditioning = flag("mask_conditioning", mask_conditioning)
         self.conditionals, self.activation, self.residual = conditionals, activation, residual
+        self.direct, self.mask_conditioning = direct, mask_conditioning
         self.params_per_variable = tuple(conditional.num_params for conditional in conditionals)
         self.register_buffer("order", order)
         self.encoder = Encoder(conditionals) if Encoder.needed(conditionals) else None

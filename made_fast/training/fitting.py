@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from made_fast.arguments import positive_number, real_number, tensor_of, whole_number
 from made_fast.files import written_whole
 
 __all__ = ["Epoch", "History", "TrainingError", "evaluate", "fit"]
@@ -139,8 +140,24 @@ def fit(
         FileNotFoundError: if there is nothing to resume from.
         TrainingError: if the loss is not finite.
     """
-    settings = _Settings(batch_size, learning_rate, weight_decay, input_dropout, averaging, decay_after, seed)
-    _check(train, valid, settings, epochs=epochs, patience=patience, max_minutes=max_minutes)
+    train, valid = _checked_rows("train", train), _checked_rows("valid", valid)
+    if train.shape[1] != valid.shape[1]:
+        raise ValueError(f"valid must have {train.shape[1]} columns like train, got {valid.shape[1]}")
+    epochs, patience = whole_number("epochs", epochs, 1), whole_number("patience", patience, 1)
+    decay = real_number("weight_decay", weight_decay)
+    if not 0 <= decay < math.inf:
+        raise ValueError(f"weight_decay must be 0 or more, got {weight_decay}")
+    settings = _Settings(
+        whole_number("batch_size", batch_size, 1),
+        positive_number("learning_rate", learning_rate),
+        decay,
+        _share("input_dropout", input_dropout),
+        _share("averaging", averaging),
+        whole_number("decay_after", decay_after, 1),
+        whole_number("seed", seed, None),
+    )
+    if max_minutes is not None and not real_number("max_minutes", max_minutes) > 0:
+        raise ValueError(f"max_minutes must be a positive number, got {max_minutes}")
     was_training = model.training
     run = _Run(model, train, valid, settings)
     if resume:
@@ -174,10 +191,7 @@ def evaluate(model: nn.Module, data: Tensor, batch_size: int = 1000) -> tuple[fl
     Raises:
         ValueError: if there are no rows or ``batch_size`` is below 1.
     """
-    if data.ndim != 2 or not len(data):
-        raise ValueError(f"data must have shape (N, D) with N of 1 or more, got {tuple(data.shape)}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    data, batch_size = _checked_rows("data", data), whole_number("batch_size", batch_size, 1)
     was_training = model.training
     model.eval()
     nll = torch.cat([_nll(model, _rows_for(model, rows)).double().cpu() for rows in data.split(batch_size)])
@@ -186,28 +200,19 @@ def evaluate(model: nn.Module, data: Tensor, batch_size: int = 1000) -> tuple[fl
     return nll.mean().item(), half_width
 
 
-def _check(
-    train: Tensor, valid: Tensor, settings: _Settings, *, epochs: int, patience: int, max_minutes: float | None
-) -> None:
-    for name, rows in (("train", train), ("valid", valid)):
-        if rows.ndim != 2 or not len(rows):
-            raise ValueError(f"{name} must have shape (N, D) with N of 1 or more, got {tuple(rows.shape)}")
-    if train.shape[1] != valid.shape[1]:
-        raise ValueError(f"valid must have {train.shape[1]} columns like train, got {valid.shape[1]}")
-    counts = {"epochs": epochs, "patience": patience}
-    counts |= {"batch_size": settings.batch_size, "decay_after": settings.decay_after}
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be 1 or more, got {count}")
-    if not 0 < settings.learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be positive, got {settings.learning_rate}")
-    if not 0 <= settings.weight_decay < math.inf:
-        raise ValueError(f"weight_decay must be 0 or more, got {settings.weight_decay}")
-    for name, share in (("input_dropout", settings.input_dropout), ("averaging", settings.averaging)):
-        if not 0 <= share < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {share}")
-    if max_minutes is not None and not max_minutes > 0:
-        raise ValueError(f"max_minutes must be positive, got {max_minutes}")
+def _checked_rows(name: str, rows: object) -> Tensor:
+    """Rows (N, D), N of 1 or more, as a tensor."""
+    tensor = tensor_of(name, rows)
+    if tensor.ndim != 2 or not len(tensor):
+        raise ValueError(f"{name} must have shape (N, D) with N of 1 or more, got {tuple(tensor.shape)}")
+    return tensor
+
+
+def _share(name: str, value: object) -> float:
+    share = real_number(name, value)
+    if not 0 <= share < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+    return share
 
 
 def _rows_for(model: nn.Module, rows: Tensor) -> Tensor:

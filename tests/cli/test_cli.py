@@ -227,7 +227,7 @@ def test_diverging_training_is_one_line(tmp_path, capsys):
         (["train", "digits", "--out", "."], r"it is a folder"),
         (["train", "digits", "--out", "m", "--order", "zigzag"], "order must be"),
         (["train", "digits", "--out", "m", "--activation", "step"], "activation must be one of"),
-        (["train", "digits", "--out", "m", "--lr", "-1"], "learning_rate must be positive"),
+        (["train", "digits", "--out", "m", "--lr", "-1"], "learning_rate must be a positive number"),
         (["train", "digits", "--out", "m", "--resume"], r"no checkpoint to resume from at m\.ckpt"),
         (["evaluate", "gone.safetensors", "digits"], r"no model file at gone\.safetensors"),
         (["evaluate", "bad.npz", "digits"], r"bad\.npz is truncated or no model file"),

@@ -342,3 +342,13 @@ def test_repr_shows_the_arguments() -> None:
     assert "5, (6, 6)" in text
     assert "gelu" in text
     assert "residual=True" in text
+
+
+@pytest.mark.parametrize("name", ["residual", "direct", "mask_conditioning"])
+def test_flags_are_flags(name: str) -> None:
+    for wrong in ("False", 2, None, [], 0.5):
+        with pytest.raises(ValueError, match=rf"^{name} must be True or False, got"):
+            MADE(4, (8,), **{name: wrong})
+    for value in (False, 0, torch.tensor(False)):
+        assert getattr(MADE(4, (8,), **{name: value}), name) is False
+    assert getattr(MADE(4, (8,), **{name: 1}), name) is True

@@ -334,16 +334,22 @@ def test_nothing_to_resume_from(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "epochs must be 1 or more, got 0"),
-        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
-        ({"patience": 0}, "patience must be 1 or more, got 0"),
-        ({"decay_after": -1}, "decay_after must be 1 or more, got -1"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
+        ({"epochs": 0}, "epochs must be an integer, 1 or more, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer, 1 or more, got 0"),
+        ({"patience": 0}, "patience must be an integer, 1 or more, got 0"),
+        ({"decay_after": -1}, "decay_after must be an integer, 1 or more, got -1"),
+        ({"learning_rate": 0.0}, "learning_rate must be a positive number, got 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a positive number, got nan"),
         ({"weight_decay": -0.1}, "weight_decay must be 0 or more, got -0.1"),
         ({"input_dropout": 1.0}, r"input_dropout must be in \[0, 1\), got 1.0"),
         ({"averaging": 1.0}, r"averaging must be in \[0, 1\), got 1.0"),
-        ({"max_minutes": 0.0}, "max_minutes must be positive, got 0.0"),
+        ({"max_minutes": 0.0}, "max_minutes must be a positive number, got 0.0"),
+        ({"epochs": True}, "epochs must be an integer, 1 or more, got True"),
+        ({"batch_size": 2.5}, r"batch_size must be an integer, 1 or more, got 2\.5"),
+        ({"patience": "3"}, "patience must be an integer, 1 or more, got '3'"),
+        ({"learning_rate": "1"}, "learning_rate must be a positive number, got '1'"),
+        ({"seed": None}, "seed must be an integer, got None"),
+        ({"input_dropout": "0"}, "input_dropout must be a number, got '0'"),
     ],
 )
 def test_bad_arguments_are_named(change, message):
@@ -375,5 +381,5 @@ def test_evaluate_one_row_has_no_interval_and_no_rows_are_an_error():
     assert training.evaluate(make_model(), VALID[:1])[1] == float("inf")
     with pytest.raises(ValueError, match="data must have shape"):
         training.evaluate(make_model(), VALID[:0])
-    with pytest.raises(ValueError, match="batch_size must be 1 or more"):
+    with pytest.raises(ValueError, match="batch_size must be an integer, 1 or more"):
         training.evaluate(make_model(), VALID, 0)
