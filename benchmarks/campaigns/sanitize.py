@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     command = f"sanitize --attempts {arguments.attempts} --seed {arguments.seed}"
     notes = [*said, *(note for row in rows for note in row["notes"])]
     lines = [
-        "# Sanitizers",
+        "# Sanitize",
         f"`make sanitize`, or `python -m benchmarks {command}`. {measured_on(facts)} "
         "Address and undefined-behaviour sanitizers, with conversions of floating "
         "point; "
