@@ -11,7 +11,13 @@ from contextlib import contextmanager
 from itertools import pairwise
 from types import FrameType
 
-__all__ = ["noticed", "quiet_until_noticed", "say_interrupted"]
+__all__ = ["Interrupted", "noticed", "quiet_until_noticed", "say_interrupted"]
+
+
+class Interrupted(KeyboardInterrupt):
+    """What a signal raises. Where a KeyboardInterrupt itself has passed through ``exec`` of a text, as while modules are
+    imported, Python kills the process at its end, whoever has caught it since.
+    """
 
 
 def quiet_until_noticed() -> None:
@@ -29,7 +35,7 @@ def quiet_until_noticed() -> None:
 
 @contextmanager
 def noticed() -> Iterator[list[int]]:
-    """Within the block SIGINT and SIGTERM raise ``KeyboardInterrupt``, so that what was begun is cleaned up.
+    """Within the block SIGINT and SIGTERM raise ``Interrupted``, so that what was begun is cleaned up.
 
     What is ignored stays ignored, as in a background job. A second signal ends the process at once.
 
@@ -41,7 +47,7 @@ def noticed() -> Iterator[list[int]]:
     def raise_once(number: int, _: FrameType | None) -> None:
         came.append(number)
         signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt
+        raise Interrupted
 
     before = {}
     if threading.current_thread() is threading.main_thread():

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from benchmarks.experiments.leak import Unwatched
 from benchmarks.report import write_figure
 from made_fast import MADE
 from made_fast.masks import input_degrees, layer_degrees, rank_of
@@ -55,6 +56,7 @@ def dependence() -> Figure:
     model = MADE(16, (64, 64), activation="tanh")
     plain = MADE(16, (64, 64), activation="tanh")
     plain.load_state_dict(model.state_dict())
+    plain.structure = Unwatched()  # type: ignore[assignment]
     for layer in plain.masked_layers:
         layer.mask = torch.ones_like(layer.weight, dtype=torch.bool)  # an autoencoder: everything sees everything
     x = torch.bernoulli(torch.full((16,), 0.5))

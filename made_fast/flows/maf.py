@@ -168,6 +168,8 @@ class MaskedAutoregressiveFlow(nn.Module):
 
     def _calls(self, x: Tensor, context: Tensor | None) -> list[Call] | None:
         """The networks for one call of all, from the last to the first; None where they must run one by one."""
+        if torch.compiler.is_compiling():
+            return None
         calls: list[Call] = []
         for number in range(len(self.networks) - 1, -1, -1):
             network = self._network(number)

@@ -45,6 +45,7 @@ def save(path: str | Path, state: dict[str, Tensor], config: dict[str, Any]) -> 
     try:
         with written_whole(path) as partial:
             save_file(tensors, partial, metadata=metadata)
+            _sort_metadata(partial)
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
 
@@ -76,6 +77,18 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(config, dict) or not state:
         raise ValueError(f"{path} has no readable configuration")
     return state, config
+
+
+def _sort_metadata(path: Path) -> None:
+    """Puts the metadata in the order of their names, so that equal models are equal files: they are written in any order."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -207,7 +207,7 @@ class MaskedNetwork(nn.Module):
 
     def parameters_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> Tensor:
         """Parameters (..., P) from x (..., D) and context (..., C) or None, checked ones, under the masks of all layers."""
-        call = self.whole.call(self, x, context, layer_masks)
+        call = None if torch.compiler.is_compiling() else self.whole.call(self, x, context, layer_masks)
         if call is not None:
             return run([call], "parameters", 0.0, x, context)  # type: ignore[no-any-return]
         return self._to_parameters(_Rows(self, x, context, layer_masks))
@@ -215,8 +215,9 @@ class MaskedNetwork(nn.Module):
     def log_prob_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> Tensor:
         """log p(x) in nats, (...), of the arguments of ``parameters_of``; many parameters are never all held at once."""
         batch, num_params = x.shape[:-1].numel(), sum(self.params_per_variable)
-        few = torch.compiler.is_compiling() or batch * num_params <= _TOO_MANY
-        head = self.whole.head
+        compiling = torch.compiler.is_compiling()
+        few = compiling or batch * num_params <= _TOO_MANY
+        head = None if compiling else self.whole.head
         if head is not None and (few or not torch.is_grad_enabled()):  # of which blocks of rows alone are ever held
             call = self.whole.call(self, x, context, layer_masks)
             if call is not None:

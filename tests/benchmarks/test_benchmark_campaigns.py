@@ -1,6 +1,7 @@
 """The campaigns at small sizes: they end, count what they should, and see what is wrong."""
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from benchmarks.campaigns.trials import SIZES, trial_of
 from benchmarks.campaigns.ways import Drawn, Way, all_ways
 from made_fast import MADE, build_config
 
+minutes = pytest.mark.skipif(
+    os.environ.get("MADE_FAST_ALL_ROWS") != "1", reason="takes minutes: MADE_FAST_ALL_ROWS=1 runs it"
+)
 compiled = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
 
 
@@ -37,6 +41,7 @@ def test_fuzz(tmp_path: Path) -> None:
 
 @compiled
 @pytest.mark.slow
+@minutes
 def test_faults(tmp_path: Path) -> None:
     assert main(["faults", "--quick", "--out", str(tmp_path)]) == 0
     rows = _written(tmp_path, "faults")["rows"]
@@ -56,6 +61,7 @@ def test_chi_square(tmp_path: Path) -> None:
 
 @compiled
 @pytest.mark.slow
+@minutes
 def test_sanitize(tmp_path: Path) -> None:
     try:
         assert main(["sanitize", "--quick", "--out", str(tmp_path)]) == 0

@@ -84,6 +84,22 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert process.wait(timeout=60) == 141
 
 
+@pytest.mark.parametrize("number", STATUS)
+def test_a_signal_within_a_text_that_is_executed(number: signal.Signals) -> None:
+    """After which Python would end by SIGINT though the exception was caught."""
+    code = f"""
+import os, sys
+from made_fast import interrupts
+with interrupts.noticed() as came:
+    try:
+        exec("os.kill(os.getpid(), {int(number)})\\nwhile True: pass")
+    except KeyboardInterrupt:
+        pass
+sys.exit(128 + came[0])
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == STATUS[number]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", STATUS)
 def test_at_any_moment(tmp_path: Path, model_file: Path, number: signal.Signals) -> None:

@@ -44,3 +44,12 @@ def test_files_without_a_sum_are_read(tmp_path: Path) -> None:
         metadata = {name: text for name, text in file.metadata().items() if name != "digest"}
         save_file({name: file.get_tensor(name) for name in file.keys()}, tmp_path / "old", metadata)  # noqa: SIM118
     assert torch.equal(MADE.load(tmp_path / "old").sample(5, seed=0), model.sample(5, seed=0))
+
+
+def test_equal_models_are_equal_files(tmp_path: Path) -> None:
+    model = MADE(5, (7,), num_masks=2)
+    files = set()
+    for number in range(12):
+        model.save(tmp_path / str(number))
+        files.add((tmp_path / str(number)).read_bytes())
+    assert len(files) == 1
