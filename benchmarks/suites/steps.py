@@ -143,7 +143,12 @@ def run(arguments: argparse.Namespace) -> None:
             print({name: str(value) for name, value in row.items()}, flush=True)
     facts = machine()
     torch.set_num_threads(threads)
-    said = [measured_on(facts), table(tuple(rows[0]), rows) if rows else "Nothing was measured."]
+    command = f"`python -m benchmarks steps --seconds {arguments.seconds:g}`."
+    said = [
+        "# Steps",
+        f"{command} {measured_on(facts)} Below 1 ours is quicker.",
+        table(tuple(rows[0]), rows) if rows else "Nothing was measured.",
+    ]
     if missing:
         said.append("zuko is not installed here, so flows were not measured.")
     write("steps", arguments.out, "\n\n".join(said), {"machine": facts, "rows": rows})
