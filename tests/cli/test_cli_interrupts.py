@@ -105,7 +105,7 @@ sys.exit(128 + came[0])
 def test_at_any_moment(tmp_path: Path, model_file: Path, number: signal.Signals) -> None:
     """From half a second after the start on, when Python itself has started."""
     moments, suffixes = random.Random(0), ("npy", "npz")
-    for turn in range(12):
+    for turn in range(4):
         process = start("sample", model_file, "-n", 10**9, "--out", tmp_path / f"x.{suffixes[turn % 2]}", "--progress")
         if number == signal.SIGTERM:
             _wait_for(tmp_path)  # before that nothing need be cleaned up, and the system's own end will do
