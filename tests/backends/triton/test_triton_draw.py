@@ -212,7 +212,7 @@ def test_scratch_is_never_read_before_it_is_written(
 
 
 @runs
-@pytest.mark.parametrize("seed", some([0, -1, 2**31, 2**63 - 1, 2**63, 2**64 + 3], {2**63}))
+@pytest.mark.parametrize("seed", some([0, 2**31, 2**63 - 1, 2**63, 2**64 - 3], {2**63}))
 def test_all_64_bits_of_seed_and_row_count(build: Build, every_option: dict[str, Any], seed: int) -> None:
     model = build(every_option["biases"], torch.float32)
     for first_row in (0, 2**32 - 3, 2**61):
