@@ -14,7 +14,12 @@ try:
 except ImportError:  # no POSIX: what a killed process leaves stays
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["written_whole"]
+__all__ = ["followed", "written_whole"]
+
+
+def followed(path: Path) -> Path:
+    """What a symbolic link points to, there or not; any other path itself."""
+    return path.resolve() if path.is_symlink() else path
 
 
 @contextmanager
@@ -35,8 +40,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         FileNotFoundError: the folder does not exist.
         OSError: the folder or the file cannot be written, or it is a device, a pipe or a folder.
     """
-    path = Path(path)
-    target = path.resolve() if path.is_symlink() else path
+    target = followed(Path(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {target.parent} does not exist")
     if target.exists() and not target.is_file():

@@ -59,25 +59,33 @@ std::vector<T*> pointers(const Network& network, const Addresses& addresses) {
   return found;
 }
 
+// What both directions are handed.
+template <class T>
+NetworkTask<T> make_task(const Network& network, int head, double floor, int64_t batch,
+                         const std::vector<const T*>& weights, uintptr_t values, uintptr_t room, int num_threads) {
+  NetworkTask<T> task{};
+  task.plan = network.view();
+  task.head = to_code<Head>(head);
+  task.floor = static_cast<T>(floor);
+  task.batch = batch;
+  task.weights = weights.data();
+  task.num_threads = num_threads;
+  task.values = at_address<T>(values);
+  task.room = at_address<T>(room);
+  task.packed = task.room + num_threads * network_room(task.plan);
+  return task;
+}
+
 template <class T>
 void forward(const Network& network, const std::string& isa, int head, double floor, int64_t batch, uintptr_t x,
              uintptr_t context, const Addresses& weights, uintptr_t values, uintptr_t room, uintptr_t out,
              uintptr_t total, bool keep, int num_threads) {
   const Engine& engine = find_engine(isa);
   const std::vector<const T*> of = pointers<const T>(network, weights);
-  NetworkTask<T> task{};
-  task.plan = network.view();
-  task.head = to_code<Head>(head);
-  task.floor = static_cast<T>(floor);
-  task.batch = batch;
+  NetworkTask<T> task = make_task<T>(network, head, floor, batch, of, values, room, num_threads);
   task.x = at_address<const T>(x);
   task.context = at_address<const T>(context);
-  task.weights = of.data();
   task.keep = keep;
-  task.num_threads = num_threads;
-  task.values = at_address<T>(values);
-  task.room = at_address<T>(room);
-  task.packed = task.room + num_threads * network_room(task.plan);
   task.out = at_address<T>(out);
   task.total = at_address<T>(total);
   const py::gil_scoped_release released;
@@ -95,15 +103,7 @@ void backward(const Network& network, const std::string& isa, int head, double f
   const Engine& engine = find_engine(isa);
   const std::vector<const T*> of = pointers<const T>(network, weights);
   const std::vector<T*> to = pointers<T>(network, grad_weights);
-  NetworkTask<T> task{};
-  task.plan = network.view();
-  task.head = to_code<Head>(head);
-  task.floor = static_cast<T>(floor);
-  task.batch = batch;
-  task.weights = of.data();
-  task.values = at_address<T>(values);
-  task.room = at_address<T>(room);
-  task.packed = task.room + network_room(task.plan);
+  NetworkTask<T> task = make_task<T>(network, head, floor, batch, of, values, room, 1);
   task.grad_out = at_address<const T>(grad_out);
   task.grad_total = at_address<const T>(grad_total);
   task.grad_x = at_address<T>(grad_x);

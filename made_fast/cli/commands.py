@@ -17,8 +17,9 @@ from made_fast.cli import backends, demo, doctor, evaluate, sample, train
 
 __all__ = ["main"]
 
-# A command is a file with TEXT, EXAMPLE, ``add_options(parser)`` and ``run(args) -> status``; its name is that of the file.
 _SIGPIPE = 13  # as shells count it, on every system
+
+# A command is a file with TEXT, EXAMPLE, ``add_options(parser)`` and ``run(args) -> status``; its name is that of the file.
 COMMANDS = (demo, train, evaluate, sample, doctor, backends)
 
 

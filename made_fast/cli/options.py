@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from made_fast.files import followed
+
 __all__ = ["add_threads", "check_output", "count", "positive", "say", "shown"]
 
 
@@ -34,7 +36,7 @@ def check_output(path: Path, *suffixes: str) -> None:
     """Refuse a file that cannot be written now rather than after the work."""
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"--out must end in {' or '.join(suffixes)}, got {path}")
-    folder = (path.resolve() if path.is_symlink() else path).parent
+    folder = followed(path).parent
     if not folder.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {folder} does not exist, create it first")
     if path.is_dir():

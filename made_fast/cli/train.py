@@ -25,6 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``train``."""
     parser.add_argument("data", metavar="DATA", help="digits, or a .npz file")
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="file to write, .safetensors")
+    parser.add_argument("--overwrite", action="store_true", help="replace MODEL if it is there")
     model = parser.add_argument_group("model")
     model.add_argument("--hidden", type=positive, nargs="*", default=[500, 500], metavar="H", help="hidden widths")
     model.add_argument("--order", default="natural", help="natural, reversed, random, raster or columns")
@@ -44,7 +45,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     fit.add_argument("--input-dropout", type=float, default=0.0, help="probability of hiding an input while training")
     fit.add_argument("--patience", type=positive, default=15, help="epochs without improvement before stopping")
     fit.add_argument("--max-minutes", type=float, help="stop before an epoch that would end later")
-    parser.add_argument("--overwrite", action="store_true", help="replace MODEL if it is there")
     fit.add_argument("--resume", action="store_true", help="go on from the checkpoint MODEL.ckpt")
     add_threads(fit)
 

@@ -150,13 +150,16 @@ class MaskedAutoregressiveFlow(nn.Module):
         finite("x", x)
         if context is not None:
             finite("context", context)
-        z, log_det = self.noise_of(x, context)
+        z, log_det = self._noise_of(x, context)
         found: Tensor = (-0.5 * z**2 - LOG_SQRT_2_PI).sum(-1) + log_det
         return found
 
     def noise_of(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The base noise (..., D) that x (..., D) comes from, and log |det dz/dx| (...)."""
-        x, context = self._checked("x", x, context)
+        return self._noise_of(*self._checked("x", x, context))
+
+    def _noise_of(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``noise_of`` of checked arguments."""
         calls = self._calls(x, context)
         if calls is not None:
             return run(calls, "affine", self.floor, x, context)  # type: ignore[no-any-return]

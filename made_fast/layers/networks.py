@@ -18,7 +18,8 @@ from made_fast import backends
 from made_fast.layers import operators
 from made_fast.layers.linear import masked_linear
 from made_fast.masks import mask_key, whole_mask
-from made_fast.outputs.rules import LOG_SQRT_2_PI
+from made_fast.outputs.binary import BernoulliConditional
+from made_fast.outputs.normal import NormalConditional
 from made_fast.programs.functions import FUNCTIONS
 from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wiring
@@ -153,9 +154,10 @@ class _Chain(NamedTuple):
         for call, part in self.parts([_plain(each) for each in weights]):
             out, total, values = call.native.forward(self.head, self.floor, rows, given, part, keep)
             sums = total if sums is None else sums.add_(total)
-            kept.append(values)
+            if keep:
+                kept.append(values)
             rows = out
-        return tuple(each for each in (out, sums) if each is not None), kept if keep else []
+        return tuple(each for each in (out, sums) if each is not None), kept
 
     def backward(
         self,
@@ -188,9 +190,8 @@ class _Chain(NamedTuple):
             if self.head == "parameters":
                 return (params,)
             if self.head == "bernoulli":
-                return (F.logsigmoid((2 * x - 1) * params).sum(-1),)
-            z, log_det = _affine(params, x, self.floor)
-            return ((-0.5 * z**2 - LOG_SQRT_2_PI).sum(-1) + log_det,)
+                return (BernoulliConditional().log_prob(params[..., None], x).sum(-1),)
+            return (NormalConditional(self.floor).log_prob(params.unflatten(-1, (-1, 2)), x).sum(-1),)
         total = x.new_zeros(x.shape[:-1])
         for call, part in self.parts(weights):
             x, log_det = _affine(_parameters(call, x, context, part), x, self.floor)
@@ -199,8 +200,7 @@ class _Chain(NamedTuple):
 
 
 def _affine(params: Tensor, x: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    shift, raw = params.unflatten(-1, (-1, 2)).unbind(-1)
-    scale = F.softplus(raw) + floor
+    shift, scale = NormalConditional(floor).parts(params.unflatten(-1, (-1, 2)))
     return (x - shift) / scale, -torch.log(scale).sum(-1)
 
 

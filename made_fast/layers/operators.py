@@ -191,12 +191,12 @@ def _grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str, prepared: 
     return y
 
 
+_BATCHED = torch._C._dispatch_key_parse("Batched")
+
+
 def batched(*tensors: Tensor | None) -> bool:
     """Whether one of these gradients is one of many that are computed at once (``is_grads_batched``)."""
     return any(each is not None and torch._C._dispatch_keys(each).has(_BATCHED) for each in tensors)
-
-
-_BATCHED = torch._C._dispatch_key_parse("Batched")
 
 
 def apply(
@@ -253,7 +253,7 @@ def _gradients(ctx: Any, grad: Tensor, needed: Sequence[bool]) -> tuple[Any, ...
     grad_input: Callable[..., Tensor] = masked_linear_grad_input
     grad_weight: Callable[..., Tensor] = masked_linear_grad_weight
     known: dict[str, Any] = {}
-    if torch._C._dispatch_keys(grad).has(_BATCHED):  # is_grads_batched
+    if batched(grad):
         grad_input, grad_weight = _plain_grad_input, _plain_grad_weight
     elif hasattr(ctx, "prepared") and not torch.is_grad_enabled() and may_bypass(grad, x, weight, mask):
         grad_input, grad_weight, known = _grad_input, _grad_weight, {"prepared": ctx.prepared}

@@ -32,9 +32,8 @@ _DRAW_OF_ORDERS = 2**32 - 2
 _DRAW_OF_DEGREES = 2**32 - 3  # of the first layer; one less for each layer after it
 
 _CACHED_MASKS = 256  # of which the degrees of all layers are kept; tens of kilobytes each
-_NO_THREADS = (
-    1 << 13
-)  # numbers for which torch starts no threads, so that a process can be forked after a model was made
+# Numbers for which torch starts no threads, so that a process can be forked after a model was made.
+_NO_THREADS = 1 << 13
 _DRAWN_AT_ONCE = 16  # Philox in torch takes as long for this many masks as for one
 
 

@@ -60,7 +60,7 @@ def find_plan(mask: Tensor, shape: tuple[int, int]) -> MaskPlan:
 
 def _find_by_content(mask: Tensor, shape: tuple[int, int]) -> MaskPlan:
     mask = mask.detach().contiguous()
-    key = (shape, mask.dtype, _digest(mask))
+    key = (shape, mask_key(mask))
     plan = _plans.get(key)
     if plan is None:
         if mask.dtype == torch.bool:

@@ -22,11 +22,11 @@ from made_fast.layers.networks import run
 from made_fast.masks import MaskSet, connectivity, hidden_degrees, layer_degrees
 from made_fast.models.settled import make_weights
 from made_fast.models.structure import Structure
-from made_fast.models.whole import Whole
+from made_fast.models.whole import Listing, Whole
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.output import log_prob
 from made_fast.programs.functions import FUNCTIONS
-from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Op, Program, Term, X
+from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Op, Program, Term
 
 __all__ = ["MaskedNetwork"]
 
@@ -248,9 +248,7 @@ class MaskedNetwork(nn.Module):
             order: (D,), of that mask.
         """
         units = _Units(self, layer_masks)
-        value = self.wired(units)
-        direct = [] if self.direct_layer is None else [(-1, X)]
-        units.sum([(len(self.hidden), X if value is None else value), *direct], self.context_direct_layer)
+        units.run(self)
         sizes = (self.features, self.context_features)
         tables = None if self.encoder is None else self.encoder.flat_tables()
         return Program(*sizes, tuple(units.ops), order.clone(), self.params_per_variable, self.conditionals, tables)
@@ -332,44 +330,30 @@ class _Rows:
         return _Part(layer.weight, layer.chosen_mask(mask), layer.bias_under(mask))
 
 
-class _Units:
-    """Runs a wiring on values of a program: lists its operations."""
+class _Units(Listing):
+    """Lists the operations of a program, whose weights are copied."""
 
     def __init__(self, network: MaskedNetwork, layer_masks: LayerMasks) -> None:
         self.layers = network.masked_layers
         self.layer_masks: Sequence[Tensor | None] = [None] * len(self.layers) if layer_masks is None else layer_masks
         self.ops: list[Op] = []
 
-    def read(self, layer: int, context: nn.Linear | None, function: str | None) -> int:
-        """See ``_Engine``."""
-        value = self.sum([(layer, X)], context)
-        return value if function is None else self.apply(function, value)
-
-    def affine(self, layer: int, value: int, function: str | None) -> int:
-        """See ``_Engine``."""
-        value = self.sum([(layer, value)], None)
-        return value if function is None else self.apply(function, value)
-
     def apply(self, function: str, value: int) -> int:
         """See ``_Engine``."""
-        return self._listed(Elementwise(value, function))
+        return self.listed(Elementwise(value, function))
 
     def add(self, left: int, right: int) -> int:
         """See ``_Engine``."""
-        return self._listed(Add(left, right))
+        return self.listed(Add(left, right))
 
     def sum(self, parts: Sequence[tuple[int, int]], context: nn.Linear | None) -> int:
-        """The sum of layers of values, (number, value) each, with the bias of the first and a layer of the context."""
+        """See ``Listing``."""
         terms = [self.layers[number].term(value, self.layer_masks[number]) for number, value in parts]
         if context is not None:
             terms.append(Term(CONTEXT, context.weight.detach().clone(), None))
         number = parts[0][0]
         bias = self.layers[number].bias_under(self.layer_masks[number])
-        return self._listed(Affine(tuple(terms), None if bias is None else bias.detach().clone()))
-
-    def _listed(self, op: Op) -> int:
-        self.ops.append(op)
-        return len(self.ops) + 1
+        return self.listed(Affine(tuple(terms), None if bias is None else bias.detach().clone()))
 
 
 def _split(parts: _Parts, sizes: list[int]) -> list[_Parts]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wire, Wiring
 from made_fast.tracing import may_bypass
 
-__all__ = ["Whole"]
+__all__ = ["Listing", "Whole"]
 
 # Multiply-adds of a forward pass above which the products of single layers are quicker on the way back: they are made for
 # large matrices, and for several threads, where here one goes alone.
@@ -103,22 +104,55 @@ def _is_watched(layer: nn.Module) -> bool:
     )
 
 
-class _Wires:
-    """Runs a wiring on numbers of values: lists its operations, and which tensors they are handed."""
+class Listing(ABC):
+    """Runs a wiring on numbers of values: lists its operations, in ``ops``, as its subclasses describe them."""
+
+    ops: list[Any]
+
+    def run(self, network: Any) -> None:
+        """Lists all operations; the last one makes the parameters."""
+        value = network.wired(self)
+        direct = [] if network.direct_layer is None else [(-1, X)]
+        parts = [(len(network.hidden), X if value is None else value), *direct]
+        self.sum(parts, network.context_direct_layer)
+
+    def read(self, layer: int, context: nn.Linear | None, function: str | None) -> int:
+        """See ``network._Engine``."""
+        value = self.sum([(layer, X)], context)
+        return value if function is None else self.apply(function, value)
+
+    def affine(self, layer: int, value: int, function: str | None) -> int:
+        """See ``network._Engine``."""
+        value = self.sum([(layer, value)], None)
+        return value if function is None else self.apply(function, value)
+
+    @abstractmethod
+    def apply(self, function: str, value: int) -> int:
+        """See ``network._Engine``."""
+
+    @abstractmethod
+    def sum(self, parts: Sequence[tuple[int, int]], context: nn.Linear | None) -> int:
+        """The sum of layers of values, (number, value) each, with the bias of the first and a layer of the context."""
+
+    def listed(self, op: Any) -> int:
+        """The number of the value that an operation makes."""
+        self.ops.append(op)
+        return len(self.ops) + 1
+
+
+class _Wires(Listing):
+    """Lists operations without weights, and which tensors they are handed."""
 
     def __init__(self, network: Any) -> None:
         self.network, self.layers = network, network.masked_layers
-        self.wires: list[Wire] = []
+        self.ops: list[Wire] = []
         self.weights: list[tuple[str, int]] = []  # what is handed over: kind, and number of the layer
-        value = network.wired(self)
-        direct = [] if network.direct_layer is None else [(len(self.layers) - 1, X)]
-        parts = [(len(network.hidden), X if value is None else value), *direct]
-        self.sum(parts, "context_direct_layer" if network.context_direct_layer is not None else "")
+        self.run(network)
         del self.network, self.layers
 
     def wiring(self, network: Any) -> Wiring:
         """All of it."""
-        return Wiring(network.features, network.context_features, len(self.weights), tuple(self.wires))
+        return Wiring(network.features, network.context_features, len(self.weights), tuple(self.ops))
 
     def tensors(
         self, masked: Sequence[MaskedLinear], others: dict[str, nn.Module], layer_masks: Sequence[Tensor] | None
@@ -141,38 +175,25 @@ class _Wires:
                 tensors.append(others[kind]._parameters["weight"])
         return tensors, masks
 
-    def read(self, layer: int, context: nn.Linear | None, function: str | None) -> int:
-        """See ``network._Engine``."""
-        value = self.sum([(layer, X)], "" if context is None else "context_layer")
-        return value if function is None else self.apply(function, value)
-
-    def affine(self, layer: int, value: int, function: str | None) -> int:
-        """See ``network._Engine``."""
-        value = self.sum([(layer, value)], "")
-        return value if function is None else self.apply(function, value)
-
     def apply(self, function: str, value: int) -> int:
         """See ``network._Engine``."""
-        return self._listed(Wire(Kind.UNARY, self.wires[value - 2].width, value, function=function))
+        return self.listed(Wire(Kind.UNARY, self.ops[value - 2].width, value, function=function))
 
     def add(self, left: int, right: int) -> int:
         """See ``network._Engine``."""
-        return self._listed(Wire(Kind.ADD, self.wires[left - 2].width, left, right))
+        return self.listed(Wire(Kind.ADD, self.ops[left - 2].width, left, right))
 
-    def sum(self, parts: Sequence[tuple[int, int]], context: str) -> int:
-        """The sum of layers of values, (number, value) each, with the bias of the first and a layer of the context."""
+    def sum(self, parts: Sequence[tuple[int, int]], context: nn.Linear | None) -> int:
+        """See ``Listing``."""
         terms = [(value, self._handed("weight", number)) for number, value in parts]
-        if context:
-            terms.append((CONTEXT, self._handed(context, 0)))
+        if context is not None:
+            name = next(name for name in _CONTEXT_LAYERS if getattr(self.network, name) is context)
+            terms.append((CONTEXT, self._handed(name, 0)))
         first = self.layers[parts[0][0]]
         has_bias = first.bias is not None or first.mask_weight is not None
         bias = self._handed("bias", parts[0][0]) if has_bias else -1
-        return self._listed(Wire(Kind.AFFINE, first.out_features, terms=tuple(terms), bias=bias))
+        return self.listed(Wire(Kind.AFFINE, first.out_features, terms=tuple(terms), bias=bias))
 
     def _handed(self, kind: str, layer: int) -> int:
         self.weights.append((kind, layer))
         return len(self.weights) - 1
-
-    def _listed(self, wire: Wire) -> int:
-        self.wires.append(wire)
-        return len(self.wires) + 1

@@ -57,7 +57,8 @@ class Network:
             terms=[[(value, weight, arrays[weight]) for value, weight in wire.terms] for wire in wiring.wires],
         )
         self.macs = int(self._native.macs)
-        self._block_values, self._room = self._native.num_values(1), {n: self._native.room(n) for n in (1,)}
+        self._block_values = int(self._native.num_values(1))
+        self._room: dict[int, int] = {}  # numbers that so many threads need
 
     def forward(
         self, head: str, floor: float, x: Tensor, context: Tensor | None, weights: Sequence[Tensor], keep: bool
