@@ -143,10 +143,10 @@ def run(arguments: argparse.Namespace) -> None:
             print({name: str(value) for name, value in row.items()}, flush=True)
     facts = machine()
     torch.set_num_threads(threads)
-    command = f"`python -m benchmarks steps --seconds {arguments.seconds:g}`."
+    command = f"steps --seconds {arguments.seconds:g}"
     said = [
         "# Steps",
-        f"{command} {measured_on(facts)} Below 1 ours is quicker.",
+        f"`python -m benchmarks {command}`. {measured_on(facts)} Below 1 ours is quicker.",
         table(tuple(rows[0]), rows) if rows else "Nothing was measured.",
     ]
     if missing:
