@@ -44,9 +44,11 @@ class _ByLayers(nn.Module):
 
 
 def _step(module: nn.Module, log_prob: Any) -> Call:
+    parameters = list(module.parameters())  # as an optimizer has them
+
     def run() -> None:
         (-log_prob().mean()).backward()
-        for parameter in module.parameters():
+        for parameter in parameters:
             parameter.grad = None
 
     return run

@@ -13,24 +13,47 @@
 namespace made_fast {
 namespace MADE_FAST_ISA {
 
-// Weights of the tiles one after another, four for each column, zero where the mask is.
+// How the weights of a mask's tiles lie: number of unit u and column c is at u * row_stride + c * column_stride.
+struct Strides {
+  int64_t row, column;
+};
+
+// Weights of the columns that only some rows of a tile read, four for each, zero where the mask is.
 template <class T>
-void pack_tiles(const TileView& lists, const T* weight, int64_t row_stride, int64_t column_stride, T* packed) {
-  for (int64_t tile = 0; tile < lists.tiles; ++tile) {
-    const T* rows = weight + tile * kUnitsAtOnce * row_stride;
-    for (int64_t i = lists.starts[tile]; i < lists.starts[tile + 1]; ++i) {
-      const T* column = rows + lists.columns[i] * column_stride;
-      const int bits = lists.bits[i];
+void pack_tiles(const TileView& tiles, const T* weight, Strides strides, T* packed) {
+  for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
+    const T* rows = weight + tile * kUnitsAtOnce * strides.row;
+    for (int64_t i = tiles.some.starts[tile]; i < tiles.some.starts[tile + 1]; ++i) {
+      const T* column = rows + tiles.some.columns[i] * strides.column;
+      const int bits = tiles.bits[i];
       for (int r = 0; r < kUnitsAtOnce; ++r)
-        packed[i * kUnitsAtOnce + r] = bits >> r & 1 ? column[r * row_stride] : T(0);
+        packed[i * kUnitsAtOnce + r] = bits >> r & 1 ? column[r * strides.row] : T(0);
     }
   }
 }
 
-// out[r][v] += packed weights times source, for `count` columns, kVecs vectors of rows.
+// sum[r][v] += weights times source, for `count` columns, kVecs vectors of rows. Weight r of column c is at
+// weights[r][c * column_stride].
 template <class T, int kVecs>
-MADE_FAST_INLINE void multiply_tile(Vec<T> (&sum)[kUnitsAtOnce][kVecs], const T* packed, const int32_t* columns,
-                                    int64_t count, const T* source, int64_t stride) {
+MADE_FAST_INLINE void multiply_tile(Vec<T> (&sum)[kUnitsAtOnce][kVecs], const T* const (&weights)[kUnitsAtOnce],
+                                    int64_t column_stride, const int32_t* columns, int64_t count, const T* source,
+                                    int64_t stride) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T* values = source + columns[i] * stride;
+    const int64_t at = columns[i] * column_stride;
+    Vec<T> value[kVecs];
+    for (int v = 0; v < kVecs; ++v) value[v] = load<T>(values + v * kLanes<T>);
+    for (int r = 0; r < kUnitsAtOnce; ++r) {
+      const Vec<T> weight = splat<T>(weights[r][at]);
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = weight * value[v] + sum[r][v];
+    }
+  }
+}
+
+// The same of packed weights.
+template <class T, int kVecs>
+MADE_FAST_INLINE void multiply_packed(Vec<T> (&sum)[kUnitsAtOnce][kVecs], const T* packed, const int32_t* columns,
+                                      int64_t count, const T* source, int64_t stride) {
   for (int64_t i = 0; i < count; ++i) {
     const T* values = source + columns[i] * stride;
     Vec<T> value[kVecs];
@@ -42,10 +65,12 @@ MADE_FAST_INLINE void multiply_tile(Vec<T> (&sum)[kUnitsAtOnce][kVecs], const T*
   }
 }
 
-// One side of a product: the sums of a tile over the terms that feed it.
+// One side of a product: weights times a value.
 template <class T>
 struct Summand {
-  const TileView* lists;
+  const TileView* tiles;
+  const T* weight;
+  Strides strides;
   const T* packed;
   const T* source;
 };
@@ -60,10 +85,17 @@ MADE_FAST_INLINE void tile_sums(const Summand<T>* summands, int count, int64_t t
       sum[r][v] = add && unit + r < rows ? load<T>(out + (unit + r) * stride + first + v * kLanes<T>)
                                          : splat<T>(bias != nullptr && unit + r < rows ? bias[unit + r] : T(0));
   for (int s = 0; s < count; ++s) {
-    const TileView& lists = *summands[s].lists;
-    const int64_t begin = lists.starts[tile], end = lists.starts[tile + 1];
-    multiply_tile<T, kVecs>(sum, summands[s].packed + begin * kUnitsAtOnce, lists.columns + begin, end - begin,
-                            summands[s].source + first, stride);
+    const Summand<T>& summand = summands[s];
+    const ColumnView &all = summand.tiles->all, &some = summand.tiles->some;
+    const T* weights[kUnitsAtOnce];
+    for (int r = 0; r < kUnitsAtOnce; ++r)
+      weights[r] = summand.weight + (unit + r < rows ? unit + r : rows - 1) * summand.strides.row;
+    const int64_t begin = all.starts[tile], end = all.starts[tile + 1];
+    const T* source = summand.source + first;
+    multiply_tile<T, kVecs>(sum, weights, summand.strides.column, all.columns + begin, end - begin, source, stride);
+    const int64_t from = some.starts[tile], to = some.starts[tile + 1];
+    multiply_packed<T, kVecs>(sum, summand.packed + from * kUnitsAtOnce, some.columns + from, to - from, source,
+                              stride);
   }
   for (int r = 0; r < kUnitsAtOnce && unit + r < rows; ++r)
     for (int v = 0; v < kVecs; ++v) store<T>(out + (unit + r) * stride + first + v * kLanes<T>, sum[r][v]);
@@ -72,12 +104,13 @@ MADE_FAST_INLINE void tile_sums(const Summand<T>* summands, int count, int64_t t
 // out (rows, stride) = bias + sum of products, or += without a bias.
 template <class T>
 void products(const Summand<T>* summands, int count, int64_t rows, int64_t stride, const T* bias, bool add, T* out) {
-  const int64_t tiles = (rows + kUnitsAtOnce - 1) / kUnitsAtOnce;
   constexpr int64_t lanes = kLanes<T>;
+  constexpr int most = MADE_FAST_REGISTERS / (2 * kUnitsAtOnce);  // half of the registers hold sums
+  const int64_t tiles = (rows + kUnitsAtOnce - 1) / kUnitsAtOnce;
   for (int64_t tile = 0; tile < tiles; ++tile) {
     int64_t first = 0;
-    for (; first + 2 * lanes <= stride; first += 2 * lanes)
-      tile_sums<T, 2>(summands, count, tile, rows, stride, first, bias, add, out);
+    for (; first + most * lanes <= stride; first += most * lanes)
+      tile_sums<T, most>(summands, count, tile, rows, stride, first, bias, add, out);
     for (; first < stride; first += lanes) tile_sums<T, 1>(summands, count, tile, rows, stride, first, bias, add, out);
   }
 }
@@ -101,41 +134,70 @@ inline int64_t rows_of_block(int64_t batch, int64_t first) {
   return batch - first < kBlockRows ? batch - first : kBlockRows;
 }
 
+inline int thread_number() {
+#if defined(_OPENMP)
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
 template <class T>
 int64_t stride_of(int64_t rows) {
   return (rows + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
-// Where the values of a block begin, one after another.
-template <class T, class Pointer>
-MADE_FAST_INLINE Pointer split_block(const NetworkView& plan, Pointer first, int64_t stride, Pointer* starts) {
-  for (int v = 0; v < plan.num_values; ++v) {
-    starts[v] = first;
-    first += plan.widths[v] * stride;
+// One network of a call: its weights and packed ones among those of all.
+template <class T>
+struct Place {
+  const NetworkView* network;
+  const T* const* weights;
+  T* const* grad_weights;
+  T* packed;
+  int64_t values;  // units of a block before its own
+};
+
+// Networks one after another, from the first; `packed_of` says how much each of them packs.
+template <class T>
+void places_of(const NetworkTask<T>& task, int64_t NetworkView::* packed_of, Place<T>* places) {
+  Place<T> next{nullptr, task.weights, task.grad_weights, task.packed, 0};
+  for (int k = 0; k < task.num_networks; ++k) {
+    const NetworkView& network = *task.networks[k];
+    places[k] = next;
+    places[k].network = &network;
+    next.weights += network.num_weights;
+    if (next.grad_weights != nullptr) next.grad_weights += network.num_weights;
+    next.packed += network.*packed_of;
+    next.values += network.value_units;
   }
-  return first;
 }
 
+// The values of one network in a block, whose first network begins at `block`; all read the context of that one.
 template <class T>
-void forward_block(const NetworkTask<T>& task, int64_t first, T* block, T* room) {
-  const NetworkView& plan = task.plan;
-  const int last = plan.num_values - 1;
-  const int64_t features = plan.widths[0], context = plan.widths[1], width = plan.widths[last];
-  const int64_t rows = rows_of_block(task.batch, first), stride = stride_of<T>(rows);
-  T* values[kMostValues];
-  split_block<T>(plan, block, stride, values);
-  rows_to_lanes<T>(task.x + first * features, rows, features, stride, values[0]);
-  if (context > 0) rows_to_lanes<T>(task.context + first * context, rows, context, stride, values[1]);
-  for (int v = 2; v <= last; ++v) {
-    const NetworkOp& op = plan.ops[v - 2];
+struct Values {
+  const NetworkView* network;
+  T* block;
+  int64_t before, stride;
+  MADE_FAST_INLINE T* operator[](int v) const { return block + ((v == 1 ? 0 : before) + network->values[v]) * stride; }
+};
+
+template <class T>
+void run_network(const Place<T>& place, int64_t stride, const Values<T>& values) {
+  const NetworkView& network = *place.network;
+  for (int v = 2; v < network.num_values; ++v) {
+    const NetworkOp& op = network.ops[v - 2];
     const int64_t count = op.width * stride;
     if (op.kind == Kind::affine) {
       Summand<T> summands[kMostTerms];
       for (int i = 0; i < op.num_terms; ++i) {
-        const NetworkTerm& term = plan.terms[op.first_term + i];
-        summands[i] = {&term.forward, task.packed + term.forward.packed, values[term.source]};
+        const NetworkTerm& term = network.terms[op.first_term + i];
+        summands[i] = {&term.forward,
+                       place.weights[term.weight],
+                       {term.columns, 1},
+                       place.packed + term.forward.packed,
+                       values[term.source]};
       }
-      const T* bias = op.bias < 0 ? nullptr : task.weights[op.bias];
+      const T* bias = op.bias < 0 ? nullptr : place.weights[op.bias];
       products<T>(summands, op.num_terms, op.width, stride, bias, false, values[v]);
     } else if (op.kind == Kind::unary) {
       apply<T>(op.function, values[op.left], values[v], count);
@@ -145,39 +207,56 @@ void forward_block(const NetworkTask<T>& task, int64_t first, T* block, T* room)
       times<T>(values[op.left], values[op.right], values[v], count);
     }
   }
-  if (task.head == Head::parameters) {
-    lanes_to_rows<T>(values[last], rows, width, stride, task.out + first * width);
-    return;
+}
+
+template <class T>
+void forward_block(const NetworkTask<T>& task, const Place<T>* places, int64_t first, T* block, T* room) {
+  const int64_t features = places[0].network->widths[0], context = places[0].network->widths[1];
+  const int64_t rows = rows_of_block(task.batch, first), stride = stride_of<T>(rows);
+  T *total = room, *z = room + stride;
+  const Values<T> at_first = {places[0].network, block, 0, stride};
+  rows_to_lanes<T>(task.x + first * features, rows, features, stride, at_first[0]);
+  if (context > 0) rows_to_lanes<T>(task.context + first * context, rows, context, stride, at_first[1]);
+  std::memset(total, 0, static_cast<size_t>(stride) * sizeof(T));
+  for (int k = 0; k < task.num_networks; ++k) {
+    const NetworkView& network = *places[k].network;
+    const int last = network.num_values - 1;
+    const Values<T> values = {&network, block, places[k].values, stride};
+    run_network<T>(places[k], stride, values);
+    const T* params = values[last];
+    const bool is_last = k == task.num_networks - 1;
+    if (task.head == Head::parameters) {
+      lanes_to_rows<T>(params, rows, network.widths[last], stride, task.out + first * network.widths[last]);
+      return;
+    }
+    T* to = is_last ? z : block + places[k + 1].values * stride;
+    head_forward<T>(task.head, is_last, task.floor, features, stride, params, values[0], to, total);
   }
-  T* z = room + stride;
-  head_forward<T>(task.head, task.floor, features, stride, values[last], values[0], z, room);
   if (task.head == Head::affine) lanes_to_rows<T>(z, rows, features, stride, task.out + first * features);
-  std::memcpy(task.total + first, room, static_cast<size_t>(rows) * sizeof(T));
+  std::memcpy(task.total + first, total, static_cast<size_t>(rows) * sizeof(T));
 }
 
 // The rows of a block depend on nothing but themselves: threads take blocks as they come, and each row is the same
 // whoever computes it.
 template <class T>
 Status network_forward(const NetworkTask<T>& task) {
-  const NetworkView& plan = task.plan;
-  for (int i = 0; i < plan.num_terms; ++i) {
-    const NetworkTerm& term = plan.terms[i];
-    pack_tiles<T>(term.forward, task.weights[term.weight], term.columns, 1, task.packed + term.forward.packed);
+  Place<T> places[kMostNetworks] = {};
+  places_of<T>(task, &NetworkView::packed_forward, places);
+  for (int k = 0; k < task.num_networks; ++k) {
+    const NetworkView& network = *places[k].network;
+    for (int i = 0; i < network.num_terms; ++i) {
+      const NetworkTerm& term = network.terms[i];
+      pack_tiles<T>(term.forward, places[k].weights[term.weight], {term.columns, 1},
+                    places[k].packed + term.forward.packed);
+    }
   }
-  const int64_t blocks = network_blocks(task.batch), one = network_values(plan, 1);
-#if defined(_OPENMP)
-#pragma omp parallel num_threads(task.num_threads) if (task.num_threads > 1)
-  {
-    const int thread = omp_get_thread_num();
-#pragma omp for schedule(static)
-    for (int64_t b = 0; b < blocks; ++b)
-      forward_block<T>(task, b * kBlockRows, task.values + (task.keep ? b : thread) * one,
-                       task.room + thread * network_room(plan));
+  const int64_t blocks = network_blocks(task.batch), one = network_values(task), room = network_room(task);
+#pragma omp parallel for num_threads(task.num_threads) if (task.num_threads > 1) schedule(static)
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int thread = thread_number();
+    forward_block<T>(task, places, b * kBlockRows, task.values + (task.keep ? b : thread) * one,
+                     task.room + thread * room);
   }
-#else
-  for (int64_t b = 0; b < blocks; ++b)
-    forward_block<T>(task, b * kBlockRows, task.values + (task.keep ? b * one : 0), task.room);
-#endif
   return Status::ok;
 }
 

@@ -28,7 +28,7 @@ template <class T>
 int64_t rooms_of(const Conditional<T>& conditional) {
   constexpr int64_t most_vectors = 3;
   const int64_t own = conditional.code == Code::own ? most_vectors * conditional.num_draws + 1 : 0;
-  return conditional.size + 4 * conditional.components + own;
+  return conditional.size + int64_t{4} * conditional.components + own;
 }
 
 }  // namespace made_fast

@@ -30,6 +30,7 @@ using Int64Array = pybind11::array_t<int64_t, pybind11::array::c_style>;
 const Engine& find_engine(const std::string& isa);
 
 inline std::vector<int32_t> to_int32(const Int64Array& array) {
+  require(array.ndim() == 1, "lists must have one dimension");
   std::vector<int32_t> found;
   for (pybind11::ssize_t i = 0; i < array.size(); ++i) found.push_back(narrowed(array.data()[i]));
   return found;

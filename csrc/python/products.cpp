@@ -35,6 +35,7 @@ std::unique_ptr<MaskSide> make_side(const Int64Array& rows, const Int64Array& co
   source.columns = to_int32(columns);
   source.longest_first = to_int32(longest_first);
   source.positions = to_int32(positions);
+  require(bits.ndim() == 1, "lists must have one dimension");
   source.bits.assign(bits.data(), bits.data() + bits.size());
   source.groups = to_rows<GroupColumn>(groups, "groups", to_group);
   source.contiguous = contiguous;

@@ -21,8 +21,9 @@ from made_fast.arguments import (
     whole_number,
 )
 from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, solved_by
-from made_fast.layers.networks import Call, run
+from made_fast.layers.networks import MOST_AT_ONCE, Call, run
 from made_fast.models.made import MADE
+from made_fast.models.whole import serving
 from made_fast.outputs.dtypes import check_dtype, check_written, write_values
 from made_fast.outputs.normal import Normal
 from made_fast.outputs.point import Point
@@ -111,7 +112,7 @@ class MaskedAutoregressiveFlow(nn.Module):
         self._noise: Kept[Sampler] = Kept(self._noise_state, self._make_noise)
 
     def _network(self, number: int) -> MADE:
-        found = self.networks[number]
+        found = self.networks._modules[str(number)]  # a fifth of the time of the list's own
         if not isinstance(found, MADE):
             raise ValueError(f"networks must be MADE, got {type(found).__name__}")
         output = found.output
@@ -150,6 +151,9 @@ class MaskedAutoregressiveFlow(nn.Module):
         finite("x", x)
         if context is not None:
             finite("context", context)
+        calls = self._calls(x, context)
+        if calls is not None:
+            return run(calls, "flow", self.floor, x, context)  # type: ignore[no-any-return]
         z, log_det = self._noise_of(x, context)
         found: Tensor = (-0.5 * z**2 - LOG_SQRT_2_PI).sum(-1) + log_det
         return found
@@ -171,12 +175,15 @@ class MaskedAutoregressiveFlow(nn.Module):
 
     def _calls(self, x: Tensor, context: Tensor | None) -> list[Call] | None:
         """The networks for one call of all, from the last to the first; None where they must run one by one."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or len(self.networks) > MOST_AT_ONCE:
+            return None
+        backend = serving(x, context)
+        if backend is None:
             return None
         calls: list[Call] = []
         for number in range(len(self.networks) - 1, -1, -1):
             network = self._network(number)
-            call = network.whole.call(network, x, context, network._layer_masks(None))
+            call = network.whole.call_by(backend, network, x, network._layer_masks(None))
             if call is None:
                 return None
             calls.append(call)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -17,17 +18,34 @@ from torch import Tensor
 from made_fast import backends
 from made_fast.layers import operators
 from made_fast.layers.linear import masked_linear
-from made_fast.masks import mask_key, whole_mask
+from made_fast.masks import mask_digest, mask_key, whole_mask
 from made_fast.outputs.binary import BernoulliConditional
 from made_fast.outputs.normal import NormalConditional
+from made_fast.outputs.rules import LOG_SQRT_2_PI
 from made_fast.programs.functions import FUNCTIONS
 from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wiring
 from made_fast.tracing import may_bypass
 
-__all__ = ["Call", "WholeNetwork", "run"]
+__all__ = ["MOST_AT_ONCE", "Call", "WholeNetwork", "run"]
 
+MOST_AT_ONCE = 64  # networks one after another in one call: kMostNetworks of csrc/plan/network.h
 _KEPT = 64  # networks of one wiring: those of the masks of an ensemble
+
+
+_chosen: dict[Any, backends.Backend | None] = {}
+
+
+def backend_for(x: Tensor) -> backends.Backend | None:
+    """The backend that runs whole networks on rows like these; None where none does."""
+    wanted = os.environ.get("MADE_FAST_BACKEND", "auto")
+    key = (x.device, x.dtype, wanted, backends.BACKENDS)
+    if key not in _chosen:
+        try:
+            _chosen[key] = backends.choose(wanted, backends.Needs(x.device, x.dtype, networks=True))
+        except ValueError:
+            _chosen[key] = None
+    return _chosen[key]
 
 
 class WholeNetwork:
@@ -40,8 +58,8 @@ class WholeNetwork:
     def __init__(self, wiring: Wiring) -> None:
         self.wiring = wiring
         self._functions = sorted({wire.function for wire in wiring.wires} - {"identity"})
-        self._chosen: dict[Any, backends.Backend | None] = {}
         self._ready: OrderedDict[Any, Any] = OrderedDict()
+        self._last: _Last | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> WholeNetwork:
         """What was made ready is made again."""
@@ -50,42 +68,55 @@ class WholeNetwork:
     def __reduce__(self) -> tuple[Any, ...]:
         return WholeNetwork, (self.wiring,)
 
-    def ready(self, x: Tensor, weights: Sequence[Tensor], masks: Mapping[int, Tensor]) -> Any:
-        """What a backend made of the wiring under these masks; None where none can serve.
+    def ready(self, backend: backends.Backend, masks: Mapping[int, Tensor]) -> Any:
+        """What a backend made of the wiring under these masks; None where it cannot serve.
 
         Args:
-            x: (..., D), for its device and dtype.
-            weights: those of the wiring, by number.
+            backend: see ``backend_for``.
             masks: of the weights that have one, by number: bool (out, in), or int64 (out + in,) degrees.
         """
-        backend = self._backend(x)
-        if backend is None:
-            return None
+        last = self._last
+        if last is not None and last.backend is backend and last.knows(masks):
+            return last.native
         key = (backend, *map(mask_key, masks.values()))
-        found = self._ready.get(key)
-        if found is None:
-            whole = {
-                weight: whole_mask(masks[weight], weights[weight].shape)
-                if weight in masks
-                else torch.ones(weights[weight].shape, dtype=torch.bool)
-                for wire in self.wiring.wires
-                for _, weight in wire.terms
-            }
-            found = self._ready[key] = backends.load(backend).Network(self.wiring, whole)
+        if key not in self._ready:
+            self._ready[key] = self._made(backend, masks)
             while len(self._ready) > _KEPT:
                 self._ready.popitem(last=False)
-        return found
+        self._last = _Last(backend, masks, self._ready[key])
+        return self._ready[key]
 
-    def _backend(self, x: Tensor) -> backends.Backend | None:
-        wanted = os.environ.get("MADE_FAST_BACKEND", "auto")
-        key = (x.device, x.dtype, wanted, backends.BACKENDS)
-        if key not in self._chosen:
-            needs = backends.Needs(x.device, x.dtype, functions=self._functions, networks=True)
-            try:
-                self._chosen[key] = backends.choose(wanted, needs)
-            except ValueError:
-                self._chosen[key] = None
-        return self._chosen[key]
+    def _made(self, backend: backends.Backend, masks: Mapping[int, Tensor]) -> Any:
+        needs = backends.Needs(torch.device("cpu"), torch.float32, functions=self._functions, networks=True)
+        if backends.why_not(backend, needs) is not None:
+            return None
+        widths = [self.wiring.features, self.wiring.context_features, *(wire.width for wire in self.wiring.wires)]
+        whole = {
+            weight: whole_mask(masks[weight], (wire.width, widths[value]))
+            if weight in masks
+            else torch.ones(wire.width, widths[value], dtype=torch.bool)
+            for wire in self.wiring.wires
+            for value, weight in wire.terms
+        }
+        return backends.load(backend).Network(self.wiring, whole)
+
+
+class _Last:
+    """The masks of the last call, which most calls have again: the same tensors with the same content."""
+
+    def __init__(self, backend: backends.Backend, masks: Mapping[int, Tensor], native: Any) -> None:
+        self.backend, self.native = backend, native
+        whole = [mask if mask.is_contiguous() else None for mask in masks.values()]
+        self._masks = [(mask, 0, 0) if mask is None else (mask, mask.data_ptr(), mask_digest(mask)) for mask in whole]
+
+    def knows(self, masks: Mapping[int, Tensor]) -> bool:
+        """Whether these are they. Whatever is written to a mask is seen, also where torch counts no version."""
+        for mask, (known, address, digest) in zip(masks.values(), self._masks, strict=True):
+            if mask is not known or mask.data_ptr() != address or not mask.is_contiguous():
+                return False
+            if mask_digest(mask) != digest:
+                return False
+        return True
 
 
 class Call(NamedTuple):
@@ -108,20 +139,21 @@ def run(calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tens
     """Networks one after another, each reading the z of the one before, as one operation of autograd.
 
     Args:
-        calls: the networks; all but one alone have the head ``"affine"``.
+        calls: the networks, 64 at most; of several the head is ``"affine"`` or ``"flow"``.
         head: of ``HEADS``.
         floor: of scales.
         x: (..., D).
         context: (..., C) of the same rows, or None.
 
     Returns:
-        (..., P); or z (..., D) and the log-determinant of all, (...); or the log-probability (...).
+        (..., P); or z (..., D) and the log-determinant of all, (...); or the log-probability (...), of a flow under a
+        standard normal base.
     """
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     given = context if context is None or context.ndim == 2 else context.reshape(-1, context.shape[-1])
     weights = [weight for call in calls for weight in call.weights]
-    chain = _Chain(tuple(calls), head, floor)
-    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, context, *weights)):
+    chain = _Chain(tuple(calls), _networks_of(tuple([call.native for call in calls])), head, floor)
+    if torch.is_grad_enabled() and _any_needs_gradient(x, context, *weights):
         found = _Network.apply(chain, rows, given, *weights)  # type: ignore[no-untyped-call]
     else:
         found = chain.forward(rows, given, weights, keep=False)[0]
@@ -130,34 +162,36 @@ def run(calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tens
     return found[0] if len(found) == 1 else found
 
 
+@lru_cache(maxsize=256)
+def _networks_of(natives: tuple[Any, ...]) -> Any:
+    """Networks one after another, as their backend runs them."""
+    return natives[0].one_after_another(natives)
+
+
+def _any_needs_gradient(*tensors: Tensor | None) -> bool:
+    for each in tensors:  # noqa: SIM110 - half the time of a generator
+        if each is not None and each.requires_grad:
+            return True
+    return False
+
+
 class _Chain(NamedTuple):
     """Networks one after another; see ``run``."""
 
     calls: tuple[Call, ...]
+    native: Any
     head: str
     floor: float
 
-    def parts(self, weights: Sequence[Tensor]) -> Iterator[tuple[Call, Sequence[Tensor]]]:
-        """Each network with its weights among all."""
-        first = 0
-        for call in self.calls:
-            last = first + call.wiring.num_weights
-            yield call, weights[first:last]
-            first = last
-
     def forward(
         self, x: Tensor, context: Tensor | None, weights: Sequence[Tensor], *, keep: bool
-    ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        """Results that are not None, and of each network the values for the way back."""
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Results that are not None, and the values for the way back."""
         rows, given = _plain(x), None if context is None else _plain(context)
-        sums, kept, out = None, [], None
-        for call, part in self.parts([_plain(each) for each in weights]):
-            out, total, values = call.native.forward(self.head, self.floor, rows, given, part, keep)
-            sums = total if sums is None else sums.add_(total)
-            if keep:
-                kept.append(values)
-            rows = out
-        return tuple(each for each in (out, sums) if each is not None), kept
+        out, total, values = self.native.forward(
+            self.head, self.floor, rows, given, [_plain(each) for each in weights], keep
+        )
+        return tuple([each for each in (out, total) if each is not None]), values
 
     def backward(
         self,
@@ -165,7 +199,7 @@ class _Chain(NamedTuple):
         needed: Sequence[bool],
         x: Tensor,
         context: Tensor | None,
-        kept: Sequence[Tensor],
+        values: Tensor,
         weights: Sequence[Tensor],
     ) -> list[Tensor | None]:
         """Gradients of x, the context and all weights; those that are not needed are None."""
@@ -173,19 +207,15 @@ class _Chain(NamedTuple):
         out, total = (of[0], None) if self.head == "parameters" else (None, of[0]) if len(of) == 1 else of
         plain = [_plain(each) for each in weights]
         made = [torch.empty_like(each) if need else None for each, need in zip(plain, needed[2:], strict=True)]
-        parts = list(zip(self.parts(plain), self.parts(made), kept, strict=True))  # type: ignore[arg-type]
-        to_context = None
-        for number, ((call, part), (_, into), values) in reversed(list(enumerate(parts))):
-            below = x.new_empty(x.shape) if number or needed[0] else None
-            beside = context.new_empty(context.shape) if context is not None and needed[1] else None
-            call.native.backward(self.head, self.floor, x.shape[0], part, values, (out, total), (below, beside), into)
-            out = below
-            to_context = beside if to_context is None or beside is None else to_context.add_(beside)
-        return [out if needed[0] else None, to_context, *made]
+        to_x = x.new_empty(x.shape) if needed[0] else None
+        to_context = context.new_empty(context.shape) if context is not None and needed[1] else None
+        into = (to_x, to_context)
+        self.native.backward(self.head, self.floor, x.shape[0], plain, values, (out, total), into, made)
+        return [to_x, to_context, *made]
 
     def by_layers(self, x: Tensor, context: Tensor | None, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The definition, by operators that can be differentiated again."""
-        if self.head != "affine":
+        if self.head not in ("affine", "flow"):
             params = _parameters(self.calls[0], x, context, weights)
             if self.head == "parameters":
                 return (params,)
@@ -193,10 +223,12 @@ class _Chain(NamedTuple):
                 return (BernoulliConditional().log_prob(params[..., None], x).sum(-1),)
             return (NormalConditional(self.floor).log_prob(params.unflatten(-1, (-1, 2)), x).sum(-1),)
         total = x.new_zeros(x.shape[:-1])
-        for call, part in self.parts(weights):
+        first = 0
+        for call in self.calls:
+            part = weights[first : first + call.wiring.num_weights]
             x, log_det = _affine(_parameters(call, x, context, part), x, self.floor)
-            total = total + log_det
-        return x, total
+            total, first = total + log_det, first + len(part)
+        return (x, total) if self.head == "affine" else (total - (0.5 * x**2 + LOG_SQRT_2_PI).sum(-1),)
 
 
 def _affine(params: Tensor, x: Tensor, floor: float) -> tuple[Tensor, Tensor]:
@@ -229,9 +261,9 @@ class _Network(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, chain: _Chain, x: Tensor, context: Tensor | None, *weights: Tensor) -> tuple[Tensor, ...]:
-        found, kept = chain.forward(x, context, weights, keep=True)
+        found, values = chain.forward(x, context, weights, keep=True)
         ctx.chain = chain
-        ctx.save_for_backward(x, context, *weights, *kept)
+        ctx.save_for_backward(x, context, values, *weights)
         ctx.set_materialize_grads(False)
         return found
 
@@ -240,11 +272,10 @@ class _Network(torch.autograd.Function):
         chain, needed = ctx.chain, ctx.needs_input_grad[1:]
         if all(grad is None for grad in grads):
             return (None,) * len(ctx.needs_input_grad)
-        x, context, *rest = ctx.saved_tensors
-        weights, kept = rest[: len(needed) - 2], rest[len(needed) - 2 :]
+        x, context, values, *weights = ctx.saved_tensors
         if torch.is_grad_enabled() or not may_bypass(*grads) or operators.batched(*grads):
             return (None, *_by_layers(chain, (x, context, *weights), needed, grads))
-        return (None, *chain.backward(grads, needed, x, context, kept, weights))
+        return (None, *chain.backward(grads, needed, x, context, values, weights))
 
 
 def _by_layers(

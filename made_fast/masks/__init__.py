@@ -13,7 +13,7 @@ from made_fast.masks.degrees import (
 )
 from made_fast.masks.mask_set import EVALUATION_MASKS, SHUFFLES, MaskSet, check_degrees, check_orders, masks_of_rows
 from made_fast.masks.plan import MaskPlan, MaskSide, plan_from_degrees, plan_from_mask
-from made_fast.masks.plan_cache import find_plan, mask_key
+from made_fast.masks.plan_cache import find_plan, mask_digest, mask_key
 
 __all__ = [
     "EVALUATION_MASKS",
@@ -30,6 +30,7 @@ __all__ = [
     "input_degrees",
     "layer_degrees",
     "make_order",
+    "mask_digest",
     "mask_key",
     "masks_of_rows",
     "output_degrees",

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from made_fast.masks.plan import MaskPlan, plan_from_degrees, plan_from_mask
 
-__all__ = ["digest_with", "find_plan", "mask_key"]
+__all__ = ["digest_with", "find_plan", "mask_digest", "mask_key"]
 
 _PLANS_KEPT = 512  # a plan of a nested mask is a few integers for each row and column, some 80 kB at 1024 x 784
 
@@ -31,9 +31,10 @@ def digest_with(function: Callable[[int, int], int]) -> None:
     _native_digest = function
 
 
-def _digest(tensor: Tensor) -> object:
+def mask_digest(tensor: Tensor) -> object:
+    """A number that tells the content of a contiguous mask from others."""
     if _native_digest is not None:
-        return _native_digest(tensor.data_ptr(), tensor.numel() * tensor.element_size())
+        return _native_digest(tensor.data_ptr(), tensor.nbytes)
     return hashlib.sha1(tensor.numpy().tobytes(), usedforsecurity=False).digest()
 
 
@@ -41,7 +42,7 @@ def mask_key(mask: Tensor) -> object:
     """What tells a mask on the CPU, bool or degrees, from every other by its content; cheap."""
     if not mask.is_contiguous():
         mask = mask.contiguous()
-    return mask.shape, mask.dtype, _digest(mask)
+    return mask.shape, mask.dtype, mask_digest(mask)
 
 
 def find_plan(mask: Tensor, shape: tuple[int, int]) -> MaskPlan:

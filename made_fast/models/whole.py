@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from made_fast.layers import operators
 from made_fast.layers.linear import MaskedLinear
-from made_fast.layers.networks import Call, WholeNetwork
+from made_fast.layers.networks import Call, WholeNetwork, backend_for
 from made_fast.outputs.codes import Code
 from made_fast.outputs.conditional import Conditional
 from made_fast.programs.program import CONTEXT, X
@@ -19,12 +19,12 @@ from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wire, Wiring
 from made_fast.tracing import may_bypass
 
-__all__ = ["Listing", "Whole"]
+__all__ = ["Listing", "Whole", "serving"]
 
-# Multiply-adds of a forward pass above which the products of single layers are quicker on the way back: they are made for
-# large matrices, and for several threads, where here one goes alone.
-_MOST_MACS, _MOST_MACS_OF_ONE = 1 << 23, 1 << 27
+# Multiply-adds of a forward pass above which the products of single layers are quicker with several threads.
+_MOST_MACS = 1 << 27
 
+_PLAIN = (nn.Parameter, Tensor)
 _DTYPES = (torch.float32, torch.float64)
 _CONTEXT_LAYERS = ("context_layer", "context_direct_layer")
 _HEADS = {Code.BERNOULLI: "bernoulli", Code.NORMAL: "normal"}
@@ -62,33 +62,50 @@ class Whole:
             context: (..., C) of the same rows, or None.
             layer_masks: see ``MaskedNetwork.parameters_of``.
         """
-        dtype, device, of = x.dtype, x.device, network._modules  # a third of the time of attributes
-        if not may_bypass(x, context) or operators.why_only_plain(device) is not None:
-            return None
-        if dtype not in _DTYPES or of.get("encoder") is not None or _watched_everywhere() or not x.numel():
-            return None
-        if context is not None and (context.dtype != dtype or context.shape[:-1] != x.shape[:-1]):
-            return None
+        backend = serving(x, context)
+        return None if backend is None else self.call_by(backend, network, x, layer_masks)
+
+    def call_by(self, backend: Any, network: Any, x: Tensor, layer_masks: Sequence[Tensor] | None) -> Call | None:
+        """``call`` where it is known which backend serves the rows."""
+        of = network._modules  # a third of the time of attributes
         masked = [*of["hidden"]._modules.values(), of["parameters_layer"]]
         if of.get("direct_layer") is not None:
             masked.append(of["direct_layer"])
+        if of.get("encoder") is not None:
+            return None
+        for layer in masked:
+            if type(layer) is not MaskedLinear or _is_watched(layer):
+                return None
         others = {name: of[name] for name in _CONTEXT_LAYERS if of.get(name) is not None}
-        if not all(type(layer) is MaskedLinear and not _is_watched(layer) for layer in masked):
-            return None
-        if not all(type(layer) is nn.Linear and not _is_watched(layer) for layer in others.values()):
-            return None
+        for each in others.values():
+            if type(each) is not nn.Linear or _is_watched(each):
+                return None
         weights, masks = self._wires.tensors(masked, others, layer_masks)
-        size = 0
-        for weight in weights:
-            if type(weight) not in (nn.Parameter, Tensor) or weight.dtype != dtype or weight.device != device:
+        dtype, device = x.dtype, x.device
+        for weight, shape in zip(weights, self._wires.shapes, strict=True):
+            if type(weight) not in _PLAIN or weight.shape != shape or weight.dtype != dtype or weight.device != device:
                 return None
-            size += weight.numel()
-        if torch.is_grad_enabled():
-            most = _MOST_MACS if torch.get_num_threads() > 1 else _MOST_MACS_OF_ONE
-            if size * (x.numel() // x.shape[-1]) > most:
-                return None
-        native = self._whole.ready(x, weights, masks)
-        return None if native is None else Call(self._whole.wiring, native, weights, masks)
+        native = self._whole.ready(backend, masks)
+        if native is None:
+            return None
+        if (
+            torch.is_grad_enabled()
+            and torch.get_num_threads() > 1
+            and native.macs * x.numel() > _MOST_MACS * x.shape[-1]
+        ):
+            return None
+        return Call(self._whole.wiring, native, weights, masks)
+
+
+def serving(x: Tensor, context: Tensor | None) -> Any:
+    """The backend that runs whole networks on these rows; None where layers must run one by one, whichever network it is."""
+    if not may_bypass(x, context) or operators.why_only_plain(x.device) is not None:
+        return None
+    if x.dtype not in _DTYPES or _watched_everywhere() or not x.numel():
+        return None
+    if context is not None and (context.dtype != x.dtype or context.shape[:-1] != x.shape[:-1]):
+        return None
+    return backend_for(x)
 
 
 def _watched_everywhere() -> bool:
@@ -147,6 +164,7 @@ class _Wires(Listing):
         self.network, self.layers = network, network.masked_layers
         self.ops: list[Wire] = []
         self.weights: list[tuple[str, int]] = []  # what is handed over: kind, and number of the layer
+        self.shapes: list[tuple[int, ...]] = []  # of those
         self.run(network)
         del self.network, self.layers
 
@@ -185,15 +203,16 @@ class _Wires(Listing):
 
     def sum(self, parts: Sequence[tuple[int, int]], context: nn.Linear | None) -> int:
         """See ``Listing``."""
-        terms = [(value, self._handed("weight", number)) for number, value in parts]
+        terms = [(value, self._handed("weight", number, self.layers[number])) for number, value in parts]
         if context is not None:
             name = next(name for name in _CONTEXT_LAYERS if getattr(self.network, name) is context)
-            terms.append((CONTEXT, self._handed(name, 0)))
+            terms.append((CONTEXT, self._handed(name, 0, context)))
         first = self.layers[parts[0][0]]
         has_bias = first.bias is not None or first.mask_weight is not None
-        bias = self._handed("bias", parts[0][0]) if has_bias else -1
+        bias = self._handed("bias", parts[0][0], first) if has_bias else -1
         return self.listed(Wire(Kind.AFFINE, first.out_features, terms=tuple(terms), bias=bias))
 
-    def _handed(self, kind: str, layer: int) -> int:
-        self.weights.append((kind, layer))
+    def _handed(self, kind: str, number: int, layer: Any) -> int:
+        self.weights.append((kind, number))
+        self.shapes.append((layer.out_features,) if kind == "bias" else (layer.out_features, layer.in_features))
         return len(self.weights) - 1

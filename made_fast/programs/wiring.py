@@ -10,7 +10,7 @@ __all__ = ["HEADS", "Wire", "Wiring"]
 
 # What a call of a network makes of its parameters: themselves; z = (x - shift) / scale with its log-determinant; or the
 # log-probability of x. The numbers are those of csrc/plan/codes.h.
-HEADS = ("parameters", "affine", "bernoulli", "normal")
+HEADS = ("parameters", "affine", "flow", "bernoulli", "normal")
 
 
 class Wire(NamedTuple):

@@ -39,7 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def _layered(monkeypatch: pytest.MonkeyPatch, function: Any) -> Any:
     with monkeypatch.context() as patch:
-        patch.setattr(Whole, "call", lambda *_: None)
+        patch.setattr(Whole, "call_by", lambda *_: None)
         return function()
 
 
@@ -289,3 +289,17 @@ def test_copies_and_pickles() -> None:
     x, _ = _inputs(model, 6, torch.float64)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other(x), model(x))
+
+
+def test_weights_of_another_shape_are_never_read(calls: list[Any]) -> None:
+    """A layer whose weight was exchanged says what does not fit; nothing is read beyond its memory."""
+    model = _model({"hidden_features": (8, 8)}, "normal", torch.float32)
+    x, _ = _inputs(model, 10, torch.float32)
+    model(x)
+    used = len(calls)
+    for change in (torch.zeros(8, 9).T.contiguous(), torch.zeros(2, 9), torch.zeros(72)):
+        other = copy.deepcopy(model)
+        other.hidden[0].weight.data = change
+        with pytest.raises((RuntimeError, ValueError)):
+            other(x)
+    assert len(calls) == used

@@ -113,18 +113,18 @@ def test_masks_are_told_apart_by_every_byte() -> None:
     mask = torch.zeros(33, 31, dtype=torch.bool)
     for place in range(mask.numel()):
         mask.view(-1)[place] = True
-        digests.add(plan_cache._digest(mask))
+        digests.add(plan_cache.mask_digest(mask))
         mask.view(-1)[place] = False
     for width in (1, 7, 64, 65):
-        digests.add(plan_cache._digest(torch.zeros(width, dtype=torch.bool)))
+        digests.add(plan_cache.mask_digest(torch.zeros(width, dtype=torch.bool)))
     assert len(digests) == mask.numel() + 4
 
 
 @pytest.fixture
 def digests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with each mask whose content is read. Masks of the CPU stand for those of a GPU, which are far away."""
-    read, digest = [], plan_cache._digest
-    monkeypatch.setattr(plan_cache, "_digest", lambda mask: read.append(1) or digest(mask))
+    read, digest = [], plan_cache.mask_digest
+    monkeypatch.setattr(plan_cache, "mask_digest", lambda mask: read.append(1) or digest(mask))
     return read
 
 

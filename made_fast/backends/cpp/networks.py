@@ -14,10 +14,12 @@ from made_fast.backends.cpp.engine import instruction_set
 from made_fast.programs.functions import FUNCTION_CODES
 from made_fast.programs.wiring import HEADS, Wiring
 
-__all__ = ["Network", "NetworkColumn"]
+__all__ = ["Network", "NetworkColumn", "Networks"]
 
 _BLOCK_ROWS = 64  # kBlockRows of csrc/plan/network.h
 _MACS_PER_THREAD = 1_000_000  # of a forward pass
+_MOST_THREADS = 64  # kMostBlocksAtOnce
+_BLOCKS_AT_ONCE = 4  # on the way back, so that gradients of weights are written once for 256 rows
 
 
 class NetworkColumn(IntEnum):
@@ -39,6 +41,7 @@ class Network:
         masks: by the number of its weight, the mask of each, bool (out, in).
 
     Attributes:
+        native: what the engine made of it.
         macs: multiply-adds of a forward pass of one row.
     """
 
@@ -49,16 +52,33 @@ class Network:
         ]
         arrays = {number: np.ascontiguousarray(mask.numpy()) for number, mask in masks.items()}
         self.wiring = wiring
-        self._native = _core.Network(
+        self.native = _core.Network(
             features=wiring.features,
             context_features=wiring.context_features,
             num_weights=wiring.num_weights,
             ops=np.array(rows, dtype=np.int64),
             terms=[[(value, weight, arrays[weight]) for value, weight in wire.terms] for wire in wiring.wires],
         )
-        self.macs = int(self._native.macs)
-        self._block_values = int(self._native.num_values(1))
-        self._room: dict[int, int] = {}  # numbers that so many threads need
+        self.macs = int(self.native.macs)
+
+    @staticmethod
+    def one_after_another(networks: Sequence[Network]) -> Networks:
+        """Several of them as one."""
+        return Networks(networks)
+
+
+class Networks:
+    """Networks one after another, each reading the z of the one before.
+
+    Args:
+        networks: of the same D and C, 64 at most.
+    """
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._networks = list(networks)
+        self._natives = [each.native for each in networks]
+        self._macs = sum(each.macs for each in networks)
+        self._sizes: dict[int, tuple[int, int]] = {}  # of values of a block, and of so many rooms
 
     def forward(
         self, head: str, floor: float, x: Tensor, context: Tensor | None, weights: Sequence[Tensor], keep: bool
@@ -66,25 +86,26 @@ class Network:
         """Results of a head, and the values of all units.
 
         Args:
-            head: of ``HEADS``.
+            head: of ``HEADS``; of several networks ``"affine"`` or ``"flow"``.
             floor: of scales.
             x, context: (B, D) and (B, C) or None; contiguous, fp32 or fp64, B of 1 or more.
-            weights: contiguous, of the same dtype.
+            weights: those of all networks, contiguous, of the same dtype.
             keep: whether the values are wanted; else their memory is bounded whatever B.
 
         Returns:
             (B, P), or z (B, D), or None; the total (B,) of a head or None; and the values.
         """
-        batch, native = x.shape[0], self._native
-        blocks = -(-batch // _BLOCK_ROWS)
-        threads = max(1, min(torch.get_num_threads(), blocks, batch * self.macs // _MACS_PER_THREAD))
-        values = x.new_empty(self._block_values * (blocks if keep else threads))
-        room = x.new_empty(self._room_of(threads))
+        batch, blocks, threads = self._cut(x.shape[0])
+        block_values, room_size = self._sizes_of(threads)
+        values = x.new_empty(block_values * (blocks if keep else threads))
+        room = x.new_empty(room_size)
         total = None if head == "parameters" else x.new_empty(batch)
-        width = {"parameters": self.wiring.wires[-1].width, "affine": self.wiring.features}.get(head)
+        wiring = self._networks[-1].wiring
+        width = {"parameters": wiring.wires[-1].width, "affine": wiring.features}.get(head)
         out = None if width is None else x.new_empty(batch, width)
-        call = native.forward_f64 if x.dtype == torch.float64 else native.forward_f32
+        call = _core.network_forward_f64 if x.dtype == torch.float64 else _core.network_forward_f32
         call(
+            self._natives,
             instruction_set(),
             HEADS.index(head),
             floor,
@@ -112,7 +133,7 @@ class Network:
         into: tuple[Tensor | None, Tensor | None],
         into_weights: Sequence[Tensor | None],
     ) -> None:
-        """Writes the gradients of x and context, and adds to those of the weights.
+        """Writes the gradients of x, context and the weights.
 
         Args:
             head, floor, weights: as before.
@@ -120,12 +141,14 @@ class Network:
             values: from ``forward``, kept.
             grads: those of both results, contiguous, or None.
             into: (B, D) and (B, C), contiguous, or None where they are not wanted.
-            into_weights: of the shapes of the weights, contiguous and zero, or None.
+            into_weights: of the shapes of the weights, contiguous, or None.
         """
-        native = self._native
-        call = native.backward_f64 if values.dtype == torch.float64 else native.backward_f32
-        room = values.new_empty(self._room_of(1))
+        batch, blocks, threads = self._cut(batch)
+        at_once = min(blocks, max(threads, _BLOCKS_AT_ONCE))
+        room = values.new_empty(self._sizes_of(at_once)[1])
+        call = _core.network_backward_f64 if values.dtype == torch.float64 else _core.network_backward_f32
         call(
+            self._natives,
             instruction_set(),
             HEADS.index(head),
             floor,
@@ -134,14 +157,25 @@ class Network:
             values.data_ptr(),
             room.data_ptr(),
             *map(_address, (*grads, *into)),
-            [*map(_address, into_weights)],
+            [0 if each is None else each.data_ptr() for each in into_weights],
+            threads,
+            at_once,
         )
 
-    def _room_of(self, threads: int) -> int:
-        room = self._room.get(threads)
-        if room is None:
-            room = self._room[threads] = self._native.room(threads)
-        return room
+    def _cut(self, batch: int) -> tuple[int, int, int]:
+        """Rows, blocks of them, and the threads that are worth while."""
+        blocks = -(-batch // _BLOCK_ROWS)
+        return (
+            batch,
+            blocks,
+            max(1, min(torch.get_num_threads(), _MOST_THREADS, blocks, batch * self._macs // _MACS_PER_THREAD)),
+        )
+
+    def _sizes_of(self, rooms: int) -> tuple[int, int]:
+        found = self._sizes.get(rooms)
+        if found is None:
+            found = self._sizes[rooms] = _core.network_sizes(self._natives, rooms)
+        return found
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -124,7 +124,7 @@ def test_functions_are_those_of_torch() -> None:
 AFFINE = Wire(Kind.AFFINE, 3, terms=((0, 0),), bias=1)
 WRONG: dict[str, tuple[Wire, ...]] = {
     "a network must have 1 to 126 operations": (),
-    "must be one of the weights": (AFFINE._replace(bias=2),),
+    "must be one of the weights": (AFFINE._replace(bias=3),),
     "a weight must fit its operation": (AFFINE._replace(width=4),),
     "columns of a weight must be those of its source": (AFFINE._replace(terms=((1, 0),)),),
     "must have 1 to 8 terms": (AFFINE._replace(terms=()),),
@@ -133,6 +133,8 @@ WRONG: dict[str, tuple[Wire, ...]] = {
     "an operation is unknown": (AFFINE, Wire(Kind.DRAW, 3, 2)),
     "widths must be positive": (AFFINE, Wire(Kind.UNARY, 0, 2)),
     "only affine operations have terms": (AFFINE, Wire(Kind.UNARY, 3, 2, terms=((0, 0),))),
+    "a weight must be used once": (AFFINE._replace(bias=0),),
+    "every value must be read": (AFFINE, AFFINE._replace(terms=((0, 2),), bias=-1)),
 }
 
 
@@ -145,7 +147,26 @@ def test_a_network_that_does_not_fit_is_refused(message: str) -> None:
             core.Network(features=4, context_features=0, num_weights=2, ops=np.zeros((0, 6), dtype=np.int64), terms=[])
         return
     with pytest.raises(ValueError, match=message):
-        networks.Network(Wiring(4, 0, 2, WRONG[message]), masks)
-    native = networks.Network(Wiring(4, 0, 2, (AFFINE,)), masks)
+        networks.Network(Wiring(4, 0, 3, WRONG[message]), {**masks, 2: masks[0]})
+
+
+def test_calls_of_networks_that_do_not_fit_are_refused() -> None:
+    def network(features: int = 4, width: int = 3) -> networks.Network:
+        mask = torch.ones(width, features, dtype=torch.bool)
+        return networks.Network(Wiring(features, 0, 2, (AFFINE._replace(width=width),)), {0: mask})
+
+    def call(head: str, *several: networks.Network) -> None:
+        weights = [torch.ones(9, 9)] * 2 * len(several)
+        networks.Networks(several).forward(head, 0.1, torch.ones(1, 9), None, weights, keep=False)
+
+    for message, head, several in (
+        ("there must be 1 to 64 networks", "affine", [network(4, 8)] * 65),
+        ("of the same widths", "affine", [network(4, 8), network(5, 10)]),
+        ("must make affine transforms", "parameters", [network(4, 8)] * 2),
+        ("must make what the head reads", "normal", [network(4, 7)]),
+        ("must make what the head reads", "bernoulli", [network(4, 8)]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(head, *several)
     with pytest.raises(ValueError, match="weights must be as many"):
-        native.forward("parameters", 0.0, torch.ones(1, 4), None, [torch.ones(3, 4)], keep=False)
+        networks.Networks([network()]).forward("parameters", 0.0, torch.ones(1, 4), None, [torch.ones(3, 4)], False)
