@@ -94,7 +94,12 @@ class Backend:
 
 @functools.cache
 def _load(name: str) -> ModuleType:
-    return importlib.import_module(f"made_fast.backends.{name}")
+    try:
+        return importlib.import_module(f"made_fast.backends.{name}")
+    except ImportError as error:  # what the loader of shared objects says where there is no memory for one
+        if "map segment" in str(error) or "allocate memory" in str(error):
+            raise MemoryError(f"there is not enough memory to load the backend {name!r}: {error}") from error
+        raise
 
 
 BACKENDS: tuple[Backend, ...] = (

@@ -51,6 +51,16 @@ def test_a_backend_placed_first_draws_what_it_can(toy: list[str]) -> None:
     assert backends.table()[0].name == "toy"
 
 
+def test_a_backend_without_the_memory_to_load_it(toy: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(name: str) -> None:
+        raise ImportError(f"{name}.so: {said}")
+
+    monkeypatch.setattr(backends.importlib, "import_module", refused)
+    for said, kind in (("failed to map segment from shared object", MemoryError), ("no such symbol", ImportError)):
+        with pytest.raises(kind, match=said):
+            backends.load(backends.BACKENDS[0])
+
+
 def test_what_it_cannot_do_is_done_by_the_next_one(toy: list[str]) -> None:
     config = made_fast.build_config()
     assert config["compiled"] == any(row.build_config and row.missing is None for row in backends.BACKENDS)
