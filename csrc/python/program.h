@@ -4,7 +4,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "plan/source.h"
@@ -44,7 +46,7 @@ struct ConditionalEntry {
 // An affine operation: see AffineSource.
 struct AffineEntry {
   int64_t first_slot;
-  pybind11::array weights, transposed, bias;
+  pybind11::array weights, bias;
   Int64Array slots, needed, ready;
   pybind11::object mask;  // (num_rows, num_columns) bool, or None
 };
@@ -63,10 +65,8 @@ class AffineArrays {
     const auto weights = hold(entry.weights.cast<Values<T>>());
     require(weights.ndim() == 2, "weights must have shape (n, m)");
     const int64_t rows = weights.shape(0), columns = weights.shape(1);
-    const auto transposed = hold(entry.transposed.cast<Values<T>>()), bias = hold(entry.bias.cast<Values<T>>());
-    require(transposed.ndim() == 2 && transposed.shape(0) == columns && transposed.shape(1) == rows,
-            "transposed must have shape (m, n)");
-    require(bias.size() == rows, "bias must have shape (n,)");
+    const auto bias = hold(entry.bias.cast<Values<T>>());
+    require(bias.ndim() == 1 && bias.size() == rows, "bias must have shape (n,)");
     require(entry.slots.size() == columns, "slots must have shape (m,)");
     require(entry.needed.size() == rows && entry.ready.size() == rows, "needed and ready must have shape (n,)");
     AffineSource<T> source{};
@@ -74,7 +74,7 @@ class AffineArrays {
     source.num_rows = rows;
     source.num_columns = columns;
     source.weights = weights.data();
-    source.transposed = transposed.data();
+    source.transposed = transpose(weights.data(), rows, columns);
     source.bias = bias.data();
     source.slots = entry.slots.data();
     source.needed = entry.needed.data();
@@ -87,6 +87,18 @@ class AffineArrays {
     sources_.push_back(source);
   }
 
+  // (columns, rows) from (rows, columns), by squares that stay in cache.
+  const T* transpose(const T* from, int64_t rows, int64_t columns) {
+    constexpr int64_t side = 32;
+    transposed_.emplace_back(new T[static_cast<size_t>(rows * columns)]);
+    T* to = transposed_.back().get();
+    for (int64_t row = 0; row < rows; row += side)
+      for (int64_t column = 0; column < columns; column += side)
+        for (int64_t c = column; c < std::min(column + side, columns); ++c)
+          for (int64_t r = row; r < std::min(row + side, rows); ++r) to[c * rows + r] = from[r * columns + c];
+    return to;
+  }
+
   // A cast may have made another array.
   template <class Array>
   Array hold(Array array) {
@@ -96,6 +108,7 @@ class AffineArrays {
 
   std::vector<AffineSource<T>> sources_;
   std::vector<pybind11::object> held_;
+  std::vector<std::unique_ptr<T[]>> transposed_;
 };
 
 }  // namespace made_fast

@@ -166,10 +166,14 @@ def _check_width(name: str, tensor: Tensor, width: int, rows: str) -> None:
 
 def finite(name: str, tensor: Tensor) -> None:
     """Raises ValueError where a number is nan or infinite; not while what is called is recorded."""
-    if not may_look(tensor) or math.isfinite(tensor.detach().sum().item()):  # of the sum first: the quickest
-        return
-    if not bool(torch.isfinite(tensor).all()):
+    if may_look(tensor) and not is_finite(tensor):
         raise ValueError(f"{name} must be finite, found nan or inf")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number is nan or infinite."""
+    whole = math.isfinite(tensor.detach().sum().item())  # of the sum first: the quickest
+    return whole or bool(torch.isfinite(tensor).all())
 
 
 def with_values(name: str, tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from made_fast.outputs.codes import Code, Encoding
 from made_fast.outputs.decoding import PLAIN, Decoding
 
-__all__ = ["Conditional"]
+__all__ = ["Conditional", "distinct_of"]
 
 
 class Conditional(ABC):
@@ -127,3 +128,9 @@ class Conditional(ABC):
         if self.encoding == Encoding.ONE_HOT:
             return F.one_hot(x.long(), self.size).to(x.dtype)
         return (x if self.reads_itself else x * self.scale + self.shift)[..., None]
+
+
+def distinct_of(conditionals: Iterable[Conditional]) -> list[Conditional]:
+    """Those that differ, in the order of their first variables; models have few, of which many variables hold the same."""
+    by_identity = {id(each): each for each in conditionals}  # their own hashes and comparisons take much longer
+    return list(dict.fromkeys(by_identity.values()))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from made_fast.outputs.codes import Code
-from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.conditional import Conditional, distinct_of
 
 __all__ = ["check_dtype", "check_written", "smallest_dtype", "write_values"]
 
@@ -34,15 +34,17 @@ def check_dtype(conditionals: Iterable[Conditional], dtype: torch.dtype) -> bool
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype must be a torch.dtype, got {dtype!r}")
     conditionals = tuple(conditionals)
-    for variable, conditional in enumerate(conditionals):
+    distinct = distinct_of(conditionals)
+    for conditional in distinct:
         if not _holds(conditional, dtype):
-            fitting = [each for each in (*_WHOLE, *_FLOATS) if all(_holds(other, each) for other in set(conditionals))]
+            variable = conditionals.index(conditional)
+            fitting = [each for each in (*_WHOLE, *_FLOATS) if all(_holds(other, each) for other in distinct)]
             wish = f"one of {', '.join(map(str, fitting))}" if fitting else "another: there is none"
             taken = "any real number" if conditional.values() is None else conditional.expected
             raise ValueError(
                 f"dtype must hold the values of all variables, {wish}; got {dtype}, but variable {variable} is {taken}"
             )
-    return any(conditional.values() is None for conditional in set(conditionals))
+    return any(conditional.values() is None for conditional in distinct)
 
 
 def smallest_dtype(conditionals: Iterable[Conditional], least_float: torch.dtype = torch.float32) -> torch.dtype:
@@ -52,7 +54,7 @@ def smallest_dtype(conditionals: Iterable[Conditional], least_float: torch.dtype
         conditionals: one for each variable.
         least_float: of real numbers.
     """
-    alike, floats = set(conditionals), (least_float, torch.float64)
+    alike, floats = distinct_of(conditionals), (least_float, torch.float64)
     known = all(each.values() is not None for each in alike)
     candidates = (*_WHOLE, *floats) if known else floats
     return next((dtype for dtype in candidates if all(_holds(each, dtype) for each in alike)), torch.float64)

@@ -6,25 +6,28 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from made_fast import backends
 from made_fast.arguments import one_of
 
 __all__ = ["Kept", "Stale", "State", "check_stale"]
 
 T = TypeVar("T")
-Stale = Literal["refresh", "raise", "keep"]  # after a change: make it again, raise; or never look for one
+# After a change: make it again, raise; or never look for one. ``"exact"`` is ``"refresh"`` that looks at everything.
+Stale = Literal["refresh", "raise", "keep", "exact"]
 
 _TRIES = 8  # to make something from tensors that another thread keeps writing to
+_PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+_PART, _WHOLE = 1 << 16, 1 << 18  # bytes of large contents that one look compares, and of contents that are never cut
 
 
 class State(NamedTuple):
     """All that something is made from.
 
     Attributes:
-        tensors: compared by their contents.
+        tensors: compared by their contents; see ``Kept``.
         others: compared by ``==``.
         structure: how many of the tensors, from the first on, are structure: while they stay the same, what is made anew may
             use what follows from them alone in the last value.
@@ -35,15 +38,79 @@ class State(NamedTuple):
     structure: int = 0
 
 
-class _Found(NamedTuple, Generic[T]):
-    """What is kept, and a copy of all that it was made from."""
+class _Contents:
+    """What some tensors held.
 
-    state: State
+    Of tensors whose memory can be read, digests of it are noted, in parts that are lines spread over all of them; of others,
+    on a GPU say, copies.
+
+    Args:
+        tensors: as they are now.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        can_read = backends.memory_digests() is not None
+        self._kinds = [_kind(tensor) for tensor in tensors]
+        self._copies = {
+            number: tensor.detach().clone()
+            for number, tensor in enumerate(tensors)
+            if not (can_read and _is_readable(tensor))
+        }
+        self._sizes = [tensor.nbytes for number, tensor in enumerate(tensors) if number not in self._copies]
+        size = sum(self._sizes)
+        self.parts = 1 if size <= _WHOLE else -(-size // _PART)
+        self._digests = self._read(tensors, range(self.parts))
+
+    def equal(self, tensors: Sequence[Tensor], parts: range) -> bool:
+        """Whether these tensors hold the same, in these parts as far as their memory can be read."""
+        if [_kind(tensor) for tensor in tensors] != self._kinds:
+            return False
+        copies = self._copies
+        for number, tensor in enumerate(tensors):
+            if not (torch.equal(copies[number], tensor) if number in copies else _is_readable(tensor)):
+                return False
+        return all(self._read(tensors, range(part, part + 1)) == self._digests[part : part + 1] for part in parts)
+
+    def _read(self, tensors: Sequence[Tensor], parts: range) -> list[int]:
+        read = backends.memory_digests()
+        if read is None:  # a copy where nothing was compiled has another number of digests, or nothing to read
+            return []
+        addresses = [tensor.data_ptr() for number, tensor in enumerate(tensors) if number not in self._copies]
+        return read(addresses, self._sizes, parts.start, parts.stop, self.parts)
+
+
+class _Found(NamedTuple, Generic[T]):
+    """What is kept, and what it was made from.
+
+    Attributes:
+        value: what was made.
+        others: see ``State``; None in a copy.
+        marks: where the tensors were and how often they had been written to.
+        contents: of the tensors that are structure, and of the others.
+    """
+
     value: T
+    others: list[Any] | None
+    marks: list[Any]
+    contents: tuple[_Contents, _Contents]
+
+    def equal(self, now: State, look: int | None) -> bool:
+        """Whether tensors hold the same: all of it, or with a number the part of one look."""
+        for known, tensors in zip(self.contents, _in_two(now), strict=True):
+            parts = range(known.parts) if look is None else range(look % known.parts, look % known.parts + 1)
+            if not known.equal(tensors, parts):
+                return False
+        return True
 
 
 class Kept(Generic[T]):
     """Something made from tensors; made again when they have changed.
+
+    A look compares where the tensors are and how often torch counted writes to them, and then their contents, since writes
+    through ``.data`` or ``.numpy()`` are not counted: all of them up to 256 KiB, beyond that 64 KiB in lines spread over all
+    tensors, others with each look. So a write to all of a large tensor is seen at once, one to a single number of it after as
+    many looks as the tensors have 64 KiB; ``stale="exact"`` compares everything with each look. Where a tensor has moved or
+    was written to, everything is compared in any case.
 
     Copies and pickles leave it out, and make it again when it is asked for. Those of a ``portable`` one take it along; the
     other things that it was made from have other identities there, so they are noted anew.
@@ -51,7 +118,7 @@ class Kept(Generic[T]):
     Args:
         read: gives the state as it is now; its tensors are detached, but no copies.
         make: makes the value from what ``read`` gives; it is handed the last value, None at first.
-        stale: ``"refresh"`` makes it again after a change, ``"raise"`` raises, ``"keep"`` looks for no change.
+        stale: ``"refresh"`` and ``"exact"`` make it again after a change, ``"raise"`` raises, ``"keep"`` does not look.
         changed: what the error of ``"raise"`` says.
         portable: whether copies and pickles take the value along, which must itself allow it.
     """
@@ -69,6 +136,7 @@ class Kept(Generic[T]):
         self.read, self.make, self.stale, self.changed, self.portable = read, make, stale, changed, portable
         self._found: _Found[T] | None = None  # replaced as a whole
         self._copied_stale = False
+        self._looks = 0
         self._lock = threading.RLock()
 
     @property
@@ -79,7 +147,7 @@ class Kept(Generic[T]):
     @property
     def is_stale(self) -> bool:
         """Whether there is nothing yet, or what it was made from has changed."""
-        return self._found is None or self._difference(self.read()) is not None
+        return self._has_changed(self.read())
 
     def current(self) -> T:
         """The value for the tensors as they are now.
@@ -91,52 +159,65 @@ class Kept(Generic[T]):
         if entry is not None and self.stale == "keep":
             return entry.value
         now = self.read()
-        difference = self._difference(now)
-        if entry is not None and difference is None:
-            return entry.value
+        if not self._has_changed(now):
+            assert self._found is not None
+            return self._found.value
         if entry is not None and self.stale == "raise":
             raise RuntimeError(self.changed)
         with self._lock:
             if self._found is not entry:  # another thread has made it meanwhile
                 now = self.read()
-                difference = self._difference(now)
-                if self._found is not None and difference is None:
+                if self._found is not None and not self._has_changed(now):
                     return self._found.value
-            return self._made(now, difference)
+            return self._made(now)
 
     def refresh(self) -> T:
         """Makes it anew, whatever has changed."""
         with self._lock:
-            return self._made(self.read(), 0)
+            return self._made(self.read(), anew=True)
 
-    def _difference(self, now: State) -> int | None:
-        """Number of the first tensor that is not what it was, 0 where others differ; None if nothing has changed."""
+    def _has_changed(self, now: State) -> bool:
         entry = self._found
         if entry is None:
-            return 0
-        if entry.state.others is None and now.others is not None and not self._copied_stale:
-            self._found = entry = entry._replace(state=entry.state._replace(others=now.others))
-        known = entry.state.tensors
-        if entry.state.others != now.others or len(known) != len(now.tensors):
-            return 0
-        return next((k for k, pair in enumerate(zip(known, now.tensors, strict=True)) if not _equal(*pair)), None)
+            return True
+        if entry.others is None and now.others is not None and not self._copied_stale:
+            self._found = entry = entry._replace(others=now.others)
+        if entry.others != now.others:
+            return True
+        marks = _marks(now.tensors)
+        if marks == entry.marks:
+            self._looks += 1
+            return not entry.equal(now, None if self.stale == "exact" else self._looks)
+        if len(marks) != len(entry.marks) or not entry.equal(now, None):
+            return True
+        self._found = entry._replace(marks=marks)
+        return False
 
-    def _made(self, now: State, difference: int | None) -> T:
-        """Makes it from this state, which differs from the last one from this tensor on.
+    def _made(self, now: State, *, anew: bool = False) -> T:
+        """Makes it from this state, without the last value if it is to be made anew.
 
-        The tensors are copied first. So what another thread writes to them meanwhile is a change that the next look sees, and
-        what was made while their version counters moved is made again at once.
+        The contents are noted first. So what another thread writes to tensors meanwhile is a change that the next look sees,
+        and what was made while their version counters moved is made again at once.
         """
-        last = self.last if difference is None or difference >= now.structure > 0 else None
         for _ in range(_TRIES):
-            versions = _versions(now.tensors)
-            copied = now._replace(tensors=[tensor.clone() for tensor in now.tensors])
-            self._found = entry = _Found(copied, self.make(last))
+            structure, others = _in_two(now)
+            last = None if anew or not structure else self._last_of(now.others, structure)
+            marks, contents = _marks(now.tensors), (_Contents(structure), _Contents(others))
+            value = self.make(last)
+            self._found = _Found(value, now.others, marks, contents)
             self._copied_stale = False
-            if _versions(now.tensors) == versions:
-                break
             now = self.read()
-        return entry.value
+            if _marks(now.tensors) == marks:
+                break
+        return value
+
+    def _last_of(self, others: list[Any] | None, structure: Sequence[Tensor]) -> T | None:
+        """The last value, if it had the same structure."""
+        entry = self._found
+        if entry is None or entry.others != others:
+            return None
+        known = entry.contents[0]
+        return entry.value if known.equal(structure, range(known.parts)) else None
 
     def __getstate__(self) -> dict[str, Any]:
         """See the class: nothing is taken along, or the value without the identities of others."""
@@ -146,7 +227,7 @@ class Kept(Generic[T]):
         changed = self.is_stale
         return {
             **state,
-            "_found": self._found._replace(state=self._found.state._replace(others=None)),
+            "_found": self._found._replace(others=None),
             "_copied_stale": changed,
         }
 
@@ -160,15 +241,25 @@ def check_stale(stale: object) -> str:
     return one_of("stale", stale, get_args(Stale))
 
 
-def _versions(tensors: Sequence[Tensor]) -> list[int]:
-    """How often each was written to; 0 for tensors that do not count it."""
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+def _in_two(state: State) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """What is structure, and what is not."""
+    return state.tensors[: state.structure], state.tensors[state.structure :]
 
 
-def _equal(known: Tensor, now: Tensor) -> bool:
-    """Whether a tensor has kept its dtype, device and values."""
-    if known.dtype != now.dtype or known.device != now.device:
+def _marks(tensors: Sequence[Tensor]) -> list[Any]:
+    """Where each tensor is, and how often it was written to (0 where nobody counts); None for those of other kinds."""
+    return [
+        (each.data_ptr(), 0 if each.is_inference() else each._version) if type(each) in _PLAIN else None
+        for each in tensors
+    ]
+
+
+def _kind(tensor: Tensor) -> Any:
+    return tensor.dtype, tensor.device, tensor.shape
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor lie one after the other where its address says."""
+    if type(tensor) not in _PLAIN or tensor.device.type != "cpu" or tensor.layout is not torch.strided:
         return False
-    if now.device.type == "cpu" and now.dtype in (torch.float32, torch.float64, torch.bool, torch.int64):
-        return np.array_equal(known.numpy(), now.numpy())  # a third of the time of torch.equal
-    return torch.equal(known, now)
+    return tensor.is_contiguous() and not tensor.is_neg()

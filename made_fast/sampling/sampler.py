@@ -12,9 +12,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from made_fast import backends
+from made_fast.arguments import is_finite
 from made_fast.backends import Needs
 from made_fast.outputs.codes import Code
-from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.conditional import Conditional, distinct_of
 from made_fast.outputs.dtypes import check_dtype, write_values
 from made_fast.outputs.output import Output
 from made_fast.programs.program import Program
@@ -41,11 +42,12 @@ def needs_of(
     bf16: bool = False,
 ) -> Needs:
     """What a backend must have to draw these conditionals and do these things meanwhile."""
-    own_conditionals = [each for each in conditionals if each.code == Code.OWN]
+    distinct = distinct_of(conditionals)
+    own_conditionals = [each for each in distinct if each.code == Code.OWN]
     return Needs(
         device,
         dtype,
-        outputs={each.name for each in conditionals},
+        outputs={each.name for each in distinct},
         own_draws=[
             name for name in backends.OWN_DRAWS if all(getattr(each, name) is not None for each in own_conditionals)
         ],
@@ -93,7 +95,7 @@ class Sampler(Draws):
             raise ValueError("weights must be on a device with memory to draw samples, found meta")
         for number, op in enumerate(program.affines):
             for tensor in (*(term.weight for term in op.terms), *(() if op.bias is None else (op.bias,))):
-                if not bool(torch.isfinite(tensor).all()):
+                if not is_finite(tensor):
                     raise ValueError(
                         f"weights must be finite to draw samples, found nan or inf in linear layer {number}"
                     )
@@ -105,7 +107,7 @@ class Sampler(Draws):
             self.program = self.program.with_rounded_weights(torch.bfloat16)
         self.features, self.context_features = program.features, program.context_features  # D, C
         self.conditionals = program.conditionals
-        self._own_draws = any(each.code == Code.OWN for each in program.conditionals)
+        self._own_draws = any(each.code == Code.OWN for each in distinct_of(program.conditionals))
         self.output = output
         self.schedule = build_schedule(program) if schedule is None else schedule
         self.backend = backend

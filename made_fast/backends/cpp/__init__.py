@@ -3,6 +3,7 @@
 from made_fast.backends.cpp.engine import (
     Packed,
     build_config,
+    digest_parts,
     draw,
     has_bf16,
     masked_linear,
@@ -16,6 +17,7 @@ __all__ = [
     "Network",
     "Packed",
     "build_config",
+    "digest_parts",
     "draw",
     "has_bf16",
     "masked_linear",

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from made_fast.outputs.codes import Code, Encoding
-from made_fast.outputs.conditional import Conditional
+from made_fast.outputs.conditional import Conditional, distinct_of
 from made_fast.programs.program import Affine, Program, X
 from made_fast.programs.schedule import AffinePlan, Kind, Schedule, StepColumn
 
@@ -33,7 +34,7 @@ class VariableColumn(IntEnum):
 
 def layout(program: Program, schedule: Schedule) -> dict[str, Any]:
     """The arguments of ``_core.SamplerF32`` and ``F64`` that describe a program; those of its parts as dictionaries."""
-    distinct = {each: number for number, each in enumerate(dict.fromkeys(program.conditionals))}
+    distinct = {each: number for number, each in enumerate(distinct_of(program.conditionals))}
     tables = torch.zeros(0, dtype=program.dtype) if program.tables is None else program.tables
     places = _places(program, schedule)
     return {
@@ -86,7 +87,8 @@ def _variables(
 ) -> NDArray[np.int64]:
     """A row for each variable in the order of drawing, (D, 7); the columns are those of ``VariableColumn``."""
     variables = np.empty((len(schedule.variables), len(VariableColumn)), dtype=np.int64)
-    numbers = np.asarray([distinct[each] for each in program.conditionals])
+    by_identity = {id(each): distinct[each] for each in {id(each): each for each in program.conditionals}.values()}
+    numbers = np.asarray([by_identity[id(each)] for each in program.conditionals])
     variables[:, VariableColumn.NUMBER] = schedule.variables
     variables[:, VariableColumn.NOISE_STEP] = schedule.noise_steps
     variables[:, VariableColumn.PARAM_SLOT] = places[schedule.param_slots]
@@ -114,16 +116,22 @@ def _conditional(conditional: Conditional, dtype: torch.dtype) -> dict[str, Any]
     }
 
 
+def _taken(tensor: Tensor, dim: int, places: NDArray[np.int64]) -> Tensor:
+    """``index_select``, without a copy where the places follow one another."""
+    first, count = int(places[0]) if len(places) else 0, len(places)
+    if np.array_equal(places, np.arange(first, first + count)):
+        return tensor.narrow(dim, first, count)
+    return tensor.index_select(dim, torch.from_numpy(places))
+
+
 def _source(op: Affine, plan: AffinePlan, places: NDArray[np.int64]) -> dict[str, Any]:
     """The arguments of ``_core.Affine``: weights with rows in slot order and columns in order of time, and their mask."""
-    rows, columns = torch.from_numpy(plan.rows), torch.from_numpy(plan.columns)
-    weight = torch.cat([term.weight for term in op.terms], dim=1)
-    weight = weight.index_select(0, rows).index_select(1, columns).contiguous()
-    bias = weight.new_zeros(len(rows)) if op.bias is None else op.bias.index_select(0, rows)
+    weight = op.terms[0].weight if len(op.terms) == 1 else torch.cat([term.weight for term in op.terms], dim=1)
+    weight = _taken(_taken(weight, 0, plan.rows), 1, plan.columns).contiguous()
+    bias = weight.new_zeros(len(plan.rows)) if op.bias is None else _taken(op.bias, 0, plan.rows)
     return {
         "first_slot": int(places[plan.first_slot]),
         "weights": weight.numpy(),
-        "transposed": weight.t().contiguous().numpy(),
         "bias": bias.contiguous().numpy(),
         "slots": places[plan.column_slots],
         "needed": plan.needed,

@@ -193,6 +193,7 @@ def _function_code(function: str) -> int:
 
 
 digest_with(_core.digest)
+digest_parts = _core.digest_parts
 
 
 def masked_linear(

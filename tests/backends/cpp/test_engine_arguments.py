@@ -108,7 +108,7 @@ BROKEN: dict[str, tuple[Callable[[Arguments], None], str]] = {
     "units of a conditional": (_part("conditionals", "units", lambda _: 1, 1), "input units"),
     "weights": (
         _part("affines", "weights", lambda weights: weights[:, 1:].copy()),
-        r"transposed must have shape \(m, n\)",
+        r"slots must have shape \(m,\)",
     ),
     "dimensions of weights": (_part("affines", "weights", lambda weights: weights.ravel()), r"weights must have shape"),
     "bias": (_part("affines", "bias", lambda bias: bias[1:].copy()), r"bias must have shape \(n,\)"),
@@ -144,7 +144,7 @@ def test_arrays_in_another_order_are_converted_and_kept() -> None:
     """What is packed is the array in C order, made for the call."""
     plain, wide = _arguments(), _arguments()
     for entry in wide["affines"]:
-        for key in ("weights", "transposed", "bias"):
+        for key in ("weights", "bias"):
             entry[key] = np.asfortranarray(entry[key])
     assert _pack(plain).panel_macs == _pack(wide).panel_macs
 
