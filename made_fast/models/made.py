@@ -247,7 +247,7 @@ class MADE(MaskedNetwork, Draws):
         if network.ensemble is not None:
             structure += [network.ensemble.orders, *network.ensemble.degrees]
         kept = [tensor for tensor in structure if tensor is not None]
-        weights = [weight.detach() for layer in layers for weight in layer._parameters.values() if weight is not None]
+        weights = [weight for layer in layers for weight in layer._parameters.values() if weight is not None]
         return State([*kept, *weights], [self.activation, self.residual, self.output], len(kept))
 
     def _settled(self) -> MADE:

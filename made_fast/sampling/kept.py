@@ -20,7 +20,7 @@ Stale = Literal["refresh", "raise", "keep", "exact"]
 
 _TRIES = 8  # to make something from tensors that another thread keeps writing to
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
-_PART, _WHOLE = 1 << 16, 1 << 18  # bytes of large contents that one look compares, and of contents that are never cut
+_PART, _WHOLE = 1 << 15, 1 << 18  # bytes of large contents that one look compares, and of contents that are never cut
 
 
 class State(NamedTuple):
@@ -65,10 +65,8 @@ class _Contents:
         """Whether these tensors hold the same, in these parts as far as their memory can be read."""
         if [_kind(tensor) for tensor in tensors] != self._kinds:
             return False
-        copies = self._copies
-        for number, tensor in enumerate(tensors):
-            if not (torch.equal(copies[number], tensor) if number in copies else _is_readable(tensor)):
-                return False
+        if not all(torch.equal(copy, tensors[number]) for number, copy in self._copies.items()):
+            return False
         return all(self._read(tensors, range(part, part + 1)) == self._digests[part : part + 1] for part in parts)
 
     def _read(self, tensors: Sequence[Tensor], parts: range) -> list[int]:
@@ -107,9 +105,9 @@ class Kept(Generic[T]):
     """Something made from tensors; made again when they have changed.
 
     A look compares where the tensors are and how often torch counted writes to them, and then their contents, since writes
-    through ``.data`` or ``.numpy()`` are not counted: all of them up to 256 KiB, beyond that 64 KiB in lines spread over all
+    through ``.data`` or ``.numpy()`` are not counted: all of them up to 256 KiB, beyond that 32 KiB in lines spread over all
     tensors, others with each look. So a write to all of a large tensor is seen at once, one to a single number of it after as
-    many looks as the tensors have 64 KiB; ``stale="exact"`` compares everything with each look. Where a tensor has moved or
+    many looks as the tensors have 32 KiB; ``stale="exact"`` compares everything with each look. Where a tensor has moved or
     was written to, everything is compared in any case.
 
     Copies and pickles leave it out, and make it again when it is asked for. Those of a ``portable`` one take it along; the
@@ -249,17 +247,21 @@ def _in_two(state: State) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
 def _marks(tensors: Sequence[Tensor]) -> list[Any]:
     """Where each tensor is, and how often it was written to (0 where nobody counts); None for those of other kinds."""
     return [
-        (each.data_ptr(), 0 if each.is_inference() else each._version) if type(each) in _PLAIN else None
+        (each.data_ptr(), 0 if each.is_inference() else each._version)
+        if type(each) in _PLAIN and each.layout is torch.strided
+        else None
         for each in tensors
     ]
 
 
 def _kind(tensor: Tensor) -> Any:
-    return tensor.dtype, tensor.device, tensor.shape
+    """All of a tensor but its contents."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return type(tensor), tensor.dtype, tensor.device, tensor.shape
+    return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride(), tensor.is_neg()
 
 
 def _is_readable(tensor: Tensor) -> bool:
     """Whether the numbers of a tensor lie one after the other where its address says."""
-    if type(tensor) not in _PLAIN or tensor.device.type != "cpu" or tensor.layout is not torch.strided:
-        return False
-    return tensor.is_contiguous() and not tensor.is_neg()
+    plain = type(tensor) in _PLAIN and tensor.device.type == "cpu" and tensor.layout is torch.strided
+    return plain and tensor.is_contiguous() and not tensor.is_neg()

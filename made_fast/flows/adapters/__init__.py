@@ -43,7 +43,8 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
     Args:
         flow: a flow, a transform, or any module that has such transforms in it, of nflows, normflows, zuko or pyro; or a
             distribution of pyro with such transforms.
-        stale: what happens when parameters have changed: ``"refresh"`` reads the transform again, ``"raise"`` raises
+        stale: what happens when parameters have changed: ``"refresh"`` reads the transform again, ``"exact"`` too
+            and compares all numbers each time (see ``Kept``), ``"raise"`` raises
             RuntimeError, ``"keep"`` compares nothing and draws from the old ones.
         check: whether each transform is checked in fp64 against the library's own quick direction whenever it is read.
 

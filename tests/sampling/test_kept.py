@@ -1,0 +1,163 @@
+"""What is kept is made again when a tensor has changed, and only then."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from made_fast import MADE, backends
+from made_fast.sampling.kept import Kept, State
+
+SMALL, LARGE = (10, 7), (300, 400)
+
+
+def _kept(tensors: list[Tensor], stale: str = "refresh", structure: int = 0) -> tuple[Kept[list[Any]], list[Any]]:
+    """Something that copies the tensors, and the list of what it was handed at each making."""
+    made: list[Any] = []
+
+    def make(last: Any) -> list[Any]:
+        made.append(last)
+        return [tensor.clone() for tensor in tensors]
+
+    return Kept(lambda: State(tensors, None, structure), make, stale), made
+
+
+CHANGES: dict[str, Callable[[Tensor], Any]] = {
+    "in place": lambda t: t.add_(1),
+    "one number": lambda t: t.view(-1)[5].fill_(7),
+    "data": lambda t: t.data.mul_(2),
+    "numpy": lambda t: t.numpy().__imul__(3),
+    "set": lambda t: t.set_(torch.ones(t.shape)),
+    "moved": lambda t: setattr(t, "data", torch.ones(t.shape)),
+    "another dtype": lambda t: setattr(t, "data", t.data.double()),
+    "another layout of the same memory": lambda t: setattr(t, "data", t.data.view(t.shape[::-1])),
+    "strides": lambda t: setattr(t, "data", t.data.as_strided(t.shape, (1, t.shape[0]))),
+    "nan": lambda t: t.data.fill_(torch.nan),
+}
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_are_seen_at_once(change: str, shape: tuple[int, ...]) -> None:
+    tensors = [torch.randn(3), torch.randn(shape)]
+    kept, made = _kept(tensors)
+    for _ in range(3):
+        kept.current()
+    assert made == [None]
+    CHANGES[change](tensors[1])
+    torch.testing.assert_close(kept.current()[1], tensors[1], equal_nan=True)
+    kept.current()
+    assert len(made) == 2
+
+
+def test_a_number_written_past_every_count_is_seen_after_some_looks() -> None:
+    """By ``.data``: at once where there are few numbers or with ``"exact"``, else when its lines have their turn."""
+    for shape, stale, most in ((SMALL, "refresh", 1), (LARGE, "exact", 1), (LARGE, "refresh", 1 + 480_000 // 2**15)):
+        for place in (0, 5000, 119_999):
+            tensors = [torch.randn(shape)]
+            kept, made = _kept(tensors, stale)
+            kept.current()
+            tensors[0].data.view(-1)[place % tensors[0].numel()] = 100.0
+            looks = 0
+            while len(made) == 1:
+                kept.current()
+                looks += 1
+                assert looks <= most
+            assert torch.equal(kept.current()[0], tensors[0])
+
+
+def test_equal_contents_are_no_change() -> None:
+    for shape in (SMALL, LARGE):
+        tensors = [torch.randn(shape), torch.ones(shape, dtype=torch.bool)]
+        kept, made = _kept(tensors, "raise", structure=1)
+        for _ in range(2):
+            tensors[0].mul_(1.0)
+            tensors[0].data = tensors[0].data.clone()
+            tensors[1] = tensors[1].clone()
+            kept.current()
+        assert made == [None]
+        tensors[0].add_(1)
+        with pytest.raises(RuntimeError, match="has changed"):
+            kept.current()
+
+
+def test_what_follows_from_structure_is_handed_over_while_it_is_the_same() -> None:
+    tensors = [torch.ones(SMALL, dtype=torch.bool), torch.randn(SMALL)]
+    kept, made = _kept(tensors, structure=1)
+    first = kept.current()
+    tensors[1].add_(1)
+    second = kept.current()
+    tensors[0][0] = False
+    kept.current()
+    kept.refresh()
+    assert made[0] is None
+    assert made[1] is first
+    assert made[2:] == [None, None]
+    assert second is not first
+
+
+def test_without_the_compiled_module_contents_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "memory_digests", lambda: None)
+    for change in CHANGES.values():
+        tensors = [torch.randn(SMALL)]
+        kept, made = _kept(tensors)
+        kept.current()
+        kept.current()
+        change(tensors[0])
+        torch.testing.assert_close(kept.current()[0], tensors[0], equal_nan=True)
+        assert len(made) == 2
+
+
+def test_a_write_while_it_is_made_is_seen() -> None:
+    tensors = [torch.zeros(LARGE)]
+    writes = iter((1.0, 2.0))
+
+    def make(_: Any) -> Tensor:
+        copied = tensors[0].clone()
+        value = next(writes, None)
+        if value is not None:
+            tensors[0].data.fill_(value)  # no version tells of it
+        return copied
+
+    kept: Kept[Tensor] = Kept(lambda: State(tensors), make)
+    for expected in (0.0, 1.0, 2.0, 2.0):
+        assert float(kept.current()[0, 0]) == expected
+
+
+def test_threads_that_ask_at_once_get_what_is() -> None:
+    model = MADE(40, (64,))
+    wrong: list[bool] = []
+
+    def ask() -> None:
+        for _ in range(30):
+            wrong.append(model.sampler().sample(1, seed=0).shape != (1, 40))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(30):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1e-3)
+    for thread in threads:
+        thread.join()
+    assert len(wrong) == 90
+    assert not any(wrong)
+    assert torch.equal(model.sample(9, seed=1), MADE.sample(_copied(model), 9, seed=1))
+
+
+def _copied(model: MADE) -> MADE:
+    other = MADE(40, (64,))
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def test_parameters_on_meta_and_buffers_can_be_kept() -> None:
+    tensors: list[Tensor] = [nn.Parameter(torch.ones(3)), nn.Buffer(torch.ones(2)), torch.ones(2, 2).to_sparse()]
+    kept, made = _kept(tensors)
+    kept.current()
+    kept.current()
+    assert made == [None]
