@@ -199,8 +199,8 @@ def accelerate(
         call: a function of (module, x, context) that returns the parameters, for modules that are called in another way.
         check: compare with the module's own forward in fp64 on random input.
         stale: what a draw does if parameters, buffers or plain attributes of the module have changed: ``"refresh"`` captures
-            again, ``"exact"`` too and compares all numbers each time (see ``Kept``), ``"raise"`` raises, ``"keep"`` draws from
-            the module as it was and saves the comparison.
+            again, ``"exact"`` too and compares all numbers each time (see ``Kept``), ``"raise"`` raises, ``"keep"`` draws
+            from the module as it was and saves the comparison.
         backend: ``"auto"`` or the name of a backend.
         bounded: takes the parameters as they are where a last function bounds them. They are refused otherwise, since a
             sigmoid makes probabilities, and an exponential odds or scales, but outputs take logits and raw scales.
