@@ -256,7 +256,11 @@ void PackedPlan<T>::fill_panels(const AffineSource<T>& affine, const AffineInfo&
       for (int32_t c = 0; c < count; ++c, ++column, out += per_column) {
         while (affine.slots[column] != panel_columns_[static_cast<size_t>(list + c)]) ++column;
         const T* from = affine.transposed + column * affine.num_rows;
-        for (int64_t r = 0; r < per_column; ++r) out[r] = first + r < row + panel.num_rows ? from[first + r] : T(0);
+        const int64_t there = std::min(per_column, row + panel.num_rows - first);
+        if (there == kPanelRows)
+          std::memcpy(out, from + first, kPanelRows * sizeof(T));  // of a known size: two or four moves
+        else
+          for (int64_t r = 0; r < per_column; ++r) out[r] = r < there ? from[first + r] : T(0);
       }
     };
     copy(panel.columns, panel.num_columns, row, kPanelRows, weights + panel.weights);

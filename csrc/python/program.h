@@ -4,12 +4,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "plan/source.h"
+#include "plan/transpose.h"
 #include "python/bind.h"
 
 namespace made_fast {
@@ -74,7 +74,7 @@ class AffineArrays {
     source.num_rows = rows;
     source.num_columns = columns;
     source.weights = weights.data();
-    source.transposed = transpose(weights.data(), rows, columns);
+    source.transposed = transposed(weights.data(), rows, columns);
     source.bias = bias.data();
     source.slots = entry.slots.data();
     source.needed = entry.needed.data();
@@ -87,16 +87,10 @@ class AffineArrays {
     sources_.push_back(source);
   }
 
-  // (columns, rows) from (rows, columns), by squares that stay in cache.
-  const T* transpose(const T* from, int64_t rows, int64_t columns) {
-    constexpr int64_t side = 32;
+  const T* transposed(const T* weights, int64_t rows, int64_t columns) {
     transposed_.emplace_back(new T[static_cast<size_t>(rows * columns)]);
-    T* to = transposed_.back().get();
-    for (int64_t row = 0; row < rows; row += side)
-      for (int64_t column = 0; column < columns; column += side)
-        for (int64_t c = column; c < std::min(column + side, columns); ++c)
-          for (int64_t r = row; r < std::min(row + side, rows); ++r) to[c * rows + r] = from[r * columns + c];
-    return to;
+    transpose(weights, rows, columns, transposed_.back().get());
+    return transposed_.back().get();
   }
 
   // A cast may have made another array.
