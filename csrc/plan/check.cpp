@@ -19,6 +19,7 @@ class SourceCheck {
     units_ = shape_.num_slots + looked_up_;
     for (const AffineSource<T>& affine : source_.affines) check_affine(affine);
     for (const Step& step : source_.steps) check_step(step);
+    check_slots();
   }
 
  private:
@@ -96,6 +97,16 @@ class SourceCheck {
     require(own.encoding == Encoding::one_hot, "only one-hot variables are looked up");
     require(variable.x_slot == shape_.num_slots + looked_up_, "variables that are looked up must follow one another");
     looked_up_ += own.units;
+    require(looked_up_ < int64_t{1} << 28, "units that are looked up must be fewer than 2**28");
+  }
+
+  // Memory is asked for in proportion to the slots.
+  void check_slots() const {
+    auto written = static_cast<int64_t>(source_.context_units.size());
+    for (const Variable& variable : source_.variables)
+      written += source_.conditionals[static_cast<size_t>(variable.conditional)].units;
+    for (const Step& step : source_.steps) written += step.count;
+    require(shape_.num_slots <= written, "num_slots must be no more than what is written");
   }
 
   void check_in_place() const {

@@ -80,8 +80,8 @@ std::vector<uint64_t> digest_parts(const std::vector<uintptr_t>& addresses, cons
 
 void bind_digest(pybind11::module_& module) {
   module.def("digest", &digest, pybind11::arg("address"), pybind11::arg("size"));
-  module.def("digest_parts", &digest_parts, pybind11::arg("addresses"), pybind11::arg("sizes"),
-             pybind11::arg("first"), pybind11::arg("last"), pybind11::arg("parts"));
+  module.def("digest_parts", &digest_parts, pybind11::arg("addresses"), pybind11::arg("sizes"), pybind11::arg("first"),
+             pybind11::arg("last"), pybind11::arg("parts"));
 }
 
 }  // namespace made_fast

@@ -65,7 +65,7 @@ class _Contents:
         """Whether these tensors hold the same, in these parts as far as their memory can be read."""
         if [_kind(tensor) for tensor in tensors] != self._kinds:
             return False
-        if not all(torch.equal(copy, tensors[number]) for number, copy in self._copies.items()):
+        if not all(torch.equal(_dense(copy), _dense(tensors[number])) for number, copy in self._copies.items()):
             return False
         return all(self._read(tensors, range(part, part + 1)) == self._digests[part : part + 1] for part in parts)
 
@@ -252,6 +252,10 @@ def _marks(tensors: Sequence[Tensor]) -> list[Any]:
         else None
         for each in tensors
     ]
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
 
 
 def _kind(tensor: Tensor) -> Any:

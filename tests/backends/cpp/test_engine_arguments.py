@@ -81,6 +81,7 @@ BROKEN: dict[str, tuple[Callable[[Arguments], None], str]] = {
     "features": (_set("features", lambda count: count + 1), "variables must have D rows"),
     "slots": (_set("num_slots", lambda count: count - 1), "follow one another"),
     "negative slots": (_set("num_slots", lambda _: -1), "num_slots"),
+    "slots that nobody writes": (_set("num_slots", lambda count: 2**31 - 2), "follow one another|what is written"),
     "context slot": (_set("context_slot", lambda _: 10_000), "context_units must lie in slots"),
     "context units": (_set("context_units", lambda units: units + 1), "features of the context"),
     "number": (_put("variables", "NUMBER", 5), "numbers below D"),
