@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -24,13 +26,14 @@ def child(seed: int, first: int, count: int) -> None:
     kinds: dict[str, Callable[[random.Random, int, int], None]] = {
         "draws": _draws,
         "products": _products,
+        "networks": _networks,
         "overflow": _overflow,
         "threads": _threads,
     }
     calls = edges.Calls()
     for number in range(first, first + count):
         rng = isolated.rng_of(seed, number, "sanitized")
-        kind = rng.choices((*kinds, "program", "draw", "side", "product"), (6, 4, 1, 1, 4, 2, 2, 1))[0]
+        kind = rng.choices((*kinds, "program", "draw", "side", "product"), (6, 4, 4, 1, 1, 4, 2, 2, 1))[0]
         if kind in kinds:
             isolated.attempt(
                 kind, number, lambda kind=kind, rng=rng, number=number: kinds[kind](rng, seed, number), REFUSALS
@@ -88,6 +91,52 @@ def _products(rng: random.Random, seed: int, number: int) -> None:
         ]
         for found, expected in pairs:
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def _networks(rng: random.Random, seed: int, number: int) -> None:
+    """A network, or several one after another, forward and backward in one call, against fp64 by layers."""
+    from made_fast import MADE
+    from made_fast.backends.cpp import engine as cpp
+    from made_fast.flows import MaskedAutoregressiveFlow
+    from made_fast.models.whole import Whole
+
+    torch.manual_seed(rng.randrange(2**31))
+    features, rows, context = rng.choice((1, 2, 5, 16, 17, 40)), rng.choice(BATCHES[1:]), rng.choice((0, 0, 3))
+    hidden = tuple(rng.choice((1, 7, 16, 33)) for _ in range(rng.choice((0, 1, 2, 3))))
+    options: dict[str, Any] = {
+        "context_features": context,
+        "activation": rng.choice(("relu", "gelu", "tanh", "silu", "elu", "softplus")),
+        "direct": rng.random() < 0.4,
+        "order": rng.choice(("natural", "random")),
+    }
+    if rng.random() < 0.4 and hidden:
+        model: Any = MaskedAutoregressiveFlow(features, rng.choice((1, 3)), hidden, context, activation="tanh")
+    else:
+        model = MADE(features, hidden, output=rng.choice(("bernoulli", "normal")), seed=number, **options)
+    x, c = torch.randn(rows, features), torch.randn(rows, context) if context else None
+    if getattr(getattr(model, "output", None), "name", "") == "bernoulli":
+        x = (x > 0).float()
+
+    def found(of: Any, dtype: torch.dtype) -> list[Tensor]:
+        of = copy.deepcopy(of).to(dtype)
+        inputs = [x.to(dtype).requires_grad_(), *([] if c is None else [c.to(dtype).requires_grad_()])]
+        total = of.log_prob(*inputs)
+        wanted = [*inputs, *of.parameters()]
+        grads = torch.autograd.grad(total.sum(), wanted, allow_unused=True)
+        return [total, *(torch.zeros_like(w) if g is None else g for w, g in zip(wanted, grads, strict=True))]
+
+    call_by, Whole.call_by = Whole.call_by, lambda *_: None  # type: ignore[method-assign, assignment]
+    try:
+        expected = found(model, torch.float64)
+    finally:
+        Whole.call_by = call_by  # type: ignore[method-assign]
+    for isa in cpp.build_config()["instruction_sets"]:  # type: ignore[attr-defined]
+        os.environ["MADE_FAST_ISA"] = isa
+        for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 2e-3)):
+            for one, other in zip(found(model, dtype), expected, strict=True):
+                scale = float(other.detach().abs().max()) + 1
+                torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=tolerance * scale)
+    del os.environ["MADE_FAST_ISA"]
 
 
 def _overflow(rng: random.Random, seed: int, number: int) -> None:
