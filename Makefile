@@ -33,7 +33,7 @@ test: $(VENV)/installed  ## the quick tests: every law on every backend, every m
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(WORKERS) -m "interpreter and not slow"
 
 test-all: $(VENV)/installed  ## all tests, of the many slow rows of the laws a part (MADE_FAST_ALL_ROWS=1: all of them)
-	MADE_FAST_PEERS=1 $(BIN)/python -m pytest $(WORKERS) -m "not interpreter"
+	MADE_FAST_PEERS=1 $(BIN)/python -m pytest $(WORKERS) --durations=25 -m "not interpreter"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(WORKERS) -m interpreter
 
 bench: $(VENV)/installed  ## the paired comparison of every contender
