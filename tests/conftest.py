@@ -28,9 +28,10 @@ if backends._TRITON_INTERPRETED:
 
     interpreter.InterpreterBuilder.create_dot = _dot
 
-# Of the slow rows of the laws one in so many is run, chosen by its name; of kernels in Triton's interpreter, a thousand times
-# slower than compiled ones, fewer. MADE_FAST_ALL_ROWS=1 runs all.
-LAW_ROWS = 16 if backends._TRITON_INTERPRETED else 3
+# Of the slow rows of these, of the laws and of recordings, one in so many is run, chosen by its name; of kernels in Triton's
+# interpreter, a thousand times slower than compiled ones, fewer. MADE_FAST_ALL_ROWS=1 runs all.
+MANY_ROWS = {"laws", "test_traces.py"}
+ONE_ROW_IN = 16 if backends._TRITON_INTERPRETED else 3
 
 FEATURES = 9  # 2**9 states can be enumerated; a 3 x 3 image for the image orders
 
@@ -50,9 +51,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped = [
         item
         for item in items
-        if "laws" in item.path.parts
+        if not MANY_ROWS.isdisjoint(item.path.parts)
         and item.get_closest_marker("slow") is not None
-        and zlib.crc32(item.name.encode()) % LAW_ROWS
+        and zlib.crc32(item.name.encode()) % ONE_ROW_IN
     ]
     gone = set(dropped)
     items[:] = [item for item in items if item not in gone]

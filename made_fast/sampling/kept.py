@@ -50,7 +50,6 @@ class _Contents:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         can_read = backends.memory_digests() is not None
-        self._kinds = [_kind(tensor) for tensor in tensors]
         self._copies = {
             number: tensor.detach().clone()
             for number, tensor in enumerate(tensors)
@@ -62,9 +61,7 @@ class _Contents:
         self._digests = self._read(tensors, range(self.parts))
 
     def equal(self, tensors: Sequence[Tensor], parts: range) -> bool:
-        """Whether these tensors hold the same, in these parts as far as their memory can be read."""
-        if [_kind(tensor) for tensor in tensors] != self._kinds:
-            return False
+        """Whether tensors of the same kinds hold the same, in these parts as far as their memory can be read."""
         if not all(torch.equal(_dense(copy), _dense(tensors[number])) for number, copy in self._copies.items()):
             return False
         return all(self._read(tensors, range(part, part + 1)) == self._digests[part : part + 1] for part in parts)
@@ -83,12 +80,15 @@ class _Found(NamedTuple, Generic[T]):
     Attributes:
         value: what was made.
         others: see ``State``; None in a copy.
-        marks: where the tensors were and how often they had been written to.
-        contents: of the tensors that are structure, and of the others.
+        held: the tensors, so that no other comes to lie where they are.
+        kinds, marks: of them.
+        contents: of those that are structure, and of the others.
     """
 
     value: T
     others: list[Any] | None
+    held: Sequence[Tensor]
+    kinds: list[Any]
     marks: list[Any]
     contents: tuple[_Contents, _Contents]
 
@@ -182,13 +182,15 @@ class Kept(Generic[T]):
             self._found = entry = entry._replace(others=now.others)
         if entry.others != now.others:
             return True
-        marks = _marks(now.tensors)
+        kinds, marks = _kinds(now.tensors), _marks(now.tensors)
+        if kinds != entry.kinds:
+            return True
         if marks == entry.marks:
             self._looks += 1
             return not entry.equal(now, None if self.stale == "exact" else self._looks)
-        if len(marks) != len(entry.marks) or not entry.equal(now, None):
+        if not entry.equal(now, None):
             return True
-        self._found = entry._replace(marks=marks)
+        self._found = entry._replace(held=now.tensors, marks=marks)
         return False
 
     def _made(self, now: State, *, anew: bool = False) -> T:
@@ -199,20 +201,21 @@ class Kept(Generic[T]):
         """
         for _ in range(_TRIES):
             structure, others = _in_two(now)
-            last = None if anew or not structure else self._last_of(now.others, structure)
-            marks, contents = _marks(now.tensors), (_Contents(structure), _Contents(others))
+            last = None if anew or not structure else self._last_of(now)
+            held, kinds, marks = now.tensors, _kinds(now.tensors), _marks(now.tensors)
+            contents = (_Contents(structure), _Contents(others))
             value = self.make(last)
-            self._found = _Found(value, now.others, marks, contents)
+            self._found = _Found(value, now.others, held, kinds, marks, contents)
             self._copied_stale = False
             now = self.read()
             if _marks(now.tensors) == marks:
                 break
         return value
 
-    def _last_of(self, others: list[Any] | None, structure: Sequence[Tensor]) -> T | None:
+    def _last_of(self, now: State) -> T | None:
         """The last value, if it had the same structure."""
-        entry = self._found
-        if entry is None or entry.others != others:
+        entry, (structure, _) = self._found, _in_two(now)
+        if entry is None or entry.others != now.others or entry.kinds[: now.structure] != _kinds(structure):
             return None
         known = entry.contents[0]
         return entry.value if known.equal(structure, range(known.parts)) else None
@@ -225,7 +228,7 @@ class Kept(Generic[T]):
         changed = self.is_stale
         return {
             **state,
-            "_found": self._found._replace(others=None),
+            "_found": self._found._replace(others=None, held=()),
             "_copied_stale": changed,
         }
 
@@ -254,15 +257,18 @@ def _marks(tensors: Sequence[Tensor]) -> list[Any]:
     ]
 
 
+def _kinds(tensors: Sequence[Tensor]) -> list[Any]:
+    """All of each tensor but its contents."""
+    return [
+        (each.dtype, each.device, each.shape, each.stride(), each.is_neg())
+        if type(each) in _PLAIN and each.layout is torch.strided
+        else (type(each), each.dtype, each.device, each.shape)
+        for each in tensors
+    ]
+
+
 def _dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.layout is torch.strided else tensor.to_dense()
-
-
-def _kind(tensor: Tensor) -> Any:
-    """All of a tensor but its contents."""
-    if tensor.layout is not torch.strided or tensor.is_nested:
-        return type(tensor), tensor.dtype, tensor.device, tensor.shape
-    return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride(), tensor.is_neg()
 
 
 def _is_readable(tensor: Tensor) -> bool:

@@ -88,8 +88,9 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 def test_a_signal_within_a_text_that_is_executed(number: signal.Signals) -> None:
     """After which Python would end by SIGINT though the exception was caught."""
     code = f"""
-import os, sys
+import os, signal, sys
 from made_fast import interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 with interrupts.noticed() as came:
     try:
         exec("os.kill(os.getpid(), {int(number)})\\nwhile True: pass")
