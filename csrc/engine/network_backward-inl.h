@@ -357,8 +357,11 @@ Status network_backward(const NetworkTask<T>& task) {
         blocks[b] = back_block<T>(task, places[k], base + b, values, task.room + b * room);
 #pragma omp for schedule(static, 1)
       for (int64_t b = 0; b < count; ++b) backward_block<T>(task, places, k, (base + b) * kBlockRows, blocks[b]);
-      weights_backward<T>(places[k], blocks, count, base == 0);
+      for (int64_t b = 0; b < count; b += kBlocksSummed) {
+        weights_backward<T>(places[k], blocks + b, count - b < kBlocksSummed ? count - b : kBlocksSummed,
+                            base + b == 0);
 #pragma omp barrier
+      }
     }
   return Status::ok;
 }

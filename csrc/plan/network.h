@@ -15,6 +15,7 @@ constexpr int kBlockRows = 64;     // rows of the batch whose values are held at
 constexpr int kMostValues = 128;   // of a network, x and the context included
 constexpr int kMostTerms = 8;      // of one operation
 constexpr int kMostNetworks = 64;  // of one call
+constexpr int kBlocksSummed = 4;   // whose gradients of weights are summed before they are written
 constexpr int kMostBlocksAtOnce = 64;
 
 // Columns for each tile of a mask, one tile after the other.

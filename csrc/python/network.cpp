@@ -146,6 +146,8 @@ void backward(const Networks& networks, const std::string& isa, int head, double
   const Engine& engine = find_engine(isa);
   Call<T> call;
   describe(call, networks, head, batch, num_threads, blocks_at_once);
+  require(blocks_at_once % kBlocksSummed == 0 || blocks_at_once >= network_blocks(batch),
+          "blocks must be taken in fours, or all at once");
   hand_over(call, floor, weights, values, room, blocks_at_once);
   call.grad_weights = pointers<T>(grad_weights, call.weights.size());
   NetworkTask<T>& task = call.task;

@@ -134,6 +134,26 @@ def test_a_flow_is_one_call(context_features: int, calls: list[Any], monkeypatch
     assert calls == [3] * 4
 
 
+def test_threads_change_nothing() -> None:
+    """Blocks of rows and sums of weights are cut alike, whatever the number of threads."""
+    models: tuple[tuple[Any, int], ...] = (
+        (MADE(64, (300, 200), output="normal", context_features=3), 517),
+        (MaskedAutoregressiveFlow(20, 3, (128, 128), 3), 700),
+    )
+    threads = torch.get_num_threads()
+    for model, rows in models:
+        x, context = _inputs(model if isinstance(model, MADE) else model.networks[0], rows, torch.float32)
+        found = []
+        try:
+            for number in (1, 2, 3, 5, 9):
+                torch.set_num_threads(number)
+                found.append(_gradients(model, x, context, lambda: model.log_prob(x, context)))
+        finally:
+            torch.set_num_threads(threads)
+        for others in found[1:]:
+            assert all(map(torch.equal, found[0], others))
+
+
 def test_derivatives_of_derivatives() -> None:
     for output, features in (("bernoulli", 3), ("normal", 2)):
         options = {"hidden_features": (4,), "activation": "tanh", "direct": True, "context_features": 1}

@@ -19,7 +19,7 @@ __all__ = ["Network", "NetworkColumn", "Networks"]
 _BLOCK_ROWS = 64  # kBlockRows of csrc/plan/network.h
 _MACS_PER_THREAD = 1_000_000  # of a forward pass
 _MOST_THREADS = 64  # kMostBlocksAtOnce
-_BLOCKS_AT_ONCE = 4  # on the way back, so that gradients of weights are written once for 256 rows
+_BLOCKS_SUMMED = 4  # kBlocksSummed: whole ones, so that sums do not depend on the threads
 
 
 class NetworkColumn(IntEnum):
@@ -144,7 +144,7 @@ class Networks:
             into_weights: of the shapes of the weights, contiguous, or None.
         """
         batch, blocks, threads = self._cut(batch)
-        at_once = min(blocks, max(threads, _BLOCKS_AT_ONCE))
+        at_once = min(blocks, -(-threads // _BLOCKS_SUMMED) * _BLOCKS_SUMMED)
         room = values.new_empty(self._sizes_of(at_once)[1])
         call = _core.network_backward_f64 if values.dtype == torch.float64 else _core.network_backward_f32
         call(
