@@ -161,7 +161,7 @@ class AcceleratedSampler(Draws):
         return _Made(captured, Sampler(program, output, backend=self._backend))
 
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return self._kept.current(request.count).sampler._drawn(request, with_log_prob)
+        return self._kept.current().sampler._drawn(request, with_log_prob)
 
 
 def accelerate(

@@ -233,7 +233,7 @@ class MADE(MaskedNetwork, Draws):
         return sampler.of_mask(mask) if isinstance(sampler, EnsembleSampler) and mask is not None else sampler
 
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return self._sampler.current(request.count)._drawn(request, with_log_prob)
+        return self.sampler()._drawn(request, with_log_prob)
 
     def _of_mask(self, mask: int) -> Draws:
         return self.sampler(mask=mask)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import torch
@@ -20,7 +20,6 @@ Stale = Literal["refresh", "raise", "keep", "exact"]
 
 _TRIES = 8  # to make something from tensors that another thread keeps writing to
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
-_ROWS_PER_LOOK = 4  # that are drawn: a part is read in about a quarter of the time of a row of so large a network
 _PART, _WHOLE = 1 << 15, 1 << 18  # bytes of large contents that one look compares, and of contents that are never cut
 
 
@@ -61,7 +60,7 @@ class _Contents:
         self.parts = 1 if size <= _WHOLE else -(-size // _PART)
         self._digests = self._read(tensors, range(self.parts))
 
-    def equal(self, tensors: Sequence[Tensor], parts: Iterable[int]) -> bool:
+    def equal(self, tensors: Sequence[Tensor], parts: range) -> bool:
         """Whether tensors of the same kinds hold the same, in these parts as far as their memory can be read."""
         if not all(torch.equal(_dense(copy), _dense(tensors[number])) for number, copy in self._copies.items()):
             return False
@@ -93,12 +92,10 @@ class _Found(NamedTuple, Generic[T]):
     marks: list[Any]
     contents: tuple[_Contents, _Contents]
 
-    def equal(self, now: State, looks: range | None = None) -> bool:
-        """Whether tensors hold the same: all of it, or the parts that so many looks have their turn to compare."""
+    def equal(self, now: State, look: int | None) -> bool:
+        """Whether tensors hold the same: all of it, or with a number the part of one look."""
         for known, tensors in zip(self.contents, _in_two(now), strict=True):
-            parts: Iterable[int] = range(known.parts)
-            if looks is not None and len(looks) < known.parts:
-                parts = [look % known.parts for look in looks]
+            parts = range(known.parts) if look is None else range(look % known.parts, look % known.parts + 1)
             if not known.equal(tensors, parts):
                 return False
         return True
@@ -109,9 +106,9 @@ class Kept(Generic[T]):
 
     A look compares where the tensors are and how often torch counted writes to them, and then their contents, since writes
     through ``.data`` or ``.numpy()`` are not counted: all of them up to 256 KiB, beyond that 32 KiB in lines spread over all
-    tensors, others with each look; of a large draw as many times that as costs it little. So a write to all of a large tensor
-    is seen at once, one to a single number of it after as many looks as the tensors have 32 KiB; ``stale="exact"`` compares
-    everything with each look. Where a tensor has moved or was written to, everything is compared in any case.
+    tensors, others with each look. So a write to all of a large tensor is seen at once, one to a single number of it after as
+    many looks as the tensors have 32 KiB; ``stale="exact"`` compares everything with each look. Where a tensor has moved or
+    was written to, everything is compared in any case.
 
     Copies and pickles leave it out, and make it again when it is asked for. Those of a ``portable`` one take it along; the
     other things that it was made from have other identities there, so they are noted anew.
@@ -150,11 +147,8 @@ class Kept(Generic[T]):
         """Whether there is nothing yet, or what it was made from has changed."""
         return self._has_changed(self.read())
 
-    def current(self, rows: int = 1) -> T:
+    def current(self) -> T:
         """The value for the tensors as they are now.
-
-        Args:
-            rows: that are drawn with it: the more, the more is compared beforehand.
 
         Raises:
             RuntimeError: they have changed, and ``stale`` is ``"raise"``.
@@ -163,7 +157,7 @@ class Kept(Generic[T]):
         if entry is not None and self.stale == "keep":
             return entry.value
         now = self.read()
-        if not self._has_changed(now, rows):
+        if not self._has_changed(now):
             assert self._found is not None
             return self._found.value
         if entry is not None and self.stale == "raise":
@@ -180,7 +174,7 @@ class Kept(Generic[T]):
         with self._lock:
             return self._made(self.read(), anew=True)
 
-    def _has_changed(self, now: State, rows: int = 1) -> bool:
+    def _has_changed(self, now: State) -> bool:
         entry = self._found
         if entry is None:
             return True
@@ -192,9 +186,9 @@ class Kept(Generic[T]):
         if kinds != entry.kinds:
             return True
         if marks == entry.marks:
-            first, self._looks = self._looks, self._looks + 1 + rows // _ROWS_PER_LOOK
-            return not entry.equal(now, None if self.stale == "exact" else range(first, self._looks))
-        if not entry.equal(now):
+            self._looks += 1
+            return not entry.equal(now, None if self.stale == "exact" else self._looks)
+        if not entry.equal(now, None):
             return True
         self._found = entry._replace(held=now.tensors, marks=marks)
         return False

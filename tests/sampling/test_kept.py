@@ -69,17 +69,6 @@ def test_a_number_written_past_every_count_is_seen_after_some_looks() -> None:
             assert torch.equal(kept.current()[0], tensors[0])
 
 
-def test_a_large_draw_compares_everything() -> None:
-    for rows, seen in ((4 * 15, True), (1, False)):
-        tensors = [torch.randn(LARGE)]  # 15 parts
-        kept, made = _kept(tensors)
-        kept.current()
-        kept.current()
-        tensors[0].data.view(-1)[-1] = 100.0
-        kept.current(rows)
-        assert (len(made) == 2) == seen
-
-
 def test_equal_contents_are_no_change() -> None:
     for shape in (SMALL, LARGE):
         tensors = [torch.randn(shape), torch.ones(shape, dtype=torch.bool)]
