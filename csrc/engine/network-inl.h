@@ -32,35 +32,18 @@ void pack_tiles(const TileView& tiles, const T* weight, Strides strides, T* pack
   }
 }
 
-// sum[r][v] += weights times source, for `count` columns, kVecs vectors of rows. Weight r of column c is at
-// weights[r][c * column_stride].
-template <class T, int kVecs>
-MADE_FAST_INLINE void multiply_tile(Vec<T> (&sum)[kUnitsAtOnce][kVecs], const T* const (&weights)[kUnitsAtOnce],
-                                    int64_t column_stride, const int32_t* columns, int64_t count, const T* source,
-                                    int64_t stride) {
-  for (int64_t i = 0; i < count; ++i) {
-    const T* values = source + columns[i] * stride;
-    const int64_t at = columns[i] * column_stride;
-    Vec<T> value[kVecs];
-    for (int v = 0; v < kVecs; ++v) value[v] = load<T>(values + v * kLanes<T>);
-    for (int r = 0; r < kUnitsAtOnce; ++r) {
-      const Vec<T> weight = splat<T>(weights[r][at]);
-      for (int v = 0; v < kVecs; ++v) sum[r][v] = weight * value[v] + sum[r][v];
-    }
-  }
-}
-
-// The same of packed weights.
-template <class T, int kVecs>
-MADE_FAST_INLINE void multiply_packed(Vec<T> (&sum)[kUnitsAtOnce][kVecs], const T* packed, const int32_t* columns,
-                                      int64_t count, const T* source, int64_t stride) {
+// sum[r][v] += weights times source, for `count` columns, kVecs vectors of rows; weight(r, i) is that of the i-th
+// column.
+template <class T, int kVecs, class Weight>
+MADE_FAST_INLINE void multiply_tile(Vec<T> (&sum)[kUnitsAtOnce][kVecs], const int32_t* columns, int64_t count,
+                                    const T* source, int64_t stride, const Weight& weight) {
   for (int64_t i = 0; i < count; ++i) {
     const T* values = source + columns[i] * stride;
     Vec<T> value[kVecs];
     for (int v = 0; v < kVecs; ++v) value[v] = load<T>(values + v * kLanes<T>);
     for (int r = 0; r < kUnitsAtOnce; ++r) {
-      const Vec<T> weight = splat<T>(packed[i * kUnitsAtOnce + r]);
-      for (int v = 0; v < kVecs; ++v) sum[r][v] = weight * value[v] + sum[r][v];
+      const Vec<T> factor = splat<T>(weight(r, i));
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = factor * value[v] + sum[r][v];
     }
   }
 }
@@ -90,12 +73,13 @@ MADE_FAST_INLINE void tile_sums(const Summand<T>* summands, int count, int64_t t
     const T* weights[kUnitsAtOnce];
     for (int r = 0; r < kUnitsAtOnce; ++r)
       weights[r] = summand.weight + (unit + r < rows ? unit + r : rows - 1) * summand.strides.row;
-    const int64_t begin = all.starts[tile], end = all.starts[tile + 1];
     const T* source = summand.source + first;
-    multiply_tile<T, kVecs>(sum, weights, summand.strides.column, all.columns + begin, end - begin, source, stride);
-    const int64_t from = some.starts[tile], to = some.starts[tile + 1];
-    multiply_packed<T, kVecs>(sum, summand.packed + from * kUnitsAtOnce, some.columns + from, to - from, source,
-                              stride);
+    const int32_t* columns = all.columns + all.starts[tile];
+    multiply_tile<T, kVecs>(sum, columns, all.starts[tile + 1] - all.starts[tile], source, stride,
+                            [&](int r, int64_t i) { return weights[r][columns[i] * summand.strides.column]; });
+    const T* packed = summand.packed + some.starts[tile] * kUnitsAtOnce;
+    multiply_tile<T, kVecs>(sum, some.columns + some.starts[tile], some.starts[tile + 1] - some.starts[tile], source,
+                            stride, [&](int r, int64_t i) { return packed[i * kUnitsAtOnce + r]; });
   }
   for (int r = 0; r < kUnitsAtOnce && unit + r < rows; ++r)
     for (int v = 0; v < kVecs; ++v) store<T>(out + (unit + r) * stride + first + v * kLanes<T>, sum[r][v]);

@@ -244,7 +244,12 @@ def load(backend: Backend) -> ModuleType:
 
 def config_reader() -> Callable[[], dict[str, object]] | None:
     """The function that says how the compiled module was built; None where nothing was compiled."""
-    return next((row.build_config for row in BACKENDS if row.build_config and row.missing is None), None)
+    row = _compiled()
+    return None if row is None else row.build_config
+
+
+def _compiled() -> Backend | None:
+    return next((row for row in BACKENDS if row.build_config and row.missing is None), None)
 
 
 @functools.cache
@@ -252,5 +257,5 @@ def memory_digests() -> Callable[[Sequence[int], Sequence[int], int, int, int], 
     """A function that makes numbers of what lies in memory: of the addresses of several pieces, their sizes in bytes, which
     parts of them are wanted, from one on and up to another, and how many parts there are. None where nothing was compiled.
     """
-    row = next((row for row in BACKENDS if row.build_config and row.missing is None), None)
+    row = _compiled()
     return None if row is None else load(row).digest_parts  # type: ignore[no-any-return]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -152,7 +151,8 @@ def run(calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tens
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     given = context if context is None or context.ndim == 2 else context.reshape(-1, context.shape[-1])
     weights = [weight for call in calls for weight in call.weights]
-    chain = _Chain(tuple(calls), _networks_of(tuple([call.native for call in calls])), head, floor)
+    natives = [call.native for call in calls]
+    chain = _Chain(tuple(calls), natives[0].one_after_another(natives), head, floor)
     if torch.is_grad_enabled() and _any_needs_gradient(x, context, *weights):
         found = _Network.apply(chain, rows, given, *weights)  # type: ignore[no-untyped-call]
     else:
@@ -160,12 +160,6 @@ def run(calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tens
     if x.ndim != 2:
         found = tuple(each.reshape((*x.shape[:-1], *each.shape[1:])) for each in found)
     return found[0] if len(found) == 1 else found
-
-
-@lru_cache(maxsize=256)
-def _networks_of(natives: tuple[Any, ...]) -> Any:
-    """Networks one after another, as their backend runs them."""
-    return natives[0].one_after_another(natives)
 
 
 def _any_needs_gradient(*tensors: Tensor | None) -> bool:

@@ -114,7 +114,7 @@ class Kept(Generic[T]):
     other things that it was made from have other identities there, so they are noted anew.
 
     Args:
-        read: gives the state as it is now; its tensors are detached, but no copies.
+        read: gives the state as it is now; its tensors are no copies.
         make: makes the value from what ``read`` gives; it is handed the last value, None at first.
         stale: ``"refresh"`` and ``"exact"`` make it again after a change, ``"raise"`` raises, ``"keep"`` does not look.
         changed: what the error of ``"raise"`` says.
@@ -207,9 +207,9 @@ class Kept(Generic[T]):
             value = self.make(last)
             self._found = _Found(value, now.others, held, kinds, marks, contents)
             self._copied_stale = False
-            now = self.read()
-            if _marks(now.tensors) == marks:
+            if _marks(held) == marks:
                 break
+            now = self.read()
         return value
 
     def _last_of(self, now: State) -> T | None:

@@ -111,6 +111,18 @@ def test_without_the_compiled_module_contents_are_copied(monkeypatch: pytest.Mon
         assert len(made) == 2
 
 
+def test_tensors_that_are_made_anew_for_each_look_are_compared_by_content() -> None:
+    """As the weights are that hooks make: something is made once of them, and again when they differ."""
+    weight, made = torch.randn(LARGE), []
+    kept = Kept(lambda: State([weight * 2]), lambda _: made.append(1))
+    for _ in range(3):
+        kept.current()
+    assert len(made) == 1
+    weight.add_(1)
+    kept.current()
+    assert len(made) == 2
+
+
 def test_a_write_while_it_is_made_is_seen() -> None:
     tensors = [torch.zeros(LARGE)]
     writes = iter((1.0, 2.0))

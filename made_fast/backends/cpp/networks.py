@@ -18,6 +18,7 @@ __all__ = ["Network", "NetworkColumn", "Networks"]
 
 _BLOCK_ROWS = 64  # kBlockRows of csrc/plan/network.h
 _MACS_PER_THREAD = 1_000_000  # of a forward pass
+_CHAINS_KEPT = 8
 _MOST_THREADS = 64  # kMostBlocksAtOnce
 _BLOCKS_SUMMED = 4  # kBlocksSummed: whole ones, so that sums do not depend on the threads
 
@@ -61,10 +62,17 @@ class Network:
         )
         self.macs = int(self.native.macs)
 
-    @staticmethod
-    def one_after_another(networks: Sequence[Network]) -> Networks:
-        """Several of them as one."""
-        return Networks(networks)
+        self._chains: dict[tuple[_core.Network, ...], Networks] = {}
+
+    def one_after_another(self, networks: Sequence[Network]) -> Networks:
+        """Several of them as one, of which this is the first; a few are kept as long as it is."""
+        natives = tuple([each.native for each in networks])  # not the networks: they would hold one another
+        found = self._chains.get(natives)
+        if found is None:
+            if len(self._chains) >= _CHAINS_KEPT:
+                self._chains.clear()
+            found = self._chains[natives] = Networks(networks)
+        return found
 
 
 class Networks:
@@ -75,7 +83,7 @@ class Networks:
     """
 
     def __init__(self, networks: Sequence[Network]) -> None:
-        self._networks = list(networks)
+        self._wiring = networks[-1].wiring
         self._natives = [each.native for each in networks]
         self._macs = sum(each.macs for each in networks)
         self._sizes: dict[int, tuple[int, int]] = {}  # of values of a block, and of so many rooms
@@ -100,8 +108,7 @@ class Networks:
         values = x.new_empty(block_values * (blocks if keep else threads))
         room = x.new_empty(room_size)
         total = None if head == "parameters" else x.new_empty(batch)
-        wiring = self._networks[-1].wiring
-        width = {"parameters": wiring.wires[-1].width, "affine": wiring.features}.get(head)
+        width = {"parameters": self._wiring.wires[-1].width, "affine": self._wiring.features}.get(head)
         out = None if width is None else x.new_empty(batch, width)
         call = _core.network_forward_f64 if x.dtype == torch.float64 else _core.network_forward_f32
         call(
