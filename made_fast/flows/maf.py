@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from made_fast.arguments import (
     whole_number,
 )
 from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, solved_by
-from made_fast.layers.networks import MOST_AT_ONCE, Call, run
+from made_fast.layers.networks import MOST_AT_ONCE, Call, nll_with_gradients, run
 from made_fast.models.made import MADE
 from made_fast.models.whole import serving
 from made_fast.outputs.dtypes import check_dtype, check_written, write_values
@@ -157,6 +157,15 @@ class MaskedAutoregressiveFlow(nn.Module):
         z, log_det = self._noise_of(x, context)
         found: Tensor = (-0.5 * z**2 - LOG_SQRT_2_PI).sum(-1) + log_det
         return found
+
+    def _nll_with_gradients(self, x: Tensor, into: Mapping[int, Tensor]) -> Tensor | None:
+        """See ``MADE``."""
+        if type(self) is not MaskedAutoregressiveFlow or "log_prob" in self.__dict__ or self.context_features:
+            return None
+        x, _ = self._checked("x", x, None)
+        finite("x", x)
+        calls = self._calls(x, None)
+        return None if calls is None else nll_with_gradients(calls, "flow", self.floor, x, into)
 
     def noise_of(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The base noise (..., D) that x (..., D) comes from, and log |det dz/dx| (...)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wiring
 from made_fast.tracing import may_bypass
 
-__all__ = ["MOST_AT_ONCE", "Call", "WholeNetwork", "run"]
+__all__ = ["MOST_AT_ONCE", "Call", "WholeNetwork", "nll_with_gradients", "run"]
 
 MOST_AT_ONCE = 64  # networks one after another in one call: kMostNetworks of csrc/plan/network.h
 _KEPT = 64  # networks of one wiring: those of the masks of an ensemble
@@ -160,6 +160,46 @@ def run(calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tens
     if x.ndim != 2:
         found = tuple(each.reshape((*x.shape[:-1], *each.shape[1:])) for each in found)
     return found[0] if len(found) == 1 else found
+
+
+def nll_with_gradients(
+    calls: Sequence[Call],
+    head: str,
+    floor: float,
+    x: Tensor,
+    into: Mapping[int, Tensor],
+    density: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor | None:
+    """The mean of minus the log-probabilities and its gradients, without a node of autograd.
+
+    Args:
+        calls, head, floor: see ``run``; a head that makes log-probabilities, or ``"parameters"`` with ``density``.
+        x: (B, D), B of 1 or more.
+        into: by ``id`` of a weight, where its gradient is written: contiguous, of its shape and dtype.
+        density: makes the log-probabilities (B,) of parameters (B, P).
+
+    Returns:
+        (); None, with nothing written, unless the weights that require gradients are those of ``into``, each once.
+    """
+    weights = [weight for call in calls for weight in call.weights]
+    made = [into.get(id(weight)) if weight.requires_grad else None for weight in weights]
+    wanted = [id(weight) for weight in weights if weight.requires_grad]
+    if len(wanted) != len(into) or into.keys() != set(wanted):
+        return None
+    natives = [call.native for call in calls]
+    chain = _Chain(tuple(calls), natives[0].one_after_another(natives), head, floor)
+    x, plain = _plain(x), [_plain(each) for each in weights]
+    out, total, values = chain.native.forward(head, floor, x, None, plain, True)
+    grads: tuple[Tensor | None, Tensor | None]
+    if density is None:
+        nll, grads = -total.mean(), (None, x.new_full((len(x),), -1 / len(x)))
+    else:
+        with torch.enable_grad():
+            nll = -density(out.requires_grad_()).mean()
+        grads = (_plain(torch.autograd.grad(nll, out)[0]), None)
+    chain.native.backward(head, floor, len(x), plain, values, grads, (None, None), made)
+    found: Tensor = nll.detach()
+    return found
 
 
 def _any_needs_gradient(*tensors: Tensor | None) -> bool:

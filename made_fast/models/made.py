@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -181,14 +181,7 @@ class MADE(MaskedNetwork, Draws):
             ValueError: a shape does not fit, a value of ``x`` is impossible (nan included), one of ``context`` is not finite,
                 or there is no such mask.
         """
-        given = x
-        x, context = self._checked(x, context)
-        if may_look(x):
-            self.output.check(x)
-            if x is not given:
-                check_rounded(self.conditionals, given, x)
-        if context is not None:
-            finite("context", context)
+        x, context = self._checked_values(x, context)
         chosen: Any = masks
         if masks is None and self.ensemble is not None and not self.training:
             chosen = self.ensemble.evaluated
@@ -203,6 +196,12 @@ class MADE(MaskedNetwork, Draws):
         for mask in chosen[1:]:  # probabilities are averaged: a mean of logits would be no mixture of densities
             total = torch.logaddexp(total, self.log_prob_of(x, context, self._layer_masks(mask)))
         return total - math.log(len(chosen))
+
+    def _nll_with_gradients(self, x: Tensor, into: Mapping[int, Tensor]) -> Tensor | None:
+        """The mean of ``-log_prob(x)``, x (B, D), and its gradients; None where autograd must find them."""
+        if type(self) is not MADE or "log_prob" in self.__dict__ or not self.training:
+            return None  # what a subclass makes otherwise is not known
+        return self.nll_with_gradients_of(self._checked_values(x, None)[0], self._layer_masks(None), into)
 
     def distribution(self, x: Tensor, context: Tensor | None = None, *, mask: int | None = None) -> Distribution:
         """Returns the conditionals p(x_d | x_<d, context) as a torch distribution: batch (...), event (D,).
@@ -366,8 +365,7 @@ class MADE(MaskedNetwork, Draws):
         options = f"activation={self.activation!r}, residual={self.residual}, direct={self.direct}"
         if self.num_masks != 1:
             options += f", num_masks={self.num_masks}, shuffle={self.shuffle!r}, seed={self.seed}"
-        if self.mask_conditioning:
-            options += ", mask_conditioning=True"
+        options += ", mask_conditioning=True" if self.mask_conditioning else ""
         return f"{self.features}, {self.hidden_features}, output={self.output.name!r}, {options}"
 
     def _checked_mask(self, mask: int) -> int:
@@ -378,8 +376,19 @@ class MADE(MaskedNetwork, Draws):
     def _layer_masks(self, mask: int | None) -> list[Tensor] | None:
         """The degrees of a mask for each of the masked layers; None where they have masks of their own."""
         self.check_structure()
-        mask = None if mask is None else self._checked_mask(mask)
-        return None if self.ensemble is None else self.ensemble.of_layers(mask)
+        checked = None if mask is None else self._checked_mask(mask)
+        return None if self.ensemble is None else self.ensemble.of_layers(checked)
+
+    def _checked_values(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """``_checked``, whose values must be possible."""
+        given, (x, context) = x, self._checked(x, context)
+        if may_look(x):
+            self.output.check(x)
+            if x is not given:
+                check_rounded(self.conditionals, given, x)
+        if context is not None:
+            finite("context", context)
+        return x, context
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """x and context in the dtype and on the device of the weights."""

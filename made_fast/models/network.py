@@ -6,7 +6,8 @@ where a program is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from made_fast.arguments import flag
 from made_fast.layers.encoder import Encoder, read, read_layer
 from made_fast.layers.linear import MaskedLinear, masked_linear
-from made_fast.layers.networks import run
+from made_fast.layers.networks import nll_with_gradients, run
 from made_fast.masks import MaskSet, connectivity, hidden_degrees, layer_degrees
 from made_fast.models.settled import make_weights
 from made_fast.models.structure import Structure
@@ -239,6 +240,17 @@ class MaskedNetwork(nn.Module):
                 self._log_prob_of_part, *arguments, use_reentrant=False, preserve_rng_state=False
             )
         return total
+
+    def nll_with_gradients_of(self, x: Tensor, layer_masks: LayerMasks, into: Mapping[int, Tensor]) -> Tensor | None:
+        """See ``layers.networks.nll_with_gradients``, of checked rows (B, D); None where ``log_prob_of`` must do it."""
+        if self.context_features or len(x) * sum(self.params_per_variable) > _TOO_MANY:
+            return None
+        call = self.whole.call(self, x, None, layer_masks)
+        if call is None:
+            return None
+        head, floor = self.whole.head or ("parameters", 0.0)
+        density = None if self.whole.head else partial(self._share, x=x, first=0, last=self.features)
+        return nll_with_gradients([call], head, floor, x, into, density)
 
     def program_of(self, layer_masks: LayerMasks, order: Tensor) -> Program:
         """The network as a program; weights and biases are copied.
