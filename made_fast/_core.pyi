@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -143,6 +145,18 @@ def has_bf16() -> bool: ...
 def fma_rate(isa: str, double_precision: bool, num_threads: int, repeats: int) -> float: ...
 def compiler() -> tuple[str, str]: ...
 def tables() -> dict[str, list[str]]: ...
+
+class Unchanged:
+    def __init__(
+        self,
+        held: list[tuple[dict[Any, Any], Any, Any]],
+        sizes: list[tuple[dict[Any, Any], int]],
+        kinds: list[tuple[Any, type]],
+        tensors: list[Any],
+        contents: list[Any],
+        versions: list[tuple[Any, int]],
+    ) -> None: ...
+    def same(self) -> bool: ...
 
 class Network:
     def __init__(

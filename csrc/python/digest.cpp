@@ -56,12 +56,6 @@ uint64_t digest_of(const uint64_t (&state)[kDigestLanes]) {
   return whole;
 }
 
-uint64_t digest(uintptr_t address, int64_t size) {
-  uint64_t state[kDigestLanes] = {};
-  add_lines(state, address, size, 0, 1);
-  return digest_of(state);
-}
-
 // Of several pieces of memory the lines of each of the parts [first, last).
 std::vector<uint64_t> digest_parts(const std::vector<uintptr_t>& addresses, const std::vector<int64_t>& sizes,
                                    int64_t first, int64_t last, int64_t parts) {
@@ -78,8 +72,14 @@ std::vector<uint64_t> digest_parts(const std::vector<uintptr_t>& addresses, cons
 
 }  // namespace
 
+uint64_t digest_memory(uintptr_t address, int64_t size) {
+  uint64_t state[kDigestLanes] = {};
+  add_lines(state, address, size, 0, 1);
+  return digest_of(state);
+}
+
 void bind_digest(pybind11::module_& module) {
-  module.def("digest", &digest, pybind11::arg("address"), pybind11::arg("size"));
+  module.def("digest", &digest_memory, pybind11::arg("address"), pybind11::arg("size"));
   module.def("digest_parts", &digest_parts, pybind11::arg("addresses"), pybind11::arg("sizes"), pybind11::arg("first"),
              pybind11::arg("last"), pybind11::arg("parts"));
 }

@@ -12,4 +12,5 @@ PYBIND11_MODULE(_core, module) {
   made_fast::bind_products(module);  // masked products
   made_fast::bind_networks(module);  // whole networks, forward and backward
   made_fast::bind_digest(module);    // the content of memory as a number
+  made_fast::bind_unchanged(module);  // whether objects are what they were
 }

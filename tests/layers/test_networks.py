@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from made_fast import MADE, build_config
 from made_fast.flows.maf import MaskedAutoregressiveFlow
 from made_fast.layers import networks
-from made_fast.models.whole import Whole
+from made_fast.models import whole
 from made_fast.outputs import MixtureOfNormals
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
@@ -26,20 +26,19 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-4}
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was run in one call."""
     found: list[Any] = []
-    run = networks.run
+    run = networks.Chain.run
 
-    def counted(chain: Any, *arguments: Any) -> Any:
-        found.append(len(chain))
+    def counted(chain: networks.Chain, *arguments: Any) -> Any:
+        found.append(len(chain.calls))
         return run(chain, *arguments)
 
-    monkeypatch.setattr("made_fast.models.network.run", counted)
-    monkeypatch.setattr("made_fast.flows.maf.run", counted)
+    monkeypatch.setattr(networks.Chain, "run", counted)
     return found
 
 
 def _layered(monkeypatch: pytest.MonkeyPatch, function: Any) -> Any:
     with monkeypatch.context() as patch:
-        patch.setattr(Whole, "call_by", lambda *_: None)
+        patch.setattr(whole, "backend_for", lambda _: None)
         return function()
 
 

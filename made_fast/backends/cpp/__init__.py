@@ -11,11 +11,12 @@ from made_fast.backends.cpp.engine import (
     masked_linear_grad_weight,
     pack,
 )
-from made_fast.backends.cpp.networks import Network
+from made_fast.backends.cpp.networks import Network, Unchanged
 
 __all__ = [
     "Network",
     "Packed",
+    "Unchanged",
     "build_config",
     "digest_parts",
     "draw",
