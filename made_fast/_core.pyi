@@ -167,6 +167,7 @@ class Network:
         num_weights: int,
         ops: np.ndarray,
         terms: list[list[tuple[int, int, np.ndarray]]],
+        categories: np.ndarray,
     ) -> None: ...
     @property
     def macs(self) -> int: ...

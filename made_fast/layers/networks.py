@@ -18,7 +18,7 @@ from made_fast import backends
 from made_fast.layers import operators
 from made_fast.layers.linear import masked_linear
 from made_fast.masks import mask_digest, mask_key, whole_mask
-from made_fast.outputs.binary import BernoulliConditional
+from made_fast.outputs.binary import BernoulliConditional, SpinConditional
 from made_fast.outputs.normal import NormalConditional
 from made_fast.outputs.rules import LOG_SQRT_2_PI
 from made_fast.programs.functions import FUNCTIONS
@@ -29,6 +29,7 @@ from made_fast.tracing import may_bypass
 __all__ = ["MOST_AT_ONCE", "Call", "Chain", "WholeNetwork", "run"]
 
 MOST_AT_ONCE = 64  # networks one after another in one call: kMostNetworks of csrc/plan/network.h
+_BINARY = {"bernoulli": BernoulliConditional(), "spin": SpinConditional()}
 _KEPT = 64  # networks of one wiring: those of the masks of an ensemble
 
 
@@ -255,8 +256,12 @@ class Chain:
             params = _parameters(self.calls[0], x, context, weights)
             if head == "parameters":
                 return (params,)
-            if head == "bernoulli":
-                return (BernoulliConditional().log_prob(params[..., None], x).sum(-1),)
+            if head in _BINARY:
+                return (_BINARY[head].log_prob(params[..., None], x).sum(-1),)
+            if head == "categorical":
+                sizes = list(self.calls[0].wiring.categories)
+                parts = zip(x.split(sizes, -1), params.split(sizes, -1), strict=True)
+                return (torch.stack([(units * logits.log_softmax(-1)).sum(-1) for units, logits in parts]).sum(0),)
             return (NormalConditional(floor).log_prob(params.unflatten(-1, (-1, 2)), x).sum(-1),)
         total = x.new_zeros(x.shape[:-1])
         first = 0

@@ -210,7 +210,7 @@ class MaskedNetwork(nn.Module):
         """Parameters (..., P) from x (..., D) and context (..., C) or None, checked ones, under the masks of all layers."""
         chain = None if torch.compiler.is_compiling() else self.whole.chain(self, x, context, layer_masks)
         if chain is not None:
-            return chain.run("parameters", 0.0, x, context)  # type: ignore[no-any-return]
+            return chain.run("parameters", 0.0, self._units_of(x), context)  # type: ignore[no-any-return]
         return self._to_parameters(_Rows(self, x, context, layer_masks))
 
     def log_prob_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> Tensor:
@@ -222,7 +222,7 @@ class MaskedNetwork(nn.Module):
         if head is not None and (few or not torch.is_grad_enabled()):  # of which blocks of rows alone are ever held
             chain = self.whole.chain(self, x, context, layer_masks)
             if chain is not None:
-                return chain.run(*head, x, context)  # type: ignore[no-any-return]
+                return chain.run(*head, self._units_of(x), context)  # type: ignore[no-any-return]
         if few:
             return self._share(self.parameters_of(x, context, layer_masks), x, 0, self.features)
         rows = _Rows(self, x, context, layer_masks)
@@ -250,7 +250,7 @@ class MaskedNetwork(nn.Module):
             return None
         head, floor = self.whole.head or ("parameters", 0.0)
         density = None if self.whole.head else partial(self._share, x=x, first=0, last=self.features)
-        return chain.nll_with_gradients(head, floor, x, into, density)
+        return chain.nll_with_gradients(head, floor, self._units_of(x), into, density)
 
     def program_of(self, layer_masks: LayerMasks, order: Tensor) -> Program:
         """The network as a program; weights and biases are copied.
@@ -264,6 +264,10 @@ class MaskedNetwork(nn.Module):
         sizes = (self.features, self.context_features)
         tables = None if self.encoder is None else self.encoder.flat_tables()
         return Program(*sizes, tuple(units.ops), order.clone(), self.params_per_variable, self.conditionals, tables)
+
+    def _units_of(self, x: Tensor) -> Tensor:
+        """What the network reads of variables (..., D)."""
+        return x if self.encoder is None else self.encoder(x)  # type: ignore[no-any-return]
 
     def _to_parameters(self, rows: _Rows) -> Tensor:
         hidden, number = self.wired(rows), len(self.hidden)

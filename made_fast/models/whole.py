@@ -13,7 +13,7 @@ from made_fast.layers import operators
 from made_fast.layers.linear import MaskedLinear
 from made_fast.layers.networks import Call, Chain, WholeNetwork, backend_for
 from made_fast.layers.unchanged import Seen, unchanged
-from made_fast.outputs.codes import Code
+from made_fast.outputs.codes import Code, Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.programs.program import CONTEXT, X
 from made_fast.programs.schedule import Kind
@@ -25,16 +25,27 @@ __all__ = ["LastChain", "Listing", "Whole", "is_too_large", "serving"]
 # Multiply-adds of a forward pass above which the products of single layers are quicker with several threads.
 _MOST_MACS = 1 << 27
 
+# Units that a network reads of a variable above which sums of columns are quicker than products with zeros.
+_MOST_UNITS = 64
+
 _PLAIN = (nn.Parameter, Tensor)
 _DTYPES = (torch.float32, torch.float64)
 _CONTEXT_LAYERS = ("context_layer", "context_direct_layer")
-_HEADS = {Code.BERNOULLI: "bernoulli", Code.NORMAL: "normal"}
+_HEADS = {Code.BERNOULLI: "bernoulli", Code.NORMAL: "normal", Code.SPIN: "spin"}
 
 
 def _head_of(conditionals: Sequence[Conditional]) -> tuple[str, float] | None:
+    if _categories_of(conditionals):
+        return "categorical", 0.0
     first = conditionals[0]
     alike = first.code in _HEADS and all(each == first for each in conditionals)
     return (_HEADS[first.code], first.floor) if alike else None
+
+
+def _categories_of(conditionals: Sequence[Conditional]) -> tuple[int, ...]:
+    """How many each variable has, if all are categories that are read one-hot."""
+    alike = all(each.code == Code.CATEGORICAL and each.encoding == Encoding.ONE_HOT for each in conditionals)
+    return tuple(each.size for each in conditionals) if alike else ()
 
 
 class Whole:
@@ -86,7 +97,7 @@ class Whole:
         seen.children(network, "hidden", "ensemble", "encoder", "parameters_layer", "direct_layer", *_CONTEXT_LAYERS)
         seen.children(network.hidden)
         network.structure.show(seen)
-        for layer in (*network.masked_layers, network.context_layer, network.context_direct_layer):
+        for layer in (*network.masked_layers, network.context_layer, network.context_direct_layer, network.encoder):
             if layer is not None:
                 seen.layer(layer)
 
@@ -96,7 +107,8 @@ class Whole:
         masked = [*of["hidden"]._modules.values(), of["parameters_layer"]]
         if of.get("direct_layer") is not None:
             masked.append(of["direct_layer"])
-        if of.get("encoder") is not None:
+        encoder = of.get("encoder")
+        if encoder is not None and (_is_watched(encoder) or encoder.num_units > _MOST_UNITS * x.shape[-1]):
             return None
         for layer in masked:
             if type(layer) is not MaskedLinear or _is_watched(layer):
@@ -229,7 +241,10 @@ class _Wires(Listing):
 
     def wiring(self, network: Any) -> Wiring:
         """All of it."""
-        return Wiring(network.features, network.context_features, len(self.weights), tuple(self.ops))
+        units = network.features if network.encoder is None else network.encoder.num_units
+        return Wiring(
+            units, network.context_features, len(self.weights), tuple(self.ops), _categories_of(network.conditionals)
+        )
 
     def tensors(
         self, masked: Sequence[MaskedLinear], others: dict[str, nn.Module], layer_masks: Sequence[Tensor] | None

@@ -24,13 +24,14 @@ MODELS = {
     "mixture": (lambda: MADE(D, (16,), output=MixtureOfNormals(2)), REALS),
     "spins": (lambda: MADE(D, (16,), output="spin"), 2 * BITS - 1),
     "fp64": (lambda: MADE(D, (16,), output=Normal()).double(), REALS),
+    "levels": (lambda: MADE(D, (16,), output=MixtureOfLogistics(2)), LEVELS),
+    "categories": (lambda: MADE(D, (16,), output=Categorical([3, 2, 4, 2, 2, 2])), BITS),
     "no hidden layer": (lambda: MADE(D, ()), BITS),
     "flow": (lambda: MaskedAutoregressiveFlow(D, 3, (16, 16)), REALS),
 }
 # What autograd finds the gradients of, as before.
 OTHERS = {
-    "levels": (lambda: MADE(D, (16,), output=MixtureOfLogistics(2)), LEVELS),
-    "categories": (lambda: MADE(D, (16,), output=Categorical(3)), BITS),
+    "embedded": (lambda: MADE(D, (16,), output=Categorical(3, embedding=2)), BITS),
     "conditioned": (lambda: MADE(D, (16,), num_masks=3, mask_conditioning=True), BITS),
     "subclass": (lambda: type("Mine", (MADE,), {})(D, (16,)), BITS),
     "half": (lambda: MADE(D, (16,)).bfloat16(), BITS),

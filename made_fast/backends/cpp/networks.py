@@ -61,6 +61,7 @@ class Network:
             num_weights=wiring.num_weights,
             ops=np.array(rows, dtype=np.int64),
             terms=[[(value, weight, arrays[weight]) for value, weight in wire.terms] for wire in wiring.wires],
+            categories=np.array(wiring.categories, dtype=np.int64),
         )
         self.macs = int(self.native.macs)
 
