@@ -66,7 +66,8 @@ struct NetworkView {
   int64_t value_units, grad_units, row_units;  // of all places
   int64_t packed_forward, packed_backward;     // numbers of all packed weights
   int64_t macs;                                // multiply-adds of a row
-  const int32_t* categories;  // (num_categorical,) how many units of x, one of them 1, and of parameters each variable has
+  const int32_t*
+      categories;  // (num_categorical,) how many units of x, one of them 1, and of parameters each variable has
   int32_t num_categorical;
 };
 

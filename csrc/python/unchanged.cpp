@@ -1,5 +1,5 @@
-// Whether Python objects are still what they were. Asked before each call of a network, where it takes a fraction of the
-// time that Python takes; the definition is made_fast/layers/unchanged.py.
+// Whether Python objects are still what they were. Asked before each call of a network, where it takes a fraction of
+// the time that Python takes; the definition is made_fast/layers/unchanged.py.
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
@@ -74,7 +74,8 @@ class Unchanged {
     for (const auto& [tensor, version] : versions_)
       if (checked(PyObject_GetAttr(tensor, names_.version.ptr())).cast<int64_t>() != version) return false;
     for (const Memory& each : tensors_) {
-      if (!is_there(each) || checked(PyObject_GetAttr(each.tensor, names_.dtype.ptr())).ptr() != each.dtype) return false;
+      if (!is_there(each) || checked(PyObject_GetAttr(each.tensor, names_.dtype.ptr())).ptr() != each.dtype)
+        return false;
       const py::object shape = checked(PyObject_GetAttr(each.tensor, names_.shape.ptr()));
       const int equal = PyObject_RichCompareBool(shape.ptr(), each.shape, Py_EQ);
       if (equal < 0) throw py::error_already_set();
