@@ -59,7 +59,7 @@ class Network:
             features=wiring.features,
             context_features=wiring.context_features,
             num_weights=wiring.num_weights,
-            ops=np.array(rows, dtype=np.int64),
+            ops=np.array(rows, dtype=np.int64).reshape(-1, len(NetworkColumn)),
             terms=[[(value, weight, arrays[weight]) for value, weight in wire.terms] for wire in wiring.wires],
             categories=np.array(wiring.categories, dtype=np.int64),
         )
