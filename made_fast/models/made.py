@@ -255,10 +255,16 @@ class MADE(MaskedNetwork, Draws):
         return self if is_plain(self.layers) else settled(self, own=False)
 
     def _make_sampler(self, last: Sampler | EnsembleSampler | None) -> Sampler | EnsembleSampler:
-        """The sampler of the model as it is; schedules follow from the structure alone, so they are taken from the last."""
+        """The sampler of the model as it is; what follows from the structure alone is taken from the last."""
         if self.ensemble is None:
-            schedule = last.schedule if isinstance(last, Sampler) else None
-            return Sampler(self.program(), self.output, schedule=schedule)
+            if not isinstance(last, Sampler):
+                return Sampler(self.program(), self.output)
+            if last.conditionals is self.conditionals:
+                with torch.no_grad():
+                    renewed = last.with_weights(self._settled().tensors_of(None))
+                if renewed is not None:
+                    return renewed
+            return Sampler(self.program(), self.output, schedule=last.schedule)
         count = len(self.ensemble.evaluated)
         frozen = settled(self, own=True)
         half = self.parameters_layer.weight.dtype in (torch.bfloat16, torch.float16)  # exact in fp32

@@ -253,6 +253,12 @@ class MaskedNetwork(nn.Module):
         tables = None if self.encoder is None else self.encoder.flat_tables()
         return Program(*sizes, tuple(units.ops), order.clone(), self.params_per_variable, self.conditionals, tables)
 
+    def tensors_of(self, layer_masks: LayerMasks) -> list[Tensor | None]:
+        """What the weights of ``program_of`` are copied from, in the order of ``Program.tensors``, and not masked."""
+        listed = _Tensors(self, layer_masks)
+        listed.run(self)
+        return [*listed.found, None if self.encoder is None else self.encoder.flat_tables()]
+
     def _to_parameters(self, rows: _Rows) -> Tensor:
         hidden, number = self.wired(rows), len(self.hidden)
         params = rows.read(number, None, None) if hidden is None else rows.affine(number, hidden, None)
@@ -354,6 +360,32 @@ class _Units(Listing):
         number = parts[0][0]
         bias = self.layers[number].bias_under(self.layer_masks[number])
         return self.listed(Affine(tuple(terms), None if bias is None else bias.detach().clone()))
+
+
+class _Tensors(Listing):
+    """Lists the weights of each operation, and its bias, as they are."""
+
+    def __init__(self, network: MaskedNetwork, layer_masks: LayerMasks) -> None:
+        self.layers = network.masked_layers
+        self.layer_masks: Sequence[Tensor | None] = [None] * len(self.layers) if layer_masks is None else layer_masks
+        self.found: list[Tensor | None] = []
+
+    def apply(self, function: str, value: int) -> int:
+        """See ``_Engine``."""
+        return value
+
+    def add(self, left: int, right: int) -> int:
+        """See ``_Engine``."""
+        return left
+
+    def sum(self, parts: Sequence[tuple[int, int]], context: nn.Linear | None) -> int:
+        """See ``Listing``."""
+        self.found += [self.layers[number].weight for number, _ in parts]
+        if context is not None:
+            self.found.append(context.weight)
+        number = parts[0][0]
+        self.found.append(self.layers[number].bias_under(self.layer_masks[number]))
+        return 0
 
 
 def _split(parts: _Parts, sizes: list[int]) -> list[_Parts]:

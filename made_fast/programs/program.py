@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import torch
 import torch.nn.functional as F
@@ -158,6 +158,35 @@ class Program:
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.affines[0].terms[0].weight.device
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """All weights: of each affine operation those of its terms and its bias, or None; then the tables, or None."""
+        of_ops = [[*(term.weight for term in op.terms), op.bias] for op in self.affines]
+        return [*chain.from_iterable(of_ops), self.tables]
+
+    def with_weights(self, numbers: Tensor) -> Program:
+        """Returns the program with other weights, zeros where masked.
+
+        Args:
+            numbers: those of all ``tensors``, one after another.
+        """
+        sizes = [0 if each is None else each.numel() for each in self.tensors]
+        parts = iter(numbers.split(sizes))
+
+        def like(tensor: Tensor | None) -> Tensor | None:
+            part = next(parts)
+            return None if tensor is None else part.reshape(tensor.shape).clone()
+
+        def renewed(term: Term) -> Term:
+            weight = like(term.weight)
+            assert weight is not None
+            return replace(term, weight=weight if term.mask is None else weight.masked_fill_(~term.mask, 0))
+
+        ops = [
+            Affine(tuple(map(renewed, op.terms)), like(op.bias)) if isinstance(op, Affine) else op for op in self.ops
+        ]
+        return replace(self, ops=tuple(ops), tables=like(self.tables))
 
     @property
     def dense_macs(self) -> int:

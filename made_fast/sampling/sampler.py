@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -101,10 +101,13 @@ class Sampler(Draws):
                     )
         self.dtype = program.dtype  # of the samples
         half = program.dtype in (torch.bfloat16, torch.float16)  # computed in fp32, which holds the weights exactly
-        self.program = program.to(torch.float32) if half else program
+        self._kinds = _kinds(program.tensors)
+        program = program.to(torch.float32) if half else program
         self.bf16_weights = bf16_weights
         if bf16_weights:
-            self.program = self.program.with_rounded_weights(torch.bfloat16)
+            program = program.with_rounded_weights(torch.bfloat16)
+        self._program: Program | None = program
+        self._outline, self._device = program, program.device  # the program, or all of it but its weights
         self.features, self.context_features = program.features, program.context_features  # D, C
         self.conditionals = program.conditionals
         self._own_draws = any(each.code == Code.OWN for each in distinct_of(program.conditionals))
@@ -119,8 +122,48 @@ class Sampler(Draws):
         self._lock = threading.Lock()
         self._choose(backend)  # a backend that cannot serve is refused here, not at the first draw
 
+    @property
+    def program(self) -> Program:
+        """The network."""
+        if self._program is None:  # a copy of its weights lies where they were packed
+            module, packed = next(each for each in self._packed.values() if hasattr(each[0], "repacked_from"))
+            self._program = self._outline = self._outline.with_weights(module.repacked_from(packed))
+        return self._program
+
+    def with_weights(self, tensors: Sequence[Tensor | None]) -> Sampler | None:
+        """Returns the sampler of the same program with other weights, packed by what packed this one; nothing else is made.
+
+        Args:
+            tensors: as of ``Program.tensors``, of the program that this sampler was made of. They are copied, and what lies
+                under masks is not drawn from.
+
+        Returns:
+            None where the sampler must be made of a program: tensors are of other kinds, a number is not finite, or this
+            sampler was not drawn from by a backend that can pack other weights.
+        """
+        if self.bf16_weights or _kinds(tensors) != self._kinds:
+            return None
+        plain = [each if each is None else each.detach().to(self._outline.dtype).contiguous() for each in tensors]
+        packed: dict[Any, tuple[ModuleType, Any]] = {}
+        for key, (module, last) in list(self._packed.items()):
+            if hasattr(module, "repack"):
+                name = module.__name__
+                if name not in packed:
+                    again = module.repack(last, plain)
+                    if again is None:
+                        return None
+                    packed[name] = (module, again)
+                packed[key] = packed[name]
+        if not packed:
+            return None
+        renewed = object.__new__(type(self))
+        renewed.__dict__.update(self.__dict__, _packed=packed, _program=None, _lock=threading.Lock())
+        renewed._outline = self._outline if self._program is None else self._outline.to(self._outline.dtype, "meta")
+        return renewed
+
     def __getstate__(self) -> dict[str, Any]:
         """Leaves what backends made of the program out of copies and pickles; it is made again when needed."""
+        _ = self.program
         return {name: value for name, value in self.__dict__.items() if name not in ("_packed", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -128,10 +171,10 @@ class Sampler(Draws):
         self._packed, self._lock = {}, threading.Lock()
 
     def _choose(self, requested: str, features: Collection[str] = ()) -> backends.Backend:
-        program = self.program
+        program = self._outline
         needs = needs_of(
             self.conditionals,
-            device=program.device,
+            device=self._device,
             dtype=program.dtype,
             functions=program.functions,
             features=features,
@@ -142,7 +185,7 @@ class Sampler(Draws):
     @property
     def order(self) -> Tensor:
         """int64 (D,): ``order[s]`` is the variable whose noise has step ``s``."""
-        return self.program.order
+        return self._outline.order
 
     @property
     def levels(self) -> Tensor:
@@ -157,11 +200,11 @@ class Sampler(Draws):
     @property
     def dense_macs(self) -> int:
         """Multiply-adds for one row of one dense forward pass of the same network."""
-        return self.program.dense_macs
+        return self._outline.dense_macs
 
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         module, packed = self._ready(request.backend, frozenset(request.features))
-        count, device, dtype = request.count, self.program.device, self.program.dtype
+        count, device, dtype = request.count, self._device, self._outline.dtype
         result = request.dtype or self.dtype
         if result not in self._looks:
             self._looks[result] = check_dtype(self.conditionals, result)
@@ -215,7 +258,7 @@ class Sampler(Draws):
         return ready
 
     def _bounds(self, rows: int, progress: bool, times_slower: int) -> Iterable[tuple[int, int]]:
-        macs = _MACS_PER_PIECE.get(self.program.device.type, _MACS_PER_PIECE["cpu"]) // times_slower
+        macs = _MACS_PER_PIECE.get(self._device.type, _MACS_PER_PIECE["cpu"]) // times_slower
         size = max(64, macs // self._work)
         if rows <= size and not progress:
             return [(0, rows)] if rows else []
@@ -227,3 +270,8 @@ class Sampler(Draws):
             for start in range(0, rows, size):
                 yield start, min(start + size, rows)
                 bar.update(min(size, rows - start))
+
+
+def _kinds(tensors: Sequence[Tensor | None]) -> list[Any]:
+    """All of each tensor but its contents and its place."""
+    return [None if each is None else (each.shape, each.dtype, each.device) for each in tensors]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NoReturn
@@ -31,12 +32,15 @@ __all__ = [
     "masked_linear_grad_input",
     "masked_linear_grad_weight",
     "pack",
+    "repack",
+    "repacked_from",
 ]
 
 _INSTRUCTION_SETS = _core.instruction_sets()
 # What a draw without them is handed: for None the binding would look for a conversion, which takes a microsecond.
 _NO_CONDITIONS, _PLAIN = _core.Conditions(), _core.Decoding()
 _MACS_PER_THREAD = 1_000_000  # of a masked matmul: threads that meet for less lose more than they gain
+_WEIGHTS_PER_THREAD = 1 << 16  # to be packed, likewise
 
 
 class Status(IntEnum):
@@ -101,6 +105,29 @@ def pack(program: Program, schedule: Schedule, *, bf16: bool = False) -> Packed:
     arguments["affines"] = [_core.Affine(**each) for each in arguments["affines"]]
     native = kind(**arguments, bf16=bf16)
     return Packed(schedule.features, native, instruction_set())
+
+
+def repack(packed: Packed, tensors: Sequence[Tensor | None]) -> Packed | None:
+    """The same program with other weights, packed without planning anything again; what was packed stays as it is.
+
+    Args:
+        packed: from ``pack``.
+        tensors: as of ``Program.tensors``, contiguous, of the dtype of the program; copied. What lies under masks is not
+            drawn from.
+
+    Returns:
+        None where a number is not finite.
+    """
+    native = packed.native.repacked(
+        [0 if each is None else each.data_ptr() for each in tensors],
+        max(1, min(torch.get_num_threads(), packed.native.column_macs // _WEIGHTS_PER_THREAD)),
+    )
+    return None if native is None else Packed(packed.features, native, packed.isa)
+
+
+def repacked_from(packed: Packed) -> Tensor:
+    """All numbers of the tensors that ``repack`` was handed, one after another."""
+    return torch.from_numpy(packed.native.weights())
 
 
 def draw(
