@@ -228,9 +228,12 @@ void Layout<T>::plan_columns() {
     if (looked_up(found.slot)) plan.looked_slots = std::max(plan.looked_slots, end);
   }
   for (size_t i = 1; i < column_start.size(); ++i) column_start[i] += column_start[i - 1];
-  for (Packing& packing : packings)
+  for (Packing& packing : packings) {
     std::sort(packing.columns.begin(), packing.columns.end(),
               [](const ColumnTarget& a, const ColumnTarget& b) { return a.column < b.column; });
+    for (size_t i = 0; i < packing.columns.size(); ++i)
+      packing.target_of[static_cast<size_t>(packing.columns[i].column)] = static_cast<int32_t>(i);
+  }
 }
 
 // Notes where the weights of an operation come from.
@@ -239,6 +242,7 @@ void Layout<T>::plan_packing(const AffineSource& affine) {
   Packing packing{};
   packing.first_array = static_cast<int64_t>(array_sizes.size());
   packing.widths = affine.widths;
+  packing.target_of.assign(static_cast<size_t>(affine.num_columns), -1);
   std::vector<int64_t> array_of, column_of;  // of each column of all terms side by side
   for (const int64_t width : affine.widths) {
     for (int64_t column = 0; column < width; ++column) {

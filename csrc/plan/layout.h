@@ -34,6 +34,7 @@ struct LookedUp {
 struct Packing {
   std::vector<Run> runs;
   std::vector<ColumnTarget> columns;  // by column
+  std::vector<int32_t> target_of;     // (num_columns,) which of them, -1 where no row reads the column
   std::vector<LookedUp> looked_up;
   std::vector<int64_t> rows, needed;  // see AffineSource
   std::vector<uint8_t> mask;

@@ -142,7 +142,9 @@ void PackedPlan<T>::fill_block(const Block& block, const WeightSource<T>& from, 
       weights_->tails.data()[i] = rows[own.tail_from[static_cast<size_t>(i)] * kPackedRows + r];
   }
   fill_panels(affine, block, rows);
-  if (affine.open >= 0) fill_lookups(affine, packing, block, rows, start);
+  if (affine.open < 0) return;
+  fill_lookups(affine, packing, block, rows, start);
+  // Lookups hold sums where a unit is read twice: these columns cannot be made from them later.
   for (const ColumnTarget& target : packing.columns) {
     if (target.column >= block.most) break;
     const int64_t first = std::max(target.first, block.first), last = std::min(target.last, block.first + block.count);
@@ -227,10 +229,45 @@ void PackedPlan<T>::fill_lookups(const AffineInfo& affine, const Packing& packin
   }
 }
 
-// The numbers of all arrays of a WeightSource, one after another; zeros under masks, and of what reaches no parameter.
+template <class T>
+const Plan<T>& PackedPlan<T>::plan_with_columns() const {
+  std::call_once(columns_, [this] {
+    for (size_t affine = 0; affine < layout().affines.size(); ++affine)
+      if (layout().affines[affine].open < 0) fill_columns(layout().affines[affine], layout().packings[affine]);
+  });
+  return plan_;
+}
+
+// The columns of an operation that looks nothing up, from its panels.
+template <class T>
+void PackedPlan<T>::fill_columns(const AffineInfo& affine, const Packing& packing) const {
+  const Layout<T>& own = layout();
+  const T* weights = weights_->panels.data();
+  const auto put = [&](const std::vector<int32_t>& columns, int64_t i, int64_t row, int64_t count, const T* from) {
+    const int32_t place = packing.target_of[static_cast<size_t>(columns[static_cast<size_t>(i)])];
+    const ColumnTarget& target = packing.columns[static_cast<size_t>(place)];
+    T* out = weights_->columns.data() + target.out + row;
+    const int64_t first = std::max<int64_t>(target.first - row, 0), last = std::min(target.last - row, count);
+    for (int64_t r = first; r < last; ++r) out[r] = from[r];
+  };
+  for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
+    const Panel& panel = own.panels[static_cast<size_t>(affine.first_panel + row / kPanelRows)];
+    for (int64_t c = 0; c < panel.num_columns; ++c)
+      put(own.panel_from, panel.columns + c, row, kPanelRows, weights + panel.weights + c * kPanelRows);
+    for (int64_t c = 0; c < panel.num_half_columns; ++c)
+      put(own.panel_from, panel.half_columns + c, row + half, half, weights + panel.half_weights + c * half);
+    for (int64_t r = row; r < row + panel.num_rows; ++r) {
+      const auto slot = static_cast<size_t>(affine.first_slot + r);
+      for (int64_t i = own.tail_start[slot]; i < own.tail_start[slot + 1]; ++i)
+        put(own.tail_from, i, r, 1, weights_->tails.data() + i);
+    }
+  }
+}
+
 template <class T>
 void PackedPlan<T>::unpack(T* to) const {
   const Layout<T>& own = layout();
+  const T* columns = plan_with_columns().column_weights;
   std::vector<T*> arrays;
   for (const int64_t size : own.array_sizes) {
     std::fill(to, to + size, T(0));
@@ -246,7 +283,7 @@ void PackedPlan<T>::unpack(T* to) const {
       while (target.column >= run->first + run->count) ++run;
       T* array = arrays[static_cast<size_t>(run->array)] + run->column + target.column - run->first;
       for (int64_t r = target.first; r < target.last; ++r)
-        array[packing.rows[static_cast<size_t>(r)] * run->width] = weights_->columns.data()[target.out + r];
+        array[packing.rows[static_cast<size_t>(r)] * run->width] = columns[target.out + r];
     }
   }
   std::copy(weights_->tables.data(), weights_->tables.data() + own.source.table_size, arrays.back());

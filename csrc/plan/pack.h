@@ -43,9 +43,11 @@ class PackedPlan {
   // The same plan with other weights; null where one of them is not finite.
   std::unique_ptr<PackedPlan> repacked(const WeightSource<T>& weights, int num_threads) const;
 
-  const Plan<T>& plan() const { return plan_; }
+  const Plan<T>& plan() const { return plan_; }  // for tiles
+  const Plan<T>& plan_with_columns() const;      // for single rows too; they are made at first use
   const Layout<T>& layout() const { return shared_->layout; }
   int64_t bytes() const;
+  // The numbers of all arrays of a WeightSource, one after another; zeros under masks, and of what reaches no parameter.
   void unpack(T* to) const;
 
  private:
@@ -58,12 +60,14 @@ class PackedPlan {
   void fill_panels(const AffineInfo& affine, const Block& block, const T* rows);
   void fill_lookups(const AffineInfo& affine, const Packing& packing, const Block& block, const T* rows,
                     std::vector<int64_t>& start);
+  void fill_columns(const AffineInfo& affine, const Packing& packing) const;
   void pack_pairs();
   void point_to_weights();
 
   std::shared_ptr<SharedLayout<T>> shared_;
   std::unique_ptr<Weights<T>> weights_;
   Plan<T> plan_;
+  mutable std::once_flag columns_;  // set when they are filled
 };
 
 extern template class PackedPlan<float>;

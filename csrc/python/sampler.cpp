@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "plan/pack.h"
+#include "plan/single_rows.h"
 #include "python/bind.h"
 #include "python/program.h"
 
@@ -155,10 +156,14 @@ class Sampler {
                              num_threads,
                              rows_at_once};
     const py::gil_scoped_release released;
+    const int threads = useful_threads(packed_->plan(), num_rows, num_threads);
+    const bool single = draws_single_rows(packed_->plan(), num_rows, threads, rows_at_once);
+    const bool by_columns = single || conditions.observed != 0;  // a shared prefix is drawn like a row
+    const Plan<T>& plan = by_columns ? packed_->plan_with_columns() : packed_->plan();
     if constexpr (sizeof(T) == 4) {
-      return static_cast<int>((bf16_ ? engine.draw_bf16 : engine.draw_f32)(packed_->plan(), request));
+      return static_cast<int>((bf16_ ? engine.draw_bf16 : engine.draw_f32)(plan, request));
     } else {
-      return static_cast<int>(engine.draw_f64(packed_->plan(), request));
+      return static_cast<int>(engine.draw_f64(plan, request));
     }
   }
 

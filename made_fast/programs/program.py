@@ -166,27 +166,25 @@ class Program:
         return [*chain.from_iterable(of_ops), self.tables]
 
     def with_weights(self, numbers: Tensor) -> Program:
-        """Returns the program with other weights, zeros where masked.
+        """Returns the program with other weights.
 
         Args:
-            numbers: those of all ``tensors``, one after another.
+            numbers: those of all ``tensors``, one after another, zeros where masked; they are not copied.
         """
-        sizes = [0 if each is None else each.numel() for each in self.tensors]
-        parts = iter(numbers.split(sizes))
+        parts = iter(numbers.split([0 if each is None else each.numel() for each in self.tensors]))
 
-        def like(tensor: Tensor | None) -> Tensor | None:
-            part = next(parts)
-            return None if tensor is None else part.reshape(tensor.shape).clone()
+        def like(tensor: Tensor) -> Tensor:
+            return next(parts).reshape(tensor.shape)
 
-        def renewed(term: Term) -> Term:
-            weight = like(term.weight)
-            assert weight is not None
-            return replace(term, weight=weight if term.mask is None else weight.masked_fill_(~term.mask, 0))
+        def renewed(op: Op) -> Op:
+            if not isinstance(op, Affine):
+                return op
+            terms = tuple(replace(term, weight=like(term.weight)) for term in op.terms)
+            bias = next(parts)
+            return Affine(terms, None if op.bias is None else bias)
 
-        ops = [
-            Affine(tuple(map(renewed, op.terms)), like(op.bias)) if isinstance(op, Affine) else op for op in self.ops
-        ]
-        return replace(self, ops=tuple(ops), tables=like(self.tables))
+        ops = tuple(map(renewed, self.ops))
+        return replace(self, ops=ops, tables=None if self.tables is None else next(parts))
 
     @property
     def dense_macs(self) -> int:

@@ -124,10 +124,10 @@ class Sampler(Draws):
 
     @property
     def program(self) -> Program:
-        """The network."""
-        if self._program is None:  # a copy of its weights lies where they were packed
-            module, packed = next(each for each in self._packed.values() if hasattr(each[0], "repacked_from"))
-            self._program = self._outline = self._outline.with_weights(module.repacked_from(packed))
+        """The network; of a sampler that got other weights, those of units that reach no parameter are zeros."""
+        if self._program is None:
+            module, packed = next(each for each in self._packed.values() if hasattr(each[0], "unpack"))
+            self._program = self._outline = self._outline.with_weights(module.unpack(packed))
         return self._program
 
     def with_weights(self, tensors: Sequence[Tensor | None]) -> Sampler | None:
@@ -143,22 +143,24 @@ class Sampler(Draws):
         """
         if self.bf16_weights or _kinds(tensors) != self._kinds:
             return None
-        plain = [each if each is None else each.detach().to(self._outline.dtype).contiguous() for each in tensors]
+        dtype = self._outline.dtype
+        plain = [
+            each if each is None or (each.dtype == dtype and each.is_contiguous()) else each.detach().to(dtype).contiguous()
+            for each in tensors
+        ]
         packed: dict[Any, tuple[ModuleType, Any]] = {}
+        again: dict[int, Any] = {}  # by what it was packed as
         for key, (module, last) in list(self._packed.items()):
-            if hasattr(module, "repack"):
-                name = module.__name__
-                if name not in packed:
-                    again = module.repack(last, plain)
-                    if again is None:
-                        return None
-                    packed[name] = (module, again)
-                packed[key] = packed[name]
+            if id(last) not in again and hasattr(module, "repack"):
+                again[id(last)] = module.repack(last, plain)
+            if again.get(id(last)) is not None:
+                packed[key] = module, again[id(last)]
         if not packed:
             return None
         renewed = object.__new__(type(self))
         renewed.__dict__.update(self.__dict__, _packed=packed, _program=None, _lock=threading.Lock())
-        renewed._outline = self._outline if self._program is None else self._outline.to(self._outline.dtype, "meta")
+        if self._program is not None:
+            renewed._outline = self._outline.to(dtype, "meta")
         return renewed
 
     def __getstate__(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from made_fast.backends.cpp.engine import (
     masked_linear_grad_weight,
     pack,
     repack,
-    repacked_from,
+    unpack,
 )
 from made_fast.backends.cpp.networks import Network
 
@@ -27,5 +27,5 @@ __all__ = [
     "masked_linear_grad_weight",
     "pack",
     "repack",
-    "repacked_from",
+    "unpack",
 ]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch  # before _core, so that both share one OpenMP pool
 from torch import Tensor
@@ -33,7 +32,7 @@ __all__ = [
     "masked_linear_grad_weight",
     "pack",
     "repack",
-    "repacked_from",
+    "unpack",
 ]
 
 _INSTRUCTION_SETS = _core.instruction_sets()
@@ -51,8 +50,7 @@ class Status(IntEnum):
     NOT_A_NUMBER = 2
 
 
-@dataclass(frozen=True)
-class Packed:
+class Packed(NamedTuple):
     """A program made ready for ``draw``; weights are copied."""
 
     features: int
@@ -118,15 +116,14 @@ def repack(packed: Packed, tensors: Sequence[Tensor | None]) -> Packed | None:
     Returns:
         None where a number is not finite.
     """
-    native = packed.native.repacked(
-        [0 if each is None else each.data_ptr() for each in tensors],
-        max(1, min(torch.get_num_threads(), packed.native.column_macs // _WEIGHTS_PER_THREAD)),
-    )
-    return None if native is None else Packed(packed.features, native, packed.isa)
+    addresses = [0 if each is None else each.data_ptr() for each in tensors]
+    threads = min(torch.get_num_threads(), packed.native.column_macs // _WEIGHTS_PER_THREAD)
+    native = packed.native.repacked(addresses, max(1, threads))
+    return None if native is None else packed._replace(native=native)
 
 
-def repacked_from(packed: Packed) -> Tensor:
-    """All numbers of the tensors that ``repack`` was handed, one after another."""
+def unpack(packed: Packed) -> Tensor:
+    """The numbers of all of ``Program.tensors``, one after another: zeros under masks, and of what reaches no parameter."""
     return torch.from_numpy(packed.native.weights())
 
 
