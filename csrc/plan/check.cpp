@@ -89,8 +89,7 @@ class SourceCheck {
     require(inside(variable.support, own.size, std::numeric_limits<int64_t>::max()),
             "flags of a variable must lie in those of all");
     const int64_t table = own.encoding == Encoding::embedding ? int64_t{own.size} * own.units : 0;
-    require(inside(variable.table, table, source_.table_size),
-            "embeddings must lie in tables");
+    require(inside(variable.table, table, source_.table_size), "embeddings must lie in tables");
     if (variable.x_slot < shape_.num_slots) {
       require(inside(variable.x_slot, own.units, shape_.num_slots), "what is read of variables must lie in slots");
       return;

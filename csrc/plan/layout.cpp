@@ -67,7 +67,7 @@ int64_t Layout<T>::ring_size() const {
 template <class T>
 void Layout<T>::plan_panels(const AffineSource& affine) {
   affines.push_back({static_cast<int32_t>(affine.first_slot), static_cast<int32_t>(panels.size()),
-                      static_cast<int32_t>(affine.num_rows), -1});
+                     static_cast<int32_t>(affine.num_rows), -1});
   // Without a mask every panel reads leading columns, and all panels share one list of slots.
   const int64_t shared = static_cast<int64_t>(panel_columns.size());
   if (!affine.mask)
@@ -100,8 +100,8 @@ int64_t Layout<T>::known_to(const AffineSource& affine, int64_t row, int64_t row
 
 // Where the slots of the columns [begin, end) that any of the rows reads are listed, and how many they are.
 template <class T>
-int64_t Layout<T>::list_columns(const AffineSource& affine, int64_t shared, int64_t row, int64_t rows,
-                                    int64_t begin, int64_t end, int32_t& count) {
+int64_t Layout<T>::list_columns(const AffineSource& affine, int64_t shared, int64_t row, int64_t rows, int64_t begin,
+                                int64_t end, int32_t& count) {
   const auto has_slot = [this](int64_t slot) { return !looked_up(slot); };
   if (!affine.mask) {
     count = static_cast<int32_t>(std::count_if(affine.slots + begin, affine.slots + end, has_slot));
@@ -255,8 +255,9 @@ void Layout<T>::plan_packing(const AffineSource& affine) {
     const auto from = static_cast<size_t>(affine.columns[column]);
     if (packing.runs.empty() || packing.runs.back().array != array_of[from] ||
         packing.runs.back().column + packing.runs.back().count != column_of[from])
-      packing.runs.push_back(
-          {column, 0, array_of[from], affine.widths[static_cast<size_t>(array_of[from] - packing.first_array)], column_of[from]});
+      packing.runs.push_back({column, 0, array_of[from],
+                              affine.widths[static_cast<size_t>(array_of[from] - packing.first_array)],
+                              column_of[from]});
     ++packing.runs.back().count;
     if (!looked_up(affine.slots[column])) continue;
     const int32_t place = place_of[static_cast<size_t>(affine.slots[column] - source.shape.num_slots)];

@@ -14,7 +14,7 @@ constexpr int64_t kPackedRows = 4 * kPanelRows;  // rows of an operation that ar
 
 // Columns that follow one another in the weights of one term.
 struct Run {
-  int64_t first, count;         // columns of the operation
+  int64_t first, count;          // columns of the operation
   int64_t array, width, column;  // the weights that hold them, how wide these are, and the first column there
 };
 

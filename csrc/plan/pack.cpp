@@ -91,8 +91,7 @@ bool PackedPlan<T>::fill(const WeightSource<T>& from, int num_threads) {
           !are_finite(from.arrays[static_cast<size_t>(span.array)] + span.first, span.count))
         return false;
   // What is no sum is written before it is read; until then it shows as nan.
-  std::fill(weights_->bias.data(), weights_->bias.data() + weights_->bias.size(),
-            std::numeric_limits<T>::quiet_NaN());
+  std::fill(weights_->bias.data(), weights_->bias.data() + weights_->bias.size(), std::numeric_limits<T>::quiet_NaN());
   if (own.source.table_size)
     std::copy(from.arrays.back(), from.arrays.back() + own.source.table_size, weights_->tables.data());
   const int64_t size = std::max<int64_t>(own.most_columns, 1) * kPackedRows;
@@ -162,8 +161,8 @@ template <class T>
 void PackedPlan<T>::gather(const Packing& packing, const Block& block, const WeightSource<T>& from, T* rows) const {
   constexpr int64_t side = 32;
   const int64_t* places = packing.rows.data() + block.first;
-  const bool in_order = places[block.count - 1] - places[0] == block.count - 1 &&
-                        std::is_sorted(places, places + block.count);
+  const bool in_order =
+      places[block.count - 1] - places[0] == block.count - 1 && std::is_sorted(places, places + block.count);
   for (const Run& run : packing.runs) {
     const T* array = from.arrays[static_cast<size_t>(run.array)] + run.column;
     for (int64_t first = run.first; first < std::min(run.first + run.count, block.most); first += side) {
@@ -277,7 +276,8 @@ void PackedPlan<T>::unpack(T* to) const {
   for (size_t a = 0; a < own.packings.size(); ++a) {
     const Packing& packing = own.packings[a];
     const T* biases = weights_->bias.data() + own.affines[a].first_slot;
-    for (size_t r = 0; r < packing.rows.size(); ++r) arrays[static_cast<size_t>(packing.bias())][packing.rows[r]] = biases[r];
+    for (size_t r = 0; r < packing.rows.size(); ++r)
+      arrays[static_cast<size_t>(packing.bias())][packing.rows[r]] = biases[r];
     auto run = packing.runs.begin();
     for (const ColumnTarget& target : packing.columns) {
       while (target.column >= run->first + run->count) ++run;

@@ -47,7 +47,8 @@ class PackedPlan {
   const Plan<T>& plan_with_columns() const;      // for single rows too; they are made at first use
   const Layout<T>& layout() const { return shared_->layout; }
   int64_t bytes() const;
-  // The numbers of all arrays of a WeightSource, one after another; zeros under masks, and of what reaches no parameter.
+  // The numbers of all arrays of a WeightSource, one after another; zeros under masks, and of what reaches no
+  // parameter.
   void unpack(T* to) const;
 
  private:

@@ -47,8 +47,8 @@ struct PlanSource {
 // The weights of a plan where Python has them. What lies under a mask is not looked at.
 template <class T>
 struct WeightSource {
-  // For each affine operation the weights (height, width) of each term, and a bias (height,), which may be null; then the
-  // tables, null if there are none.
+  // For each affine operation the weights (height, width) of each term, and a bias (height,), which may be null; then
+  // the tables, null if there are none.
   std::vector<const T*> arrays;
 };
 

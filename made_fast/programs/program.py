@@ -174,7 +174,8 @@ class Program:
         parts = iter(numbers.split([0 if each is None else each.numel() for each in self.tensors]))
 
         def like(tensor: Tensor) -> Tensor:
-            return next(parts).reshape(tensor.shape)
+            numbers: Tensor = next(parts)
+            return numbers.reshape(tensor.shape)
 
         def renewed(op: Op) -> Op:
             if not isinstance(op, Affine):

@@ -52,17 +52,17 @@ class _Contents:
     def __init__(self, tensors: Sequence[Tensor], like: _Contents | None = None) -> None:
         can_read = backends.memory_digests() is not None
         self._copies: dict[int, Tensor] = {}
+        self._sizes: list[int] = []
         if like is not None and can_read and not like._copies:
-            self._sizes, self.parts = like._sizes, like.parts
+            self._sizes = like._sizes
         else:
-            self._copies = {
-                number: tensor.detach().clone()
-                for number, tensor in enumerate(tensors)
-                if not (can_read and _is_readable(tensor))
-            }
-            self._sizes = [tensor.nbytes for number, tensor in enumerate(tensors) if number not in self._copies]
-            size = sum(self._sizes)
-            self.parts = 1 if size <= _WHOLE else -(-size // _PART)
+            for number, tensor in enumerate(tensors):
+                if can_read and _is_readable(tensor):
+                    self._sizes.append(tensor.nbytes)
+                else:
+                    self._copies[number] = tensor.detach().clone()
+        size = sum(self._sizes)
+        self.parts = 1 if size <= _WHOLE else -(-size // _PART)
         self._digests = self._read(tensors, range(self.parts))
 
     def equal(self, tensors: Sequence[Tensor], part: int | None) -> bool:

@@ -145,7 +145,9 @@ class Sampler(Draws):
             return None
         dtype = self._outline.dtype
         plain = [
-            each if each is None or (each.dtype == dtype and each.is_contiguous()) else each.detach().to(dtype).contiguous()
+            each
+            if each is None or (each.dtype == dtype and each.is_contiguous())
+            else each.detach().to(dtype).contiguous()
             for each in tensors
         ]
         packed: dict[Any, tuple[ModuleType, Any]] = {}
