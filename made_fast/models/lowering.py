@@ -14,12 +14,13 @@ __all__ = ["Tensors", "Units"]
 
 
 class Units(Listing):
-    """Lists the operations of a program, whose weights are copied."""
+    """Lists the operations of a program, whose weights are copied unless nobody writes to them any more."""
 
-    def __init__(self, network: Any, layer_masks: Sequence[Tensor] | None) -> None:
+    def __init__(self, network: Any, layer_masks: Sequence[Tensor] | None, *, copy: bool) -> None:
         self.layers = network.masked_layers
         self.layer_masks: Sequence[Tensor | None] = [None] * len(self.layers) if layer_masks is None else layer_masks
         self.ops: list[Op] = []
+        self.copy = copy
 
     def apply(self, function: str, value: int) -> int:
         """See ``_Engine``."""
@@ -31,7 +32,7 @@ class Units(Listing):
 
     def sum(self, parts: Sequence[tuple[int, int]], context: nn.Linear | None) -> int:
         """See ``Listing``."""
-        terms = [self.layers[number].term(value, self.layer_masks[number]) for number, value in parts]
+        terms = [self.layers[number].term(value, self.layer_masks[number], copy=self.copy) for number, value in parts]
         if context is not None:
             terms.append(Term(CONTEXT, context.weight.detach().clone(), None))
         number = parts[0][0]

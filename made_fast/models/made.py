@@ -284,7 +284,8 @@ class MADE(MaskedNetwork, Draws):
         return self._settled().program_of(masks, order)
 
     def _program_of_mask(self, mask: int) -> Program:
-        return self.program(mask=mask)
+        """The program of a mask of a model to which nobody writes any more."""
+        return self.program_of(self._layer_masks(mask), self.order_of(mask), copy=False)
 
     def _programs(self) -> Iterator[tuple[int, Program]]:
         """The program of each mask that stands for the model, with its number."""

@@ -241,14 +241,15 @@ class MaskedNetwork(nn.Module):
             )
         return total
 
-    def program_of(self, layer_masks: LayerMasks, order: Tensor) -> Program:
+    def program_of(self, layer_masks: LayerMasks, order: Tensor, *, copy: bool = True) -> Program:
         """The network as a program; weights and biases are copied.
 
         Args:
             layer_masks: see ``parameters_of``.
             order: (D,), of that mask.
+            copy: False where nobody writes to the weights any more: those of layers without masks of their own are shared.
         """
-        units = Units(self, layer_masks)
+        units = Units(self, layer_masks, copy=copy)
         units.run(self)
         sizes = (self.features, self.context_features)
         tables = None if self.encoder is None else self.encoder.flat_tables()

@@ -94,11 +94,10 @@ class Sampler(Draws):
         if program.device.type == "meta":
             raise ValueError("weights must be on a device with memory to draw samples, found meta")
         for number, op in enumerate(program.affines):
-            for tensor in (*(term.weight for term in op.terms), *(() if op.bias is None else (op.bias,))):
-                if not is_finite(tensor):
-                    raise ValueError(
-                        f"weights must be finite to draw samples, found nan or inf in linear layer {number}"
-                    )
+            if not all(is_finite(term.numbers) or is_finite(term.weight) for term in op.terms) or not (
+                op.bias is None or is_finite(op.bias)
+            ):
+                raise ValueError(f"weights must be finite to draw samples, found nan or inf in linear layer {number}")
         self.dtype = program.dtype  # of the samples
         half = program.dtype in (torch.bfloat16, torch.float16)  # computed in fp32, which holds the weights exactly
         self._kinds = _kinds(program.tensors)

@@ -120,7 +120,7 @@ def _source(op: Affine, plan: AffinePlan, places: NDArray[np.int64]) -> dict[str
     their mask."""
     return {
         "first_slot": int(places[plan.first_slot]),
-        "weights": [term.weight.contiguous().numpy() for term in op.terms],
+        "weights": [term.numbers.contiguous().numpy() for term in op.terms],
         "bias": None if op.bias is None else op.bias.contiguous().numpy(),
         "rows": plan.rows,
         "columns": plan.columns,
