@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,10 @@ class Affine:
         self,
         *,
         first_slot: int,
-        weights: NDArray[np.floating],
-        bias: NDArray[np.floating],
+        weights: list[NDArray[np.floating]],
+        bias: NDArray[np.floating] | None,
+        rows: NDArray[np.int64],
+        columns: NDArray[np.int64],
         slots: NDArray[np.int64],
         needed: NDArray[np.int64],
         ready: NDArray[np.int64],
@@ -68,6 +70,8 @@ class _Sampler:
         affines: list[Affine],
         bf16: bool = False,
     ) -> None: ...
+    def repacked(self, addresses: list[int], num_threads: int) -> Self | None: ...
+    def weights(self) -> NDArray[np.floating]: ...
     def draw(
         self,
         isa: str,

@@ -11,32 +11,17 @@
 #include "engine/tile_positions-inl.h"
 #include "plan/plan.h"
 #include "plan/request.h"
+#include "plan/single_rows.h"
 
 namespace made_fast {
 namespace MADE_FAST_ISA {
 
-// The path for few rows reads every weight once per row, a tile once for all its rows: about this many rows are even.
-constexpr int kFewRowsPerThread = 4;
-
-// Waking a thread costs microseconds, and milliseconds where another program has its core: not for less work than this.
-constexpr int64_t kMacsPerThread = 500'000;
-
-template <class T>
-int useful_threads(const Plan<T>& plan, int64_t num_rows, int threads) {
-  const int64_t paying = num_rows * plan.macs / kMacsPerThread;
-  return paying < 2 || threads < 2 ? 1 : paying < threads ? static_cast<int>(paying) : threads;
-}
-
 // Rows that one thread draws together: 1 for the path for few rows, else whole vectors.
 template <class T>
 int rows_together(const Plan<T>& plan, int64_t num_rows, int threads, int rows_at_once) {
-  const int few =
-      plan.pair_weights == nullptr ? kFewRowsPerThread : 0;  // bf16 knows tiles only, so that all rows round alike
-  if (rows_at_once == 0) {
-    const int64_t share = (num_rows + threads - 1) / threads;
-    rows_at_once = share <= few ? 1 : share < kTileRows<T> ? static_cast<int>(share) : kTileRows<T>;
-  }
-  return rows_at_once == 1 && few > 0 ? 1 : whole_vectors<T>(rows_at_once < kTileRows<T> ? rows_at_once : kTileRows<T>);
+  if (draws_single_rows(plan, num_rows, threads, rows_at_once)) return 1;
+  const int64_t share = rows_at_once == 0 ? (num_rows + threads - 1) / threads : rows_at_once;
+  return whole_vectors<T>(share < 1 ? 1 : share < kTileRows<T> ? static_cast<int>(share) : kTileRows<T>);
 }
 
 template <class T>

@@ -21,6 +21,7 @@ class AlignedArray {
     if (!data_) throw std::bad_alloc();
     return data_.get();
   }
+  T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
   size_t size() const { return size_; }
 

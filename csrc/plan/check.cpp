@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <limits>
+#include <numeric>
 
 namespace made_fast {
 namespace {
@@ -17,7 +18,7 @@ class SourceCheck {
     for (const Variable& variable : source_.variables) check_variable(variable);
     if (shape_.in_place) check_in_place();
     units_ = shape_.num_slots + looked_up_;
-    for (const AffineSource<T>& affine : source_.affines) check_affine(affine);
+    for (const AffineSource& affine : source_.affines) check_affine(affine);
     for (const Step& step : source_.steps) check_step(step);
     check_slots();
   }
@@ -88,8 +89,7 @@ class SourceCheck {
     require(inside(variable.support, own.size, std::numeric_limits<int64_t>::max()),
             "flags of a variable must lie in those of all");
     const int64_t table = own.encoding == Encoding::embedding ? int64_t{own.size} * own.units : 0;
-    require(inside(variable.table, table, static_cast<int64_t>(source_.tables.size())),
-            "embeddings must lie in tables");
+    require(inside(variable.table, table, source_.table_size), "embeddings must lie in tables");
     if (variable.x_slot < shape_.num_slots) {
       require(inside(variable.x_slot, own.units, shape_.num_slots), "what is read of variables must lie in slots");
       return;
@@ -120,10 +120,15 @@ class SourceCheck {
     }
   }
 
-  void check_affine(const AffineSource<T>& affine) const {
+  void check_affine(const AffineSource& affine) const {
     require(inside(affine.first_slot, affine.num_rows, shape_.num_slots), "rows of affines must lie in slots");
     for (int64_t column = 0; column < affine.num_columns; ++column)
       require(inside(affine.slots[column], 1, units_), "columns of affines must be slots");
+    const int64_t width = std::accumulate(affine.widths.begin(), affine.widths.end(), int64_t{0});
+    for (int64_t column = 0; column < affine.num_columns; ++column)
+      require(inside(affine.columns[column], 1, width), "columns of affines must be those of their weights");
+    for (int64_t row = 0; row < affine.num_rows; ++row)
+      require(inside(affine.rows[row], 1, affine.height), "rows of affines must be those of their weights");
     for (int64_t row = 0; row < affine.num_rows; ++row)
       require(inside(0, affine.needed[row], affine.num_columns) && inside(0, affine.ready[row], affine.num_columns),
               "rows of affines must need leading columns");
@@ -137,7 +142,7 @@ class SourceCheck {
     require(inside(step.first, step.count, shape_.num_slots), "steps must finish slots");
     if (step.kind == Kind::affine) {
       require(inside(step.left, 1, static_cast<int64_t>(source_.affines.size())), "steps must name one of the affines");
-      const AffineSource<T>& affine = source_.affines[static_cast<size_t>(step.left)];
+      const AffineSource& affine = source_.affines[static_cast<size_t>(step.left)];
       require(inside(step.first - affine.first_slot, step.count, affine.num_rows), "steps must finish rows of affines");
       return;
     }

@@ -4,75 +4,289 @@
 #include <cstring>
 #include <limits>
 #include <map>
-#include <numeric>
+#include <type_traits>
+#include <utility>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 
 #include "plan/check.h"
+#include "plan/transpose.h"
 
 namespace made_fast {
+namespace {
 
-static constexpr int64_t half = kPanelRows / 2;
+constexpr int64_t half = kPanelRows / 2;
+int thread_number() {
+#if defined(_OPENMP)
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+// Whether all of some numbers are finite.
+template <class T>
+bool are_finite(const T* numbers, int64_t count) {
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  constexpr int highest = 8 * sizeof(T) - 1;
+  constexpr Bits one = Bits{1} << (std::numeric_limits<T>::digits - 1);  // of the exponent
+  constexpr Bits exponent = ((Bits{1} << highest) - 1) / one * one;
+  Bits beyond = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    Bits bits;
+    std::memcpy(&bits, numbers + i, sizeof bits);
+    beyond |= (bits & exponent) + one;  // reaches the highest bit if all of the exponent is set
+  }
+  return beyond >> highest == 0;
+}
+
+}  // namespace
 
 template <class T>
-PackedPlan<T>::PackedPlan(PlanSource<T> source) : source_(std::move(source)) {
-  check_source(source_);
-  const std::vector<AffineSource<T>>& affines = source_.affines;
-  tail_start_.assign(static_cast<size_t>(source_.shape.num_slots) + 1, 0);
-  list_looked_up();
-  for (const auto& affine : affines) {
-    plan_panels(affine);
-    plan_lookups(affine, affines_.back());
+PackedPlan<T>::PackedPlan(PlanSource<T> source, const WeightSource<T>& weights)
+    : PackedPlan(std::make_shared<SharedLayout<T>>(std::move(source))) {
+  fill<false>(weights, 1);
+}
+
+template <class T>
+PackedPlan<T>::PackedPlan(std::shared_ptr<SharedLayout<T>> shared) : shared_(std::move(shared)) {
+  {
+    const std::lock_guard<std::mutex> held(shared_->lock);
+    weights_ = std::move(shared_->spare);
   }
-  // Affine operations come in the order of their slots, so tails lie in the order of slots; counts become starts.
-  for (size_t i = 1; i < tail_start_.size(); ++i) tail_start_[i] += tail_start_[i - 1];
-  T* weights = panel_weights_.allocate(static_cast<size_t>(panel_size_));
-  T* of_lookups = lookup_weights_.allocate(static_cast<size_t>(lookup_size_));
-  std::fill(of_lookups, of_lookups + lookup_size_, T(0));
-  for (size_t i = 0; i < affines.size(); ++i) {
-    fill_panels(affines[i], affines_[i], weights);
-    fill_lookups(affines[i], affines_[i], of_lookups);
-  }
+  if (weights_) return;
+  const Layout<T>& own = layout();
+  weights_ = std::make_unique<Weights<T>>();
+  weights_->bias.allocate(static_cast<size_t>(own.plan.num_slots) + kAlign + kPanelRows);
+  weights_->panels.allocate(static_cast<size_t>(own.panel_size));
+  weights_->lookups.allocate(static_cast<size_t>(own.lookup_size));
+  weights_->tails.allocate(own.tail_from.size());
+  weights_->tables.allocate(static_cast<size_t>(own.source.table_size));
+  T* columns = weights_->columns.allocate(static_cast<size_t>(own.column_size));
+  std::fill(columns, columns + own.column_size, T(0));  // nothing else is ever written into gaps
+}
+
+template <class T>
+PackedPlan<T>::~PackedPlan() {
+  const std::lock_guard<std::mutex> held(shared_->lock);
+  shared_->spare = std::move(weights_);
+}
+
+template <class T>
+std::unique_ptr<PackedPlan<T>> PackedPlan<T>::repacked(const WeightSource<T>& weights, int num_threads) const {
+  std::unique_ptr<PackedPlan> made(new PackedPlan(shared_));
+  return made->template fill<true>(weights, num_threads) ? std::move(made) : nullptr;
+}
+
+// Whether it was filled: not if numbers that are checked are not all finite, masked ones and all.
+template <class T>
+template <bool checked>
+bool PackedPlan<T>::fill(const WeightSource<T>& from, int num_threads) {
+  const Layout<T>& own = layout();
+  if (checked)
+    for (const Span& span : own.unread)
+      if (from.arrays[static_cast<size_t>(span.array)] &&
+          !are_finite(from.arrays[static_cast<size_t>(span.array)] + span.first, span.count))
+        return false;
   // What is no sum is written before it is read; until then it shows as nan.
-  const size_t slots = static_cast<size_t>(source_.shape.num_slots) + kAlign + kPanelRows;
-  T* bias = bias_.allocate(slots);
-  std::fill(bias, bias + slots, std::numeric_limits<T>::quiet_NaN());
-  for (const auto& affine : affines) std::copy(affine.bias, affine.bias + affine.num_rows, bias + affine.first_slot);
-  pack_columns(affines);
-  if (source_.in_pairs) pack_pairs();
-  list_variables();
-  fill_plan();
-  source_.affines.clear();  // what they point to is Python's
+  std::fill(weights_->bias.data(), weights_->bias.data() + weights_->bias.size(), std::numeric_limits<T>::quiet_NaN());
+  if (own.source.table_size)
+    std::copy(from.arrays.back(), from.arrays.back() + own.source.table_size, weights_->tables.data());
+  const int64_t size = std::max<int64_t>(own.most_columns, 1) * kPackedRows;
+  AlignedArray<T> rows;
+  rows.allocate(static_cast<size_t>(size * num_threads));
+  std::vector<std::vector<int64_t>> starts(static_cast<size_t>(num_threads));
+  const auto count = static_cast<int64_t>(own.blocks.size());
+  bool finite = true;
+#pragma omp parallel for num_threads(num_threads) if (num_threads > 1) schedule(dynamic) reduction(&& : finite)
+  for (int64_t i = 0; i < count; ++i) {
+    const Block& block = own.blocks[static_cast<size_t>(i)];
+    if (checked && finite) finite = is_finite(block, from);  // which also brings its rows into the cache
+    const auto thread = static_cast<size_t>(thread_number());
+    if (finite) fill_block(block, from, rows.data() + size * thread_number(), starts[thread]);
+  }
+  if (!finite) return false;
+  if (own.source.in_pairs) pack_pairs();
+  point_to_weights();
+  return true;
 }
 
 template <class T>
-void PackedPlan<T>::list_variables() {
-  plan_.plain = source_.shape.in_place;
-  plan_.first_param = source_.shape.num_slots;
-  for (const Variable& variable : source_.variables) {
-    variables_.push_back(variable.number);
-    noise_steps_.push_back(variable.noise_step);
-    param_slots_.push_back(variable.param_slot);
-    plan_.first_param = std::min<int64_t>(plan_.first_param, variable.param_slot);
+bool PackedPlan<T>::is_finite(const Block& block, const WeightSource<T>& from) const {
+  const Packing& packing = layout().packings[static_cast<size_t>(block.affine)];
+  bool finite = true;
+  for (size_t term = 0; term < packing.widths.size(); ++term) {
+    const int64_t width = packing.widths[term];
+    const T* array = from.arrays[static_cast<size_t>(packing.first_array) + term];
+    for (int64_t row = block.first; row < block.first + block.count; ++row)
+      finite = are_finite(array + packing.rows[static_cast<size_t>(row)] * width, width) && finite;
   }
-  for (const Conditional<T>& conditional : source_.conditionals) {
-    plan_.plain = plan_.plain && conditional.code == Code::bernoulli;
-    plan_.most_params = std::max<int64_t>(plan_.most_params, conditional.num_params);
-    plan_.most_draws = std::max<int64_t>(plan_.most_draws, conditional.num_draws);
-    plan_.most_rooms = std::max<int64_t>(plan_.most_rooms, rooms_of(conditional));
-  }
-  plan_.ring = ring_size();
+  return finite;
 }
 
-// While the parameters of a variable are alive, so are those that share a panel with its first or its last.
+// Packs some rows of an operation; `rows` holds them meanwhile, column by column.
 template <class T>
-int64_t PackedPlan<T>::ring_size() const {
-  const auto whole = [](int64_t count) { return (count + kPanelRows - 1) / kPanelRows * kPanelRows; };
-  const int64_t all = source_.shape.num_slots - plan_.first_param, least = whole(plan_.most_params + 2 * kPanelRows);
-  const bool summed = !source_.affines.empty() && source_.affines.back().first_slot == plan_.first_param;
-  if (source_.shape.in_place || !summed || least >= all) return whole(all);
-  // A whole number of variables spares those that reach over the end, where all have the same number of parameters.
-  const int64_t repeat = std::lcm(plan_.most_params, int64_t{kPanelRows});
-  const int64_t even = (least + repeat - 1) / repeat * repeat;
-  return even <= 4096 ? std::min(even, whole(all)) : least;
+void PackedPlan<T>::fill_block(const Block& block, const WeightSource<T>& from, T* rows, std::vector<int64_t>& start) {
+  const Layout<T>& own = layout();
+  const AffineInfo& affine = own.affines[static_cast<size_t>(block.affine)];
+  const Packing& packing = own.packings[static_cast<size_t>(block.affine)];
+  gather(packing, block, from, rows);
+  const T* biases = from.arrays[static_cast<size_t>(packing.bias())];
+  for (int64_t r = 0; r < block.count; ++r) {
+    const auto row = static_cast<size_t>(block.first + r), slot = static_cast<size_t>(affine.first_slot) + row;
+    weights_->bias.data()[slot] = biases ? biases[packing.rows[row]] : T(0);
+    for (int64_t i = own.tail_start[slot]; i < own.tail_start[slot + 1]; ++i)
+      weights_->tails.data()[i] = rows[own.tail_from[static_cast<size_t>(i)] * kPackedRows + r];
+  }
+  fill_panels(affine, block, rows);
+  if (affine.open < 0) return;
+  fill_lookups(affine, packing, block, rows, start);
+  // Lookups hold sums where a unit is read twice: these columns cannot be made from them later.
+  for (const ColumnTarget& target : packing.columns) {
+    if (target.column >= block.most) break;
+    const int64_t first = std::max(target.first, block.first), last = std::min(target.last, block.first + block.count);
+    const T* column = rows + target.column * kPackedRows + first - block.first;
+    T* out = weights_->columns.data() + target.out + first;
+    if (last - first == kPackedRows)
+      std::memcpy(out, column, kPackedRows * sizeof(T));
+    else if (first < last)
+      std::copy(column, column + (last - first), out);
+  }
+}
+
+// Rows of an operation as (columns, kPackedRows), zeros under the mask and behind the last.
+template <class T>
+void PackedPlan<T>::gather(const Packing& packing, const Block& block, const WeightSource<T>& from, T* rows) const {
+  constexpr int64_t side = 32;
+  const int64_t* places = packing.rows.data() + block.first;
+  const bool in_order =
+      places[block.count - 1] - places[0] == block.count - 1 && std::is_sorted(places, places + block.count);
+  for (const Run& run : packing.runs) {
+    const T* array = from.arrays[static_cast<size_t>(run.array)] + run.column;
+    for (int64_t first = run.first; first < std::min(run.first + run.count, block.most); first += side) {
+      const int64_t count = std::min({side, run.first + run.count - first, block.most - first});
+      const T* corner = array + first - run.first;
+      T* to = rows + first * kPackedRows;
+      if (in_order) {
+        transpose_part(corner + places[0] * run.width, block.count, count, run.width, to, kPackedRows);
+        continue;
+      }
+      for (int64_t r = 0; r < block.count; ++r)
+        for (int64_t c = 0; c < count; ++c) to[c * kPackedRows + r] = corner[places[r] * run.width + c];
+    }
+  }
+  const auto columns = static_cast<int64_t>(packing.mask.size() / packing.rows.size());
+  for (int64_t r = 0; r < kPackedRows; ++r) {
+    const int64_t row = block.first + r, needed = r < block.count ? packing.needed[static_cast<size_t>(row)] : 0;
+    for (int64_t c = needed; c < block.most; ++c) rows[c * kPackedRows + r] = T(0);
+    if (columns == 0) continue;
+    const uint8_t* mask = packing.mask.data() + row * columns;
+    for (int64_t c = 0; c < needed; ++c)
+      if (!mask[c]) rows[c * kPackedRows + r] = T(0);
+  }
+}
+
+template <class T>
+void PackedPlan<T>::fill_panels(const AffineInfo& affine, const Block& block, const T* rows) {
+  const Layout<T>& own = layout();
+  for (int64_t row = 0; row < block.count; row += kPanelRows) {
+    const Panel& panel = own.panels[static_cast<size_t>(affine.first_panel + (block.first + row) / kPanelRows)];
+    const int32_t* columns = own.panel_from.data() + panel.columns;
+    T* out = weights_->panels.data() + panel.weights;
+    for (int32_t c = 0; c < panel.num_columns; ++c, out += kPanelRows)  // of a known size: two or four moves
+      std::memcpy(out, rows + columns[c] * kPackedRows + row, kPanelRows * sizeof(T));
+    columns = own.panel_from.data() + panel.half_columns;
+    out = weights_->panels.data() + panel.half_weights;
+    for (int32_t c = 0; c < panel.num_half_columns; ++c, out += half)
+      std::memcpy(out, rows + columns[c] * kPackedRows + row + half, half * sizeof(T));
+  }
+}
+
+template <class T>
+void PackedPlan<T>::fill_lookups(const AffineInfo& affine, const Packing& packing, const Block& block, const T* rows,
+                                 std::vector<int64_t>& start) {
+  const Layout<T>& own = layout();
+  T* weights = weights_->lookups.data();
+  start.resize(own.source.variables.size());  // of the weights of a variable, -1 where a panel has none
+  for (int64_t row = 0; row < block.count; row += kPanelRows) {
+    const Panel& panel = own.panels[static_cast<size_t>(affine.first_panel + (block.first + row) / kPanelRows)];
+    std::fill(start.begin(), start.end(), -1);
+    for (int64_t i = panel.lookups; i < panel.lookups + panel.num_lookups; ++i) {
+      const Lookup& lookup = own.lookups[static_cast<size_t>(i)];
+      const int64_t first = panel.lookup_weights + lookup.weights;
+      start[static_cast<size_t>(lookup.place)] = first;
+      std::fill(weights + first, weights + first + kPanelRows * own.units_of(lookup.place), T(0));
+    }
+    for (const LookedUp& unit : packing.looked_up) {
+      const int64_t first = start[static_cast<size_t>(unit.place)];
+      if (first < 0 || unit.column >= block.most) continue;
+      const T* from = rows + unit.column * kPackedRows + row;
+      for (int64_t r = 0; r < kPanelRows; ++r) weights[first + kPanelRows * unit.category + r] += from[r];
+    }
+  }
+}
+
+template <class T>
+const Plan<T>& PackedPlan<T>::plan_with_columns() const {
+  std::call_once(columns_, [this] {
+    for (size_t affine = 0; affine < layout().affines.size(); ++affine)
+      if (layout().affines[affine].open < 0) fill_columns(layout().affines[affine], layout().packings[affine]);
+  });
+  return plan_;
+}
+
+// The columns of an operation that looks nothing up, from its panels.
+template <class T>
+void PackedPlan<T>::fill_columns(const AffineInfo& affine, const Packing& packing) const {
+  const Layout<T>& own = layout();
+  const T* weights = weights_->panels.data();
+  const auto put = [&](const std::vector<int32_t>& columns, int64_t i, int64_t row, int64_t count, const T* from) {
+    const int32_t place = packing.target_of[static_cast<size_t>(columns[static_cast<size_t>(i)])];
+    const ColumnTarget& target = packing.columns[static_cast<size_t>(place)];
+    T* out = weights_->columns.data() + target.out + row;
+    const int64_t first = std::max<int64_t>(target.first - row, 0), last = std::min(target.last - row, count);
+    for (int64_t r = first; r < last; ++r) out[r] = from[r];
+  };
+  for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
+    const Panel& panel = own.panels[static_cast<size_t>(affine.first_panel + row / kPanelRows)];
+    for (int64_t c = 0; c < panel.num_columns; ++c)
+      put(own.panel_from, panel.columns + c, row, kPanelRows, weights + panel.weights + c * kPanelRows);
+    for (int64_t c = 0; c < panel.num_half_columns; ++c)
+      put(own.panel_from, panel.half_columns + c, row + half, half, weights + panel.half_weights + c * half);
+    for (int64_t r = row; r < row + panel.num_rows; ++r) {
+      const auto slot = static_cast<size_t>(affine.first_slot + r);
+      for (int64_t i = own.tail_start[slot]; i < own.tail_start[slot + 1]; ++i)
+        put(own.tail_from, i, r, 1, weights_->tails.data() + i);
+    }
+  }
+}
+
+template <class T>
+void PackedPlan<T>::unpack(T* to) const {
+  const Layout<T>& own = layout();
+  const T* columns = plan_with_columns().column_weights;
+  std::vector<T*> arrays;
+  for (const int64_t size : own.array_sizes) {
+    std::fill(to, to + size, T(0));
+    arrays.push_back(to);
+    to += size;
+  }
+  for (size_t a = 0; a < own.packings.size(); ++a) {
+    const Packing& packing = own.packings[a];
+    const T* biases = weights_->bias.data() + own.affines[a].first_slot;
+    for (size_t r = 0; r < packing.rows.size(); ++r)
+      arrays[static_cast<size_t>(packing.bias())][packing.rows[r]] = biases[r];
+    auto run = packing.runs.begin();
+    for (const ColumnTarget& target : packing.columns) {
+      while (target.column >= run->first + run->count) ++run;
+      T* array = arrays[static_cast<size_t>(run->array)] + run->column + target.column - run->first;
+      for (int64_t r = target.first; r < target.last; ++r)
+        array[packing.rows[static_cast<size_t>(r)] * run->width] = columns[target.out + r];
+    }
+  }
+  std::copy(weights_->tables.data(), weights_->tables.data() + own.source.table_size, arrays.back());
 }
 
 // The 16 high bits of a number that bf16 holds exactly (weights are rounded before they come here).
@@ -85,287 +299,54 @@ static uint32_t bf16_bits(double value) {
 
 template <class T>
 void PackedPlan<T>::pack_pairs() {
-  for (const Panel& panel : panels_) {
+  const Layout<T>& own = layout();
+  std::vector<uint32_t> pairs;
+  weights_->pair_panels.clear();
+  weights_->pair_columns.clear();
+  for (const Panel& panel : own.panels) {
     Panel paired{};
-    paired.weights = static_cast<int64_t>(pair_weights_.size());
-    paired.columns = static_cast<int64_t>(pair_columns_.size());
+    paired.weights = static_cast<int64_t>(pairs.size());
+    paired.columns = static_cast<int64_t>(weights_->pair_columns.size());
     paired.num_rows = panel.num_rows;
     std::map<int32_t, size_t> position;  // pair -> where its weights start
     for (int32_t c = 0; c < panel.num_columns; ++c) {
-      const int32_t slot = panel_columns_[static_cast<size_t>(panel.columns + c)];
-      const auto [where, fresh] = position.try_emplace(slot / 2, pair_weights_.size());
+      const int32_t slot = own.panel_columns[static_cast<size_t>(panel.columns + c)];
+      const auto [where, fresh] = position.try_emplace(slot / 2, pairs.size());
       if (fresh) {
-        pair_columns_.push_back(slot / 2);
-        pair_weights_.resize(pair_weights_.size() + kPanelRows, 0);
+        weights_->pair_columns.push_back(slot / 2);
+        pairs.resize(pairs.size() + kPanelRows, 0);
         ++paired.num_columns;
       }
-      const T* from = panel_weights_.data() + panel.weights + int64_t{kPanelRows} * c;
+      const T* from = weights_->panels.data() + panel.weights + int64_t{kPanelRows} * c;
       for (size_t r = 0; r < kPanelRows; ++r)
-        pair_weights_[where->second + r] |= bf16_bits(static_cast<double>(from[r])) << (slot % 2 ? 16 : 0);
+        pairs[where->second + r] |= bf16_bits(static_cast<double>(from[r])) << (slot % 2 ? 16 : 0);
     }
-    pair_panels_.push_back(paired);
+    weights_->pair_panels.push_back(paired);
   }
+  weights_->pairs = std::move(pairs);
 }
 
 template <class T>
-void PackedPlan<T>::plan_panels(const AffineSource<T>& affine) {
-  affines_.push_back({static_cast<int32_t>(affine.first_slot), static_cast<int32_t>(panels_.size()),
-                      static_cast<int32_t>(affine.num_rows), -1});
-  // Without a mask every panel reads leading columns, and all panels share one list of slots.
-  const int64_t shared = static_cast<int64_t>(panel_columns_.size());
-  if (!affine.mask)
-    std::copy_if(affine.slots, affine.slots + affine.num_columns, std::back_inserter(panel_columns_),
-                 [this](int64_t slot) { return !looked_up(slot); });
-  for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
-    const int64_t rows = std::min<int64_t>(kPanelRows, affine.num_rows - row);
-    const int64_t known = known_to(affine, row, rows);
-    Panel panel{};
-    panel.num_rows = static_cast<int32_t>(rows);
-    panel.columns = list_columns(affine, shared, row, rows, 0, known, panel.num_columns);
-    panel.weights = panel_size_;
-    panel_size_ += int64_t{kPanelRows} * panel.num_columns;
-    panel_macs_ += int64_t{kPanelRows} * panel.num_columns;
-    const int64_t later = rows > half ? std::max(known, known_to(affine, row + half, rows - half)) : known;
-    panel.half_columns = list_columns(affine, shared, row + half, rows - half, known, later, panel.num_half_columns);
-    panel.half_weights = panel_size_;
-    panel_size_ += half * panel.num_half_columns;
-    panel_macs_ += half * panel.num_half_columns;
-    panels_.push_back(panel);
-    for (int64_t r = row; r < row + rows; ++r) plan_tail(affine, r, r < row + half ? known : later);
-  }
-}
-
-// How many leading columns are known when the first of some rows is due, as far as any of them reads.
-template <class T>
-int64_t PackedPlan<T>::known_to(const AffineSource<T>& affine, int64_t row, int64_t rows) {
-  const int64_t widest = *std::max_element(affine.needed + row, affine.needed + row + rows);
-  return std::min(affine.ready[row], widest);
-}
-
-// Where the slots of the columns [begin, end) that any of the rows reads are listed, and how many they are.
-template <class T>
-int64_t PackedPlan<T>::list_columns(const AffineSource<T>& affine, int64_t shared, int64_t row, int64_t rows,
-                                    int64_t begin, int64_t end, int32_t& count) {
-  const auto has_slot = [this](int64_t slot) { return !looked_up(slot); };
-  if (!affine.mask) {
-    count = static_cast<int32_t>(std::count_if(affine.slots + begin, affine.slots + end, has_slot));
-    return shared + std::count_if(affine.slots, affine.slots + begin, has_slot);
-  }
-  const auto start = static_cast<int64_t>(panel_columns_.size());
-  for (int64_t column = begin; column < end; ++column) {
-    bool any = false;
-    for (int64_t r = row; r < row + rows; ++r) any |= affine.reads(r, column);
-    if (any && has_slot(affine.slots[column])) panel_columns_.push_back(static_cast<int32_t>(affine.slots[column]));
-  }
-  count = static_cast<int32_t>(static_cast<int64_t>(panel_columns_.size()) - start);
-  return start;
-}
-
-template <class T>
-void PackedPlan<T>::plan_tail(const AffineSource<T>& affine, int64_t row, int64_t from) {
-  for (int64_t column = from; column < affine.needed[row]; ++column) {
-    if (looked_up(affine.slots[column]) || !affine.reads(row, column)) continue;
-    tail_columns_.push_back(static_cast<int32_t>(affine.slots[column]));
-    tail_weights_.push_back(affine.weights[row * affine.num_columns + column]);
-    ++tail_start_[static_cast<size_t>(affine.first_slot + row) + 1];
-    ++panel_macs_;
-  }
-}
-
-// Variables come in the order of drawing, those that are looked up with units behind the slots.
-template <class T>
-void PackedPlan<T>::list_looked_up() {
-  for (size_t place = 0; place < source_.variables.size(); ++place) {
-    const auto number = static_cast<int32_t>(place);
-    if (looked_up(source_.variables[place].x_slot))
-      place_of_.insert(place_of_.end(), static_cast<size_t>(units_of(number)), number);
-  }
-  num_lookups_.assign(static_cast<size_t>(source_.shape.num_slots), 0);
-}
-
-// Lists for each panel the variables that it looks up, in order of time; a list serves all panels where there is no
-// mask.
-template <class T>
-void PackedPlan<T>::plan_lookups(const AffineSource<T>& affine, AffineInfo& info) {
-  struct Known {
-    int32_t place;
-    int64_t first, last;  // columns
-  };
-  std::vector<Known> all;
-  for (int64_t column = 0; column < affine.num_columns; ++column) {
-    if (!looked_up(affine.slots[column])) continue;
-    const int32_t place = place_of_[static_cast<size_t>(affine.slots[column] - source_.shape.num_slots)];
-    if (all.empty() || all.back().place != place) all.push_back({place, column, column});
-    all.back().last = column;
-  }
-  if (all.empty()) return;
-  info.open = static_cast<int32_t>(plan_.num_open++);
-  plan_.looked_slots = affine.first_slot + affine.num_rows;
-  for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
-    const int64_t rows = std::min<int64_t>(kPanelRows, affine.num_rows - row);
-    Panel& panel = panels_[static_cast<size_t>(info.first_panel + row / kPanelRows)];
-    panel.lookups = static_cast<int64_t>(lookups_.size());
-    panel.lookup_weights = lookup_size_;
-    int64_t size = 0;
-    for (const Known& known : all) {
-      bool any = false;
-      for (int64_t r = row; r < row + rows && !any; ++r)
-        for (int64_t column = known.first; column <= known.last && !any; ++column) any = affine.reads(r, column);
-      if (!any) continue;
-      lookups_.push_back({known.place, size});
-      ++panel.num_lookups;
-      size += kPanelRows * units_of(known.place);
-      for (int64_t r = row; r < row + rows; ++r)
-        if (known.first < std::min(affine.ready[r], affine.needed[r]))
-          num_lookups_[static_cast<size_t>(affine.first_slot + r)] = panel.num_lookups;
-    }
-    lookup_size_ += size;
-    panel_macs_ += kPanelRows * panel.num_lookups;
-  }
-}
-
-template <class T>
-void PackedPlan<T>::fill_lookups(const AffineSource<T>& affine, const AffineInfo& info, T* weights) const {
-  if (info.open < 0) return;
-  std::vector<int64_t> start(source_.variables.size());  // of the weights of a variable, -1 where a panel has none
-  for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
-    const Panel& panel = panels_[static_cast<size_t>(info.first_panel + row / kPanelRows)];
-    std::fill(start.begin(), start.end(), -1);
-    for (int64_t i = panel.lookups; i < panel.lookups + panel.num_lookups; ++i) {
-      const Lookup& lookup = lookups_[static_cast<size_t>(i)];
-      start[static_cast<size_t>(lookup.place)] = panel.lookup_weights + lookup.weights;
-    }
-    for (int64_t column = 0; column < affine.num_columns; ++column) {
-      if (!looked_up(affine.slots[column])) continue;
-      const auto place =
-          static_cast<size_t>(place_of_[static_cast<size_t>(affine.slots[column] - source_.shape.num_slots)]);
-      if (start[place] < 0) continue;
-      const int64_t category = affine.slots[column] - source_.variables[place].x_slot;
-      const T* from = affine.transposed + column * affine.num_rows + row;
-      for (int32_t r = 0; r < panel.num_rows; ++r) weights[start[place] + kPanelRows * category + r] += from[r];
-    }
-  }
-}
-
-template <class T>
-void PackedPlan<T>::fill_panels(const AffineSource<T>& affine, const AffineInfo& info, T* weights) const {
-  for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
-    const Panel& panel = panels_[static_cast<size_t>(info.first_panel + row / kPanelRows)];
-    int64_t column = 0;  // of the operation; lists are in its order
-    const auto copy = [&](int64_t list, int32_t count, int64_t first, int64_t per_column, T* out) {
-      for (int32_t c = 0; c < count; ++c, ++column, out += per_column) {
-        while (affine.slots[column] != panel_columns_[static_cast<size_t>(list + c)]) ++column;
-        const T* from = affine.transposed + column * affine.num_rows;
-        const int64_t there = std::min(per_column, row + panel.num_rows - first);
-        if (there == kPanelRows)
-          std::memcpy(out, from + first, kPanelRows * sizeof(T));  // of a known size: two or four moves
-        else
-          for (int64_t r = 0; r < per_column; ++r) out[r] = r < there ? from[first + r] : T(0);
-      }
-    };
-    copy(panel.columns, panel.num_columns, row, kPanelRows, weights + panel.weights);
-    copy(panel.half_columns, panel.num_half_columns, row + half, half, weights + panel.half_weights);
-  }
-}
-
-template <class T>
-std::vector<typename PackedPlan<T>::ColumnSource> PackedPlan<T>::find_columns(
-    const std::vector<AffineSource<T>>& affines) {
-  std::vector<ColumnSource> found;
-  for (size_t a = 0; a < affines.size(); ++a) {
-    const auto& affine = affines[a];
-    std::vector<int64_t> first(static_cast<size_t>(affine.num_columns), 0), last(first);
-    // From either end: the first row to read a column, looking only at columns that no row before it could claim.
-    const auto claim = [&](std::vector<int64_t>& claimed, int64_t r, int64_t& covered, int64_t value) {
-      for (int64_t c = affine.mask ? 0 : covered; c < affine.needed[r]; ++c)
-        if (claimed[static_cast<size_t>(c)] == 0 && affine.reads(r, c)) claimed[static_cast<size_t>(c)] = value;
-      covered = std::max(covered, affine.needed[r]);
-    };
-    int64_t from_front = 0, from_back = 0;
-    for (int64_t r = 0; r < affine.num_rows; ++r) claim(first, r, from_front, r + 1);  // 0: nobody yet
-    for (int64_t r = affine.num_rows; r-- > 0;) claim(last, r, from_back, r + 1);
-    for (int64_t column = 0; column < affine.num_columns; ++column) {
-      const auto c = static_cast<size_t>(column);
-      if (last[c]) found.push_back({affine.slots[column], static_cast<int64_t>(a), column, first[c] - 1, last[c]});
-    }
-  }
-  std::stable_sort(found.begin(), found.end(),
-                   [](const ColumnSource& a, const ColumnSource& b) { return a.slot < b.slot; });
-  return found;
-}
-
-template <class T>
-void PackedPlan<T>::pack_columns(const std::vector<AffineSource<T>>& affines) {
-  constexpr int64_t lanes = kAlign / static_cast<int64_t>(sizeof(T));
-  const std::vector<ColumnSource> found = find_columns(affines);
-  column_start_.assign(static_cast<size_t>(source_.shape.num_slots) + place_of_.size() + 1, 0);
-  for (const ColumnSource& f : found) {
-    const int64_t first_slot = affines[static_cast<size_t>(f.affine)].first_slot;
-    const int64_t begin = (first_slot + f.first) / lanes * lanes;
-    const int64_t end = (first_slot + f.last + lanes - 1) / lanes * lanes;
-    columns_.push_back({column_macs_, static_cast<int32_t>(begin), static_cast<int32_t>(end - begin)});
-    column_macs_ += end - begin;
-    ++column_start_[static_cast<size_t>(f.slot) + 1];
-    if (looked_up(f.slot)) plan_.looked_slots = std::max(plan_.looked_slots, end);
-  }
-  for (size_t i = 1; i < column_start_.size(); ++i) column_start_[i] += column_start_[i - 1];
-  T* weights = column_weights_.allocate(static_cast<size_t>(column_macs_));
-  for (size_t i = 0; i < found.size(); ++i) {
-    const auto& affine = affines[static_cast<size_t>(found[i].affine)];
-    const T* from = affine.transposed + found[i].column * affine.num_rows;
-    const int64_t before = affine.first_slot + found[i].first - columns_[i].first_slot;
-    T* out = weights + columns_[i].weights;
-    std::fill(out, out + columns_[i].count, T(0));
-    std::copy(from + found[i].first, from + found[i].last, out + before);
-  }
-}
-
-template <class T>
-void PackedPlan<T>::fill_plan() {
-  Plan<T>& p = plan_;
-  p.features = source_.shape.features;
-  p.context_features = source_.shape.context_features;
-  p.num_slots = source_.shape.num_slots;
-  p.x_slot = source_.shape.x_slot;
-  p.context_slot = source_.shape.context_slot;
-  p.num_context_units = static_cast<int64_t>(source_.context_units.size());
-  p.num_steps = static_cast<int64_t>(source_.steps.size());
-  p.macs = panel_macs_;
-  p.steps = source_.steps.data();
-  p.sorted = std::is_sorted(variables_.begin(), variables_.end());
-  p.in_place = source_.shape.in_place;
-  p.variables = variables_.data();
-  p.noise_steps = noise_steps_.data();
-  p.param_slots = param_slots_.data();
-  p.drawn = source_.variables.data();
-  p.conditionals = source_.conditionals.data();
-  p.tables = source_.tables.data();
-  p.context_units = source_.context_units.data();
-  p.affines = affines_.data();
-  p.num_affines = static_cast<int64_t>(affines_.size());
-  p.bias = bias_.data();
-  p.panels = panels_.data();
-  p.panel_weights = panel_weights_.data();
-  p.panel_columns = panel_columns_.data();
-  p.pair_panels = pair_panels_.data();
-  p.pair_weights = pair_panels_.empty() ? nullptr : pair_weights_.data();
-  p.pair_columns = pair_columns_.data();
-  p.tail_start = tail_start_.data();
-  p.tail_columns = tail_columns_.data();
-  p.tail_weights = tail_weights_.data();
-  p.lookups = lookups_.data();
-  p.lookup_weights = lookup_weights_.data();
-  p.num_lookups = num_lookups_.data();
-  p.column_start = column_start_.data();
-  p.columns = columns_.data();
-  p.column_weights = column_weights_.data();
+void PackedPlan<T>::point_to_weights() {
+  plan_ = layout().plan;
+  plan_.bias = weights_->bias.data();
+  plan_.tables = weights_->tables.data();
+  plan_.panel_weights = weights_->panels.data();
+  plan_.tail_weights = weights_->tails.data();
+  plan_.lookup_weights = weights_->lookups.data();
+  plan_.column_weights = weights_->columns.data();
+  plan_.pair_panels = weights_->pair_panels.data();
+  plan_.pair_weights = weights_->pair_panels.empty() ? nullptr : weights_->pairs.data();
+  plan_.pair_columns = weights_->pair_columns.data();
 }
 
 template <class T>
 int64_t PackedPlan<T>::bytes() const {
+  const Layout<T>& own = layout();
   return static_cast<int64_t>(
-      (panel_weights_.size() + column_weights_.size() + tail_weights_.size() + lookup_weights_.size()) * sizeof(T) +
-      (panel_columns_.size() + tail_columns_.size()) * sizeof(int32_t));
+      (weights_->panels.size() + weights_->columns.size() + weights_->tails.size() + weights_->lookups.size()) *
+          sizeof(T) +
+      (own.panel_columns.size() + own.tail_columns.size()) * sizeof(int32_t));
 }
 
 template class PackedPlan<float>;

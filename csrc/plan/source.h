@@ -9,17 +9,17 @@
 
 namespace made_fast {
 
-// One affine operation as Python hands it over: rows in slot order, columns in order of time.
-template <class T>
+// One affine operation without its weights, as Python hands it over: rows in slot order, columns in order of time.
 struct AffineSource {
   int64_t first_slot, num_rows, num_columns;
-  const T* weights;       // (num_rows, num_columns), zeros under the mask
-  const T* transposed;    // (num_columns, num_rows), the same
-  const T* bias;          // (num_rows,)
-  const int64_t* slots;   // (num_columns,) slot of each column
-  const int64_t* needed;  // (num_rows,) leading columns that a row reads
-  const int64_t* ready;   // (num_rows,) leading columns known at the level of the row
-  const uint8_t* mask;    // (num_rows, num_columns), or null if a row reads exactly its first `needed`
+  int64_t height;               // rows of the weights
+  std::vector<int64_t> widths;  // columns of the weights of each term
+  const int64_t* rows;          // (num_rows,) row of the weights
+  const int64_t* columns;       // (num_columns,) column of the weights of all terms side by side
+  const int64_t* slots;         // (num_columns,) slot of each column
+  const int64_t* needed;        // (num_rows,) leading columns that a row reads
+  const int64_t* ready;         // (num_rows,) leading columns known at the level of the row
+  const uint8_t* mask;          // (num_rows, num_columns), or null if a row reads exactly its first `needed`
 
   bool reads(int64_t row, int64_t column) const {
     return mask ? mask[row * num_columns + column] != 0 : column < needed[row];
@@ -31,17 +31,25 @@ struct Shape {
   bool in_place;
 };
 
-// All of a plan as Python hands it over.
+// All of a plan as Python hands it over, but its weights.
 template <class T>
 struct PlanSource {
   Shape shape;
   std::vector<Step> steps;
   std::vector<Variable> variables;  // (D,) in the order of drawing
   std::vector<Conditional<T>> conditionals;
-  std::vector<T> tables;
+  int64_t table_size;  // of all embeddings
   std::vector<int32_t> context_units;
-  std::vector<AffineSource<T>> affines;
+  std::vector<AffineSource> affines;
   bool in_pairs;
+};
+
+// The weights of a plan where Python has them. What lies under a mask is not looked at.
+template <class T>
+struct WeightSource {
+  // For each affine operation the weights (height, width) of each term, and a bias (height,), which may be null; then
+  // the tables, null if there are none.
+  std::vector<const T*> arrays;
 };
 
 }  // namespace made_fast

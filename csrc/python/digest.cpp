@@ -39,43 +39,75 @@ void add_bytes(uint64_t (&state)[kDigestLanes], const unsigned char* bytes, int6
   }
 }
 
-// Adds every `parts`-th line of some memory, from line `part` on; all of it with one part.
-void add_lines(uint64_t (&state)[kDigestLanes], uintptr_t address, int64_t size, int64_t part, int64_t parts) {
-  constexpr int64_t line = 1024;  // bytes
-  const auto* bytes = reinterpret_cast<const unsigned char*>(address);
-  for (int lane = 0; lane < kDigestLanes; ++lane)
-    state[lane] ^= 0x9E3779B97F4A7C15u * static_cast<uint64_t>(lane + 1) ^ static_cast<uint64_t>(size);
-  if (parts == 1 || size <= line) return add_bytes(state, bytes, size);
-  for (int64_t first = part * line; first < size; first += parts * line)
-    add_bytes(state, bytes + first, std::min(line, size - first));
-}
+// What has been read so far of memory of some size; a size is mixed in for each piece.
+struct Lanes {
+  uint64_t state[kDigestLanes] = {};
 
-uint64_t digest_of(const uint64_t (&state)[kDigestLanes]) {
-  uint64_t whole = 0;
-  for (const uint64_t lane : state) whole = fold(whole ^ lane, 0xD1B54A32D192ED03u);
-  return whole;
-}
+  Lanes() = default;
+  explicit Lanes(int64_t size) { begin(size); }
+
+  void begin(int64_t size) {
+    for (int lane = 0; lane < kDigestLanes; ++lane)
+      state[lane] ^= 0x9E3779B97F4A7C15u * static_cast<uint64_t>(lane + 1) ^ static_cast<uint64_t>(size);
+  }
+
+  uint64_t folded() const {
+    uint64_t whole = 0;
+    for (const uint64_t lane : state) whole = fold(whole ^ lane, 0xD1B54A32D192ED03u);
+    return whole;
+  }
+};
+
+// The digests of the lines of each of the parts [first, last): every `parts`-th line is of one part, from its own on.
+class Digests {
+ public:
+  Digests(int64_t first, int64_t last, int64_t parts)
+      : first_(first), parts_(parts), states_(static_cast<size_t>(last - first)) {}
+
+  // Adds some memory, read from one end to the other.
+  void add(uintptr_t address, int64_t size) {
+    constexpr int64_t line = 1024;  // bytes
+    const auto* bytes = reinterpret_cast<const unsigned char*>(address);
+    const auto count = static_cast<int64_t>(states_.size());
+    for (Lanes& each : states_) each.begin(size);
+    if (parts_ == 1 || size <= line) {
+      for (Lanes& each : states_) add_bytes(each.state, bytes, size);
+      return;
+    }
+    for (int64_t begin = first_ * line; begin < size; begin += parts_ * line)
+      for (int64_t part = 0; part < count && begin + part * line < size; ++part) {
+        const int64_t at = begin + part * line;
+        add_bytes(states_[static_cast<size_t>(part)].state, bytes + at, std::min(line, size - at));
+      }
+  }
+
+  std::vector<uint64_t> found() const {
+    std::vector<uint64_t> all;
+    for (const Lanes& each : states_) all.push_back(each.folded());
+    return all;
+  }
+
+ private:
+  int64_t first_, parts_;
+  std::vector<Lanes> states_;
+};
 
 // Of several pieces of memory the lines of each of the parts [first, last).
 std::vector<uint64_t> digest_parts(const std::vector<uintptr_t>& addresses, const std::vector<int64_t>& sizes,
                                    int64_t first, int64_t last, int64_t parts) {
   require(addresses.size() == sizes.size(), "addresses must have their sizes");
   require(inside(first, last - first, parts), "parts must be some of them");
-  std::vector<uint64_t> found;
-  for (int64_t part = first; part < last; ++part) {
-    uint64_t state[kDigestLanes] = {};
-    for (size_t i = 0; i < sizes.size(); ++i) add_lines(state, addresses[i], sizes[i], part, parts);
-    found.push_back(digest_of(state));
-  }
-  return found;
+  Digests digests(first, last, parts);
+  for (size_t i = 0; i < sizes.size(); ++i) digests.add(addresses[i], sizes[i]);
+  return digests.found();
 }
 
 }  // namespace
 
 uint64_t digest_memory(uintptr_t address, int64_t size) {
-  uint64_t state[kDigestLanes] = {};
-  add_lines(state, address, size, 0, 1);
-  return digest_of(state);
+  Lanes lanes(size);
+  add_bytes(lanes.state, reinterpret_cast<const unsigned char*>(address), size);
+  return lanes.folded();
 }
 
 void bind_digest(pybind11::module_& module) {

@@ -1,5 +1,7 @@
 #include "python/program.h"
 
+#include <pybind11/stl.h>
+
 namespace py = pybind11;
 
 namespace made_fast {
@@ -29,9 +31,10 @@ void bind_programs(py::module_& module) {
            py::arg("num_draws"), py::arg("size"), py::arg("components"), py::arg("units"), py::arg("floor"),
            py::arg("scale"), py::arg("shift"), py::arg("native_draw"));
   py::class_<AffineEntry>(module, "Affine")
-      .def(py::init<int64_t, py::array, py::array, Int64Array, Int64Array, Int64Array, py::object>(), py::kw_only(),
-           py::arg("first_slot"), py::arg("weights"), py::arg("bias"), py::arg("slots"), py::arg("needed"),
-           py::arg("ready"), py::arg("mask"));
+      .def(py::init<int64_t, std::vector<py::array>, py::object, Int64Array, Int64Array, Int64Array, Int64Array,
+                    Int64Array, py::object>(),
+           py::kw_only(), py::arg("first_slot"), py::arg("weights"), py::arg("bias"), py::arg("rows"),
+           py::arg("columns"), py::arg("slots"), py::arg("needed"), py::arg("ready"), py::arg("mask"));
 }
 
 }  // namespace made_fast

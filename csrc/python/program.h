@@ -5,11 +5,9 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "plan/source.h"
-#include "plan/transpose.h"
 #include "python/bind.h"
 
 namespace made_fast {
@@ -43,39 +41,51 @@ struct ConditionalEntry {
   }
 };
 
-// An affine operation: see AffineSource.
+// An affine operation: see AffineSource. Its weights are those of each term, (height, width).
 struct AffineEntry {
   int64_t first_slot;
-  pybind11::array weights, bias;
-  Int64Array slots, needed, ready;
+  std::vector<pybind11::array> weights;
+  pybind11::object bias;  // (height,), or None
+  Int64Array rows, columns, slots, needed, ready;
   pybind11::object mask;  // (num_rows, num_columns) bool, or None
 };
 
-// Affine operations with numbers of one type; owns the arrays that `sources` point to.
+// Affine operations with numbers of one type; owns the arrays that `sources` and `weights` point to.
 template <class T>
 class AffineArrays {
  public:
-  explicit AffineArrays(const std::vector<AffineEntry>& entries) {
+  AffineArrays(const std::vector<AffineEntry>& entries, const Values<T>& tables) {
     for (const AffineEntry& entry : entries) add(entry);
+    weights_.arrays.push_back(hold(tables).data());
   }
-  const std::vector<AffineSource<T>>& sources() const { return sources_; }
+  const std::vector<AffineSource>& sources() const { return sources_; }
+  const WeightSource<T>& weights() const { return weights_; }
 
  private:
   void add(const AffineEntry& entry) {
-    const auto weights = hold(entry.weights.cast<Values<T>>());
-    require(weights.ndim() == 2, "weights must have shape (n, m)");
-    const int64_t rows = weights.shape(0), columns = weights.shape(1);
-    const auto bias = hold(entry.bias.cast<Values<T>>());
-    require(bias.ndim() == 1 && bias.size() == rows, "bias must have shape (n,)");
+    AffineSource source{};
+    for (const pybind11::array& each : entry.weights) {
+      const auto weights = hold(each.cast<Values<T>>());
+      require(weights.ndim() == 2, "weights must have shape (n, m)");
+      require(source.widths.empty() || weights.shape(0) == source.height, "weights of all terms must have n rows");
+      source.height = weights.shape(0);
+      source.widths.push_back(weights.shape(1));
+      weights_.arrays.push_back(weights.data());
+    }
+    weights_.arrays.push_back(nullptr);
+    if (!entry.bias.is_none()) {
+      const auto bias = hold(entry.bias.cast<Values<T>>());
+      require(bias.ndim() == 1 && bias.size() == source.height, "bias must have shape (n,)");
+      weights_.arrays.back() = bias.data();
+    }
+    const int64_t rows = entry.rows.size(), columns = entry.columns.size();
     require(entry.slots.size() == columns, "slots must have shape (m,)");
     require(entry.needed.size() == rows && entry.ready.size() == rows, "needed and ready must have shape (n,)");
-    AffineSource<T> source{};
     source.first_slot = entry.first_slot;
     source.num_rows = rows;
     source.num_columns = columns;
-    source.weights = weights.data();
-    source.transposed = transposed(weights.data(), rows, columns);
-    source.bias = bias.data();
+    source.rows = entry.rows.data();
+    source.columns = entry.columns.data();
     source.slots = entry.slots.data();
     source.needed = entry.needed.data();
     source.ready = entry.ready.data();
@@ -87,12 +97,6 @@ class AffineArrays {
     sources_.push_back(source);
   }
 
-  const T* transposed(const T* weights, int64_t rows, int64_t columns) {
-    transposed_.emplace_back(new T[static_cast<size_t>(rows * columns)]);
-    transpose(weights, rows, columns, transposed_.back().get());
-    return transposed_.back().get();
-  }
-
   // A cast may have made another array.
   template <class Array>
   Array hold(Array array) {
@@ -100,9 +104,9 @@ class AffineArrays {
     return array;
   }
 
-  std::vector<AffineSource<T>> sources_;
+  std::vector<AffineSource> sources_;
+  WeightSource<T> weights_;
   std::vector<pybind11::object> held_;
-  std::vector<std::unique_ptr<T[]>> transposed_;
 };
 
 }  // namespace made_fast

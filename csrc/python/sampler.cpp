@@ -7,11 +7,15 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "plan/pack.h"
+#include "plan/single_rows.h"
 #include "python/bind.h"
 #include "python/program.h"
 
@@ -84,11 +88,44 @@ class Sampler {
           bool in_place, const Int64Array& steps, const Int64Array& variables,
           const std::vector<ConditionalEntry>& conditionals, const Values<T>& tables, const Int64Array& context_units,
           const std::vector<AffineEntry>& affines, bool bf16)
-      : bf16_(bf16),
-        packed_(source({features, context_features, num_slots, x_slot, context_slot, in_place}, steps, variables,
-                       conditionals, tables, context_units, AffineArrays<T>(affines), bf16)) {
+      : bf16_(bf16) {
     if (bf16 && (sizeof(T) != 4 || bf16_engine() == nullptr))
       throw std::invalid_argument("this processor or build has no bf16 engine");
+    const AffineArrays<T> arrays(affines, tables);
+    PlanSource<T> source{};
+    source.shape = {features, context_features, num_slots, x_slot, context_slot, in_place};
+    source.steps = to_rows<StepColumn>(steps, "steps", to_step);
+    source.variables = to_rows<VariableColumn>(variables, "variables", to_variable);
+    for (const ConditionalEntry& each : conditionals) source.conditionals.push_back(each.as<T>());
+    source.table_size = tables.size();
+    source.context_units = to_int32(context_units);
+    source.affines = arrays.sources();
+    source.in_pairs = bf16;
+    packed_ = std::make_unique<PackedPlan<T>>(std::move(source), arrays.weights());
+  }
+
+  // The same with other weights: the addresses of the arrays of a WeightSource; null where they are not all finite.
+  std::unique_ptr<Sampler> repacked(const std::vector<uintptr_t>& addresses, int num_threads) const {
+    const std::vector<int64_t>& sizes = packed_->layout().array_sizes;
+    require(addresses.size() == sizes.size(), "addresses must be those of all weights");
+    WeightSource<T> weights;
+    for (size_t i = 0; i < sizes.size(); ++i) weights.arrays.push_back(at_address<const T>(addresses[i]));
+    for (const Packing& packing : packed_->layout().packings)
+      for (int64_t array = packing.first_array; array < packing.bias(); ++array)
+        require(sizes[static_cast<size_t>(array)] == 0 || addresses[static_cast<size_t>(array)] != 0,
+                "weights of all terms must be there");
+    require(sizes.back() == 0 || addresses.back() != 0, "tables must be there if they are read");
+    const py::gil_scoped_release released;
+    auto packed = packed_->repacked(weights, std::max(1, num_threads));
+    return packed ? std::unique_ptr<Sampler>(new Sampler(bf16_, std::move(packed))) : nullptr;
+  }
+
+  // What it draws from; see PackedPlan::unpack.
+  Values<T> weights() const {
+    const std::vector<int64_t>& sizes = packed_->layout().array_sizes;
+    Values<T> found(std::accumulate(sizes.begin(), sizes.end(), int64_t{0}));
+    packed_->unpack(found.mutable_data());
+    return found;
   }
 
   int draw(const std::string& isa, int64_t num_rows, uint64_t first_row, uintptr_t rows, uint64_t seed,
@@ -101,7 +138,7 @@ class Sampler {
     require(rows_at_once >= 0, "rows_at_once must be a count of rows");
     require(num_rows == 0 || conditions.constrained == 0 || holds_all(conditions),
             "what is constrained must have the flags and bounds of all variables");
-    require(context != 0 || packed_.plan().num_context_units == 0, "context must be there if it is read");
+    require(context != 0 || packed_->plan().num_context_units == 0, "context must be there if it is read");
     // Rows of a condition are cut into tiles, whether or not there are as many.
     const int64_t per_context = std::min(rows_per_context, std::max<int64_t>(1, row_offset + num_rows));
     const Request<T> request{num_rows,
@@ -119,32 +156,36 @@ class Sampler {
                              num_threads,
                              rows_at_once};
     const py::gil_scoped_release released;
+    const int threads = useful_threads(packed_->plan(), num_rows, num_threads);
+    const bool single = draws_single_rows(packed_->plan(), num_rows, threads, rows_at_once);
+    const bool by_columns = single || conditions.observed != 0;  // a shared prefix is drawn like a row
+    const Plan<T>& plan = by_columns ? packed_->plan_with_columns() : packed_->plan();
     if constexpr (sizeof(T) == 4) {
-      return static_cast<int>((bf16_ ? engine.draw_bf16 : engine.draw_f32)(packed_.plan(), request));
+      return static_cast<int>((bf16_ ? engine.draw_bf16 : engine.draw_f32)(plan, request));
     } else {
-      return static_cast<int>(engine.draw_f64(packed_.plan(), request));
+      return static_cast<int>(engine.draw_f64(plan, request));
     }
   }
 
   int64_t scratch_bytes(const std::string& isa, int64_t num_rows, int num_threads, int rows_at_once) const {
     const Engine& engine = find_engine(isa);
     if constexpr (sizeof(T) == 4) {
-      return engine.scratch_f32(packed_.plan(), num_rows, num_threads, rows_at_once);
+      return engine.scratch_f32(packed_->plan(), num_rows, num_threads, rows_at_once);
     } else {
-      return engine.scratch_f64(packed_.plan(), num_rows, num_threads, rows_at_once);
+      return engine.scratch_f64(packed_->plan(), num_rows, num_threads, rows_at_once);
     }
   }
 
-  int64_t panel_macs() const { return packed_.panel_macs(); }
-  int64_t column_macs() const { return packed_.column_macs(); }
-  int64_t bytes() const { return packed_.bytes(); }
+  int64_t panel_macs() const { return packed_->layout().panel_macs; }
+  int64_t column_macs() const { return packed_->layout().column_size; }
+  int64_t bytes() const { return packed_->bytes(); }
 
  private:
   static constexpr int64_t kMostRows = int64_t{1} << 62;
 
   // Whether there are flags for all finite variables, and bounds if one is real.
   bool holds_all(const ConditionsEntry& conditions) const {
-    const Plan<T>& plan = packed_.plan();
+    const Plan<T>& plan = packed_->plan();
     for (int64_t place = 0; place < plan.features; ++place) {
       const Variable& variable = plan.drawn[place];
       const int64_t size = plan.conditionals[variable.conditional].size;
@@ -155,24 +196,10 @@ class Sampler {
     return true;
   }
 
-  // The arrays of the affines must live until the source was packed.
-  static PlanSource<T> source(const Shape& shape, const Int64Array& steps, const Int64Array& variables,
-                              const std::vector<ConditionalEntry>& conditionals, const Values<T>& tables,
-                              const Int64Array& context_units, const AffineArrays<T>& affines, bool bf16) {
-    PlanSource<T> found{};
-    found.shape = shape;
-    found.steps = to_rows<StepColumn>(steps, "steps", to_step);
-    found.variables = to_rows<VariableColumn>(variables, "variables", to_variable);
-    for (const ConditionalEntry& each : conditionals) found.conditionals.push_back(each.as<T>());
-    found.tables.assign(tables.data(), tables.data() + tables.size());
-    found.context_units = to_int32(context_units);
-    found.affines = affines.sources();
-    found.in_pairs = bf16;
-    return found;
-  }
+  Sampler(bool bf16, std::unique_ptr<PackedPlan<T>> packed) : bf16_(bf16), packed_(std::move(packed)) {}
 
   bool bf16_;
-  PackedPlan<T> packed_;
+  std::unique_ptr<PackedPlan<T>> packed_;
 };
 
 template <class T>
@@ -189,6 +216,8 @@ void bind_sampler(py::module_& module, const char* name) {
            py::arg("seed"), py::arg("context"), py::arg("row_offset"), py::arg("rows_per_context"), py::arg("out"),
            py::arg("log_prob"), py::arg("log_weight"), py::arg("conditions"), py::arg("decoding"),
            py::arg("num_threads"), py::arg("rows_at_once"))
+      .def("repacked", &Sampler<T>::repacked, py::arg("addresses"), py::arg("num_threads"))
+      .def("weights", &Sampler<T>::weights)
       .def("scratch_bytes", &Sampler<T>::scratch_bytes, py::arg("isa"), py::arg("num_rows"), py::arg("num_threads"),
            py::arg("rows_at_once") = 0)
       .def_property_readonly("panel_macs", &Sampler<T>::panel_macs)

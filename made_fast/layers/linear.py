@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from made_fast.arguments import tensor_of, whole_number, with_values
 from made_fast.layers import operators
-from made_fast.masks import connectivity
-from made_fast.programs.program import Term
+from made_fast.programs.program import DegreeTerm, Term, masked
 
 __all__ = ["MaskedLinear", "masked_linear"]
 
@@ -83,14 +81,13 @@ class MaskedLinear(nn.Linear):
         ones = self.mask_weight.new_ones(1, self.in_features)
         return masked_linear(ones, self.mask_weight, self.chosen_mask(mask), self.bias)[0].to(self.weight.dtype)
 
-    def term(self, source: int, mask: Tensor | None = None) -> Term:
-        """This layer's weights as a term of a program, detached and masked."""
+    def term(self, source: int, mask: Tensor | None = None, *, copy: bool = True) -> Term:
+        """This layer's weights as a term of a program, detached and masked; copies, unless nobody writes to them any more."""
         weight, chosen = self.weight.detach(), self.chosen_mask(mask)
-        whole = chosen if chosen.dtype == torch.bool else connectivity(*chosen.split(list(weight.shape)))
-        if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64):  # by numpy, as above
-            values, kept = weight.numpy(), whole.numpy().copy()
-            return Term(source, torch.from_numpy(np.where(kept, values, values.dtype.type(0))), torch.from_numpy(kept))
-        return Term(source, torch.where(whole, weight, weight.new_zeros(())), whole.clone())
+        if chosen.dtype != torch.bool:
+            return DegreeTerm(source, weight.clone() if copy else weight, chosen.clone())
+        own = torch.from_numpy(chosen.numpy().copy()) if chosen.device.type == "cpu" else chosen.clone()  # as above
+        return Term(source, masked(weight, own), own)
 
     def chosen_mask(self, mask: Tensor | None) -> Tensor:
         """Another mask, or its degrees, if given; else its own.

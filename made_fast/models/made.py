@@ -254,10 +254,16 @@ class MADE(MaskedNetwork, Draws):
         return self if is_plain(self.layers) else settled(self, own=False)
 
     def _make_sampler(self, last: Sampler | EnsembleSampler | None) -> Sampler | EnsembleSampler:
-        """The sampler of the model as it is; schedules follow from the structure alone, so they are taken from the last."""
+        """The sampler of the model as it is; what follows from the structure alone is taken from the last."""
         if self.ensemble is None:
-            schedule = last.schedule if isinstance(last, Sampler) else None
-            return Sampler(self.program(), self.output, schedule=schedule)
+            if not isinstance(last, Sampler):
+                return Sampler(self.program(), self.output)
+            if last.conditionals is self.conditionals:
+                with torch.no_grad():
+                    renewed = last.with_weights(self._settled().tensors_of(None))
+                if renewed is not None:
+                    return renewed
+            return Sampler(self.program(), self.output, schedule=last.schedule)
         count = len(self.ensemble.evaluated)
         frozen = settled(self, own=True)
         half = self.parameters_layer.weight.dtype in (torch.bfloat16, torch.float16)  # exact in fp32
@@ -277,7 +283,8 @@ class MADE(MaskedNetwork, Draws):
         return self._settled().program_of(masks, order)
 
     def _program_of_mask(self, mask: int) -> Program:
-        return self.program(mask=mask)
+        """The program of a mask of a model to which nobody writes any more."""
+        return self.program_of(self._layer_masks(mask), self.order_of(mask), copy=False)
 
     def _programs(self) -> Iterator[tuple[int, Program]]:
         """The program of each mask that stands for the model, with its number."""

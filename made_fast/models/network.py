@@ -20,13 +20,14 @@ from made_fast.arguments import flag
 from made_fast.layers.encoder import Encoder, read, read_layer
 from made_fast.layers.linear import MaskedLinear, masked_linear
 from made_fast.masks import MaskSet, connectivity, hidden_degrees, layer_degrees
+from made_fast.models.lowering import Tensors, Units
 from made_fast.models.settled import make_weights
 from made_fast.models.structure import Structure
-from made_fast.models.whole import Listing, Whole
+from made_fast.models.whole import Whole
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.output import log_prob
 from made_fast.programs.functions import FUNCTIONS
-from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Op, Program, Term
+from made_fast.programs.program import Program
 
 __all__ = ["MaskedNetwork"]
 
@@ -252,14 +253,15 @@ class MaskedNetwork(nn.Module):
         density = None if self.whole.head else partial(self._share, x=x, first=0, last=self.features)
         return chain.nll_with_gradients(head, floor, self._units_of(x), into, density)
 
-    def program_of(self, layer_masks: LayerMasks, order: Tensor) -> Program:
+    def program_of(self, layer_masks: LayerMasks, order: Tensor, *, copy: bool = True) -> Program:
         """The network as a program; weights and biases are copied.
 
         Args:
             layer_masks: see ``parameters_of``.
             order: (D,), of that mask.
+            copy: False where nobody writes to the weights any more: those of layers without masks of their own are shared.
         """
-        units = _Units(self, layer_masks)
+        units = Units(self, layer_masks, copy=copy)
         units.run(self)
         sizes = (self.features, self.context_features)
         tables = None if self.encoder is None else self.encoder.flat_tables()
@@ -268,6 +270,12 @@ class MaskedNetwork(nn.Module):
     def _units_of(self, x: Tensor) -> Tensor:
         """What the network reads of variables (..., D)."""
         return x if self.encoder is None else self.encoder(x)  # type: ignore[no-any-return]
+
+    def tensors_of(self, layer_masks: LayerMasks) -> list[Tensor | None]:
+        """What the weights of ``program_of`` are copied from, in the order of ``Program.tensors``, and not masked."""
+        listed = Tensors(self, layer_masks)
+        listed.run(self)
+        return [*listed.found, None if self.encoder is None else self.encoder.flat_tables()]
 
     def _to_parameters(self, rows: _Rows) -> Tensor:
         hidden, number = self.wired(rows), len(self.hidden)
@@ -344,32 +352,6 @@ class _Rows:
         layer, mask = self.layers[number], self.layer_masks[number]
         make_weights(layer)
         return _Part(layer.weight, layer.chosen_mask(mask), layer.bias_under(mask))
-
-
-class _Units(Listing):
-    """Lists the operations of a program, whose weights are copied."""
-
-    def __init__(self, network: MaskedNetwork, layer_masks: LayerMasks) -> None:
-        self.layers = network.masked_layers
-        self.layer_masks: Sequence[Tensor | None] = [None] * len(self.layers) if layer_masks is None else layer_masks
-        self.ops: list[Op] = []
-
-    def apply(self, function: str, value: int) -> int:
-        """See ``_Engine``."""
-        return self.listed(Elementwise(value, function))
-
-    def add(self, left: int, right: int) -> int:
-        """See ``_Engine``."""
-        return self.listed(Add(left, right))
-
-    def sum(self, parts: Sequence[tuple[int, int]], context: nn.Linear | None) -> int:
-        """See ``Listing``."""
-        terms = [self.layers[number].term(value, self.layer_masks[number]) for number, value in parts]
-        if context is not None:
-            terms.append(Term(CONTEXT, context.weight.detach().clone(), None))
-        number = parts[0][0]
-        bias = self.layers[number].bias_under(self.layer_masks[number])
-        return self.listed(Affine(tuple(terms), None if bias is None else bias.detach().clone()))
 
 
 def _split(parts: _Parts, sizes: list[int]) -> list[_Parts]:

@@ -10,18 +10,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from made_fast.masks import connectivity
 from made_fast.outputs.binary import BernoulliConditional
 from made_fast.outputs.codes import Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.programs.functions import FUNCTIONS
 
-__all__ = ["CONTEXT", "Add", "Affine", "Elementwise", "Multiply", "Op", "Program", "Term", "X", "term_of"]
+__all__ = [
+    "CONTEXT",
+    "Add",
+    "Affine",
+    "DegreeTerm",
+    "Elementwise",
+    "Multiply",
+    "Op",
+    "Program",
+    "Term",
+    "X",
+    "masked",
+    "term_of",
+]
 
 X, CONTEXT = 0, 1
 
@@ -33,6 +48,53 @@ class Term:
     source: int
     weight: Tensor
     mask: Tensor | None
+
+    @property
+    def numbers(self) -> Tensor:
+        """(n, m): the weight, with any numbers where masked."""
+        return self.weight
+
+    @property
+    def degrees(self) -> Tensor | None:
+        """int64 (n + m,), those of rows and columns, if they make the mask: it is where ``row >= column``."""
+        return None
+
+    def with_numbers(self, numbers: Tensor) -> Term:
+        """The same with other numbers."""
+        return replace(self, weight=numbers)
+
+
+class DegreeTerm(Term):
+    """A term whose mask is made by degrees; mask and weight are made when they are asked for."""
+
+    def __init__(self, source: int, numbers: Tensor, degrees: Tensor) -> None:
+        self.__dict__.update(source=source, _numbers=numbers, _degrees=degrees)
+
+    @property
+    def numbers(self) -> Tensor:
+        """See ``Term``."""
+        found: Tensor = self.__dict__["_numbers"]
+        return found
+
+    @property
+    def degrees(self) -> Tensor:
+        """See ``Term``."""
+        found: Tensor = self.__dict__["_degrees"]
+        return found
+
+    @cached_property
+    def mask(self) -> Tensor:  # type: ignore[override]
+        """bool (n, m)."""
+        return connectivity(*self.degrees.split(list(self.numbers.shape)))
+
+    @cached_property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """(n, m), zeros where masked."""
+        return masked(self.numbers, self.mask)
+
+    def with_numbers(self, numbers: Tensor) -> Term:
+        """See ``Term``."""
+        return DegreeTerm(self.source, numbers, self.degrees)
 
 
 @dataclass(frozen=True)
@@ -115,7 +177,7 @@ class Program:
         if not self.conditionals:
             object.__setattr__(self, "conditionals", (BernoulliConditional(),) * self.features)
 
-    @property
+    @cached_property
     def input_units(self) -> tuple[int, ...]:
         """Units that the network reads of each variable; E is their sum."""
         return tuple(each.units for each in self.conditionals)
@@ -131,12 +193,12 @@ class Program:
         """(D + 1,) where the flags of each variable begin in a row of ``Conditions.support``, and their number."""
         return list(accumulate((each.size for each in self.conditionals), initial=0))
 
-    @property
+    @cached_property
     def widths(self) -> list[int]:
         """Number of units of each value."""
         widths = [sum(self.input_units), self.context_features]
         for op in self.ops:
-            widths.append(op.terms[0].weight.shape[0] if isinstance(op, Affine) else widths[op.sources[0]])
+            widths.append(op.terms[0].numbers.shape[0] if isinstance(op, Affine) else widths[op.sources[0]])
         return widths
 
     @cached_property
@@ -152,17 +214,45 @@ class Program:
     @cached_property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return self.affines[0].terms[0].weight.dtype
+        return self.affines[0].terms[0].numbers.dtype
 
     @cached_property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.affines[0].terms[0].weight.device
+        return self.affines[0].terms[0].numbers.device
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """Of each affine operation the ``numbers`` of its terms and its bias, or None; then the tables, or None."""
+        of_ops = [[*(term.numbers for term in op.terms), op.bias] for op in self.affines]
+        return [*chain.from_iterable(of_ops), self.tables]
+
+    def with_weights(self, numbers: Tensor) -> Program:
+        """Returns the program with other weights.
+
+        Args:
+            numbers: those of all ``tensors``, one after another, zeros where masked; they are not copied.
+        """
+        parts = iter(numbers.split([0 if each is None else each.numel() for each in self.tensors]))
+
+        def like(tensor: Tensor) -> Tensor:
+            numbers: Tensor = next(parts)
+            return numbers.reshape(tensor.shape)
+
+        def renewed(op: Op) -> Op:
+            if not isinstance(op, Affine):
+                return op
+            terms = tuple(term.with_numbers(like(term.numbers)) for term in op.terms)
+            bias = next(parts)
+            return Affine(terms, None if op.bias is None else bias)
+
+        ops = tuple(map(renewed, self.ops))
+        return replace(self, ops=ops, tables=None if self.tables is None else next(parts))
 
     @property
     def dense_macs(self) -> int:
         """Multiply-adds for one row of one dense forward pass."""
-        return sum(term.weight.numel() for op in self.affines for term in op.terms)
+        return sum(term.numbers.numel() for op in self.affines for term in op.terms)
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Program:
         """Returns the same program with weights and biases of another dtype, and on another device if one is named."""
@@ -180,7 +270,7 @@ class Program:
         def mapped(op: Op) -> Op:
             if not isinstance(op, Affine):
                 return op
-            terms = tuple(replace(term, weight=weights(term.weight)) for term in op.terms)
+            terms = tuple(term.with_numbers(weights(term.numbers)) for term in op.terms)
             return Affine(terms, None if op.bias is None else biases(op.bias))
 
         tables = None if self.tables is None else weights(self.tables)
@@ -222,6 +312,14 @@ class Program:
                 case Multiply():
                     values.append(values[op.left] * values[op.right])
         return values[-1]
+
+
+def masked(weight: Tensor, mask: Tensor) -> Tensor:
+    """A copy of a weight (n, m), zeros where a mask (n, m) is not set."""
+    if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64):
+        values = weight.detach().numpy()  # torch would start threads, and then no process can be forked
+        return torch.from_numpy(np.where(mask.numpy(), values, values.dtype.type(0)))
+    return torch.where(mask, weight, weight.new_zeros(()))
 
 
 def term_of(source: int, weight: Tensor) -> Term:

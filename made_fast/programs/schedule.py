@@ -19,8 +19,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from made_fast.programs.dependencies import masks_of, ring_message
+from made_fast.programs.connections import Connections, connections_of, leading_columns
 from made_fast.programs.functions import FUNCTION_CODES
+from made_fast.programs.levels import alive_units, levels_of
 from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Multiply, Program, X
 
 __all__ = ["AffinePlan", "Kind", "Schedule", "StepColumn", "build_schedule"]
@@ -133,85 +134,19 @@ def build_schedule(program: Program) -> Schedule:
     Raises:
         ValueError: the program is not autoregressive: some variables depend on themselves, directly or in a ring.
     """
-    masks = masks_of(program)
-    alive = _alive_units(program, masks)
-    levels = _levels(program, masks, alive)
-    return _Builder(program, masks, alive, levels).build()
-
-
-def _alive_units(program: Program, masks: list[list[BoolArray]]) -> list[BoolArray]:
-    """For each value, which units reach a parameter."""
-    alive = [np.zeros(width, dtype=bool) for width in program.widths]
-    alive[-1][:] = True
-    alive[X][:] = True  # variables are drawn whether or not anything reads them
-    for value in range(len(alive) - 1, CONTEXT, -1):
-        op = program.ops[value - 2]
-        for index, source in enumerate(op.sources):
-            alive[source] |= masks[value - 2][index][alive[value]].any(0) if isinstance(op, Affine) else alive[value]
-    return alive
-
-
-def _levels(program: Program, masks: list[list[BoolArray]], alive: list[BoolArray]) -> list[IntArray]:
-    """The level of each unit of each value, by counting unknown inputs. -1 for units that are not alive."""
-    widths = program.widths
-    owner = np.repeat(np.arange(program.features), program.params_per_variable)  # (P,)
-    units_of = np.split(np.arange(widths[X]), np.cumsum(program.input_units)[:-1])  # what a draw makes known
-    missing = [np.zeros(width, dtype=np.int64) for width in widths]
-    waiting = np.bincount(owner, minlength=program.features)  # a variable waits for its parameters
-    consumers: list[list[tuple[int, BoolArray | None]]] = [[] for _ in widths]
-    for value in range(2, len(widths)):
-        op = program.ops[value - 2]
-        for index, source in enumerate(op.sources):
-            mask = masks[value - 2][index] if isinstance(op, Affine) else None
-            missing[value] += 1 if mask is None else (mask & alive[source]).sum(1)
-            consumers[source].append((value, None if mask is None else np.ascontiguousarray(mask.T)))
-    levels = [np.full(width, -1, dtype=np.int64) for width in widths]
-    level = 0
-    ready: list[IntArray] = [np.flatnonzero(alive[value] & (missing[value] == 0)) for value in range(len(widths))]
-    ready[X] = np.zeros(0, dtype=np.int64)
-    drawable = np.flatnonzero(waiting == 0)
-    while True:
-        for value in range(len(widths)):  # operations only read values before them, so one sweep finishes a level
-            units = ready[value]
-            if not len(units):
-                continue
-            levels[value][units] = level
-            ready[value] = np.zeros(0, dtype=np.int64)
-            for target, mask_t in consumers[value]:
-                newly = _tell(units, mask_t, missing[target])
-                ready[target] = np.concatenate([ready[target], newly[alive[target][newly]]])
-            if value == len(widths) - 1:
-                drawable = np.concatenate([drawable, _tell(owner[units], None, waiting)])
-        if not len(drawable):
-            break
-        ready[X] = np.concatenate([units_of[variable] for variable in np.sort(drawable)])
-        drawable = np.zeros(0, dtype=np.int64)
-        level += 1
-    if (levels[X] < 0).any():
-        raise ValueError(ring_message(program))
-    return levels
-
-
-def _tell(units: IntArray, mask_t: BoolArray | None, missing: IntArray) -> IntArray:
-    """Takes newly known units off the counts of their readers; returns the readers that now miss nothing."""
-    if mask_t is None:
-        np.subtract.at(missing, units, 1)
-        readers = np.unique(units)
-    else:
-        counts = mask_t[units].sum(0)
-        missing -= counts
-        readers = np.flatnonzero(counts)
-    done: IntArray = readers[missing[readers] == 0]
-    return done
+    connections = connections_of(program)
+    alive = alive_units(program, connections)
+    levels = levels_of(program, connections, alive)
+    return _Builder(program, connections, alive, levels).build()
 
 
 class _Builder:
     """Lays out slots and lists steps, once levels are known."""
 
     def __init__(
-        self, program: Program, masks: list[list[BoolArray]], alive: list[BoolArray], levels: list[IntArray]
+        self, program: Program, connections: list[list[Connections]], alive: list[BoolArray], levels: list[IntArray]
     ) -> None:
-        self.program, self.masks, self.alive, self.levels = program, masks, alive, levels
+        self.program, self.connections, self.alive, self.levels = program, connections, alive, levels
         self.first_units = np.cumsum([0, *program.input_units])[:-1]  # (D,)
         self.draw_level = levels[X][self.first_units] - 1  # (D,)
         self.variables = np.argsort(self.draw_level, kind="stable")
@@ -287,7 +222,8 @@ class _Builder:
         op = self.program.ops[value - 2]
         assert isinstance(op, Affine)
         rows = self.units[value]
-        offsets = np.concatenate([[0], np.cumsum([mask.shape[1] for mask in self.masks[value - 2]])])
+        connections = self.connections[value - 2]
+        offsets = np.concatenate([[0], np.cumsum([each.shape[1] for each in connections])])
         columns, slots, times = [], [], []
         for index, source in enumerate(op.sources):
             kept = self.units[source]
@@ -297,9 +233,7 @@ class _Builder:
         time = np.concatenate(times, axis=1)
         by_time = np.lexsort(time[::-1])
         column = np.concatenate(columns)[by_time]
-        mask = np.concatenate(self.masks[value - 2], axis=1)[np.ix_(rows, column)]
-        count = mask.sum(1)
-        needed = np.where(count > 0, mask.shape[1] - mask[:, ::-1].argmax(1), 0) if mask.shape[1] else count
+        needed, mask = leading_columns(connections, rows, column)
         ready = np.searchsorted(time[0][by_time], self.levels[value][rows], side="right")
         return AffinePlan(
             first_slot=self.first[value],
@@ -308,7 +242,7 @@ class _Builder:
             column_slots=np.concatenate(slots)[by_time],
             needed=needed,
             ready=ready,
-            mask=None if np.array_equal(count, needed) else mask,
+            mask=mask,
         )
 
     def _steps(self, number: dict[int, int], param_slots: IntArray) -> IntArray:

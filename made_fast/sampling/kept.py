@@ -46,25 +46,37 @@ class _Contents:
 
     Args:
         tensors: as they are now.
+        like: of other tensors of the same kinds, if there are some.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], like: _Contents | None = None) -> None:
         can_read = backends.memory_digests() is not None
-        self._copies = {
-            number: tensor.detach().clone()
-            for number, tensor in enumerate(tensors)
-            if not (can_read and _is_readable(tensor))
-        }
-        self._sizes = [tensor.nbytes for number, tensor in enumerate(tensors) if number not in self._copies]
+        self._copies: dict[int, Tensor] = {}
+        self._sizes: list[int] = []
+        if like is not None and can_read and not like._copies:
+            self._sizes = like._sizes
+        else:
+            for number, tensor in enumerate(tensors):
+                if can_read and _is_readable(tensor):
+                    self._sizes.append(tensor.nbytes)
+                else:
+                    self._copies[number] = tensor.detach().clone()
         size = sum(self._sizes)
         self.parts = 1 if size <= _WHOLE else -(-size // _PART)
         self._digests = self._read(tensors, range(self.parts))
 
-    def equal(self, tensors: Sequence[Tensor], parts: range) -> bool:
-        """Whether tensors of the same kinds hold the same, in these parts as far as their memory can be read."""
+    def equal(self, tensors: Sequence[Tensor], part: int | None) -> bool:
+        """Whether tensors of the same kinds hold the same: all of it, or one part as far as their memory can be read."""
+        parts = range(self.parts) if part is None else range(part, part + 1)
         if not all(torch.equal(_dense(copy), _dense(tensors[number])) for number, copy in self._copies.items()):
             return False
-        return all(self._read(tensors, range(part, part + 1)) == self._digests[part : part + 1] for part in parts)
+        return self._read(tensors, parts) == self._digests[parts.start : parts.stop]
+
+    def same(self, other: _Contents) -> bool:
+        """Whether tensors of the same kinds held the same."""
+        if self._digests != other._digests or self._copies.keys() != other._copies.keys():
+            return False
+        return all(torch.equal(_dense(copy), _dense(other._copies[number])) for number, copy in self._copies.items())
 
     def _read(self, tensors: Sequence[Tensor], parts: range) -> list[int]:
         read = backends.memory_digests()
@@ -74,31 +86,70 @@ class _Contents:
         return read(addresses, self._sizes, parts.start, parts.stop, self.parts)
 
 
-class _Found(NamedTuple, Generic[T]):
-    """What is kept, and what it was made from.
+class _Seen:
+    """A state as it was looked at.
+
+    Args:
+        state: its tensors are held, so that no other comes to lie where they are.
 
     Attributes:
-        value: what was made.
-        others: see ``State``; None in a copy.
-        held: the tensors, so that no other comes to lie where they are.
-        kinds, marks: of them.
-        contents: of those that are structure, and of the others.
+        marks: where each tensor is, and how often it was written to; None for those of other classes than torch's own, and
+            for the count where nobody counts.
+        kinds: all else of them but their contents.
+        contents: of those that are structure, and of the others; once they were noted.
     """
+
+    def __init__(self, state: State) -> None:
+        self.tensors, self.others, self.size = state
+        self.marks: list[Any] = []
+        self.kinds: list[Any] = []
+        self.contents: tuple[_Contents, _Contents] | None = None
+        for each in self.tensors:
+            if type(each) in _PLAIN and each.layout is torch.strided:
+                self.marks.append((each.data_ptr(), None if each.is_inference() else each._version))
+                self.kinds.append((each.dtype, each.device, each.shape, each.stride(), each.is_neg()))
+            else:
+                self.marks.append(None)
+                self.kinds.append((type(each), each.dtype, each.device, each.shape))
+
+    def is_alike(self, other: _Seen) -> bool:
+        """Whether the kinds of all tensors are the same."""
+        return self.size == other.size and self.kinds == other.kinds
+
+    @property
+    def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """The tensors that are structure, and the others."""
+        return self.tensors[: self.size], self.tensors[self.size :]
+
+    def note(self, like: _Seen | None) -> tuple[_Contents, _Contents]:
+        """Notes the contents, if that was not done; those of another time may have the same kinds."""
+        if self.contents is None:
+            structure, others = self.parts
+            known = like.contents if like is not None and like.is_alike(self) else None
+            first, second = (None, None) if known is None else known
+            self.contents = (_Contents(structure, first), _Contents(others, second))
+        return self.contents
+
+    def without_tensors(self) -> _Seen:
+        """What was seen, for a copy."""
+        copied: _Seen = object.__new__(_Seen)
+        copied.__dict__.update(self.__dict__, tensors=(), others=None)
+        return copied
+
+    def was_written(self) -> bool:
+        """Whether somebody has written to tensors since, where that is counted."""
+        for tensor, mark in zip(self.tensors, self.marks, strict=True):
+            if mark is not None and mark[1] is not None and tensor._version != mark[1]:
+                return True
+        return False
+
+
+class _Found(NamedTuple, Generic[T]):
+    """What is kept, and what it was made from: others is None in a copy, see ``State``."""
 
     value: T
     others: list[Any] | None
-    held: Sequence[Tensor]
-    kinds: list[Any]
-    marks: list[Any]
-    contents: tuple[_Contents, _Contents]
-
-    def equal(self, now: State, look: int | None) -> bool:
-        """Whether tensors hold the same: all of it, or with a number the part of one look."""
-        for known, tensors in zip(self.contents, _in_two(now), strict=True):
-            parts = range(known.parts) if look is None else range(look % known.parts, look % known.parts + 1)
-            if not known.equal(tensors, parts):
-                return False
-        return True
+    seen: _Seen
 
 
 class Kept(Generic[T]):
@@ -145,7 +196,7 @@ class Kept(Generic[T]):
     @property
     def is_stale(self) -> bool:
         """Whether there is nothing yet, or what it was made from has changed."""
-        return self._has_changed(self.read())
+        return self._has_changed(_Seen(self.read()))
 
     def current(self) -> T:
         """The value for the tensors as they are now.
@@ -156,7 +207,7 @@ class Kept(Generic[T]):
         entry = self._found
         if entry is not None and self.stale == "keep":
             return entry.value
-        now = self.read()
+        now = _Seen(self.read())
         if not self._has_changed(now):
             assert self._found is not None
             return self._found.value
@@ -164,7 +215,7 @@ class Kept(Generic[T]):
             raise RuntimeError(self.changed)
         with self._lock:
             if self._found is not entry:  # another thread has made it meanwhile
-                now = self.read()
+                now = _Seen(self.read())
                 if self._found is not None and not self._has_changed(now):
                     return self._found.value
             return self._made(now)
@@ -172,53 +223,55 @@ class Kept(Generic[T]):
     def refresh(self) -> T:
         """Makes it anew, whatever has changed."""
         with self._lock:
-            return self._made(self.read(), anew=True)
+            return self._made(_Seen(self.read()), anew=True)
 
-    def _has_changed(self, now: State) -> bool:
+    def _has_changed(self, now: _Seen) -> bool:
         entry = self._found
         if entry is None:
             return True
         if entry.others is None and now.others is not None and not self._copied_stale:
             self._found = entry = entry._replace(others=now.others)
-        if entry.others != now.others:
+        last = entry.seen
+        if entry.others != now.others or not last.is_alike(now):
             return True
-        kinds, marks = _kinds(now.tensors), _marks(now.tensors)
-        if kinds != entry.kinds:
-            return True
-        if marks == entry.marks:
+        assert last.contents is not None
+        if now.marks == last.marks:
             self._looks += 1
-            return not entry.equal(now, None if self.stale == "exact" else self._looks)
-        if not entry.equal(now, None):
+            for contents, tensors in zip(last.contents, now.parts, strict=True):
+                if not contents.equal(tensors, None if self.stale == "exact" else self._looks % contents.parts):
+                    return True
+            return False
+        if not all(one.same(two) for one, two in zip(last.contents, now.note(last), strict=True)):
             return True
-        self._found = entry._replace(held=now.tensors, marks=marks)
+        self._found = entry._replace(seen=now)
         return False
 
-    def _made(self, now: State, *, anew: bool = False) -> T:
+    def _made(self, now: _Seen, *, anew: bool = False) -> T:
         """Makes it from this state, without the last value if it is to be made anew.
 
         The contents are noted first. So what another thread writes to tensors meanwhile is a change that the next look sees,
         and what was made while their version counters moved is made again at once.
         """
         for _ in range(_TRIES):
-            structure, others = _in_two(now)
-            last = None if anew or not structure else self._last_of(now)
-            held, kinds, marks = now.tensors, _kinds(now.tensors), _marks(now.tensors)
-            contents = (_Contents(structure), _Contents(others))
-            value = self.make(last)
-            self._found = _Found(value, now.others, held, kinds, marks, contents)
+            last = self._found
+            now.note(None if last is None else last.seen)
+            value = self.make(None if last is None or anew or not self._is_alike(last, now) else last.value)
+            self._found = _Found(value, now.others, now)
             self._copied_stale = False
-            if _marks(held) == marks:
+            if not now.was_written():
                 break
-            now = self.read()
+            now = _Seen(self.read())
         return value
 
-    def _last_of(self, now: State) -> T | None:
-        """The last value, if it had the same structure."""
-        entry, (structure, _) = self._found, _in_two(now)
-        if entry is None or entry.others != now.others or entry.kinds[: now.structure] != _kinds(structure):
-            return None
-        known = entry.contents[0]
-        return entry.value if known.equal(structure, range(known.parts)) else None
+    @staticmethod
+    def _is_alike(last: _Found[T], now: _Seen) -> bool:
+        """Whether there is a structure, and it is that of what was found last."""
+        size = now.size
+        if not size or last.others != now.others or last.seen.kinds[:size] != now.kinds[:size]:
+            return False
+        assert last.seen.contents is not None
+        assert now.contents is not None
+        return last.seen.contents[0].same(now.contents[0])
 
     def __getstate__(self) -> dict[str, Any]:
         """See the class: nothing is taken along, or the value without the identities of others."""
@@ -228,7 +281,7 @@ class Kept(Generic[T]):
         changed = self.is_stale
         return {
             **state,
-            "_found": self._found._replace(others=None, held=()),
+            "_found": self._found._replace(others=None, seen=self._found.seen.without_tensors()),
             "_copied_stale": changed,
         }
 
@@ -240,31 +293,6 @@ class Kept(Generic[T]):
 def check_stale(stale: object) -> str:
     """Raises ValueError if it is not one of those that ``Kept`` has."""
     return one_of("stale", stale, get_args(Stale))
-
-
-def _in_two(state: State) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """What is structure, and what is not."""
-    return state.tensors[: state.structure], state.tensors[state.structure :]
-
-
-def _marks(tensors: Sequence[Tensor]) -> list[Any]:
-    """Where each tensor is, and how often it was written to (0 where nobody counts); None for those of other kinds."""
-    return [
-        (each.data_ptr(), 0 if each.is_inference() else each._version)
-        if type(each) in _PLAIN and each.layout is torch.strided
-        else None
-        for each in tensors
-    ]
-
-
-def _kinds(tensors: Sequence[Tensor]) -> list[Any]:
-    """All of each tensor but its contents."""
-    return [
-        (each.dtype, each.device, each.shape, each.stride(), each.is_neg())
-        if type(each) in _PLAIN and each.layout is torch.strided
-        else (type(each), each.dtype, each.device, each.shape)
-        for each in tensors
-    ]
 
 
 def _dense(tensor: Tensor) -> Tensor:

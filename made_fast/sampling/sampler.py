@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -94,17 +94,19 @@ class Sampler(Draws):
         if program.device.type == "meta":
             raise ValueError("weights must be on a device with memory to draw samples, found meta")
         for number, op in enumerate(program.affines):
-            for tensor in (*(term.weight for term in op.terms), *(() if op.bias is None else (op.bias,))):
-                if not is_finite(tensor):
-                    raise ValueError(
-                        f"weights must be finite to draw samples, found nan or inf in linear layer {number}"
-                    )
+            if not all(is_finite(term.numbers) or is_finite(term.weight) for term in op.terms) or not (
+                op.bias is None or is_finite(op.bias)
+            ):
+                raise ValueError(f"weights must be finite to draw samples, found nan or inf in linear layer {number}")
         self.dtype = program.dtype  # of the samples
         half = program.dtype in (torch.bfloat16, torch.float16)  # computed in fp32, which holds the weights exactly
-        self.program = program.to(torch.float32) if half else program
+        self._kinds = _kinds(program.tensors)
+        program = program.to(torch.float32) if half else program
         self.bf16_weights = bf16_weights
         if bf16_weights:
-            self.program = self.program.with_rounded_weights(torch.bfloat16)
+            program = program.with_rounded_weights(torch.bfloat16)
+        self._program: Program | None = program
+        self._outline, self._device = program, program.device  # the program, or all of it but its weights
         self.features, self.context_features = program.features, program.context_features  # D, C
         self.conditionals = program.conditionals
         self._own_draws = any(each.code == Code.OWN for each in distinct_of(program.conditionals))
@@ -119,8 +121,52 @@ class Sampler(Draws):
         self._lock = threading.Lock()
         self._choose(backend)  # a backend that cannot serve is refused here, not at the first draw
 
+    @property
+    def program(self) -> Program:
+        """The network; of a sampler that got other weights, those of units that reach no parameter are zeros."""
+        if self._program is None:
+            module, packed = next(each for each in self._packed.values() if hasattr(each[0], "unpack"))
+            self._program = self._outline = self._outline.with_weights(module.unpack(packed))
+        return self._program
+
+    def with_weights(self, tensors: Sequence[Tensor | None]) -> Sampler | None:
+        """Returns the sampler of the same program with other weights, packed by what packed this one; nothing else is made.
+
+        Args:
+            tensors: as of ``Program.tensors``, of the program that this sampler was made of. They are copied, and what lies
+                under masks is not drawn from.
+
+        Returns:
+            None where the sampler must be made of a program: tensors are of other kinds, a number is not finite, or this
+            sampler was not drawn from by a backend that can pack other weights.
+        """
+        if self.bf16_weights or _kinds(tensors) != self._kinds:
+            return None
+        dtype = self._outline.dtype
+        plain = [
+            each
+            if each is None or (each.dtype == dtype and each.is_contiguous())
+            else each.detach().to(dtype).contiguous()
+            for each in tensors
+        ]
+        packed: dict[Any, tuple[ModuleType, Any]] = {}
+        again: dict[int, Any] = {}  # by what it was packed as
+        for key, (module, last) in list(self._packed.items()):
+            if id(last) not in again and hasattr(module, "repack"):
+                again[id(last)] = module.repack(last, plain)
+            if again.get(id(last)) is not None:
+                packed[key] = module, again[id(last)]
+        if not packed:
+            return None
+        renewed = object.__new__(type(self))
+        renewed.__dict__.update(self.__dict__, _packed=packed, _program=None, _lock=threading.Lock())
+        if self._program is not None:
+            renewed._outline = self._outline.to(dtype, "meta")
+        return renewed
+
     def __getstate__(self) -> dict[str, Any]:
         """Leaves what backends made of the program out of copies and pickles; it is made again when needed."""
+        _ = self.program
         return {name: value for name, value in self.__dict__.items() if name not in ("_packed", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -128,10 +174,10 @@ class Sampler(Draws):
         self._packed, self._lock = {}, threading.Lock()
 
     def _choose(self, requested: str, features: Collection[str] = ()) -> backends.Backend:
-        program = self.program
+        program = self._outline
         needs = needs_of(
             self.conditionals,
-            device=program.device,
+            device=self._device,
             dtype=program.dtype,
             functions=program.functions,
             features=features,
@@ -142,7 +188,7 @@ class Sampler(Draws):
     @property
     def order(self) -> Tensor:
         """int64 (D,): ``order[s]`` is the variable whose noise has step ``s``."""
-        return self.program.order
+        return self._outline.order
 
     @property
     def levels(self) -> Tensor:
@@ -157,11 +203,11 @@ class Sampler(Draws):
     @property
     def dense_macs(self) -> int:
         """Multiply-adds for one row of one dense forward pass of the same network."""
-        return self.program.dense_macs
+        return self._outline.dense_macs
 
     def _drawn(self, request: Request, with_log_prob: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         module, packed = self._ready(request.backend, frozenset(request.features))
-        count, device, dtype = request.count, self.program.device, self.program.dtype
+        count, device, dtype = request.count, self._device, self._outline.dtype
         result = request.dtype or self.dtype
         if result not in self._looks:
             self._looks[result] = check_dtype(self.conditionals, result)
@@ -215,7 +261,7 @@ class Sampler(Draws):
         return ready
 
     def _bounds(self, rows: int, progress: bool, times_slower: int) -> Iterable[tuple[int, int]]:
-        macs = _MACS_PER_PIECE.get(self.program.device.type, _MACS_PER_PIECE["cpu"]) // times_slower
+        macs = _MACS_PER_PIECE.get(self._device.type, _MACS_PER_PIECE["cpu"]) // times_slower
         size = max(64, macs // self._work)
         if rows <= size and not progress:
             return [(0, rows)] if rows else []
@@ -227,3 +273,8 @@ class Sampler(Draws):
             for start in range(0, rows, size):
                 yield start, min(start + size, rows)
                 bar.update(min(size, rows - start))
+
+
+def _kinds(tensors: Sequence[Tensor | None]) -> list[Any]:
+    """All of each tensor but its contents and its place."""
+    return [None if each is None else (each.shape, each.dtype, each.device) for each in tensors]

@@ -37,8 +37,9 @@ def test_sampling_twice_packs_once(build: Build, monkeypatch: pytest.MonkeyPatch
     for row in backends.BACKENDS:
         if row.missing is None:
             module = backends.load(row)
-            pack = module.pack
-            monkeypatch.setattr(module, "pack", lambda *a, pack=pack, name=row.name: packed.append(name) or pack(*a))
+            for name in ("pack", "repack") if hasattr(module, "repack") else ("pack",):
+                pack = getattr(module, name)
+                monkeypatch.setattr(module, name, lambda *a, pack=pack, name=row.name: packed.append(name) or pack(*a))
     sampler = model.sampler()
     for _ in range(3):
         model.sample(4)

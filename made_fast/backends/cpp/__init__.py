@@ -10,6 +10,8 @@ from made_fast.backends.cpp.engine import (
     masked_linear_grad_input,
     masked_linear_grad_weight,
     pack,
+    repack,
+    unpack,
 )
 from made_fast.backends.cpp.networks import Network, Unchanged
 
@@ -25,4 +27,6 @@ __all__ = [
     "masked_linear_grad_input",
     "masked_linear_grad_weight",
     "pack",
+    "repack",
+    "unpack",
 ]

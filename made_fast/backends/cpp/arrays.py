@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from made_fast.outputs.codes import Code, Encoding
 from made_fast.outputs.conditional import Conditional, distinct_of
@@ -116,23 +115,15 @@ def _conditional(conditional: Conditional, dtype: torch.dtype) -> dict[str, Any]
     }
 
 
-def _taken(tensor: Tensor, dim: int, places: NDArray[np.int64]) -> Tensor:
-    """``index_select``, without a copy where the places follow one another."""
-    first, count = int(places[0]) if len(places) else 0, len(places)
-    if np.array_equal(places, np.arange(first, first + count)):
-        return tensor.narrow(dim, first, count)
-    return tensor.index_select(dim, torch.from_numpy(places))
-
-
 def _source(op: Affine, plan: AffinePlan, places: NDArray[np.int64]) -> dict[str, Any]:
-    """The arguments of ``_core.Affine``: weights with rows in slot order and columns in order of time, and their mask."""
-    weight = op.terms[0].weight if len(op.terms) == 1 else torch.cat([term.weight for term in op.terms], dim=1)
-    weight = _taken(_taken(weight, 0, plan.rows), 1, plan.columns).contiguous()
-    bias = weight.new_zeros(len(plan.rows)) if op.bias is None else _taken(op.bias, 0, plan.rows)
+    """The arguments of ``_core.Affine``: the weights, where rows in slot order and columns in order of time lie in them, and
+    their mask."""
     return {
         "first_slot": int(places[plan.first_slot]),
-        "weights": weight.numpy(),
-        "bias": bias.contiguous().numpy(),
+        "weights": [term.numbers.contiguous().numpy() for term in op.terms],
+        "bias": None if op.bias is None else op.bias.contiguous().numpy(),
+        "rows": plan.rows,
+        "columns": plan.columns,
         "slots": places[plan.column_slots],
         "needed": plan.needed,
         "ready": plan.ready,

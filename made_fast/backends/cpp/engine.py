@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch  # before _core, so that both share one OpenMP pool
 from torch import Tensor
@@ -31,12 +31,15 @@ __all__ = [
     "masked_linear_grad_input",
     "masked_linear_grad_weight",
     "pack",
+    "repack",
+    "unpack",
 ]
 
 _INSTRUCTION_SETS = _core.instruction_sets()
 # What a draw without them is handed: for None the binding would look for a conversion, which takes a microsecond.
 _NO_CONDITIONS, _PLAIN = _core.Conditions(), _core.Decoding()
 _MACS_PER_THREAD = 1_000_000  # of a masked matmul: threads that meet for less lose more than they gain
+_WEIGHTS_PER_THREAD = 1 << 16  # to be packed, likewise
 
 
 class Status(IntEnum):
@@ -47,8 +50,7 @@ class Status(IntEnum):
     NOT_A_NUMBER = 2
 
 
-@dataclass(frozen=True)
-class Packed:
+class Packed(NamedTuple):
     """A program made ready for ``draw``; weights are copied."""
 
     features: int
@@ -101,6 +103,28 @@ def pack(program: Program, schedule: Schedule, *, bf16: bool = False) -> Packed:
     arguments["affines"] = [_core.Affine(**each) for each in arguments["affines"]]
     native = kind(**arguments, bf16=bf16)
     return Packed(schedule.features, native, instruction_set())
+
+
+def repack(packed: Packed, tensors: Sequence[Tensor | None]) -> Packed | None:
+    """The same program with other weights, packed without planning anything again; what was packed stays as it is.
+
+    Args:
+        packed: from ``pack``.
+        tensors: as of ``Program.tensors``, contiguous, of the dtype of the program; copied. What lies under masks is not
+            drawn from.
+
+    Returns:
+        None where a number is not finite.
+    """
+    addresses = [0 if each is None else each.data_ptr() for each in tensors]
+    threads = min(torch.get_num_threads(), packed.native.column_macs // _WEIGHTS_PER_THREAD)
+    native = packed.native.repacked(addresses, max(1, threads))
+    return None if native is None else packed._replace(native=native)
+
+
+def unpack(packed: Packed) -> Tensor:
+    """The numbers of all of ``Program.tensors``, one after another: zeros under masks, and of what reaches no parameter."""
+    return torch.from_numpy(packed.native.weights())
 
 
 def draw(

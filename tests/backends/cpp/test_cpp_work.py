@@ -69,16 +69,17 @@ def test_one_kernel_call_for_a_draw(monkeypatch: pytest.MonkeyPatch, rows: int) 
     assert len(calls) == 1
 
 
-def test_weights_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    packs = []
-    real = cpp.pack
-    monkeypatch.setattr(cpp, "pack", lambda *arguments: packs.append(1) or real(*arguments))
+def test_weights_are_packed_once_and_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packs: list[str] = []
+    for name in ("pack", "repack"):
+        real = getattr(cpp, name)
+        monkeypatch.setattr(cpp, name, lambda *arguments, real=real, name=name: packs.append(name) or real(*arguments))
     model = MADE(20, (30,))
     for _ in range(3):
         model.sample(5, seed=1, backend="cpp")
         model.sampler().sample_and_log_prob(500)
-    assert len(packs) == 1
+    assert packs == ["pack"]
     with torch.no_grad():
         model.hidden[0].bias.add_(1)
     model.sample(5, backend="cpp")
-    assert len(packs) == 2
+    assert packs == ["pack", "repack"]

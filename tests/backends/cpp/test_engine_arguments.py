@@ -107,12 +107,34 @@ BROKEN: dict[str, tuple[Callable[[Arguments], None], str]] = {
     "parameters of a conditional": (_part("conditionals", "num_params", lambda _: 1), "all of their parameters"),
     "uniforms of a conditional": (_part("conditionals", "num_draws", lambda _: 0), "all of their uniforms"),
     "units of a conditional": (_part("conditionals", "units", lambda _: 1, 1), "input units"),
-    "weights": (
-        _part("affines", "weights", lambda weights: weights[:, 1:].copy()),
-        r"slots must have shape \(m,\)",
+    "width of weights": (
+        _part("affines", "weights", lambda terms: [terms[0][:, 1:], *terms[1:]]),
+        "columns of affines must",
     ),
-    "dimensions of weights": (_part("affines", "weights", lambda weights: weights.ravel()), r"weights must have shape"),
+    "height of weights": (
+        _part("affines", "weights", lambda terms: [terms[0][1:], *terms[1:]]),
+        "weights of all terms must have n rows",
+    ),
+    "height of all weights": (
+        _part("affines", "weights", lambda terms: [each[1:] for each in terms]),
+        r"bias must have shape",
+    ),
+    "dimensions of weights": (
+        _part("affines", "weights", lambda terms: [each.ravel() for each in terms]),
+        r"weights must have shape",
+    ),
     "bias": (_part("affines", "bias", lambda bias: bias[1:].copy()), r"bias must have shape \(n,\)"),
+    "a row of weights": (
+        _part("affines", "rows", lambda rows: rows + 1),
+        "rows of affines must be those of their weights",
+    ),
+    "a row before weights": (_part("affines", "rows", lambda rows: rows - 1), "rows of affines must be those of their"),
+    "a column of weights": (
+        _part("affines", "columns", lambda columns: columns + 1),
+        "columns of affines must be those",
+    ),
+    "rows": (_part("affines", "rows", lambda rows: rows[1:].copy()), "needed and ready must have shape"),
+    "columns": (_part("affines", "columns", lambda columns: columns[1:].copy()), r"slots must have shape \(m,\)"),
     "column slots": (_part("affines", "slots", lambda slots: slots[1:].copy()), r"slots must have shape \(m,\)"),
     "a column slot": (_part("affines", "slots", lambda slots: slots + 1_000), "columns of affines must be slots"),
     "needed": (_part("affines", "needed", lambda needed: needed[1:].copy()), "needed and ready"),
@@ -145,8 +167,8 @@ def test_arrays_in_another_order_are_converted_and_kept() -> None:
     """What is packed is the array in C order, made for the call."""
     plain, wide = _arguments(), _arguments()
     for entry in wide["affines"]:
-        for key in ("weights", "bias"):
-            entry[key] = np.asfortranarray(entry[key])
+        entry["weights"] = [np.asfortranarray(each) for each in entry["weights"]]
+        entry["bias"] = np.asfortranarray(entry["bias"])
     assert _pack(plain).panel_macs == _pack(wide).panel_macs
 
 
