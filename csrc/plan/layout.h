@@ -37,7 +37,7 @@ struct Packing {
   std::vector<int32_t> target_of;     // (num_columns,) which of them, -1 where no row reads the column
   std::vector<LookedUp> looked_up;
   std::vector<int64_t> rows, needed;  // see AffineSource
-  std::vector<uint8_t> mask;
+  std::vector<uint64_t> masked;       // a bit for each column of each row, rows start on a word; empty without a mask
   int64_t first_array;          // the weights of its first term
   std::vector<int64_t> widths;  // of the weights of each term
 
