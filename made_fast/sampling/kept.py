@@ -170,6 +170,8 @@ class Kept(Generic[T]):
         stale: ``"refresh"`` and ``"exact"`` make it again after a change, ``"raise"`` raises, ``"keep"`` does not look.
         changed: what the error of ``"raise"`` says.
         portable: whether copies and pickles take the value along, which must itself allow it.
+        renew: makes the value from the last one and the tensors as they are now, where structure and kinds of all tensors are
+            the same; None where it must be made by ``make``.
     """
 
     def __init__(
@@ -180,9 +182,11 @@ class Kept(Generic[T]):
         *,
         changed: str = "what this was made from has changed since; make it again",
         portable: bool = False,
+        renew: Callable[[T, Sequence[Tensor]], T | None] = lambda last, tensors: None,
     ) -> None:
         check_stale(stale)
         self.read, self.make, self.stale, self.changed, self.portable = read, make, stale, changed, portable
+        self.renew = renew
         self._found: _Found[T] | None = None  # replaced as a whole
         self._copied_stale = False
         self._looks = 0
@@ -255,7 +259,11 @@ class Kept(Generic[T]):
         for _ in range(_TRIES):
             last = self._found
             now.note(None if last is None else last.seen)
-            value = self.make(None if last is None or anew or not self._is_alike(last, now) else last.value)
+            if last is None or anew or not self._is_alike(last, now):
+                value = self.make(None)
+            else:
+                renewed = self.renew(last.value, now.tensors) if last.seen.is_alike(now) else None
+                value = self.make(last.value) if renewed is None else renewed
             self._found = _Found(value, now.others, now)
             self._copied_stale = False
             if not now.was_written():
