@@ -73,6 +73,8 @@ void Layout<T>::plan_panels(const AffineSource& affine) {
   const int64_t shared = static_cast<int64_t>(panel_columns.size());
   if (!affine.mask)
     for (int64_t column = 0; column < affine.num_columns; ++column) list_column(affine, column);
+  else
+    make_room(affine);
   for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
     const int64_t rows = std::min<int64_t>(kPanelRows, affine.num_rows - row);
     const int64_t known = known_to(affine, row, rows);
@@ -90,6 +92,16 @@ void Layout<T>::plan_panels(const AffineSource& affine) {
     panels.push_back(panel);
     for (int64_t r = row; r < row + rows; ++r) plan_tail(affine, r, r < row + half ? known : later);
   }
+}
+
+// Lists that grow bit by bit touch twice the memory that they need.
+template <class T>
+void Layout<T>::make_room(const AffineSource& affine) {
+  size_t most = panel_columns.size();
+  for (int64_t row = 0; row < affine.num_rows; row += kPanelRows)
+    most += static_cast<size_t>(affine.needed[std::min(row + kPanelRows, affine.num_rows) - 1]);
+  panel_columns.reserve(most);
+  panel_from.reserve(most);
 }
 
 // How many leading columns are known when the first of some rows is due, as far as any of them reads.

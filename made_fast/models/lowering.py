@@ -77,21 +77,22 @@ class Places:
         self._known: Sequence[Tensor] = ()
         self._places: list[int | None] = []
 
-    def find(self, network: Any, tensors: Sequence[Tensor]) -> list[Tensor | None]:
-        """The weights of a network of one mask, as ``MaskedNetwork.tensors_of`` lists them.
+    def find(self, network: Any, tensors: Sequence[Tensor]) -> tuple[list[Tensor | None], bool]:
+        """The weights of a network of one mask, as ``MaskedNetwork.tensors_of`` lists them; and whether it has the same ones
+        as at the last time, in the same places.
 
         Args:
             network: whose weights they are.
-            tensors: of it; the weights are picked out of the same ones when they are asked for again.
+            tensors: of it, among which the weights are.
         """
-        if len(tensors) != len(self._known) or not all(map(operator.is_, tensors, self._known)):
-            plain = network._settled()
-            listed: list[Tensor | None] = plain.tensors_of(None)
-            numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
-            if plain is not network or any(each is not None and id(each) not in numbers for each in listed):
-                return listed  # something makes them anew each time
+        if len(tensors) == len(self._known) and all(map(operator.is_, tensors, self._known)):
+            return [None if place is None else tensors[place] for place in self._places], True
+        plain = network._settled()
+        listed: list[Tensor | None] = plain.tensors_of(None)
+        numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
+        if plain is network and all(each is None or id(each) in numbers for each in listed):  # else made anew each time
             self._known, self._places = tensors, [None if each is None else numbers[id(each)] for each in listed]
-        return [None if place is None else tensors[place] for place in self._places]
+        return listed, False
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies have other tensors."""

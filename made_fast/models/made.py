@@ -244,8 +244,10 @@ class MADE(MaskedNetwork, Draws):
     def _state(self) -> State:
         """What a sampler is made from: orders, masks and degrees, but not which of them is the current one; and weights."""
         self.check_structure()
-        network = self._settled()
-        layers = network.layers
+        network, layers = self, self.layers
+        if not is_plain(layers):
+            network = self._settled()
+            layers = network.layers
         structure = [network._buffers["order"], *(layer._buffers.get("mask") for layer in layers)]
         if network.ensemble is not None:
             structure += [network.ensemble.orders, *network.ensemble.degrees]
@@ -278,7 +280,8 @@ class MADE(MaskedNetwork, Draws):
         """The last sampler with the weights among these tensors, which are those of ``_state``."""
         if not isinstance(last, Sampler) or last.conditionals is not self.conditionals:
             return None
-        return last.with_weights(self._places.find(self, tensors))
+        weights, same = self._places.find(self, tensors)
+        return last.with_weights(weights, alike=same)
 
     def program(self, *, mask: int | None = None) -> Program:
         """Returns the network with its present weights as a program, under one mask, the current one if left out."""
