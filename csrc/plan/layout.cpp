@@ -1,6 +1,7 @@
 #include "plan/layout.h"
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
 #include <limits>
 #include <numeric>
@@ -72,6 +73,8 @@ void Layout<T>::plan_panels(const AffineSource& affine) {
   const int64_t shared = static_cast<int64_t>(panel_columns.size());
   if (!affine.mask)
     for (int64_t column = 0; column < affine.num_columns; ++column) list_column(affine, column);
+  else
+    make_room(affine);
   for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
     const int64_t rows = std::min<int64_t>(kPanelRows, affine.num_rows - row);
     const int64_t known = known_to(affine, row, rows);
@@ -91,6 +94,16 @@ void Layout<T>::plan_panels(const AffineSource& affine) {
   }
 }
 
+// Lists that grow bit by bit touch twice the memory that they need.
+template <class T>
+void Layout<T>::make_room(const AffineSource& affine) {
+  size_t most = panel_columns.size();
+  for (int64_t row = 0; row < affine.num_rows; row += kPanelRows)
+    most += static_cast<size_t>(affine.needed[std::min(row + kPanelRows, affine.num_rows) - 1]);
+  panel_columns.reserve(most);
+  panel_from.reserve(most);
+}
+
 // How many leading columns are known when the first of some rows is due, as far as any of them reads.
 template <class T>
 int64_t Layout<T>::known_to(const AffineSource& affine, int64_t row, int64_t rows) {
@@ -108,11 +121,13 @@ int64_t Layout<T>::list_columns(const AffineSource& affine, int64_t shared, int6
     return shared + std::count_if(affine.slots, affine.slots + begin, has_slot);
   }
   const auto start = static_cast<int64_t>(panel_columns.size());
-  for (int64_t column = begin; column < end; ++column) {
-    bool any = false;
-    for (int64_t r = row; r < row + rows; ++r) any |= affine.reads(r, column);
-    if (any) list_column(affine, column);
+  std::vector<uint8_t> any(static_cast<size_t>(affine.num_columns), 0);
+  for (int64_t r = row; r < row + rows; ++r) {
+    const uint8_t* mask = affine.mask + r * affine.num_columns;
+    std::transform(mask + begin, mask + end, any.begin() + begin, any.begin() + begin, std::bit_or<uint8_t>());
   }
+  for (int64_t column = begin; column < end; ++column)
+    if (any[static_cast<size_t>(column)]) list_column(affine, column);
   count = static_cast<int32_t>(static_cast<int64_t>(panel_columns.size()) - start);
   return start;
 }
@@ -275,7 +290,14 @@ void Layout<T>::plan_packing(const AffineSource& affine) {
     }
   packing.rows.assign(affine.rows, affine.rows + affine.num_rows);
   packing.needed.assign(affine.needed, affine.needed + affine.num_rows);
-  if (affine.mask) packing.mask.assign(affine.mask, affine.mask + affine.num_rows * affine.num_columns);
+  if (affine.mask) {
+    const int64_t words = (affine.num_columns + 63) / 64;
+    packing.masked.assign(static_cast<size_t>(affine.num_rows * words), 0);
+    for (int64_t row = 0; row < affine.num_rows; ++row)
+      for (int64_t column = 0; column < affine.needed[row]; ++column)
+        packing.masked[static_cast<size_t>(row * words + column / 64)] |= uint64_t{!affine.reads(row, column)}
+                                                                          << column % 64;
+  }
   for (int64_t row = 0; row < affine.num_rows; row += kPackedRows) {
     const int64_t count = std::min(kPackedRows, affine.num_rows - row);
     const int64_t most = *std::max_element(affine.needed + row, affine.needed + row + count);

@@ -37,9 +37,9 @@ struct Packing {
   std::vector<int32_t> target_of;     // (num_columns,) which of them, -1 where no row reads the column
   std::vector<LookedUp> looked_up;
   std::vector<int64_t> rows, needed;  // see AffineSource
-  std::vector<uint8_t> mask;
-  int64_t first_array;          // the weights of its first term
-  std::vector<int64_t> widths;  // of the weights of each term
+  std::vector<uint64_t> masked;       // a bit for each column of each row, rows start on a word; empty without a mask
+  int64_t first_array;                // the weights of its first term
+  std::vector<int64_t> widths;        // of the weights of each term
 
   int64_t bias() const { return first_array + static_cast<int64_t>(widths.size()); }
 };
@@ -93,6 +93,7 @@ class Layout {
   void list_variables();
   int64_t ring_size() const;
   void plan_panels(const AffineSource& affine);
+  void make_room(const AffineSource& affine);
   static int64_t known_to(const AffineSource& affine, int64_t row, int64_t rows);
   int64_t list_columns(const AffineSource& affine, int64_t shared, int64_t row, int64_t rows, int64_t begin,
                        int64_t end, int32_t& count);

@@ -18,6 +18,8 @@ namespace made_fast {
 namespace {
 
 constexpr int64_t half = kPanelRows / 2;
+int64_t lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
+
 int thread_number() {
 #if defined(_OPENMP)
   return omp_get_thread_num();
@@ -64,8 +66,15 @@ PackedPlan<T>::PackedPlan(std::shared_ptr<SharedLayout<T>> shared) : shared_(std
   weights_->lookups.allocate(static_cast<size_t>(own.lookup_size));
   weights_->tails.allocate(own.tail_from.size());
   weights_->tables.allocate(static_cast<size_t>(own.source.table_size));
-  T* columns = weights_->columns.allocate(static_cast<size_t>(own.column_size));
-  std::fill(columns, columns + own.column_size, T(0));  // nothing else is ever written into gaps
+  if (own.plan.num_open > 0) allocate_columns();
+}
+
+template <class T>
+void PackedPlan<T>::allocate_columns() const {
+  const auto size = static_cast<size_t>(layout().column_size);
+  if (weights_->columns.data() != nullptr) return;
+  T* columns = weights_->columns.allocate(size);
+  std::fill(columns, columns + size, T(0));  // nothing else is ever written into gaps
 }
 
 template <class T>
@@ -177,14 +186,13 @@ void PackedPlan<T>::gather(const Packing& packing, const Block& block, const Wei
         for (int64_t c = 0; c < count; ++c) to[c * kPackedRows + r] = corner[places[r] * run.width + c];
     }
   }
-  const auto columns = static_cast<int64_t>(packing.mask.size() / packing.rows.size());
+  const auto words = static_cast<int64_t>(packing.masked.size() / packing.rows.size());
   for (int64_t r = 0; r < kPackedRows; ++r) {
     const int64_t row = block.first + r, needed = r < block.count ? packing.needed[static_cast<size_t>(row)] : 0;
     for (int64_t c = needed; c < block.most; ++c) rows[c * kPackedRows + r] = T(0);
-    if (columns == 0) continue;
-    const uint8_t* mask = packing.mask.data() + row * columns;
-    for (int64_t c = 0; c < needed; ++c)
-      if (!mask[c]) rows[c * kPackedRows + r] = T(0);
+    for (int64_t word = 0; word < words && r < block.count; ++word)
+      for (uint64_t bits = packing.masked[static_cast<size_t>(row * words + word)]; bits; bits &= bits - 1)
+        rows[(word * 64 + lowest_bit(bits)) * kPackedRows + r] = T(0);
   }
 }
 
@@ -231,6 +239,8 @@ void PackedPlan<T>::fill_lookups(const AffineInfo& affine, const Packing& packin
 template <class T>
 const Plan<T>& PackedPlan<T>::plan_with_columns() const {
   std::call_once(columns_, [this] {
+    allocate_columns();
+    plan_.column_weights = weights_->columns.data();
     for (size_t affine = 0; affine < layout().affines.size(); ++affine)
       if (layout().affines[affine].open < 0) fill_columns(layout().affines[affine], layout().packings[affine]);
   });
@@ -343,10 +353,10 @@ void PackedPlan<T>::point_to_weights() {
 template <class T>
 int64_t PackedPlan<T>::bytes() const {
   const Layout<T>& own = layout();
-  return static_cast<int64_t>(
-      (weights_->panels.size() + weights_->columns.size() + weights_->tails.size() + weights_->lookups.size()) *
-          sizeof(T) +
-      (own.panel_columns.size() + own.tail_columns.size()) * sizeof(int32_t));
+  return static_cast<int64_t>((weights_->panels.size() + static_cast<size_t>(own.column_size) + weights_->tails.size() +
+                               weights_->lookups.size()) *
+                                  sizeof(T) +
+                              (own.panel_columns.size() + own.tail_columns.size()) * sizeof(int32_t));
 }
 
 template class PackedPlan<float>;

@@ -53,6 +53,7 @@ class PackedPlan {
 
  private:
   explicit PackedPlan(std::shared_ptr<SharedLayout<T>> shared);
+  void allocate_columns() const;
   template <bool checked>
   bool fill(const WeightSource<T>& from, int num_threads);
   bool is_finite(const Block& block, const WeightSource<T>& from) const;
@@ -67,7 +68,7 @@ class PackedPlan {
 
   std::shared_ptr<SharedLayout<T>> shared_;
   std::unique_ptr<Weights<T>> weights_;
-  Plan<T> plan_;
+  mutable Plan<T> plan_;            // changed once, where its columns are made
   mutable std::once_flag columns_;  // set when they are filled
 };
 

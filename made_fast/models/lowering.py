@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from made_fast.models.whole import Listing
 from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Op, Term
 
-__all__ = ["Tensors", "Units"]
+__all__ = ["Places", "Tensors", "Units"]
 
 
 class Units(Listing):
@@ -67,3 +68,32 @@ class Tensors(Listing):
             of["bias"] if of["mask_weight"] is None else self.layers[number].bias_under(self.layer_masks[number])
         )
         return 0
+
+
+class Places:
+    """Where the weights of a program are among all tensors of a network, once they were found."""
+
+    def __init__(self) -> None:
+        self._known: Sequence[Tensor] = ()
+        self._places: list[int | None] = []
+
+    def find(self, network: Any, tensors: Sequence[Tensor]) -> tuple[list[Tensor | None], bool]:
+        """The weights of a network of one mask, as ``MaskedNetwork.tensors_of`` lists them; and whether it has the same ones
+        as at the last time, in the same places.
+
+        Args:
+            network: whose weights they are.
+            tensors: of it, among which the weights are.
+        """
+        if len(tensors) == len(self._known) and all(map(operator.is_, tensors, self._known)):
+            return [None if place is None else tensors[place] for place in self._places], True
+        plain = network._settled()
+        listed: list[Tensor | None] = plain.tensors_of(None)
+        numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
+        if plain is network and all(each is None or id(each) in numbers for each in listed):  # else made anew each time
+            self._known, self._places = tensors, [None if each is None else numbers[id(each)] for each in listed]
+        return listed, False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies have other tensors."""
+        return {"_known": (), "_places": []}

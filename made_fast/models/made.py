@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 from made_fast.arguments import context_like, finite, like_weights, one_of, seed_number, whole_number, whole_numbers
 from made_fast.masks import SHUFFLES, make_order
 from made_fast.models import files
+from made_fast.models.lowering import Places
 from made_fast.models.network import MaskedNetwork
 from made_fast.models.settled import class_of, is_plain, settled
 from made_fast.outputs.kinds import describe, make_output
@@ -119,7 +120,9 @@ class MADE(MaskedNetwork, Draws):
         )
         self.output, self.hidden_features, self.seed, self.degrees = distribution, widths, seed, degrees
         self.num_masks, self.shuffle = num_masks, shuffle
-        self._sampler: Kept[Sampler | EnsembleSampler] = Kept(self._state, self._make_sampler)
+        self._places = Places()
+        self._sampler: Kept[Sampler | EnsembleSampler]
+        self._sampler = Kept(self._state, self._make_sampler, renew=self._renewed_sampler)
 
     @property
     def mask_index(self) -> int:
@@ -240,8 +243,10 @@ class MADE(MaskedNetwork, Draws):
     def _state(self) -> State:
         """What a sampler is made from: orders, masks and degrees, but not which of them is the current one; and weights."""
         self.check_structure()
-        network = self._settled()
-        layers = network.layers
+        network, layers = self, self.layers
+        if not is_plain(layers):
+            network = self._settled()
+            layers = network.layers
         structure = [network._buffers["order"], *(layer._buffers.get("mask") for layer in layers)]
         if network.ensemble is not None:
             structure += [network.ensemble.orders, *network.ensemble.degrees]
@@ -254,16 +259,9 @@ class MADE(MaskedNetwork, Draws):
         return self if is_plain(self.layers) else settled(self, own=False)
 
     def _make_sampler(self, last: Sampler | EnsembleSampler | None) -> Sampler | EnsembleSampler:
-        """The sampler of the model as it is; what follows from the structure alone is taken from the last."""
+        """The sampler of the model as it is; schedules follow from the structure alone, so they are taken from the last."""
         if self.ensemble is None:
-            if not isinstance(last, Sampler):
-                return Sampler(self.program(), self.output)
-            if last.conditionals is self.conditionals:
-                with torch.no_grad():
-                    renewed = last.with_weights(self._settled().tensors_of(None))
-                if renewed is not None:
-                    return renewed
-            return Sampler(self.program(), self.output, schedule=last.schedule)
+            return Sampler(self.program(), self.output, schedule=last.schedule if isinstance(last, Sampler) else None)
         count = len(self.ensemble.evaluated)
         frozen = settled(self, own=True)
         half = self.parameters_layer.weight.dtype in (torch.bfloat16, torch.float16)  # exact in fp32
@@ -276,6 +274,13 @@ class MADE(MaskedNetwork, Draws):
             widest=max(self.features, *(layer.out_features for layer in self.masked_layers)),
             schedules=last.schedules if isinstance(last, EnsembleSampler) else None,
         )
+
+    def _renewed_sampler(self, last: Sampler | EnsembleSampler, tensors: Sequence[Tensor]) -> Sampler | None:
+        """The last sampler with the weights among these tensors, which are those of ``_state``."""
+        if not isinstance(last, Sampler) or last.conditionals is not self.conditionals:
+            return None
+        weights, same = self._places.find(self, tensors)
+        return last.with_weights(weights, alike=same)
 
     def program(self, *, mask: int | None = None) -> Program:
         """Returns the network with its present weights as a program, under one mask, the current one if left out."""

@@ -113,32 +113,25 @@ def leading_columns(
     Returns:
         how many leading columns hold all that a row reads, (r,); and the mask (r, c), or None if no row skips one of these.
     """
-    degrees = [each for each in connections if each.rows is not None]
-    first = degrees[0].rows if degrees else None
-    by_degrees = all(
-        each.mask is None and (each.rows is None or np.array_equal(each.rows, first)) for each in connections
-    )
-    if not by_degrees:
+    of_rows = [each.rows for each in connections if each.rows is not None]
+    if any(each.mask is not None for each in connections) or any(
+        not np.array_equal(each, of_rows[0]) for each in of_rows
+    ):
         mask = np.concatenate([each.whole for each in connections], axis=1)[np.ix_(rows, columns)]
         needed = _needed(mask)
         return needed, None if np.array_equal(mask.sum(1), needed) else mask
-    of_rows = np.zeros(len(rows), dtype=np.int32) if first is None else first[rows]
-    of_columns = np.concatenate(
+    row_degrees = of_rows[0][rows] if of_rows else np.zeros(len(rows), dtype=np.int32)
+    column_degrees = np.concatenate(
         [
             np.full(each.shape[1], _LOWEST, dtype=np.int32) if each.columns is None else each.columns
             for each in connections
         ]
     )[columns]
-    from_behind = np.minimum.accumulate(of_columns[::-1])[::-1]  # grows from column to column
-    needed = np.searchsorted(from_behind, of_rows, side="right")
-    if np.array_equal(needed, np.searchsorted(np.sort(of_columns), of_rows, side="right")):
+    from_behind = np.minimum.accumulate(column_degrees[::-1])[::-1]  # grows from column to column
+    needed = np.searchsorted(from_behind, row_degrees, side="right")
+    if np.array_equal(needed, np.searchsorted(np.sort(column_degrees), row_degrees, side="right")):
         return needed, None
-    return needed, np.greater_equal.outer(of_rows, of_columns)
-
-
-def _same(rows: IntArray | None, others: IntArray | None) -> bool:
-    """Whether degrees of rows are these others, or any."""
-    return rows is None or others is None or np.array_equal(rows, others)
+    return needed, np.greater_equal.outer(row_degrees, column_degrees)
 
 
 def _needed(mask: BoolArray) -> IntArray:

@@ -11,10 +11,8 @@ which slots are to be finished; backends add their own blocking to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +28,6 @@ IntArray = NDArray[np.int64]
 
 
 BoolArray = NDArray[np.bool_]
-
-
-Step = tuple[int, int, int, int, int, int]  # in the order of StepColumn
 
 
 class Kind(IntEnum):
@@ -246,52 +241,53 @@ class _Builder:
         )
 
     def _steps(self, number: dict[int, int], param_slots: IntArray) -> IntArray:
-        timed: list[tuple[int, int, int, Step]] = []  # level, value, slot; steps that draw come after their parameters
-        last = len(self.levels) - 1
+        timed: list[tuple[int, IntArray, IntArray]] = []  # value, levels, steps
         for value, op in enumerate(self.program.ops, start=2):
             if value in self.fused:
                 continue
-            steps = self._affine_steps(value, number[value]) if isinstance(op, Affine) else self._unit_steps(value, op)
-            timed.extend((level, value, step[StepColumn.FIRST], step) for level, step in steps)
-        draw_level = self.draw_level[self.variables]
+            found = self._affine_steps(value, number[value]) if isinstance(op, Affine) else self._unit_steps(value, op)
+            timed.append((value, *found))
+        # Runs of variables that one step takes: of one level; each alone if not in place.
+        drawn = self.draw_level[self.variables]
+        bounds = _runs(drawn[None], stride=0) if self.drawn_in_place else np.arange(len(drawn) + 1)
+        starts, lasts = bounds[:-1], bounds[1:] - 1
+        draws = _table(Kind.DRAW, starts, np.diff(bounds), param_slots[starts], 0, 0)
+        timed.append((len(self.levels) - 1, drawn[starts], draws))
+        values = np.concatenate([np.full(len(levels), value) for value, levels, _ in timed])
+        levels, steps = (np.concatenate([each[place] for each in timed]) for place in (1, 2))  # type: ignore[misc]
+        slots = steps[:, StepColumn.FIRST].copy()  # of a draw the last of its parameters, which come before it
         sizes = np.asarray(self.program.params_per_variable)[self.variables]
-        for start, count in self._drawn_together(draw_level):
-            end = int(param_slots[start + count - 1] + sizes[start + count - 1])
-            timed.append(
-                (int(draw_level[start]), last, end - 1, (Kind.DRAW, start, count, int(param_slots[start]), 0, 0))
-            )
-        timed.sort(key=lambda item: (*item[:3], item[3][StepColumn.KIND] == Kind.DRAW))
-        return np.asarray([step for *_, step in timed], dtype=np.int64)
+        slots[len(slots) - len(draws) :] = param_slots[lasts] + sizes[lasts] - 1
+        by_time = np.lexsort([steps[:, StepColumn.KIND] == Kind.DRAW, slots, values, levels])
+        return np.asarray(steps[by_time])
 
-    def _drawn_together(self, levels: IntArray) -> list[tuple[int, int]]:
-        """Runs of variables, and of their parameters, that one step takes: of one level; each alone if not in place."""
-        return _runs(levels[None], stride=0) if self.drawn_in_place else [(place, 1) for place in range(len(levels))]
-
-    def _affine_steps(self, value: int, number: int) -> Iterator[tuple[int, Step]]:
+    def _affine_steps(self, value: int, number: int) -> tuple[IntArray, IntArray]:
         readers = [self.program.ops[reader - 2] for reader, source in self.fused.items() if source == value]
         function = next((FUNCTION_CODES[op.function] for op in readers if isinstance(op, Elementwise)), 0)
         levels = self.levels[value][self.units[value]]
-        for start, count in self._runs_of(value, levels[None], stride=0):
-            yield int(levels[start]), (Kind.AFFINE, self.first[value] + start, count, number, 0, function)
+        bounds = self._runs_of(value, levels[None], stride=0)
+        starts = bounds[:-1]
+        return levels[starts], _table(Kind.AFFINE, self.first[value] + starts, np.diff(bounds), number, 0, function)
 
-    def _unit_steps(self, value: int, op: Elementwise | Add | Multiply) -> Iterator[tuple[int, Step]]:
+    def _unit_steps(self, value: int, op: Elementwise | Add | Multiply) -> tuple[IntArray, IntArray]:
         """Steps of an operation that goes unit by unit: one for each run of units whose sources lie side by side."""
         kind = {Elementwise: Kind.UNARY, Add: Kind.ADD, Multiply: Kind.MULTIPLY}[type(op)]
         function = FUNCTION_CODES[op.function] if isinstance(op, Elementwise) else 0
         levels = self.levels[value][self.units[value]]
         slots = np.stack([self._slots_of(source, self.units[value]) for source in op.sources])  # (sources, n)
-        for start, count in self._runs_of(value, np.concatenate([slots, levels[None] + slots[:1]]), stride=1):
-            right = int(slots[1, start]) if len(slots) > 1 else 0
-            yield int(levels[start]), (kind, self.first[value] + start, count, int(slots[0, start]), right, function)
+        bounds = self._runs_of(value, np.concatenate([slots, levels[None] + slots[:1]]), stride=1)
+        starts = bounds[:-1]
+        right = slots[1, starts] if len(slots) > 1 else 0
+        first = self.first[value] + starts
+        return levels[starts], _table(kind, first, np.diff(bounds), slots[0, starts], right, function)
 
-    def _runs_of(self, value: int, rows: IntArray, stride: int) -> list[tuple[int, int]]:
+    def _runs_of(self, value: int, rows: IntArray, stride: int) -> IntArray:
         """See ``_runs``; parameters of variables that are not drawn in place end their run with each variable."""
-        runs = _runs(rows, stride)
+        bounds = _runs(rows, stride)
         if value != len(self.levels) - 1 or self.drawn_in_place:
-            return runs
+            return bounds
         ends = np.cumsum(np.asarray(self.program.params_per_variable)[self.variables])
-        cuts = np.unique([*(start for start, _ in runs), *ends.tolist()]).tolist()
-        return [(start, stop - start) for start, stop in pairwise(cuts)]
+        return np.union1d(bounds, ends)
 
     def _slots_of(self, value: int, units: IntArray) -> IntArray:
         slot = np.full(len(self.levels[value]), -1, dtype=np.int64)
@@ -299,8 +295,13 @@ class _Builder:
         return slot[units]
 
 
-def _runs(rows: IntArray, stride: int) -> list[tuple[int, int]]:
-    """Runs (start, length) of columns (r, n) along which every row grows by ``stride``."""
+def _runs(rows: IntArray, stride: int) -> IntArray:
+    """Where runs of columns (r, n) begin along which every row grows by ``stride``, and n."""
     n = rows.shape[1]
-    starts = [0, *(np.flatnonzero((np.diff(rows, axis=1) != stride).any(0)) + 1).tolist(), n] if n else [0]
-    return [(start, end - start) for start, end in pairwise(starts)]
+    inside = np.flatnonzero((np.diff(rows, axis=1) != stride).any(0)) + 1
+    return np.concatenate([[0], inside, [n]]) if n else np.zeros(1, dtype=np.int64)
+
+
+def _table(*columns: IntArray | int) -> IntArray:
+    """Steps (S, 6) by their columns, those of ``StepColumn``, some of which are the same for all."""
+    return np.stack(np.broadcast_arrays(*columns), axis=1).astype(np.int64)

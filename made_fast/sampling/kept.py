@@ -53,16 +53,17 @@ class _Contents:
         can_read = backends.memory_digests() is not None
         self._copies: dict[int, Tensor] = {}
         self._sizes: list[int] = []
+        self.parts = 1
         if like is not None and can_read and not like._copies:
-            self._sizes = like._sizes
+            self._sizes, self.parts = like._sizes, like.parts
         else:
             for number, tensor in enumerate(tensors):
                 if can_read and _is_readable(tensor):
                     self._sizes.append(tensor.nbytes)
                 else:
                     self._copies[number] = tensor.detach().clone()
-        size = sum(self._sizes)
-        self.parts = 1 if size <= _WHOLE else -(-size // _PART)
+            size = sum(self._sizes)
+            self.parts = 1 if size <= _WHOLE else -(-size // _PART)
         self._digests = self._read(tensors, range(self.parts))
 
     def equal(self, tensors: Sequence[Tensor], part: int | None) -> bool:
@@ -82,8 +83,9 @@ class _Contents:
         read = backends.memory_digests()
         if read is None:  # a copy where nothing was compiled has another number of digests, or nothing to read
             return []
-        addresses = [tensor.data_ptr() for number, tensor in enumerate(tensors) if number not in self._copies]
-        return read(addresses, self._sizes, parts.start, parts.stop, self.parts)
+        if self._copies:
+            tensors = [tensor for number, tensor in enumerate(tensors) if number not in self._copies]
+        return read([tensor.data_ptr() for tensor in tensors], self._sizes, parts.start, parts.stop, self.parts)
 
 
 class _Seen:
@@ -104,6 +106,7 @@ class _Seen:
         self.marks: list[Any] = []
         self.kinds: list[Any] = []
         self.contents: tuple[_Contents, _Contents] | None = None
+        self._alike: _Seen | None = None  # one that is known to be
         for each in self.tensors:
             if type(each) in _PLAIN and each.layout is torch.strided:
                 self.marks.append((each.data_ptr(), None if each.is_inference() else each._version))
@@ -113,8 +116,14 @@ class _Seen:
                 self.kinds.append((type(each), each.dtype, each.device, each.shape))
 
     def is_alike(self, other: _Seen) -> bool:
-        """Whether the kinds of all tensors are the same."""
-        return self.size == other.size and self.kinds == other.kinds
+        """Whether the kinds of all tensors are those of another look."""
+        if self._alike is not other and self.size == other.size and self.kinds == other.kinds:
+            self._alike = other
+        return self._alike is other
+
+    def forget(self) -> None:
+        """Lets go of the other look."""
+        self._alike = None
 
     @property
     def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
@@ -125,7 +134,7 @@ class _Seen:
         """Notes the contents, if that was not done; those of another time may have the same kinds."""
         if self.contents is None:
             structure, others = self.parts
-            known = like.contents if like is not None and like.is_alike(self) else None
+            known = like.contents if like is not None and self.is_alike(like) else None
             first, second = (None, None) if known is None else known
             self.contents = (_Contents(structure, first), _Contents(others, second))
         return self.contents
@@ -133,7 +142,7 @@ class _Seen:
     def without_tensors(self) -> _Seen:
         """What was seen, for a copy."""
         copied: _Seen = object.__new__(_Seen)
-        copied.__dict__.update(self.__dict__, tensors=(), others=None)
+        copied.__dict__.update(self.__dict__, tensors=(), others=None, _alike=None)
         return copied
 
     def was_written(self) -> bool:
@@ -170,6 +179,8 @@ class Kept(Generic[T]):
         stale: ``"refresh"`` and ``"exact"`` make it again after a change, ``"raise"`` raises, ``"keep"`` does not look.
         changed: what the error of ``"raise"`` says.
         portable: whether copies and pickles take the value along, which must itself allow it.
+        renew: makes the value from the last one and the tensors as they are now, where structure and kinds of all tensors are
+            the same; None where it must be made by ``make``.
     """
 
     def __init__(
@@ -180,9 +191,11 @@ class Kept(Generic[T]):
         *,
         changed: str = "what this was made from has changed since; make it again",
         portable: bool = False,
+        renew: Callable[[T, Sequence[Tensor]], T | None] = lambda last, tensors: None,
     ) -> None:
         check_stale(stale)
         self.read, self.make, self.stale, self.changed, self.portable = read, make, stale, changed, portable
+        self.renew = renew
         self._found: _Found[T] | None = None  # replaced as a whole
         self._copied_stale = False
         self._looks = 0
@@ -232,7 +245,7 @@ class Kept(Generic[T]):
         if entry.others is None and now.others is not None and not self._copied_stale:
             self._found = entry = entry._replace(others=now.others)
         last = entry.seen
-        if entry.others != now.others or not last.is_alike(now):
+        if entry.others != now.others or not now.is_alike(last):
             return True
         assert last.contents is not None
         if now.marks == last.marks:
@@ -243,6 +256,7 @@ class Kept(Generic[T]):
             return False
         if not all(one.same(two) for one, two in zip(last.contents, now.note(last), strict=True)):
             return True
+        now.forget()
         self._found = entry._replace(seen=now)
         return False
 
@@ -255,7 +269,12 @@ class Kept(Generic[T]):
         for _ in range(_TRIES):
             last = self._found
             now.note(None if last is None else last.seen)
-            value = self.make(None if last is None or anew or not self._is_alike(last, now) else last.value)
+            if last is None or anew or not self._is_alike(last, now):
+                value = self.make(None)
+            else:
+                renewed = self.renew(last.value, now.tensors) if now.is_alike(last.seen) else None
+                value = self.make(last.value) if renewed is None else renewed
+            now.forget()
             self._found = _Found(value, now.others, now)
             self._copied_stale = False
             if not now.was_written():
@@ -267,7 +286,9 @@ class Kept(Generic[T]):
     def _is_alike(last: _Found[T], now: _Seen) -> bool:
         """Whether there is a structure, and it is that of what was found last."""
         size = now.size
-        if not size or last.others != now.others or last.seen.kinds[:size] != now.kinds[:size]:
+        if not size or last.others != now.others:
+            return False
+        if not now.is_alike(last.seen) and last.seen.kinds[:size] != now.kinds[:size]:
             return False
         assert last.seen.contents is not None
         assert now.contents is not None

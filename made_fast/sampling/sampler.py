@@ -100,7 +100,7 @@ class Sampler(Draws):
                 raise ValueError(f"weights must be finite to draw samples, found nan or inf in linear layer {number}")
         self.dtype = program.dtype  # of the samples
         half = program.dtype in (torch.bfloat16, torch.float16)  # computed in fp32, which holds the weights exactly
-        self._kinds = _kinds(program.tensors)
+        self._kinds, self._are_plain = _kinds(program.tensors), False  # whether other weights can be packed as they are
         program = program.to(torch.float32) if half else program
         self.bf16_weights = bf16_weights
         if bf16_weights:
@@ -129,26 +129,24 @@ class Sampler(Draws):
             self._program = self._outline = self._outline.with_weights(module.unpack(packed))
         return self._program
 
-    def with_weights(self, tensors: Sequence[Tensor | None]) -> Sampler | None:
+    def with_weights(self, tensors: Sequence[Tensor | None], *, alike: bool = False) -> Sampler | None:
         """Returns the sampler of the same program with other weights, packed by what packed this one; nothing else is made.
 
         Args:
             tensors: as of ``Program.tensors``, of the program that this sampler was made of. They are copied, and what lies
                 under masks is not drawn from.
+            alike: whether their kinds are known to be those of the tensors that this sampler got its weights from.
 
         Returns:
             None where the sampler must be made of a program: tensors are of other kinds, a number is not finite, or this
             sampler was not drawn from by a backend that can pack other weights.
         """
-        if self.bf16_weights or _kinds(tensors) != self._kinds:
+        if self.bf16_weights or not (alike or _kinds(tensors) == self._kinds):
             return None
-        dtype = self._outline.dtype
-        plain = [
-            each
-            if each is None or (each.dtype == dtype and each.is_contiguous())
-            else each.detach().to(dtype).contiguous()
-            for each in tensors
-        ]
+        dtype, plain = self._outline.dtype, tensors
+        if not (alike and self._are_plain):
+            plain = [each if each is None else each.detach().to(dtype).contiguous() for each in tensors]
+        are_plain = plain is tensors or all(map(_are_one, plain, tensors))
         packed: dict[Any, tuple[ModuleType, Any]] = {}
         again: dict[int, Any] = {}  # by what it was packed as
         for key, (module, last) in list(self._packed.items()):
@@ -159,7 +157,8 @@ class Sampler(Draws):
         if not packed:
             return None
         renewed = object.__new__(type(self))
-        renewed.__dict__.update(self.__dict__, _packed=packed, _program=None, _lock=threading.Lock())
+        renewed.__dict__.update(self.__dict__, _packed=packed, _program=None, _are_plain=are_plain)
+        renewed._lock = threading.Lock()
         if self._program is not None:
             renewed._outline = self._outline.to(dtype, "meta")
         return renewed
@@ -278,3 +277,8 @@ class Sampler(Draws):
 def _kinds(tensors: Sequence[Tensor | None]) -> list[Any]:
     """All of each tensor but its contents and its place."""
     return [None if each is None else (each.shape, each.dtype, each.device) for each in tensors]
+
+
+def _are_one(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two tensors are of the same memory, the second as the first has it."""
+    return one is other or (one is not None and other is not None and one.data_ptr() == other.data_ptr())

@@ -117,9 +117,9 @@ def repack(packed: Packed, tensors: Sequence[Tensor | None]) -> Packed | None:
         None where a number is not finite.
     """
     addresses = [0 if each is None else each.data_ptr() for each in tensors]
-    threads = min(torch.get_num_threads(), packed.native.column_macs // _WEIGHTS_PER_THREAD)
-    native = packed.native.repacked(addresses, max(1, threads))
-    return None if native is None else packed._replace(native=native)
+    threads = packed.native.column_macs // _WEIGHTS_PER_THREAD
+    native = packed.native.repacked(addresses, 1 if threads < 2 else min(torch.get_num_threads(), threads))
+    return None if native is None else Packed(packed.features, native, packed.isa)
 
 
 def unpack(packed: Packed) -> Tensor:
