@@ -27,8 +27,8 @@ class Cells:
     """The cells of one column.
 
     Attributes:
-        values: (N,): objects of ``"text"``, bool of ``"flag"``, int64 or fp64 of ``"number"``, int64 microseconds since 1970 in
-            UTC of ``"moment"``. Where a cell is missing it holds anything.
+        values: (N,): objects of ``"text"``, bool of ``"flag"``, int64 or fp64 of ``"number"``, int64 microseconds since 1970
+            in UTC of ``"moment"``. Where a cell is missing it holds anything.
         present: (N,) bool.
         of: text, flag, number or moment.
         categories: those of the column's type, in their order, or None.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from made_fast.arguments import flag, one_of, shown, whole_number
+from made_fast.tables.categories import Categories
 from made_fast.tables.cells import PER, Array, Cells
-from made_fast.tables.columns import Categories, FittedColumn, Levels, Numbers
+from made_fast.tables.columns import FittedColumn
+from made_fast.tables.numbers import Levels, Numbers
 from made_fast.tables.scales import SCALINGS, scale_of
 
-__all__ = ["KINDS", "Column", "choose", "column_of"]
+__all__ = ["KINDS", "Column", "choose", "wishes_of"]
 
 KINDS = ("category", "ordered", "bit", "integer", "real", "datetime")
 FEW, EACH = 32, 5  # numbers of so few values, which occur so often on average, are ordered categories
@@ -28,8 +31,8 @@ class Column:
     """What one says of a column; what is left out is decided by its cells.
 
     Args:
-        kind: ``"category"``; ``"ordered"``, categories that can be compared; ``"bit"``, two values; ``"integer"``; ``"real"``; or
-            ``"datetime"``.
+        kind: ``"category"``; ``"ordered"``, categories that can be compared; ``"bit"``, two values; ``"integer"``;
+            ``"real"``; or ``"datetime"``.
         scaling: of real numbers, of dates and times, and of whole numbers of a wide range: ``"standard"``, by mean and
             deviation, or ``"quantiles"``.
         values: of categories, in their order; where ``other`` is given, the rest is that.
@@ -62,7 +65,7 @@ class Column:
                 whole_number(name, getattr(self, name), None)
 
 
-def column_of(name: str, wish: object) -> Column:
+def _column_of(name: str, wish: object) -> Column:
     """What one says of a column: a ``Column``, or the name of a kind alone."""
     if isinstance(wish, str):
         one_of(f"the kind of column {name!r}", wish, KINDS)
@@ -76,67 +79,76 @@ def choose(name: str, cells: Cells, wish: Column) -> FittedColumn:
     """The column that these cells are.
 
     Raises:
-        ValueError: they are none: all missing or all equal, more categories than make sense, or not of the kind that is wanted.
+        ValueError: they are none: all missing or all equal, too many categories, or not of the kind that is wanted.
     """
     found = cells.values[cells.present]
     if not len(found):
-        raise ValueError(f"column {name!r} must have cells that are not missing, got {len(cells)} missing ones: leave it out")
+        raise ValueError(
+            f"column {name!r} must have cells that are not missing, got {len(cells)} missing: leave it out"
+        )
     if wish.kind is not None:
         one_of(f"the kind of column {name!r}, which has {cells.of}s,", wish.kind, _OF[cells.of])
     missing = bool(wish.missing or not cells.present.all())
     common: dict[str, Any] = {"name": name, "of": cells.of, "missing": missing, "zone": cells.zone}
     if cells.of in ("text", "flag"):
-        made: FittedColumn = _categories(common, found.tolist(), cells.categories, wish)
+        kind = wish.kind or ("bit" if cells.of == "flag" else "category" if cells.categories is None else "ordered")
+        made: FittedColumn = _categories(common, kind, found.tolist(), cells.categories, wish)
     else:
         made = _of_numbers(common, found, cells, wish)
-    if isinstance(made, Categories) and len(made.values) < 2 and not missing:
-        raise ValueError(f"column {name!r} must have at least two values, got {made.shown(made.values[0])} alone: leave it out")
+    for option, kinds in _BELONGS.items():
+        if getattr(wish, option) is not None and not isinstance(made, kinds):
+            raise ValueError(f"{option} must be left out for column {name!r}, which is of kind {made.kind!r}")
     return made
 
 
+_BELONGS: dict[str, tuple[type, ...]] = {
+    **{"scaling": (Numbers,), "values": (Categories,), "other": (Categories,)},
+    **dict.fromkeys(("low", "high"), (Levels, Numbers)),
+}
+
+
 def _of_numbers(common: dict[str, Any], found: Array, cells: Cells, wish: Column) -> FittedColumn:
-    whole = bool((found == np.floor(found)).all() and np.abs(found.astype(np.float64)).max() < 2**53)
-    limits = cells.limits
+    limits, whole = cells.limits, bool((found == np.floor(found)).all() and np.abs(found.astype(float)).max() < 2**53)
     if cells.of == "moment":
-        per = next((per for per in PER.values() if (found % per == 0).all()), 0) if wish.kind != "real" else 0
-        common["unit"], whole = ("day" if per == PER["day"] else "second"), per > 0
-        found, limits = (found // per, (limits[0] // per, limits[1] // per)) if whole else (found / PER["second"], limits)
+        per = next((per for per in PER.values() if (found % per == 0).all()), 0)
+        whole, common["unit"] = per > 0, "day" if per == PER["day"] else "second"
+        limits = (limits[0] // max(per, 1), limits[1] // max(per, 1))
+        found = found // per if whole else found / PER["second"]
     values, counts = np.unique(found, return_counts=True)
-    bits = cells.of == "number" and len(values) == 2 and values.tolist() == [0, 1]
-    few = len(values) <= FEW and len(found) >= EACH * len(values)
-    kind = wish.kind or ("bit" if bits else "ordered" if few or len(values) == 1 else _kind_of(cells, whole))
+    kind = wish.kind or _kind_of(values, len(found), cells, whole, wish)
     if kind in ("bit", "ordered", "category"):
-        if len(values) > MOST_CATEGORIES and wish.values is None:
-            raise ValueError(f"column {common['name']!r} must have at most {MOST_CATEGORIES:,} categories, got {len(values):,}")
         listed = np.repeat(values, np.minimum(counts, 2)).tolist()  # what occurs once, and what more often
-        return _categories(common, listed, cells.categories, Column(kind, values=wish.values, other=wish.other))
-    if kind == "integer" and not whole:
-        raise ValueError(f"column {common['name']!r} must have whole numbers to be of kind 'integer', got {_broken(found)}")
+        return _categories(common, kind, listed, cells.categories, wish)
     if len(values) == 1:
-        raise ValueError(f"column {common['name']!r} must have at least two values, got {values[0]} alone: leave it out")
-    whole = whole and kind != "real"
-    low, high = _range(values, limits, wish)
-    if whole and high - low < MOST_LEVELS:
+        raise _one_value(common["name"], values[0].item())
+    if kind == "integer" and not whole:
+        broken = values[values != np.floor(values)][0].item()
+        raise ValueError(f"column {common['name']!r} must have whole numbers to be of kind 'integer', got {broken}")
+    if kind == "real" or not whole:
+        return Numbers(**common, kind=kind, scale=scale_of(found, wish.scaling))
+    low, high = _range(int(values[0]), int(values[-1]), limits, wish)
+    if high - low < MOST_LEVELS and wish.scaling is None:
         return Levels(**common, kind=kind, low=low, high=high)
-    if whole and wish.low is None:
-        low = max(limits[0], 0) if values[0] >= 0 and cells.of == "number" else limits[0]
-    if whole and wish.high is None:
-        high = limits[1]
-    ends = {"low": low, "high": high} if whole else {}
-    return Numbers(**common, kind=kind, scale=scale_of(found, wish.scaling), whole=whole, **ends)
+    if wish.low is None:
+        low = 0 if values[0] >= 0 and cells.of == "number" else limits[0]
+    high = limits[1] if wish.high is None else high
+    return Numbers(**common, kind=kind, scale=scale_of(found, wish.scaling), whole=True, low=low, high=high)
 
 
-def _kind_of(cells: Cells, whole: bool) -> str:
+def _kind_of(values: Array, count: int, cells: Cells, whole: bool, wish: Column) -> str:
+    """The kind of a column of numbers or moments with these values, where none was named."""
+    if wish.values is not None:
+        return "ordered"
+    if wish.low is None and wish.high is None and wish.scaling is None:
+        if cells.of == "number" and values.tolist() == [0, 1]:
+            return "bit"
+        if len(values) <= FEW and count >= EACH * len(values):
+            return "ordered"
     return "datetime" if cells.of == "moment" else "integer" if whole else "real"
 
 
-def _broken(found: Array) -> Any:
-    return found[found != np.floor(found)][0].item()
-
-
-def _range(values: Array, limits: tuple[int, int], wish: Column) -> tuple[int, int]:
+def _range(least: int, most: int, limits: tuple[int, int], wish: Column) -> tuple[int, int]:
     """The range of whole numbers: a tenth beyond what is known on each side, but none below 0 where none is."""
-    least, most = int(np.floor(values[0])), int(np.ceil(values[-1]))
     room = max(1, (most - least) // 10)
     low = max(limits[0], least - room, 0 if least >= 0 else limits[0]) if wish.low is None else wish.low
     high = min(limits[1], most + room) if wish.high is None else wish.high
@@ -145,28 +157,28 @@ def _range(values: Array, limits: tuple[int, int], wish: Column) -> tuple[int, i
     return low, high
 
 
-def _categories(common: dict[str, Any], found: list[Any], known: tuple[Any, ...] | None, wish: Column) -> Categories:
-    name, other = common["name"], wish.other
-    counts: dict[Any, int] = {}
-    for value in found:
-        counts[value] = counts.get(value, 0) + 1
-    kind = wish.kind or ("bit" if common["of"] == "flag" else "category" if known is None else "ordered")
+def _one_value(name: str, value: object) -> ValueError:
+    return ValueError(f"column {name!r} must have at least two values, got {value!r} alone: leave it out")
+
+
+def _categories(
+    common: dict[str, Any], kind: str, found: list[Any], known: tuple[Any, ...] | None, wish: Column
+) -> Categories:
+    """A column of finitely many values, of which these are found, and those of its type known."""
+    name, other, counts = common["name"], wish.other, Counter(found)
     if wish.values is not None:
-        values = list(dict.fromkeys(wish.values))
-        if not all(isinstance(each, (str, bool, int, float, np.generic)) for each in values):
-            raise ValueError(f"values of column {name!r} must be text or numbers, got {shown(values)}")
-        values = [each.item() if isinstance(each, np.generic) else each for each in values]
-        left = [value for value in counts if value not in values]
-        if left and other is None:
-            raise ValueError(f"values of column {name!r} must hold all that occur, or other= be given; got none for {left[0]!r}")
-    elif common["of"] == "flag":
-        values = [False, True] if kind == "bit" else sorted(counts)
+        values = _named(name, wish.values, counts, other)
+    elif other is not None:
+        values = sorted(value for value, count in counts.items() if count > 1)
+    elif len(counts) == 1 and not common["missing"]:
+        raise _one_value(name, found[0])
+    elif common["of"] == "flag" and kind == "bit":
+        values = [False, True]
     else:
-        values = list(known) if known is not None and other is None else sorted(counts)
-        values = [value for value in values if other is None or counts.get(value, 0) > 1]
+        values = sorted(counts) if known is None else list(known)
     if other is not None:
         if common["of"] != "text":
-            raise ValueError(f"other must be left out for column {name!r}, which has no text to name it; got {other!r}")
+            raise ValueError(f"other must be left out for column {name!r}, which has no text to name it, got {other!r}")
         values = [value for value in values if value != other] + [other]
     if kind == "bit" and len(values) != 2:
         raise ValueError(f"column {name!r} must have two values to be of kind 'bit', got {len(values)}")
@@ -175,9 +187,18 @@ def _categories(common: dict[str, Any], found: list[Any], known: tuple[Any, ...]
             f"column {name!r} must have at most {MOST_CATEGORIES:,} categories, got {len(values):,}: leave it out, or name "
             "the values that count and other= for the rest"
         )
-    if len(counts) == 1 and not common["missing"] and wish.values is None:
-        values = list(counts)  # a type's other categories do not make it a variable
     return Categories(**common, kind=kind, values=tuple(values), reserved=other is not None)
+
+
+def _named(name: str, wished: Iterable[Any], counts: Mapping[Any, int], other: str | None) -> list[Any]:
+    """The values that one has named."""
+    values = [each.item() if isinstance(each, np.generic) else each for each in dict.fromkeys(wished)]
+    if not values or not all(isinstance(each, (str, bool, int, float)) for each in values):
+        raise ValueError(f"values of column {name!r} must be text or numbers, at least one, got {shown(values)}")
+    left = [value for value in counts if value not in values]
+    if left and other is None:
+        raise ValueError(f"values of column {name!r} must hold all that occur, or other= be given; {left[0]!r} is left")
+    return values
 
 
 def wishes_of(names: Iterable[str], columns: Mapping[str, object] | None) -> dict[str, Column]:
@@ -188,4 +209,4 @@ def wishes_of(names: Iterable[str], columns: Mapping[str, object] | None) -> dic
     for name in columns or {}:
         if name not in known:
             raise ValueError(f"columns must name columns of the frame, {', '.join(map(repr, known))}; got {name!r}")
-    return {name: column_of(name, (columns or {}).get(name, Column())) for name in known}
+    return {name: _column_of(name, (columns or {}).get(name, Column())) for name in known}

@@ -57,29 +57,27 @@ def read(frame: Any) -> tuple[dict[str, Cells], Form]:
         if len({len(each) for each in arrays.values()}) > 1:
             raise ValueError(f"frame must have columns of equal length, got {[len(each) for each in arrays.values()]}")
         cells = {name: _cells_of_array(name, values) for name, values in arrays.items()}
-        dtypes = {name: {"native": "str" if values.dtype.kind == "U" else str(values.dtype)} for name, values in arrays.items()}
+        dtypes = {
+            name: {"native": "str" if values.dtype.kind == "U" else str(values.dtype)}
+            for name, values in arrays.items()
+        }
         return cells, Form("mapping", dtypes)
-    _check_names(_native_names(frame))
+    nw = _narwhals()
     try:
-        wide = _narwhals().from_native(frame, eager_only=True)
+        wide = nw.from_native(frame, eager_only=True)
+        _check_names(wide.columns)
     except TypeError:
         raise ValueError(
             f"frame must be a data frame of pandas, polars or pyarrow, or a mapping from names to arrays, got {shown(frame)}"
         ) from None
+    except nw.exceptions.DuplicateError as error:
+        raise ValueError(f"frame must have columns of different names: {' '.join(str(error).split())}") from None
     library = wide.implementation.value
     cells, dtypes = {}, {}
     for name in wide.columns:
         cells[name] = _cells_of(name, wide[name])
         dtypes[name] = _pandas_dtype(name, wide[name]) if library == "pandas" else _dtype(wide[name].dtype)
     return cells, Form(library, dtypes)
-
-
-def _native_names(frame: Any) -> list[Any]:
-    names = getattr(frame, "column_names", None)  # pyarrow's, whose ``columns`` are the data
-    try:
-        return list(frame.columns if names is None else names)
-    except (AttributeError, TypeError):
-        return []
 
 
 def _check_names(names: list[Any]) -> None:
@@ -112,11 +110,15 @@ def _cells_of(name: str, series: Any) -> Cells:
     if dtype.is_integer():
         return _whole_cells(name, series, present)
     if dtype.is_float():
-        values = series.cast(nw.Float64).to_numpy() if present.all() else series.cast(nw.Float64).fill_null(0.0).to_numpy()
+        values = (
+            series.cast(nw.Float64).to_numpy() if present.all() else series.cast(nw.Float64).fill_null(0.0).to_numpy()
+        )
         return _real_cells(name, values, present)
     if dtype in (nw.Date, nw.Datetime):
         return _moment_cells(name, series, present)
-    raise ValueError(f"column {name!r} must hold text, flags, numbers, dates or times, got {dtype}: leave it out or convert it")
+    raise ValueError(
+        f"column {name!r} must hold text, flags, numbers, dates or times, got {dtype}: leave it out or convert it"
+    )
 
 
 def _whole_cells(name: str, series: Any, present: Array) -> Cells:
@@ -182,8 +184,15 @@ def _cells_of_array(name: str, values: Array) -> Cells:
     return _cells_of_objects(name, values)
 
 
+def _is_missing(value: object) -> bool:
+    """Whether it is None, nan, or what pandas has in their place."""
+    if isinstance(value, (float, np.floating)):
+        return bool(np.isnan(value))
+    return value is None or (not isinstance(value, str) and str(value) in ("<NA>", "NaT"))
+
+
 def _cells_of_objects(name: str, values: Array) -> Cells:
-    present = np.array([not (each is None or each != each or str(each) in ("<NA>", "NaT")) for each in values], dtype=bool)  # noqa: PLR0124 - nan
+    present = np.array([not _is_missing(each) for each in values], dtype=bool)
     types = sorted({type(each).__name__ for each in values[present]})
     filled = values[present]
     if all(isinstance(each, str) for each in filled):
@@ -194,7 +203,11 @@ def _cells_of_objects(name: str, values: Array) -> Cells:
     if all(numbers):
         whole = all(isinstance(each, (int, np.integer)) and abs(int(each)) < 2**63 for each in filled)
         plain = np.where(present, values, 0)
-        return Cells(plain.astype(np.int64), present, "number") if whole else _real_cells(name, plain.astype(float), present)
+        return (
+            Cells(plain.astype(np.int64), present, "number")
+            if whole
+            else _real_cells(name, plain.astype(float), present)
+        )
     if all(isinstance(each, (datetime.date, np.datetime64)) for each in filled):
         wish = f"column {name!r} must hold dates"
         moments = [moment_of(each, None, wish) if here else 0 for each, here in zip(values, present, strict=True)]
@@ -239,9 +252,8 @@ def write(columns: Mapping[str, Cells], form: Form) -> Any:
 
         series = {name: _to_pandas(cells, form.dtypes[name]) for name, cells in columns.items()}
         return pandas.DataFrame(series, columns=list(series))
-    nw = _narwhals()
-    made = {name: _to_series(name, cells, form) for name, cells in columns.items()}
-    return nw.from_dict(made, backend=form.library).to_native()
+    first, *others = [_to_series(name, cells, form) for name, cells in columns.items()]
+    return first.to_frame().with_columns(*others).to_native()
 
 
 def _listed(cells: Cells) -> list[Any]:
@@ -312,4 +324,3 @@ def _to_series(name: str, cells: Cells, form: Form) -> Any:
     if kind not in _NAMES:
         raise ValueError(f"dtype must be one of {', '.join(_NAMES)}, Datetime, Decimal or Enum, got {shown(kind)}")
     return nw.new_series(name, _listed(cells), getattr(nw, kind), backend=form.library)
-

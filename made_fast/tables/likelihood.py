@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from made_fast.models.made import MADE
 from made_fast.outputs.mixtures import MixtureOfNormalsConditional
-from made_fast.programs.program import Affine, Multiply, Op, Program, Term, X
+from made_fast.programs.program import CONTEXT, Affine, Elementwise, Multiply, Op, Program, Term, X
 from made_fast.tables.schema import Schema
 
 __all__ = ["Likelihood", "gated", "log_bin"]
@@ -20,7 +20,9 @@ _NARROW = 1e-6  # deviations: below, the density of a bin is level
 
 
 class Likelihood(nn.Module):
-    r"""The log-probability of the cells of a table, :math:`\sum_d \log p(m_d \mid \cdot) + [m_d]\,\log p(v_d \mid m_d, \cdot)`.
+    r"""The log-probability of the cells of a table.
+
+    .. math:: \sum_d \log p(m_d \mid \cdot) + [m_d]\,\log p(v_d \mid m_d, \cdot)
 
     The bit :math:`m_d` says whether cell d is present and comes before its value :math:`v_d`. Where it is absent the network
     reads 0 in its place, and its term is left out, so that the probabilities of all rows add up to 1.
@@ -44,7 +46,9 @@ class Likelihood(nn.Module):
         if self.rounded:
             terms = terms.index_copy(1, torch.tensor(self.rounded, device=x.device), self._bins(params, x, rows))
         if self.indicators:
-            values, bits = (torch.tensor(list(each), device=x.device) for each in zip(*self.indicators.items(), strict=True))
+            values, bits = (
+                torch.tensor(list(each), device=x.device) for each in zip(*self.indicators.items(), strict=True)
+            )
             counted = torch.where(x[:, bits] > 0, terms[:, values], 0.0)
             terms = terms.index_copy(1, values, counted)
         return terms.sum(-1) + rows[:, -1]
@@ -92,22 +96,21 @@ def gated(program: Program, gates: Mapping[int, int]) -> Program:
     for pick, places in zip(picks, (units, bits), strict=True):
         pick[torch.arange(len(gates)), places] = 1
     first = [Affine((Term(X, pick, pick != 0),), None) for pick in picks]
-    product = X + 2 + 2  # the number of the value after these two
-    ops: list[Op] = [*first, Multiply(product - 2, product - 1)]
-    for op in program.ops:
-        ops.append(_shifted(op, len(ops[:3]), product, units))
-    return replace(program, ops=tuple(ops))
+    value, bit, product = range(CONTEXT + 1, CONTEXT + 4)  # the numbers of what these make
+    gate: list[Op] = [*first, Multiply(value, bit)]
+    return replace(program, ops=(*gate, *(_shifted(op, len(gate), product, units) for op in program.ops)))
 
 
 def _shifted(op: Op, by: int, product: int, units: Tensor) -> Op:
     """An operation of the program below ``by`` others, where what it reads of the gated units comes from their product."""
 
     def number(source: int) -> int:
-        return source if source < X + 2 else source + by
+        return source if source <= CONTEXT else source + by
 
+    if isinstance(op, Elementwise):
+        return replace(op, source=number(op.source))
     if not isinstance(op, Affine):
-        sources = {name: number(getattr(op, name)) for name in ("source", "left", "right") if hasattr(op, name)}
-        return replace(op, **sources)
+        return replace(op, left=number(op.left), right=number(op.right))
     terms = []
     for term in op.terms:
         if term.source != X:

@@ -35,10 +35,10 @@ class _Token(NamedTuple):
 def parse(query: str) -> dict[str, list[Predicate]]:
     """The conditions of a query by the names of columns.
 
-    ``age between 30 and 40 and city in ('Rome', 'Oslo') and day >= '2024-01-01'``: ``=``, ``!=``, ``<``, ``<=``, ``>``, ``>=``,
-    ``between .. and ..``, ``in (..)``, ``not in (..)``, ``is null``, ``is not null``, joined by ``and``. Text and dates stand in
-    single quotes, names of columns with other signs than letters, digits and ``_`` in double ones. Each condition but
-    ``is null`` holds for cells that are present alone.
+    ``age between 30 and 40 and city in ('Rome', 'Oslo') and day >= '2024-01-01'``: ``=``, ``!=``, ``<``, ``<=``, ``>``,
+    ``>=``, ``between .. and ..``, ``in (..)``, ``not in (..)``, ``is null``, ``is not null``, joined by ``and``. Text and
+    dates stand in single quotes, names of columns with other signs than letters, digits and ``_`` in double ones. Each
+    condition but ``is null`` holds for cells that are present alone.
 
     Raises:
         ValueError: it is no such query; the message shows where.
@@ -51,7 +51,8 @@ def allowed_of(schema: Schema, query: object) -> dict[int, Any]:
 
     Args:
         schema: of the table.
-        query: text, see ``parse``; or a mapping from names to ``Between``, a set, a range, one value, or None for a missing cell.
+        query: text, see ``parse``; or a mapping from names to ``Between``, a set, a range, one value, or None for a missing
+            cell.
 
     Raises:
         ValueError: it is none, names no column, or compares one with what it never is.
@@ -79,7 +80,7 @@ class _Reader:
         while start < end:
             found = _TOKEN.match(query, start)
             if found is None:
-                self.refuse("a name, a value or a sign", query[start:].split()[0], start)
+                self.refuse("a name, a value or a sign", query[start:].split(maxsplit=1)[0], start)
             kind = str(found.lastgroup)
             self.tokens.append(_Token(kind, found[kind], found.start(kind)))
             start = found.end()

@@ -25,8 +25,8 @@ class Scale:
         places: what they become, increasing.
     """
 
-    knots: tuple[float, ...]
-    places: tuple[float, ...]
+    knots: tuple[float, ...] = (0.0, 1.0)
+    places: tuple[float, ...] = (0.0, 1.0)
 
     def to(self, numbers: Array) -> Array:
         """(N,) as the model has them."""
@@ -60,7 +60,7 @@ def scale_of(numbers: Array, scaling: str | None) -> Scale:
 
     Args:
         numbers: (N,), finite.
-        scaling: ``"standard"``, ``"quantiles"``, or None: by quantiles where a number is more than six deviations from the mean.
+        scaling: ``"standard"``, ``"quantiles"``, or None: by quantiles where a number is over six deviations from the mean.
     """
     numbers = np.asarray(numbers, dtype=np.float64)
     mean, deviation = float(numbers.mean()), float(numbers.std())

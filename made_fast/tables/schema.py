@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from made_fast.arguments import shown
 from made_fast.outputs import Mixed
+from made_fast.tables.categories import Categories
 from made_fast.tables.cells import Cells
 from made_fast.tables.choosing import KINDS, choose, wishes_of
-from made_fast.tables.columns import Categories, FittedColumn, Levels, Numbers
+from made_fast.tables.columns import FittedColumn
 from made_fast.tables.frames import Form, read
+from made_fast.tables.numbers import Levels, Numbers
 from made_fast.tables.scales import Scale
 
 __all__ = ["Schema"]
@@ -59,7 +61,9 @@ class Schema:
         cells, form = read(frame)
         if not cells or not len(next(iter(cells.values()))):
             rows = len(next(iter(cells.values()))) if cells else 0
-            raise ValueError(f"frame must have at least one row and one column, got {rows} rows and {len(cells)} columns")
+            raise ValueError(
+                f"frame must have at least one row and one column, got {rows} rows and {len(cells)} columns"
+            )
         wishes = wishes_of(cells, columns)
         return cls(tuple(choose(name, each, wishes[name]) for name, each in cells.items()), form)
 
@@ -219,7 +223,7 @@ def _checked_values(values: Sequence[Any]) -> Sequence[Any]:
 def _scale_of(knots: Sequence[float], places: Sequence[float]) -> Scale:
     for each in (knots, places):
         numbers = all(type(value) is float and math.isfinite(value) for value in each)
-        if not numbers or not all(low < high for low, high in zip(each, each[1:], strict=False)):
+        if not numbers or not all(low < high for low, high in pairwise(each)):
             raise ValueError("its knots do not increase")
     if len(knots) != len(places) or not 2 <= len(knots) <= _MOST:
         raise ValueError("its knots do not fit their places")

@@ -16,7 +16,6 @@ from torch import Tensor
 from made_fast.arguments import seed_number, shown, whole_number
 from made_fast.models import files
 from made_fast.models.made import MADE
-from made_fast.outputs import describe
 from made_fast.sampling.draws import Draws
 from made_fast.sampling.estimates import Estimate
 from made_fast.sampling.kept import Kept
@@ -42,9 +41,9 @@ class Table:
 
     .. math:: p(\text{row}) = \prod_d p(m_d \mid m_{<d}, v_{<d})\; p(v_d \mid m_{\le d}, v_{<d})^{[m_d]}
 
-    over the columns d in their order, where the bit :math:`m_d` says whether the cell is present and :math:`v_d` is its value:
-    a value counts where it is there, and what comes after an absent one reads 0 in its place. Of categories, missing is one
-    more, which is the same. Columns without missing cells have no bit.
+    over the columns d in their order, where the bit :math:`m_d` says whether the cell is present and :math:`v_d` is its
+    value: a value counts where it is there, and what comes after an absent one reads 0 in its place. Of categories, missing
+    is one more, which is the same. Columns without missing cells have no bit.
 
     Args:
         schema: what the columns are.
@@ -106,7 +105,7 @@ class Table:
             frame: of pandas, polars or pyarrow; or a mapping from names to arrays. Its columns are drawn in their order: put
                 those that are usually known first.
             valid: rows that decide on decay and stopping; a tenth of the frame, chosen by chance, if left out.
-            columns: by name what is known better than the cells tell, a ``Column`` or the name of a kind; or a whole ``Schema``.
+            columns: by name what is known better than the cells tell, a ``Column`` or the name of a kind; or a ``Schema``.
             hidden_features, activation: of the network, see ``MADE``.
             components: of the mixtures that real columns and whole numbers have.
             floor: least scale of real columns, where a deviation is about 1: differences below are noise.
@@ -210,7 +209,8 @@ class Table:
         self.schema.check_names(known, whole=False)
         x = self._completed(known, count, seed, whole_number("candidates", candidates, 1))
         cells = {
-            name: _kept(each, known[name], count) if name in known else each for name, each in self.schema.decode(x).items()
+            name: _kept(each, known[name], count) if name in known else each
+            for name, each in self.schema.decode(x).items()
         }
         made = write(cells, self.schema.form)
         if count == 1 and form.library == self.schema.form.library == "pandas":
@@ -218,15 +218,21 @@ class Table:
         return made
 
     def probability(
-        self, query: Query | Sequence[Query], num_samples: int = 1000, *, seed: int | None = None, progress: bool = False
+        self,
+        query: Query | Sequence[Query],
+        num_samples: int = 1000,
+        *,
+        seed: int | None = None,
+        progress: bool = False,
     ) -> Estimate:
         """Estimates the probability of a query, or of each of several: times the number of rows it is how many there are.
 
         Args:
-            query: ``"age between 30 and 40 and city in ('Rome', 'Oslo') and day >= '2024-01-01'"``, conditions joined by ``and``:
-                ``=``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``between``, ``in``, ``not in``, ``is null``, ``is not null``; or a mapping
-                by names of columns to a ``Between``, a set, a range, a value, or None for a missing cell. Dates are text or
-                dates. All but the last hold for present cells alone. A sequence of such is answered in one call.
+            query: ``"age between 30 and 40 and city in ('Rome', 'Oslo') and day >= '2024-01-01'"``, conditions joined by
+                ``and``: ``=``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``between``, ``in``, ``not in``, ``is null``,
+                ``is not null``; or a mapping by names of columns to a ``Between``, a set, a range, a value, or None for a
+                missing cell. Dates are text or dates. All but ``is null`` and None hold for present cells alone. A sequence
+                of such is answered in one call.
             num_samples: n, for each query.
             seed: of the noise; drawn from torch's generator if left out.
             progress: whether to show a progress bar.
@@ -299,8 +305,8 @@ class Table:
                 chosen[part] = drawn.x.double().cpu()[torch.arange(len(part)), pick]
         if few:
             warnings.warn(
-                f"of {few} of {len(given)} rows fewer than {_FEW} of {candidates} candidates carry the weight: raise candidates, "
-                "or fit with the known columns first",
+                f"in {few} of {len(given)} rows fewer than {_FEW} of {candidates} candidates carry the weight: raise "
+                "candidates, or fit with the known columns first",
                 stacklevel=3,
             )
         return chosen
@@ -310,7 +316,10 @@ class Table:
         total, starts = len(next(iter(known.values()))) if known else 0, self.schema.starts
         if not total:
             raise ValueError("given must have at least one row and one column, got none")
-        given, observed = torch.zeros(total, starts[-1], dtype=torch.float64), torch.zeros(total, starts[-1], dtype=torch.bool)
+        given, observed = (
+            torch.zeros(total, starts[-1], dtype=torch.float64),
+            torch.zeros(total, starts[-1], dtype=torch.bool),
+        )
         kept = torch.zeros(total, len(self.schema.columns), dtype=torch.bool)
         for name, cells in known.items():
             place = self.schema.place(name)

@@ -13,7 +13,12 @@ from made_fast import backends
 from made_fast.tables import Column, Table
 from made_fast.tables.likelihood import gated, log_bin
 
-VALUES = {"count": [None, 0, 1, 2, 3], "city": [None, "Lima", "Oslo", "Rome"], "flag": [None, True, False], "size": [1, 2, 3]}
+VALUES = {
+    "count": [None, 0, 1, 2, 3],
+    "city": [None, "Lima", "Oslo", "Rome"],
+    "flag": [None, True, False],
+    "size": [1, 2, 3],
+}
 FALSE_ALARM = 1e-6
 
 
@@ -27,12 +32,16 @@ def law(table: Table, values: dict[str, list[Any]]) -> tuple[dict[str, Any], np.
     return rows, table.log_prob(rows).exp().numpy()
 
 
+def _absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value))
+
+
 def numbers_of(rows: dict[str, Any], values: dict[str, list[Any]]) -> np.ndarray:
     """The number of each row among all."""
     total = np.zeros(len(next(iter(rows.values()))), dtype=int)
     for name, known in values.items():
         places = {value: place for place, value in enumerate(known)}
-        cells = [None if each is None or each != each else each for each in rows[name].tolist()]
+        cells = [None if _absent(each) else each for each in rows[name].tolist()]
         total = total * len(known) + np.array([places[each] for each in cells])
     return total
 
@@ -44,7 +53,9 @@ def alarm(counts: np.ndarray, expected: np.ndarray) -> bool:
     expected = np.append(expected[~few], expected[few].sum())
     keep = expected > 0
     assert counts[~keep].sum() == 0
-    return bool(((counts - expected) ** 2 / np.where(keep, expected, 1))[keep].sum() > chi2.isf(FALSE_ALARM, keep.sum() - 1))
+    return bool(
+        ((counts - expected) ** 2 / np.where(keep, expected, 1))[keep].sum() > chi2.isf(FALSE_ALARM, keep.sum() - 1)
+    )
 
 
 def test_probabilities_of_all_rows_add_up() -> None:
@@ -86,11 +97,16 @@ def test_the_log_of_a_bin_against_a_fine_sum() -> None:
     assert low.grad is not None and bool(low.grad.isfinite().all())
 
 
-@pytest.mark.parametrize("backend", [row.name for row in backends.BACKENDS if row.missing is None and "cpu" in row.devices])
+@pytest.mark.parametrize(
+    "backend", [row.name for row in backends.BACKENDS if row.missing is None and "cpu" in row.devices]
+)
 def test_samples_follow_the_law(backend: str) -> None:
     table = finite()
     drawn = table._draws().sample(4000 if backend == "reference" else 40_000, seed=1, backend=backend)
-    cells = {name: np.where(each.present, each.values.astype(object), None) for name, each in table.schema.decode(drawn).items()}
+    cells = {
+        name: np.where(each.present, each.values.astype(object), None)
+        for name, each in table.schema.decode(drawn).items()
+    }
     _, probability = law(table, VALUES)
     counts = np.bincount(numbers_of(cells, VALUES), minlength=len(probability))
     assert not alarm(counts, probability / probability.sum() * len(drawn))
@@ -100,7 +116,10 @@ def test_absent_values_that_were_drawn_change_nothing_after_them() -> None:
     """Were they read, the chi-square test above would see it: without the gate it does."""
     table = finite()
     ungated = table.model.sample(40_000, seed=1)
-    cells = {name: np.where(each.present, each.values.astype(object), None) for name, each in table.schema.decode(ungated).items()}
+    cells = {
+        name: np.where(each.present, each.values.astype(object), None)
+        for name, each in table.schema.decode(ungated).items()
+    }
     _, probability = law(table, VALUES)
     assert alarm(np.bincount(numbers_of(cells, VALUES), minlength=len(probability)), probability * 40_000)
 
@@ -141,7 +160,9 @@ def test_queries_give_the_probability_of_their_rows() -> None:
     torch.testing.assert_close(alone.value, answer.value[0], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("known", [{"count": 2.0, "city": None}, {"size": 3}, {"city": "Rome", "flag": None, "size": 1}])
+@pytest.mark.parametrize(
+    "known", [{"count": 2.0, "city": None}, {"size": 3}, {"city": "Rome", "flag": None, "size": 1}]
+)
 def test_imputation_follows_the_exact_conditional(known: dict[str, Any]) -> None:
     """Known cells stay; missing ones of the given columns are filled; columns that are left out are free, holes too."""
     table = finite()
@@ -165,7 +186,9 @@ def test_log_prob_of_a_sample_is_what_the_engine_says() -> None:
     table = finite()
     x, log_prob = table._draws().sample_and_log_prob(500, seed=2)
     whole = x[:, 0] > 0
-    cells = {name: np.where(each.present, each.values.astype(object), None) for name, each in table.schema.decode(x).items()}
+    cells = {
+        name: np.where(each.present, each.values.astype(object), None) for name, each in table.schema.decode(x).items()
+    }
     torch.testing.assert_close(table.log_prob(cells)[whole].float(), log_prob[whole], rtol=1e-4, atol=1e-4)
 
 
