@@ -46,7 +46,7 @@ class Categories(FittedColumn):
         return [Categorical(self.size, embedding=EMBEDDING if self.size > EMBEDDED_FROM else 0)]
 
     def encode(self, cells: Cells) -> Encoded:
-        self.check(cells)
+        cells = self.checked(cells)
         numbers = cells.values if self.of in ("text", "flag") else self.numbers(cells)
         known = {value: code for code, value in enumerate(self.values)}
         code_of = known.get

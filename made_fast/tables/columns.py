@@ -103,8 +103,8 @@ class FittedColumn(ABC):
             numbers = np.clip(np.rint(moments).astype(np.int64), MOMENTS[0], MOMENTS[1])
         return Cells(numbers, present, self.of, zone=self.zone)
 
-    def check(self, cells: Cells) -> None:
-        """Raises ValueError where cells are of another type, or missing where none may be."""
+    def checked(self, cells: Cells) -> Cells:
+        """The cells, of the column's type; a ValueError where they are of another, or missing where none may be."""
         whole = {cells.of, self.of} == {"flag", "number"}  # True and 1 are the same
         if cells.of != self.of and cells.present.any() and not whole:
             raise ValueError(f"column {self.name!r} must hold {_WORDS[self.of]}, got {_WORDS[cells.of]}")
@@ -113,6 +113,7 @@ class FittedColumn(ABC):
             raise ValueError(
                 f"column {self.name!r} must have no missing cell, as where it was fitted; got one in row {row}"
             )
+        return cells if cells.present.any() else Cells(np.zeros(len(cells), dtype=np.int64), cells.present, self.of)
 
     def literal(self, value: object) -> Any:
         """A value of a query as the column has it: text, a flag, or a number in its unit.

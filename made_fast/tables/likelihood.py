@@ -40,6 +40,7 @@ class Likelihood(nn.Module):
     def log_prob(self, rows: Tensor) -> Tensor:
         """log p (N,) in nats, in the units of the columns, from rows of ``Schema.encode``."""
         weight = self.model.parameters_layer.weight
+        rows = rows.to(weight.device)
         x = rows[:, : self.model.features].to(weight)
         params = self.model(x)
         terms = self.model.output.log_prob(params, x)

@@ -35,7 +35,7 @@ class Levels(FittedColumn):
         return [Bernoulli(), value] if self.missing else [value]
 
     def encode(self, cells: Cells) -> Encoded:
-        self.check(cells)
+        cells = self.checked(cells)
         numbers = self.numbers(cells)
         self._check_whole(numbers, cells.present, self.low, self.high)
         x = (numbers - self.low).astype(np.float64)
@@ -95,7 +95,7 @@ class Numbers(FittedColumn):
         return [Bernoulli(), value] if self.missing else [value]
 
     def encode(self, cells: Cells) -> Encoded:
-        self.check(cells)
+        cells = self.checked(cells)
         numbers, present = self.numbers(cells), cells.present
         if not self.whole:
             slope = np.where(present, np.log(self.scale.slope(numbers)), 0.0)

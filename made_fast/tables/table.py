@@ -21,6 +21,7 @@ from made_fast.sampling.estimates import Estimate
 from made_fast.sampling.kept import Kept
 from made_fast.sampling.sampler import Sampler
 from made_fast.tables.cells import Cells
+from made_fast.tables.columns import FittedColumn
 from made_fast.tables.frames import read, write
 from made_fast.tables.likelihood import Likelihood, gated
 from made_fast.tables.queries import allowed_of
@@ -290,8 +291,7 @@ class Table:
         given, observed, kept = (each.repeat_interleave(count, 0) for each in (given, observed, kept))
         chosen, few = torch.empty_like(given), 0
         chances = torch.rand(len(given), generator=torch.Generator().manual_seed(seed % 2**63), dtype=torch.float64)
-        order = self.model.order.cpu()
-        late = (observed[:, order].long().diff(dim=1) > 0).any(1)  # known cells after unknown ones
+        late = self._is_late(observed, kept)
         for rows, each in ((torch.nonzero(~late)[:, 0], 1), (torch.nonzero(late)[:, 0], candidates)):
             for part in rows.split(max(1, _NUMBERS // (each * given.shape[1]))):
                 noise = (part[:, None] * candidates + torch.arange(each)).flatten()
@@ -333,6 +333,14 @@ class Table:
                 kept[:, place] = ~present
         return given, observed, kept
 
+    def _is_late(self, observed: Tensor, kept: Tensor) -> Tensor:
+        """(N,) bool: which rows know something of a variable that is drawn after an unknown one, so that weights differ."""
+        held = observed.clone()
+        held[:, torch.tensor(self.schema.starts[1:]) - 1] |= kept
+        order = self.model.order.cpu()
+        unknown = (~observed[:, order]).cumsum(1) > 0
+        return (unknown[:, :-1] & held[:, order][:, 1:]).any(1)
+
     def _present(self, kept: Tensor) -> dict[int, Any]:
         """What variables may be where these columns must be there, the category of missing left out."""
         return {
@@ -341,22 +349,20 @@ class Table:
         }
 
 
-def _filled(column: Any, cells: Cells) -> Cells:
-    """Cells with some value that the column has wherever one is missing; those are not read."""
-    if not len(cells) or cells.present.all() or column.missing:
+def _filled(column: FittedColumn, cells: Cells) -> Cells:
+    """Cells with some value of the column wherever one is missing and none may be; those are not read."""
+    if column.missing or cells.present.all():
         return cells
-    some = np.flatnonzero(cells.present)
-    values = cells.values.copy()
-    values[~cells.present] = cells.values[some[0]] if len(some) else 0
-    if not len(some):  # nothing is known of this column
-        return column.decode(np.zeros((len(cells), column.num_variables)))  # type: ignore[no-any-return]
+    if not cells.present.any():
+        return column.decode(np.zeros((len(cells), column.num_variables)))
+    values = np.where(cells.present, cells.values, cells.values[cells.present][0])
     return replace(cells, values=values, present=np.ones(len(cells), dtype=bool))
 
 
 def _kept(drawn: Cells, known: Cells, count: int) -> Cells:
     """What was known, as it was, and what was drawn elsewhere."""
     present = known.present.repeat(count)
-    if drawn.of != known.of and known.present.any():  # flags that were given as numbers
+    if drawn.of != known.of or not present.any():  # flags that were given as numbers, or nothing is known
         return drawn
-    values = np.where(present, known.values.repeat(count), drawn.values)
+    values = np.where(present, known.values.repeat(count), drawn.values).astype(drawn.values.dtype)
     return replace(drawn, values=values, present=present | drawn.present)

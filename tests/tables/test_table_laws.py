@@ -160,9 +160,17 @@ def test_queries_give_the_probability_of_their_rows() -> None:
     torch.testing.assert_close(alone.value, answer.value[0], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    "known", [{"count": 2.0, "city": None}, {"size": 3}, {"city": "Rome", "flag": None, "size": 1}]
-)
+KNOWN: list[dict[str, Any]] = [
+    {"count": 2.0, "city": None},
+    {"size": 3},
+    {"city": "Rome", "flag": None, "size": 1},
+    {"city": None, "flag": None},
+    {"count": 1, "city": None, "flag": None, "size": None},
+    {"count": None, "city": None, "flag": None, "size": None},
+]
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=" ".join)
 def test_imputation_follows_the_exact_conditional(known: dict[str, Any]) -> None:
     """Known cells stay; missing ones of the given columns are filled; columns that are left out are free, holes too."""
     table = finite()
