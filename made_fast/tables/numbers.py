@@ -158,7 +158,8 @@ class Numbers(FittedColumn):
         )
 
     def __str__(self) -> str:
-        low, high = (self.shown(each) for each in (self.scale.knots[0], self.scale.knots[-1]))
+        ends = (self.scale.knots[0], self.scale.knots[-1])
+        low, high = (self.shown(each) if self.unit else f"{each:.6g}" for each in ends)
         kind = f"whole {self.unit or 'number'}s, rounded" if self.whole else "real numbers"
         how = "mean and deviation" if len(self.scale.knots) == 2 else f"{len(self.scale.knots)} quantiles"
         return f"{kind}, scaled by {how} from {low} to {high}"

@@ -66,6 +66,7 @@ NEEDED = {
     "libraries/sbi.md": ("sbi",),
     "own-outputs.md": ("numba", "triton"),
     "quick-start.md": ("sklearn",),
+    "tables.md": ("pandas", "narwhals", "sklearn"),
 }
 
 
@@ -182,7 +183,7 @@ def _check_physics(names: Names) -> None:
     assert (names["estimate"] - names["magnetisation"]).abs() < 0.01
 
 
-def _check_tables(names: Names) -> None:
+def _check_tables_by_hand(names: Names) -> None:
     table, mean, scale = names["table"], names["mean"], names["scale"]
     assert names["history"].best.valid_nll < 3.4
     assert names["rows"].shape == (4000, 4)
@@ -196,6 +197,30 @@ def _check_tables(names: Names) -> None:
     assert names["one_each"].isfinite().all()
     assert abs(names["cardinality"] / 4000 / float(names["share"]) - 1) < 0.25
     assert names["least"] < names["cardinality"] < names["most"]
+
+
+def _check_tables(names: Names) -> None:
+    table, fresh, drawn = names["table"], names["flats"](200_000), names["drawn"]
+    assert [each.kind for each in table.schema.columns] == ["category", "ordered", "bit", "datetime", "real", "real"]
+    for column, name in ((drawn, "drawn"), (fresh, "fresh")):
+        share = column.rent.isna().groupby(column.district).mean()
+        assert abs(share["centre"] - 0.5) < 0.1 and abs(share["north"] - 0.1) < 0.05, name
+    known = names["holes"].notna()
+    assert (names["filled"][known] == names["holes"][known]).eq(known).all(axis=None)
+    assert names["filled"].index.equals(names["holes"].index)
+    assert names["ten"].district.tolist() == ["centre"] * 10 + ["north"] * 10
+    listed = (fresh.listed >= "2024-03-01") & (fresh.listed < "2024-04-01")
+    north = fresh.district != "centre"
+    truths = [
+        (names["answer"].value, (fresh.rooms.between(2, 3) & north & (fresh.rent <= 900)).mean()),
+        (names["several"].value[0], fresh.rent.isna().mean()),
+        (names["several"].value[1], listed.mean()),
+        (names["several"].value[2], (fresh.lift & (fresh.area > 80)).mean()),
+        (names["same"].value, (north & listed & (fresh.rent <= 900)).mean()),
+    ]
+    for found, truth in truths:
+        assert abs(float(found) - truth) < 0.03, truths
+    assert names["search"].best_estimator_.score(names["frame"][5500:]) > float(names["nats"].mean()) - 3
 
 
 def _check_distributed(names: Names) -> None:
@@ -238,6 +263,7 @@ CHECKS: dict[str, Callable[[Names], None]] = {
     "conditions.md": _check_conditions,
     "physics.md": _check_physics,
     "tables.md": _check_tables,
+    "tables-by-hand.md": _check_tables_by_hand,
     "understand/autoencoders.md": _check_autoencoder,
     "understand/autoregressive.md": _check_property,
 }
@@ -279,7 +305,16 @@ def run_page(page: str, names: Names | None = None) -> Names:
 
 
 # Pages that train, start processes or need libraries that are not ours.
-LONG = {"flows.md", "distributed.md", "README.md", "tables.md", "physics.md", "index.md", "understand/autoencoders.md"}
+LONG = {
+    "flows.md",
+    "distributed.md",
+    "README.md",
+    "tables.md",
+    "tables-by-hand.md",
+    "physics.md",
+    "index.md",
+    "understand/autoencoders.md",
+}
 
 
 @pytest.mark.parametrize("page", some([*PAGES], [page for page in PAGES if page not in LONG and "/" not in page]))
