@@ -17,6 +17,7 @@ __all__ = ["Form", "read", "write"]
 
 _INTEGERS = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
 _NAMES = (*_INTEGERS, "Float32", "Float64", "Boolean", "String", "Categorical", "Date")  # dtypes without arguments
+_MOST = 1e150  # of real numbers: their squares are finite
 _NATIVE = re.compile(r"[\w\[\], /:+-]{1,80}")  # the names of pandas' dtypes and numpy's
 
 
@@ -107,7 +108,7 @@ def _cells_of(name: str, series: Any) -> Cells:
         return Cells(found.values, found.present, found.of, categories)
     if dtype == nw.Boolean:
         return Cells(series.fill_null(False).to_numpy().astype(bool), present, "flag")
-    if dtype.is_integer():
+    if str(dtype) in _INTEGERS:
         return _whole_cells(name, series, present)
     if dtype.is_float():
         values = (
@@ -133,9 +134,10 @@ def _whole_cells(name: str, series: Any, present: Array) -> Cells:
 def _real_cells(name: str, values: Array, present: Array) -> Cells:
     values = np.asarray(values, dtype=np.float64)
     present = present & ~np.isnan(values)
-    if not np.isfinite(values[present]).all():
-        row = int(np.flatnonzero(present & ~np.isfinite(values))[0])
-        raise ValueError(f"column {name!r} must be finite, got {values[row]} in row {row}")
+    wrong = present & ~(np.abs(values) < _MOST)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise ValueError(f"column {name!r} must be finite, below {_MOST:g}, got {values[row]} in row {row}")
     return Cells(np.where(present, values, 0.0), present, "number")
 
 
@@ -212,7 +214,9 @@ def _cells_of_objects(name: str, values: Array) -> Cells:
         wish = f"column {name!r} must hold dates"
         moments = [moment_of(each, None, wish) if here else 0 for each, here in zip(values, present, strict=True)]
         return Cells(np.array(moments, dtype=np.int64), present, "moment", limits=MOMENTS)
-    raise ValueError(f"column {name!r} must hold values of one type, got {' and '.join(types)}")
+    raise ValueError(
+        f"column {name!r} must hold text, flags, numbers or dates, all of one type, got {' and '.join(types)}"
+    )
 
 
 def _dtype(dtype: Any) -> dict[str, Any]:
@@ -245,6 +249,7 @@ def write(columns: Mapping[str, Cells], form: Form) -> Any:
         ImportError: the library is not installed.
         ValueError: the form describes a dtype that there is not.
     """
+    columns = {name: _rounded(cells, form.dtypes[name]) for name, cells in columns.items()}
     if form.library == "mapping":
         return {name: _to_array(cells, form.dtypes[name]) for name, cells in columns.items()}
     if form.library == "pandas":
@@ -254,6 +259,16 @@ def write(columns: Mapping[str, Cells], form: Form) -> Any:
         return pandas.DataFrame(series, columns=list(series))
     first, *others = [_to_series(name, cells, form) for name, cells in columns.items()]
     return first.to_frame().with_columns(*others).to_native()
+
+
+def _rounded(cells: Cells, described: Mapping[str, Any]) -> Cells:
+    """Cells of real numbers as the whole ones that a dtype can hold, if it is one of those."""
+    dtype = str(described.get("name", described.get("native"))).lower()
+    if dtype not in map(str.lower, _INTEGERS) or cells.values.dtype.kind != "f":
+        return cells
+    limits = np.iinfo(dtype)
+    whole = np.clip(np.rint(cells.values), max(float(limits.min), -(2.0**62)), min(float(limits.max), 2.0**62))
+    return Cells(whole.astype(np.int64), cells.present, cells.of)
 
 
 def _listed(cells: Cells) -> list[Any]:

@@ -63,7 +63,9 @@ def scale_of(numbers: Array, scaling: str | None) -> Scale:
         scaling: ``"standard"``, ``"quantiles"``, or None: by quantiles where a number is over six deviations from the mean.
     """
     numbers = np.asarray(numbers, dtype=np.float64)
-    mean, deviation = float(numbers.mean()), float(numbers.std())
+    middle, spread = 0.5 * float(numbers.min() + numbers.max()), float(numbers.max() - numbers.min())
+    unit = (numbers - middle) / spread  # whose squares are neither 0 nor infinite
+    mean, deviation = middle + spread * float(unit.mean()), spread * float(unit.std())
     if scaling is None:
         scaling = "quantiles" if float(np.abs(numbers - mean).max()) > _FAR * deviation else "standard"
     standard = Scale((mean - deviation, mean + deviation), (-1.0, 1.0))
@@ -77,6 +79,6 @@ def scale_of(numbers: Array, scaling: str | None) -> Scale:
     knots, first = np.unique(np.quantile(numbers, levels), return_inverse=True)
     if len(knots) < 3:
         return standard
-    # Where many cells are equal, several quantiles are: their middle stands for them.
-    middle = np.bincount(first, weights=places) / np.bincount(first)
-    return Scale(tuple(knots.tolist()), tuple(middle.tolist()))
+    # Where many cells are equal, several quantiles are: the mean of their places stands for them.
+    means = np.bincount(first, weights=places) / np.bincount(first)
+    return Scale(tuple(knots.tolist()), tuple(means.tolist()))

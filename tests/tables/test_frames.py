@@ -128,6 +128,18 @@ def test_mappings_of_arrays_are_frames_too() -> None:
     assert drawn["x"].dtype == np.float32 and drawn["day"].dtype == data["day"].dtype
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_whole_numbers_that_are_taken_for_real_ones_are_rounded(library: str) -> None:
+    frame = FRAMES[library]()
+    table = table_of(frame, {"small": "real", "whole": Column("real", scaling="quantiles")})
+    drawn = table.sample(200, seed=0)
+    assert schema_of(drawn) == schema_of(frame)
+    values = table.schema.decode(table._draws().sample(200, seed=0))["whole"]
+    cells = read(drawn)[0]["whole"]
+    expected = np.clip(np.rint(values.values), -(2**15) if library == "polars" else -(2**62), 2**62)
+    assert (cells.values == expected)[cells.present].all() and (cells.present == values.present).all()
+
+
 def test_kinds_are_decided_by_the_cells() -> None:
     rng = np.random.default_rng(0)
     data = {

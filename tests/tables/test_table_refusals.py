@@ -25,10 +25,15 @@ REFUSED: list[tuple[Any, Any, str]] = [
     ({"a": ["x"] * 10}, None, "column 'a' must have at least two values, got 'x' alone"),
     ({"a": np.full(10, np.nan)}, None, "column 'a' must have cells that are not missing"),
     ({"a": [None, None]}, None, "column 'a' must have cells that are not missing"),
-    ({"a": ["x", 1, 2.0]}, None, "column 'a' must hold values of one type, got float and int and str"),
-    ({"a": [1.0, np.inf]}, None, "column 'a' must be finite, got inf in row 1"),
+    (
+        {"a": ["x", 1, 2.0]},
+        None,
+        "column 'a' must hold text, flags, numbers or dates, all of one type, got float and int and str",
+    ),
+    ({"a": [1.0, np.inf]}, None, "column 'a' must be finite, below 1e+150, got inf in row 1"),
     ({"a": GOOD, "b": GOOD[:3]}, None, "frame must have columns of equal length"),
     ({"a": np.ones((3, 2))}, None, "column 'a' must be an array or a list of one dimension"),
+    ({"a": GOOD * 1e200}, None, "column 'a' must be finite, below 1e+150, got 1e+200 in row 1"),
     ({1: GOOD}, None, "frame must have columns with names that are text, got 1"),
     ([1, 2], None, "frame must be a data frame"),
     ({"a": GOOD.astype(complex)}, None, "column 'a' must hold text, flags, numbers"),
@@ -59,13 +64,17 @@ def test_frames_of_libraries_that_are_no_tables() -> None:
     pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
     for data, message in (
         (pandas.DataFrame([[1, 2], [3, 4]], columns=["a", "a"]), "frame must have columns of different names: "),
-        (pandas.DataFrame({"a": ["x", 1, None]}), "column 'a' must hold values of one type, got int and str"),
+        (
+            pandas.DataFrame({"a": ["x", 1, None]}),
+            "column 'a' must hold text, flags, numbers or dates, all of one type, got int and str",
+        ),
         (pandas.DataFrame({"a": []}), "frame must have at least one row"),
         (pandas.DataFrame({0: [1, 2]}), "frame must have columns with names that are text, got 0"),
         (pandas.DataFrame({"a": pandas.to_timedelta([1, 2])}), "column 'a' must hold text, flags, numbers, dates"),
         (pandas.DataFrame({"a": pandas.to_datetime([1, 2])}), "column 'a' must not be finer than microseconds"),
         (polars.DataFrame({"a": [[1], [2]]}), "column 'a' must hold text, flags"),
         (polars.DataFrame({"a": [None, None]}), "column 'a' must hold"),
+        (polars.DataFrame({"a": polars.Series([1, 2], dtype=polars.Int128)}), "column 'a' must hold text, flags"),
         (polars.DataFrame({"a": [1, 2]}).lazy(), "frame must be a data frame"),
     ):
         with pytest.raises(ValueError, match="must") as caught:
