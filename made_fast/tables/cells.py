@@ -11,10 +11,10 @@ import numpy as np
 
 from made_fast.arguments import shown
 
-__all__ = ["MOMENTS", "NUMBERS", "PER", "Cells", "moment_of"]
+__all__ = ["MOMENTS", "NUMBERS", "PER", "Cells", "from_wall", "moment_of", "to_wall"]
 
 PER = {"day": 86_400_000_000, "second": 1_000_000}  # microseconds in the units of moments
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_EPOCH, _MICROSECOND = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC), datetime.timedelta(microseconds=1)
 # Microseconds since 1970 of the years 1 to 9999, which is what datetime has; and whole numbers that fp64 has.
 MOMENTS = (-719_162 * PER["day"], 2_932_897 * PER["day"] - 1)
 NUMBERS = (-(2**53), 2**53)
@@ -47,6 +47,24 @@ class Cells:
         return len(self.values)
 
 
+def to_wall(moments: Array, zone: str | None) -> Array:
+    """What clocks show in a time zone, (N,) int64 as if it were UTC: midnights there are whole days."""
+    if zone is None:
+        return moments
+    known, places = np.unique(moments, return_inverse=True)
+    clocks = [(_EPOCH + each * _MICROSECOND).astimezone(ZoneInfo(zone)).replace(tzinfo=None) for each in known.tolist()]
+    return np.array(clocks, dtype="datetime64[us]").astype(np.int64)[places]
+
+
+def from_wall(moments: Array, zone: str | None) -> Array:
+    """The inverse of ``to_wall``; where clocks show a time twice, the first."""
+    if zone is None:
+        return moments
+    known, places = np.unique(moments, return_inverse=True)
+    clocks = [(_EPOCH + each * _MICROSECOND).replace(tzinfo=ZoneInfo(zone)) for each in known.tolist()]
+    return np.array([(each - _EPOCH) // _MICROSECOND for each in clocks], dtype=np.int64)[places]
+
+
 def moment_of(value: object, zone: str | None, wish: str) -> int:
     """A date or a time as microseconds since 1970 in UTC; one without a zone is taken in that of the column.
 
@@ -69,6 +87,6 @@ def moment_of(value: object, zone: str | None, wish: str) -> int:
             raise ValueError("it is neither text nor a date")
         if value.tzinfo is None:
             value = value.replace(tzinfo=ZoneInfo(zone) if zone else datetime.UTC)
-        return (value - _EPOCH) // datetime.timedelta(microseconds=1)
+        return (value - _EPOCH) // _MICROSECOND
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{wish}, got {shown(value)}: {error}") from None

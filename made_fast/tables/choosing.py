@@ -11,7 +11,7 @@ import numpy as np
 
 from made_fast.arguments import flag, one_of, shown, whole_number
 from made_fast.tables.categories import Categories
-from made_fast.tables.cells import PER, Array, Cells
+from made_fast.tables.cells import PER, Array, Cells, to_wall
 from made_fast.tables.columns import FittedColumn
 from made_fast.tables.numbers import Levels, Numbers
 from made_fast.tables.scales import SCALINGS, scale_of
@@ -110,6 +110,8 @@ _BELONGS: dict[str, tuple[type, ...]] = {
 def _of_numbers(common: dict[str, Any], found: Array, cells: Cells, wish: Column) -> FittedColumn:
     limits, whole = cells.limits, bool((found == np.floor(found)).all() and np.abs(found.astype(float)).max() < 2**53)
     if cells.of == "moment":
+        wall = to_wall(found, cells.zone)
+        found = wall if (wall % PER["day"] == 0).all() else found
         per = next((per for per in PER.values() if (found % per == 0).all()), 0)
         whole, common["unit"] = per > 0, "day" if per == PER["day"] else "second"
         limits = (limits[0] // max(per, 1), limits[1] // max(per, 1))

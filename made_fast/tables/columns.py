@@ -12,7 +12,7 @@ import numpy as np
 
 from made_fast.arguments import shown
 from made_fast.outputs import Output
-from made_fast.tables.cells import MOMENTS, PER, Array, Cells, moment_of
+from made_fast.tables.cells import MOMENTS, PER, Array, Cells, from_wall, moment_of, to_wall
 from made_fast.tables.predicates import Predicate
 
 __all__ = ["Encoded", "FittedColumn"]
@@ -42,7 +42,7 @@ class FittedColumn(ABC):
         kind: category, ordered, bit, integer, real or datetime.
         of: what its cells are: text, flag, number or moment.
         missing: whether cells may be missing.
-        unit: of moments ``"day"`` or ``"second"``, since 1970; else empty.
+        unit: of moments ``"day"``, by the clocks of their time zone, or ``"second"``, since 1970; else empty.
         zone: the time zone of moments, or None.
     """
 
@@ -92,8 +92,9 @@ class FittedColumn(ABC):
         """The numbers of cells of numbers or moments, in the column's unit: int64 or fp64."""
         if not self.unit:
             return cells.values
-        whole, rest = np.divmod(cells.values, PER[self.unit])
-        return cells.values / PER[self.unit] if rest[cells.present].any() else whole
+        moments = to_wall(cells.values, self.zone) if self.unit == "day" else cells.values
+        whole, rest = np.divmod(moments, PER[self.unit])
+        return moments / PER[self.unit] if rest[cells.present].any() else whole
 
     def cells(self, numbers: Array, present: Array) -> Cells:
         """Numbers in the column's unit as cells."""
@@ -101,6 +102,7 @@ class FittedColumn(ABC):
             moments = np.asarray(numbers, dtype=np.float64) * PER[self.unit]
             moments = np.clip(moments, float(MOMENTS[0]), float(MOMENTS[1]))  # so that int64 holds them
             numbers = np.clip(np.rint(moments).astype(np.int64), MOMENTS[0], MOMENTS[1])
+            numbers = from_wall(numbers, self.zone) if self.unit == "day" else numbers
         return Cells(numbers, present, self.of, zone=self.zone)
 
     def checked(self, cells: Cells) -> Cells:
@@ -123,7 +125,8 @@ class FittedColumn(ABC):
         """
         wish = f"query must compare column {self.name!r} with {_WORDS[self.of]}"
         if self.of == "moment":
-            return moment_of(value, self.zone, wish) / PER[self.unit]
+            moment = np.array([moment_of(value, self.zone, wish)])
+            return float((to_wall(moment, self.zone) if self.unit == "day" else moment)[0]) / PER[self.unit]
         kinds: tuple[type, ...] = {
             "text": (str,),
             "flag": (bool, np.bool_, int),
@@ -138,12 +141,9 @@ class FittedColumn(ABC):
         """A value in the column's unit, for messages: moments as dates."""
         if not self.unit:
             return shown(number.item() if isinstance(number, np.generic) else number)
-        moment = self.cells(np.array([number]), np.array([True])).values.astype("datetime64[us]")[0]
-        return str(
-            moment.astype({"day": "datetime64[D]", "second": "datetime64[s]"}[self.unit])
-            if number == int(number)
-            else moment
-        )
+        moments = to_wall(self.cells(np.array([number]), np.array([True])).values, self.zone)
+        finest = {"day": "D", "second": "s"}[self.unit] if number == int(number) else "us"
+        return str(moments.astype("datetime64[us]").astype(f"datetime64[{finest}]")[0])
 
     def _check_whole(self, numbers: Array, present: Array, low: int, high: int) -> None:
         """Raises ValueError where a number has a fraction or is out of range."""

@@ -161,6 +161,26 @@ def test_kinds_are_decided_by_the_cells() -> None:
     assert [each.kind for each in wished.columns] == ["category", "category", "real", "real", *kinds[4:]]
 
 
+def test_midnights_of_a_time_zone_are_whole_days() -> None:
+    """Rome's are at 22 or 23 o'clock UTC, and one of these days has 23 hours."""
+    pandas = pytest.importorskip("pandas")
+    days = pandas.Series(pandas.date_range("2024-03-01", periods=60, tz="Europe/Rome").repeat(4))
+    table = table_of(pandas.DataFrame({"day": days, "x": np.arange(240) % 2}), strength=1.0)
+    (column, _) = table.schema.columns
+    assert (column.unit, column.zone, str(column)) == ("day", "Europe/Rome", "whole days 2024-02-25 .. 2024-05-04")
+    drawn = table.sample(500, seed=0)
+    assert drawn.day.dtype == days.dtype and (drawn.day == drawn.day.dt.normalize()).all()
+    asked = [f"day = '{day.date()}'" for day in days[::4]] + ["day < '2024-03-01'", "day > '2024-04-29'"]
+    answer = table.probability(asked, 4000, seed=0)
+    assert float(answer.value.sum()) == pytest.approx(1, abs=0.02)
+    shares = [(drawn.day.dt.tz_localize(None) == day.tz_localize(None)).mean() for day in days[::4]]
+    assert np.abs(answer.value.numpy()[:60] - shares).max() < 0.05
+    other = table_of(pandas.DataFrame({"day": days + pandas.Timedelta(hours=3), "x": np.arange(240) % 2}))
+    assert other.schema.columns[0].unit == "second"
+    with pytest.raises(ValueError, match="column 'day' must hold whole days"):
+        table.log_prob(pandas.DataFrame({"day": days + pandas.Timedelta(hours=3), "x": np.arange(240) % 2}))
+
+
 def test_reserved_categories_stand_for_all_that_was_not_seen() -> None:
     data = {"city": np.array(["Rome"] * 50 + ["Oslo"] * 48 + ["Lima", "Bonn"], dtype=object), "x": np.arange(100) % 2}
     table = table_of(data, {"city": Column(other="elsewhere")})
