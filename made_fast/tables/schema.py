@@ -208,7 +208,8 @@ def _column_of(described: dict[str, Any]) -> FittedColumn:
         raise ValueError(f"column {shown(column.name)} is {shown(column.kind)} of {shown(column.of)}")
     if column.zone is not None:
         ZoneInfo(column.zone)
-    if isinstance(column, (Levels, Numbers)) and not (-(2**53) <= column.low <= column.high <= 2**53):
+    least = 0 if isinstance(column, Numbers) else 1
+    if isinstance(column, (Levels, Numbers)) and not (-(2**53) <= column.low <= column.high - least <= 2**53):
         raise ValueError(f"its range is {column.low} .. {column.high}")
     return column
 
