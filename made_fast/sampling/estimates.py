@@ -41,12 +41,12 @@ class Estimate(NamedTuple):
 
 
 def _with_error(value: float, error: float) -> str:
-    """A value with as many places as its error has, by a power of ten where there are many."""
+    """A value with as many places as its error has, by a power of ten where both are small."""
     if not (math.isfinite(value) and 0 < error < math.inf):
         return f"{value:.6g} ± {error:.1g}"
     exponent = math.floor(math.log10(float(f"{error:.0e}")))
     places = max(0, -exponent)
-    if places <= 6:
+    if max(abs(value), error) >= 1e-4:
         return f"{value:.{places}f} ± {error:.{places}f}"
     power = math.floor(math.log10(max(abs(value), error)))
     return f"({value / 10.0**power:.{power - exponent}f} ± {error / 10.0**power:.{power - exponent}f})e{power:+03d}"

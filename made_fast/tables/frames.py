@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -284,15 +284,20 @@ def _moments(cells: Cells) -> Array:
     return moments
 
 
-def _native(described: Mapping[str, Any]) -> str:
+def _native(described: Mapping[str, Any], dtype: Callable[[str], object]) -> str:
+    """The name of a dtype of numpy or pandas, where ``dtype`` finds one of that name."""
     native = described.get("native")
-    if not isinstance(native, str) or not _NATIVE.fullmatch(native):
-        raise ValueError(f"dtype must be the name of one, got {shown(native)}")
-    return native
+    try:
+        if isinstance(native, str) and _NATIVE.fullmatch(native):
+            dtype(native)
+            return native
+    except TypeError:
+        pass
+    raise ValueError(f"dtype must be the name of one, got {shown(native)}")
 
 
 def _to_array(cells: Cells, described: Mapping[str, Any]) -> Array:
-    native = _native(described)
+    native = _native(described, np.dtype)
     if cells.of == "moment":
         return _moments(cells) if native == "object" else _moments(cells).astype(native)
     if cells.present.all():
@@ -307,7 +312,7 @@ def _to_array(cells: Cells, described: Mapping[str, Any]) -> Array:
 def _to_pandas(cells: Cells, described: Mapping[str, Any]) -> Any:
     import pandas
 
-    native = _native(described)
+    native = _native(described, pandas.api.types.pandas_dtype)
     if cells.of == "moment":
         moments = pandas.Series(_moments(cells))
         if described.get("objects"):

@@ -245,8 +245,8 @@ class Table:
             ValueError: a query cannot be read, names no column, or compares one with what it never is.
         """
         single = isinstance(query, (str, Mapping))
-        if not single and not isinstance(query, Sequence):
-            raise ValueError(f"query must be text, a mapping, or a sequence of such, got {shown(query)}")
+        if not single and (not isinstance(query, Sequence) or not query):
+            raise ValueError(f"query must be text, a mapping, or a sequence of at least one such, got {shown(query)}")
         asked: Any = allowed_of(self.schema, query) if single else [allowed_of(self.schema, each) for each in query]
         return self._draws().estimate_probability(asked, num_samples, seed=seed, progress=progress)
 

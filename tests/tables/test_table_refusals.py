@@ -15,6 +15,7 @@ from made_fast import MADE, Between
 from made_fast.models import files
 from made_fast.sampling import Estimate
 from made_fast.tables import Column, Schema, Table
+from made_fast.tables.frames import Form
 from made_fast.tables.queries import parse
 
 GOOD = np.arange(40) % 4
@@ -112,7 +113,8 @@ def table() -> Table:
         ("count = 'open", "query must have a name, a value or a sign at 7"),
         ("count in 1", r"query must have '\(' at 9, got '1'"),
         ("size = 3x", "query must have a name, a value or a sign at 6, got '3x'"),
-        (3, "query must be text, a mapping, or a sequence of such, got 3"),
+        (3, "query must be text, a mapping, or a sequence of at least one such, got 3"),
+        ([], "query must be text, a mapping, or a sequence of at least one such"),
         ([3], "query must be text or a mapping"),
         ({"city": {"Oslo": 1}}, r"query\['city'\] must be a Between, values or one value"),
         ({"real": float("nan")}, r"query\['real'\] must be a Between"),
@@ -219,6 +221,20 @@ def test_files_hold_the_table_and_run_nothing(tmp_path: Path) -> None:
             Table.load(path)
 
 
+@pytest.mark.parametrize("library", ["mapping", "pandas", "polars"])
+def test_a_dtype_that_there_is_not(library: str) -> None:
+    """What a forged file may say."""
+    data: Any = {"x": np.arange(40) % 3, "y": np.arange(40) % 2}
+    if library != "mapping":
+        data = pytest.importorskip(library).DataFrame(data)
+    table = table_of(data)
+    name = "name" if library == "polars" else "native"
+    for made_up in ("int6u", "os.system('x')", "datetime64[Dn", "__class__", 3):
+        form = Form(library, {**table.schema.form.dtypes, "x": {name: made_up}})
+        with pytest.raises(ValueError, match="dtype must be"):
+            Table(Schema(table.schema.columns, form), table.model).sample(3, seed=0)
+
+
 def test_a_model_that_does_not_fit() -> None:
     table = table_of(frame(), COLUMNS)
     with pytest.raises(ValueError, match="model must have 7 variables"):
@@ -236,10 +252,11 @@ def test_estimates_print_with_their_error() -> None:
         (0.5, 0.0096, "0.50 ± 0.01"),
         (12.34, 3.0, "12 ± 3"),
         (1.23e-9, 4e-11, "(1.23 ± 0.04)e-09"),
+        (0.99999996, 1e-8, "0.99999996 ± 0.00000001"),
         (0.0, 0.0, "0 ± 0"),
         (0.25, float("nan"), "0.25 ± nan"),
     ):
-        assert str(Estimate(torch.tensor(value).double(), torch.tensor(error).double())) == text
+        assert str(Estimate(*torch.tensor([value, error], dtype=torch.float64))) == text
     assert str(Estimate(torch.tensor([0.5, 0.25]), torch.tensor([0.1, 0.01]))) == "0.5 ± 0.1\n0.25 ± 0.01"
 
 
