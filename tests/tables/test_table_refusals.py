@@ -1,6 +1,7 @@
 """Bad input: one clear line, a ValueError."""
 
 import datetime
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,13 @@ def test_frames_of_libraries_that_are_no_tables() -> None:
         with pytest.raises(ValueError, match="must") as caught:
             Schema.of(data)
         assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_without_narwhals_mappings_are_tables_and_frames_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "narwhals", None)
+    assert Schema.of({"a": GOOD}).names == ["a"]
+    with pytest.raises(ImportError, match=r"data frames need narwhals: pip install 'made_fast\[tables\]'"):
+        Schema.of(object())
 
 
 @pytest.fixture(scope="module")
