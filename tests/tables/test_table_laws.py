@@ -12,7 +12,7 @@ import torch
 from scipy.stats import chi2
 from table_cases import COLUMNS, every_row, frame, table_of
 
-from made_fast import backends
+from made_fast import Between, backends
 from made_fast.tables import Column, Table
 from made_fast.tables.likelihood import gated, log_bin
 
@@ -79,14 +79,64 @@ def test_densities_integrate_in_the_units_of_the_column(scaling: str) -> None:
         assert whole + absent == pytest.approx(float(mean.value), abs=1e-3 + 5 * float(mean.standard_error))
 
 
+def rounded() -> tuple[Table, np.ndarray]:
+    """Whole numbers 0 .. 60 with holes, rounded from real ones; and the probability of each, and then of none."""
+    rng = np.random.default_rng(0)
+    wide = np.clip(rng.normal(30, 40, 400).round(), 0, 60)
+    wide[rng.random(400) < 0.3] = np.nan
+    data = {"wide": wide, "flag": rng.random(400) < 0.4}
+    table = table_of(data, {"wide": Column("integer", scaling="standard", low=0, high=60)})
+    assert table.schema.rounded == [1]
+    every = np.append(np.arange(61.0), np.nan)
+    parts = [table.log_prob({"wide": every, "flag": np.full(62, flag)}).exp().numpy() for flag in (True, False)]
+    return table, parts[0] + parts[1]
+
+
 def test_bins_of_rounded_numbers_add_up() -> None:
-    data = {"wide": np.random.default_rng(0).lognormal(5, 1, 300).astype(int), "flag": np.arange(300) % 2 == 0}
-    table = table_of(data, {"wide": Column("integer", low=0, high=5000)})
-    total = 0.0
-    for flag in (True, False):
-        total += table.log_prob({"wide": np.arange(5001), "flag": np.full(5001, flag)}).exp().sum().item()
-    assert total == pytest.approx(1, abs=1e-4)
-    assert np.asarray(table.sample(100, seed=0)["wide"]).min() >= 0
+    table, probability = rounded()
+    assert probability.sum() == pytest.approx(1, abs=1e-5)
+    assert probability[0] > 2 * probability[1] and probability[60] > 2 * probability[59]  # the ends take the tails
+    drawn = np.asarray(table.sample(40_000, seed=0)["wide"])
+    counts = np.bincount(np.where(np.isnan(drawn), 61, drawn).astype(int), minlength=62)
+    assert not alarm(counts, probability * 40_000)
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("wide = 3", {3}),
+        ("wide < 3", range(3)),
+        ("wide <= 3", range(4)),
+        ("wide > 20 and wide < 23", {21, 22}),
+        ("wide between 19.5 and 22.5", range(20, 23)),
+        ("wide >= 60", {60}),
+        ("wide > 60", ()),
+        ("wide = 2.5", ()),
+        ("wide > 5 and wide < 6", ()),
+        ("wide is null", {61}),
+        ("wide is not null", range(61)),
+        ("wide <= 1e9", range(61)),
+        ({"wide": range(4, 9)}, range(4, 9)),
+        ({"wide": Between(low=58)}, {58, 59, 60}),
+    ],
+)
+def test_queries_of_rounded_numbers_are_sums_of_bins(query: Any, wanted: Any) -> None:
+    """They come first, so nothing is left to chance."""
+    table, probability = rounded()
+    answer = float(table.probability(query, 10, seed=0).value)
+    assert answer == pytest.approx(probability[list(wanted)].sum(), abs=2e-5)
+
+
+def test_queries_of_real_numbers_with_holes_are_integrals() -> None:
+    data = {"real": frame()["real"], "flag": np.arange(400) % 3 == 0}
+    table = table_of(data)
+    grid, step = np.linspace(-100, 250, 350_001, retstep=True)
+    density = sum(
+        table.log_prob({"real": grid, "flag": np.full(len(grid), flag)}).exp().numpy() for flag in (True, False)
+    )
+    for query, inside in (("real between 45 and 52.5", (grid >= 45) & (grid <= 52.5)), ("real > 50", grid > 50)):
+        answer = float(table.probability(query, 10, seed=0).value)
+        assert answer == pytest.approx(float(density[inside].sum() * step), abs=1e-4)
 
 
 def test_the_log_of_a_bin_against_a_fine_sum() -> None:
