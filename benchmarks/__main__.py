@@ -17,6 +17,7 @@ SUITES = {
     "training": "suites.training",
     "outputs": "suites.outputs",
     "cardinality": "suites.cardinality",
+    "tables": "suites.tables",
     "ising": "suites.ising",
     "accelerate": "suites.accelerate",
     "steps": "suites.steps",

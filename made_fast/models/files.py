@@ -19,7 +19,7 @@ from made_fast.files import written_whole
 from made_fast.outputs.codes import Encoding
 from made_fast.outputs.kinds import make_output
 
-__all__ = ["check_state", "check_widths", "fitting", "load", "load_checked", "save"]
+__all__ = ["attachment", "check_state", "check_widths", "fitting", "load", "load_checked", "save"]
 
 _FORMAT = "made_fast 1"
 _FLAGS = ("residual", "direct", "mask_conditioning")
@@ -28,20 +28,23 @@ _WEIGHTS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _DEEPEST = 8  # columns of different kinds within such columns
 
 
-def save(path: str | Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
+def save(path: str | Path, state: dict[str, Tensor], config: dict[str, Any], attachment: str = "") -> None:
     """Writes a model file, whole or not at all.
 
     Args:
         path: of the file.
         state: tensors by name.
         config: what builds the module again; must fit into JSON.
+        attachment: text that is kept beside it; see ``attachment``.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     text = json.dumps(config)
-    metadata = {"format": _FORMAT, "config": text, "digest": _digest(text, tensors)}
+    metadata = {"format": _FORMAT, "config": text, "digest": _digest(text + attachment, tensors)}
+    if attachment:
+        metadata["attachment"] = attachment
     try:
         with written_whole(path) as partial:
             save_file(tensors, partial, metadata=metadata)
@@ -72,11 +75,19 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         config = json.loads(metadata["config"])
     except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} has no readable configuration") from error
-    if "digest" in metadata and metadata["digest"] != _digest(metadata["config"], state):
+    if "digest" in metadata and metadata["digest"] != _digest(
+        metadata["config"] + metadata.get("attachment", ""), state
+    ):
         raise ValueError(f"{path} is damaged: it does not hold what was written")
     if not isinstance(config, dict) or not state:
         raise ValueError(f"{path} has no readable configuration")
     return state, config
+
+
+def attachment(path: str | Path) -> str:
+    """The text that was saved beside a model, of a file that ``load`` has read; empty if there is none."""
+    with safe_open(path, framework="pt") as file:
+        return str((file.metadata() or {}).get("attachment", ""))
 
 
 def _sort_metadata(path: Path) -> None:

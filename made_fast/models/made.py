@@ -318,11 +318,15 @@ class MADE(MaskedNetwork, Draws):
         description = f"MADE({self.extra_repr()})"
         return report_on(self._programs(), exact, description=description, num_parameters=num_parameters)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, attachment: str = "") -> None:
         """Writes weights and configuration to a safetensors file.
 
         What is written is what the network computes: weights that pruning, a weight norm or a parametrization makes are saved
         as they are now, without what makes them. Subclasses are saved as the ``MADE`` that they are.
+
+        Args:
+            path: of the file.
+            attachment: text that is kept beside the model and covered by its digest; ``load`` passes it over.
 
         Raises:
             OSError: the folder does not exist or cannot be written.
@@ -338,7 +342,7 @@ class MADE(MaskedNetwork, Draws):
             raise ValueError(
                 f"model must be a MADE and nothing more to be saved: {error}; save its state dict"
             ) from error
-        files.save(path, state, config)
+        files.save(path, state, config, attachment)
 
     @classmethod
     def load(cls, path: str | Path) -> MADE:

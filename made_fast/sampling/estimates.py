@@ -34,6 +34,23 @@ class Estimate(NamedTuple):
         half = NormalDist().inv_cdf((1 + level) / 2) * self.standard_error
         return self.value - half, self.value + half
 
+    def __str__(self) -> str:
+        """``0.4823 ± 0.0003``, the error by its first digit; a line for each of several."""
+        pairs = zip(self.value.flatten().tolist(), self.standard_error.flatten().tolist(), strict=True)
+        return "\n".join(_with_error(value, error) for value, error in pairs)
+
+
+def _with_error(value: float, error: float) -> str:
+    """A value with as many places as its error has, by a power of ten where both are small."""
+    if not (math.isfinite(value) and 0 < error < math.inf):
+        return f"{value:.6g} ± {error:.1g}"
+    exponent = math.floor(math.log10(float(f"{error:.0e}")))
+    places = max(0, -exponent)
+    if max(abs(value), error) >= 1e-4:
+        return f"{value:.{places}f} ± {error:.{places}f}"
+    power = math.floor(math.log10(max(abs(value), error)))
+    return f"({value / 10.0**power:.{power - exponent}f} ± {error / 10.0**power:.{power - exponent}f})e{power:+03d}"
+
 
 def mean_of(values: Tensor) -> Estimate:
     """The mean of independent draws (..., n)."""

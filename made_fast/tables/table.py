@@ -1,0 +1,368 @@
+"""``Table``: a model of a data frame, with missing cells, imputation and queries by names."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from made_fast.arguments import seed_number, shown, whole_number
+from made_fast.models import files
+from made_fast.models.made import MADE
+from made_fast.sampling.draws import Draws
+from made_fast.sampling.estimates import Estimate
+from made_fast.sampling.kept import Kept
+from made_fast.sampling.sampler import Sampler
+from made_fast.tables.cells import Cells
+from made_fast.tables.columns import FittedColumn
+from made_fast.tables.frames import read, write
+from made_fast.tables.likelihood import Likelihood, gated
+from made_fast.tables.queries import allowed_of
+from made_fast.tables.schema import Schema
+from made_fast.training import Epoch, History
+from made_fast.training import fit as fit_model
+
+__all__ = ["Table"]
+
+_AT_ONCE = 1 << 14  # rows whose parameters are held at once
+_NUMBERS = 1 << 24  # of candidates that are drawn at once
+_FEW = 5  # candidates that carry a row's weight, below which a warning is due
+Query = str | Mapping[str, Any]
+
+
+class Table:
+    r"""A density of the rows of a data frame.
+
+    .. math:: p(\text{row}) = \prod_d p(m_d \mid m_{<d}, v_{<d})\; p(v_d \mid m_{\le d}, v_{<d})^{[m_d]}
+
+    over the columns d in their order, where the bit :math:`m_d` says whether the cell is present and :math:`v_d` is its
+    value: a value counts where it is there, and what comes after an absent one reads 0 in its place. Of categories, missing
+    is one more, which is the same. Columns without missing cells have no bit.
+
+    Args:
+        schema: what the columns are.
+        model: over the variables of the schema, with ``schema.output(..)`` as its output.
+
+    Attributes:
+        schema, model: as above.
+        history: of the training by ``fit``; None of a table that was made otherwise.
+
+    Raises:
+        ValueError: model and schema do not fit each other.
+    """
+
+    def __init__(self, schema: Schema, model: MADE) -> None:
+        kinds, expected = model.conditionals, schema.starts[-1]
+        if len(kinds) != expected or model.context_features or model.num_masks != 1:
+            raise ValueError(f"model must have {expected} variables, one mask and no context, got {model!r}")
+        for column, start in zip(schema.columns, schema.starts, strict=False):
+            for place, output in enumerate(column.outputs(1, 1e-4)):
+                known, found = output.conditionals(1)[0], kinds[start + place]
+                if (known.code, known.size) != (found.code, found.size):
+                    raise ValueError(f"model must have {output!r} for column {column.name!r}, got {found!r}")
+        rank = torch.empty_like(model.order).scatter(0, model.order, torch.arange(len(model.order)))
+        if any(rank[value] < rank[bit] for value, bit in schema.indicators.items()):
+            raise ValueError("model must draw the bit that says whether a cell is present before its value")
+        self.schema, self.model, self.history = schema, model, None
+        self._gated: Kept[Sampler] = Kept(model._state, self._make_sampler)
+
+    history: History | None
+
+    @classmethod
+    def fit(
+        cls,
+        frame: Any,
+        valid: Any = None,
+        *,
+        columns: Schema | Mapping[str, Any] | None = None,
+        hidden_features: Sequence[int] = (128, 128),
+        activation: str = "silu",
+        components: int = 5,
+        floor: float = 0.01,
+        epochs: int = 60,
+        batch_size: int | None = None,
+        learning_rate: float = 4e-3,
+        weight_decay: float = 0.01,
+        averaging: float = 0.998,
+        decay_after: int = 2,
+        patience: int = 6,
+        seed: int = 0,
+        max_minutes: float | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        progress: bool = False,
+        on_epoch: Callable[[Epoch], None] | None = None,
+    ) -> Table:
+        """Decides what the columns of a frame are, and fits a model to its rows.
+
+        Args:
+            frame: of pandas, polars or pyarrow; or a mapping from names to arrays. Its columns are drawn in their order: put
+                those that are usually known first.
+            valid: rows that decide on decay and stopping; a tenth of the frame, chosen by chance, if left out.
+            columns: by name what is known better than the cells tell, a ``Column`` or the name of a kind; or a ``Schema``.
+            hidden_features, activation: of the network, see ``MADE``.
+            components: of the mixtures that real columns and whole numbers have.
+            floor: least scale of real columns, where a deviation is about 1: differences below are noise.
+            batch_size: a hundredth of the rows, but 50 to 512, if left out.
+            epochs, learning_rate, weight_decay, averaging, decay_after, patience, max_minutes, checkpoint, resume, progress,
+                on_epoch: see ``training.fit``. All figures are nats a row in the units of the columns.
+            seed: of the first weights, the choice of rows and their order.
+
+        Raises:
+            ValueError: a frame, a column or an argument does not fit; the message names it.
+            TrainingError: the loss is not finite.
+        """
+        schema = columns if isinstance(columns, Schema) else Schema.of(frame, columns)
+        rows, seed = schema.encode(frame), seed_number("seed", seed)
+        if len(rows) < 2:
+            raise ValueError(f"frame must have at least two rows, got {len(rows)}")
+        if valid is None:
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+            held_out = max(1, len(rows) // 10)
+            train_rows, valid_rows = rows[order[held_out:]], rows[order[:held_out]]
+        else:
+            train_rows, valid_rows = rows, schema.encode(valid)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            output = schema.output(components, floor)
+            model = MADE(schema.starts[-1], hidden_features, output=output, activation=activation, direct=True)
+        table = cls(schema, model)
+        size = min(max(len(train_rows) // 100, 50), 512) if batch_size is None else batch_size
+        options: dict[str, Any] = {"max_minutes": max_minutes, "checkpoint": checkpoint, "resume": resume}
+        table.history = fit_model(
+            Likelihood(model, schema),
+            train_rows,
+            valid_rows,
+            epochs=epochs,
+            batch_size=size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            averaging=averaging,
+            decay_after=decay_after,
+            patience=patience,
+            seed=seed % 2**32,
+            progress=progress,
+            on_epoch=on_epoch,
+            **options,
+        )
+        model.eval()
+        return table
+
+    @torch.no_grad()
+    def log_prob(self, frame: Any) -> Tensor:
+        """The log-probability of each row in nats, fp64 (N,): of real columns a density in their own units.
+
+        Moments count in days where all are whole days, whose probability is that of the day, and else in seconds.
+
+        Raises:
+            ValueError: a column is not there, or holds a cell that it never has.
+        """
+        rows, likelihood = self.schema.encode(frame), Likelihood(self.model, self.schema)
+        parts = [likelihood.log_prob(part) for part in rows.split(_AT_ONCE)]
+        return torch.cat(parts).double().cpu() if parts else rows.new_empty(0)
+
+    def sample(
+        self,
+        num_samples: int | None = None,
+        *,
+        seed: int | None = None,
+        given: Any = None,
+        candidates: int = 100,
+        progress: bool = False,
+    ) -> Any:
+        """Draws rows, or fills what is missing in rows that are given.
+
+        Args:
+            num_samples: how many rows; with ``given`` for each of its rows, one after another, 1 if left out.
+            seed: of the noise; drawn from torch's generator if left out.
+            given: a frame with some of the columns. What is there is kept, and missing cells of it are filled: drawn as the
+                model has them given the rest, and given that they are there. Columns that it does not have are drawn as
+                the model has them, missing cells among them.
+            candidates: rows that are drawn for each one, of which one is chosen by its weight, where known cells come after
+                unknown ones. The more, the nearer to the exact conditional distribution; where all known ones come first
+                it is exact, and one is drawn.
+            progress: whether to show a progress bar.
+
+        Returns:
+            A frame with the names, the order and the dtypes of the one that was fitted.
+
+        Warns:
+            UserWarning: of some rows few candidates carry all the weight.
+
+        Raises:
+            ValueError: an argument does not fit; the message names it.
+        """
+        seed = int(torch.randint(2**63 - 1, ())) if seed is None else seed_number("seed", seed)
+        if given is None:
+            if num_samples is None:
+                raise ValueError("num_samples must be given where no rows are, got None")
+            x = self._draws().sample(whole_number("num_samples", num_samples), seed=seed, progress=progress)
+            return write(self.schema.decode(x), self.schema.form)
+        count = 1 if num_samples is None else whole_number("num_samples", num_samples, 1)
+        known, form = read(given)
+        self.schema.check_names(known, whole=False)
+        x = self._completed(known, count, seed, whole_number("candidates", candidates, 1))
+        cells = {
+            name: _kept(each, known[name], count) if name in known else each
+            for name, each in self.schema.decode(x).items()
+        }
+        made = write(cells, self.schema.form)
+        if count == 1 and form.library == self.schema.form.library == "pandas":
+            made.index = given.index
+        return made
+
+    def probability(
+        self,
+        query: Query | Sequence[Query],
+        num_samples: int = 1000,
+        *,
+        seed: int | None = None,
+        progress: bool = False,
+    ) -> Estimate:
+        """Estimates the probability of a query, or of each of several: times the number of rows it is how many there are.
+
+        Args:
+            query: ``"age between 30 and 40 and city in ('Rome', 'Oslo') and day >= '2024-01-01'"``, conditions joined by
+                ``and``: ``=``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``between``, ``in``, ``not in``, ``is null``,
+                ``is not null``; or a mapping by names of columns to a ``Between``, a set, a range, a value, or None for a
+                missing cell. Dates are text or dates. All but ``is null`` and None hold for present cells alone. A sequence
+                of such is answered in one call.
+            num_samples: n, for each query.
+            seed: of the noise; drawn from torch's generator if left out.
+            progress: whether to show a progress bar.
+
+        Returns:
+            An ``Estimate``, which prints as ``0.4823 ± 0.0003``; the error is that of sampling.
+
+        Raises:
+            ValueError: a query cannot be read, names no column, or compares one with what it never is.
+        """
+        single = isinstance(query, (str, Mapping))
+        if not single and (not isinstance(query, Sequence) or not query):
+            raise ValueError(f"query must be text, a mapping, or a sequence of at least one such, got {shown(query)}")
+        asked: Any = allowed_of(self.schema, query) if single else [allowed_of(self.schema, each) for each in query]
+        return self._draws().estimate_probability(asked, num_samples, seed=seed, progress=progress)
+
+    def save(self, path: str | Path) -> None:
+        """Writes weights, configuration and schema to a safetensors file; ``MADE.load`` reads the model of it alone.
+
+        Raises:
+            OSError: the folder does not exist or cannot be written.
+        """
+        self.model.save(path, attachment=self.schema.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Table:
+        """Reads a table that ``save`` wrote. No code from the file is run.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is truncated or foreign, has no table, or does not fit its own configuration.
+        """
+        model = MADE.load(path).eval()
+        text = files.attachment(path)
+        if not text:
+            raise ValueError(f"{path} has a model but no table: read it by MADE.load")
+        with files.fitting(path):
+            return cls(Schema.from_json(text), model)
+
+    def __repr__(self) -> str:
+        """The schema, a line for each column."""
+        return f"Table of {len(self.schema.columns)} columns\n{self.schema}"
+
+    def _make_sampler(self, last: Sampler | None) -> Sampler:
+        program = gated(self.model.program(), self.schema.indicators)
+        return Sampler(program, self.model.output, schedule=None if last is None else last.schedule)
+
+    def _draws(self) -> Draws:
+        """What draws the variables: absent values are read as 0."""
+        return self._gated.current() if self.schema.indicators else self.model
+
+    def _completed(self, known: Mapping[str, Cells], count: int, seed: int, candidates: int) -> Tensor:
+        """Variables (N * count, D) of rows whose known cells are kept."""
+        given, observed, kept = self._conditions(known)
+        given, observed, kept = (each.repeat_interleave(count, 0) for each in (given, observed, kept))
+        chosen, few = torch.empty_like(given), 0
+        chances = torch.rand(len(given), generator=torch.Generator().manual_seed(seed % 2**63), dtype=torch.float64)
+        late = self._is_late(observed, kept)
+        for rows, each in ((torch.nonzero(~late)[:, 0], 1), (torch.nonzero(late)[:, 0], candidates)):
+            for part in rows.split(max(1, _NUMBERS // (each * given.shape[1]))):
+                noise = (part[:, None] * candidates + torch.arange(each)).flatten()
+                allowed = [self._present(row) for row in kept[part]] if bool(kept[part].any()) else None
+                drawn = self._draws().sample(
+                    each, seed=seed, rows=noise, given=given[part], observed=observed[part], allowed=allowed
+                )
+                weight = drawn.log_weight.double().softmax(-1).cpu()
+                few += int((1 / (weight**2).sum(-1) < min(_FEW, each)).sum()) if each > 1 else 0
+                pick = (weight.cumsum(-1) < chances[part, None]).sum(-1).clamp(max=each - 1)
+                chosen[part] = drawn.x.double().cpu()[torch.arange(len(part)), pick]
+        if few:
+            warnings.warn(
+                f"in {few} of {len(given)} rows fewer than {_FEW} of {candidates} candidates carry the weight: raise "
+                "candidates, or fit with the known columns first",
+                stacklevel=3,
+            )
+        return chosen
+
+    def _conditions(self, known: Mapping[str, Cells]) -> tuple[Tensor, Tensor, Tensor]:
+        """Given values and flags of variables (N, D), and which columns (N, columns) must be there without an indicator."""
+        total, starts = len(next(iter(known.values()))) if known else 0, self.schema.starts
+        if not total:
+            raise ValueError("given must have at least one row and one column, got none")
+        given, observed = (
+            torch.zeros(total, starts[-1], dtype=torch.float64),
+            torch.zeros(total, starts[-1], dtype=torch.bool),
+        )
+        kept = torch.zeros(total, len(self.schema.columns), dtype=torch.bool)
+        for name, cells in known.items():
+            place = self.schema.place(name)
+            column, present = self.schema.columns[place], torch.from_numpy(np.ascontiguousarray(cells.present))
+            values = self.schema.encoded_column(place, _filled(column, cells))
+            given[:, starts[place] : starts[place + 1]] = values
+            observed[:, starts[place + 1] - 1] = present
+            if column.has_indicator:  # known to be there, whether it is known or to be filled
+                given[:, starts[place]], observed[:, starts[place]] = 1, True
+            elif column.missing:
+                kept[:, place] = ~present
+        return given, observed, kept
+
+    def _is_late(self, observed: Tensor, kept: Tensor) -> Tensor:
+        """(N,) bool: which rows know something of a variable that is drawn after an unknown one, so that weights differ."""
+        held = observed.clone()
+        held[:, torch.tensor(self.schema.starts[1:]) - 1] |= kept
+        order = self.model.order.cpu()
+        unknown = (~observed[:, order]).cumsum(1) > 0
+        return (unknown[:, :-1] & held[:, order][:, 1:]).any(1)
+
+    def _present(self, kept: Tensor) -> dict[int, Any]:
+        """What variables may be where these columns must be there, the category of missing left out."""
+        return {
+            self.schema.starts[place]: range(len(self.schema.columns[place].values))  # type: ignore[attr-defined]
+            for place in torch.nonzero(kept)[:, 0].tolist()
+        }
+
+
+def _filled(column: FittedColumn, cells: Cells) -> Cells:
+    """Cells with some value of the column wherever one is missing and none may be; those are not read."""
+    if column.missing or cells.present.all():
+        return cells
+    if not cells.present.any():
+        return column.decode(np.zeros((len(cells), column.num_variables)))
+    values = np.where(cells.present, cells.values, cells.values[cells.present][0])
+    return replace(cells, values=values, present=np.ones(len(cells), dtype=bool))
+
+
+def _kept(drawn: Cells, known: Cells, count: int) -> Cells:
+    """What was known, as it was, and what was drawn elsewhere."""
+    present = known.present.repeat(count)
+    if drawn.of != known.of or not present.any():  # flags that were given as numbers, or nothing is known
+        return drawn
+    values = np.where(present, known.values.repeat(count), drawn.values).astype(drawn.values.dtype)
+    return replace(drawn, values=values, present=present | drawn.present)
