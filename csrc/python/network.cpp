@@ -57,6 +57,8 @@ struct Call {
   std::vector<const NetworkView*> views;
   std::vector<const T*> weights;
   std::vector<T*> grad_weights;
+  std::vector<std::vector<int32_t>> orders;  // places of z, where they are others
+  std::vector<const int32_t*> places;
   NetworkTask<T> task{};
 };
 
@@ -70,7 +72,7 @@ std::vector<T*> pointers(const Addresses& addresses, size_t count) {
 }
 
 template <class T>
-void describe(Call<T>& call, const Networks& networks, int head, int64_t batch, int num_threads, int blocks_at_once) {
+void look_at(Call<T>& call, const Networks& networks) {
   require(!networks.empty() && networks.size() <= kMostNetworks, "there must be 1 to 64 networks");
   for (const Network* network : networks) {
     call.views.push_back(&network->view());
@@ -78,17 +80,45 @@ void describe(Call<T>& call, const Networks& networks, int head, int64_t batch, 
     require(widths[0] == call.views[0]->widths[0] && widths[1] == call.views[0]->widths[1],
             "networks must read variables and a context of the same widths");
   }
+  call.task.networks = call.views.data();
+  call.task.num_networks = static_cast<int>(call.views.size());
+}
+
+// Where the z of a network is in x of the next one, which reads variable reads[i] as its i-th.
+std::vector<int32_t> places_from(const int64_t* reads, int32_t features) {
+  std::vector<int32_t> places(static_cast<size_t>(features), -1);
+  for (int32_t i = 0; i < features; ++i) {
+    require(inside(reads[i], 1, features) && places[static_cast<size_t>(reads[i])] < 0,
+            "what a network reads must be a permutation");
+    places[static_cast<size_t>(reads[i])] = i;
+  }
+  return places;
+}
+
+template <class T>
+void describe(Call<T>& call, const Networks& networks, const Addresses& reads, int head, int64_t batch, int num_threads,
+              int blocks_at_once) {
+  look_at(call, networks);
   NetworkTask<T>& task = call.task;
   task.head = to_code<Head>(head);
-  require(networks.size() == 1 || task.head == Head::affine || task.head == Head::flow,
+  const bool is_multiplied = task.head == Head::softplus_scale || task.head == Head::softclip_scale;
+  require(networks.size() == 1 || task.head == Head::affine || task.head == Head::flow || is_multiplied,
           "networks one after another must make affine transforms");
   for (const NetworkView* view : call.views) {
     const int32_t made = view->widths[view->num_values - 1], features = view->widths[0];
-    const bool fits = task.head == Head::parameters || made == (task.head == Head::bernoulli ? 1 : 2) * features;
+    const bool fits = task.head == Head::parameters || made == (task.head == Head::bernoulli ? 1 : 2) * features ||
+                      (is_multiplied && made % 2 == 0 && made < 2 * features);  // the others are passed on
     require(fits, "the last operation must make what the head reads");
   }
-  task.networks = call.views.data();
-  task.num_networks = static_cast<int>(call.views.size());
+  require(reads.size() == networks.size() && reads[0] == 0, "reads must be one for each network, of the first none");
+  call.orders.resize(networks.size());
+  call.places.resize(networks.size(), nullptr);
+  for (size_t k = 1; k < reads.size(); ++k) {
+    if (reads[k] == 0) continue;
+    call.orders[k - 1] = places_from(at_address<const int64_t>(reads[k]), call.views[0]->widths[0]);
+    call.places[k - 1] = call.orders[k - 1].data();
+  }
+  task.places = call.places.data();
   task.batch = batch;
   require(num_threads > 0 && blocks_at_once > 0 && blocks_at_once <= kMostBlocksAtOnce,
           "threads must be positive, and 1 to 64 blocks are taken at once");
@@ -112,17 +142,17 @@ void hand_over(Call<T>& call, double floor, const Addresses& weights, uintptr_t 
 // Numbers that `values` must have for each block, and `room` for so many threads or blocks at once.
 std::pair<int64_t, int64_t> sizes(const Networks& networks, int rooms) {
   Call<float> call;
-  describe(call, networks, static_cast<int>(networks.size() == 1 ? Head::parameters : Head::affine), 1, 1, 1);
+  look_at(call, networks);
   return {network_values(call.task), rooms * network_room(call.task) + network_packed(call.task)};
 }
 
 template <class T>
-void forward(const Networks& networks, const std::string& isa, int head, double floor, int64_t batch, uintptr_t x,
-             uintptr_t context, const Addresses& weights, uintptr_t values, uintptr_t room, uintptr_t out,
-             uintptr_t total, bool keep, int num_threads) {
+void forward(const Networks& networks, const Addresses& reads, const std::string& isa, int head, double floor,
+             int64_t batch, uintptr_t x, uintptr_t context, const Addresses& weights, uintptr_t values, uintptr_t room,
+             uintptr_t out, uintptr_t total, bool keep, int num_threads) {
   const Engine& engine = find_engine(isa);
   Call<T> call;
-  describe(call, networks, head, batch, num_threads, 1);
+  describe(call, networks, reads, head, batch, num_threads, 1);
   hand_over(call, floor, weights, values, room, num_threads);
   NetworkTask<T>& task = call.task;
   task.x = at_address<const T>(x);
@@ -139,13 +169,13 @@ void forward(const Networks& networks, const std::string& isa, int head, double 
 }
 
 template <class T>
-void backward(const Networks& networks, const std::string& isa, int head, double floor, int64_t batch,
-              const Addresses& weights, uintptr_t values, uintptr_t room, uintptr_t grad_out, uintptr_t grad_total,
-              uintptr_t grad_x, uintptr_t grad_context, const Addresses& grad_weights, int num_threads,
-              int blocks_at_once) {
+void backward(const Networks& networks, const Addresses& reads, const std::string& isa, int head, double floor,
+              int64_t batch, const Addresses& weights, uintptr_t values, uintptr_t room, uintptr_t grad_out,
+              uintptr_t grad_total, uintptr_t grad_x, uintptr_t grad_context, const Addresses& grad_weights,
+              int num_threads, int blocks_at_once) {
   const Engine& engine = find_engine(isa);
   Call<T> call;
-  describe(call, networks, head, batch, num_threads, blocks_at_once);
+  describe(call, networks, reads, head, batch, num_threads, blocks_at_once);
   require(blocks_at_once % kBlocksSummed == 0 || blocks_at_once >= network_blocks(batch),
           "blocks must be taken in fours, or all at once");
   hand_over(call, floor, weights, values, room, blocks_at_once);
@@ -166,13 +196,13 @@ void backward(const Networks& networks, const std::string& isa, int head, double
 
 template <class T>
 void bind_calls(py::module_& module, const std::string& ending) {
-  module.def(("network_forward_" + ending).c_str(), &forward<T>, py::arg("networks"), py::arg("isa"), py::arg("head"),
-             py::arg("floor"), py::arg("batch"), py::arg("x"), py::arg("context"), py::arg("weights"),
+  module.def(("network_forward_" + ending).c_str(), &forward<T>, py::arg("networks"), py::arg("reads"), py::arg("isa"),
+             py::arg("head"), py::arg("floor"), py::arg("batch"), py::arg("x"), py::arg("context"), py::arg("weights"),
              py::arg("values"), py::arg("room"), py::arg("out"), py::arg("total"), py::arg("keep"),
              py::arg("num_threads"));
-  module.def(("network_backward_" + ending).c_str(), &backward<T>, py::arg("networks"), py::arg("isa"), py::arg("head"),
-             py::arg("floor"), py::arg("batch"), py::arg("weights"), py::arg("values"), py::arg("room"),
-             py::arg("grad_out"), py::arg("grad_total"), py::arg("grad_x"), py::arg("grad_context"),
+  module.def(("network_backward_" + ending).c_str(), &backward<T>, py::arg("networks"), py::arg("reads"),
+             py::arg("isa"), py::arg("head"), py::arg("floor"), py::arg("batch"), py::arg("weights"), py::arg("values"),
+             py::arg("room"), py::arg("grad_out"), py::arg("grad_total"), py::arg("grad_x"), py::arg("grad_context"),
              py::arg("grad_weights"), py::arg("num_threads"), py::arg("blocks_at_once"));
 }
 

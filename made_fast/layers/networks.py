@@ -5,9 +5,10 @@ Higher derivatives, and whatever watches the dispatcher, go through the operator
 
 from __future__ import annotations
 
+import math
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wiring
 from made_fast.tracing import may_bypass
 
-__all__ = ["MOST_AT_ONCE", "Call", "WholeNetwork", "run"]
+__all__ = ["MOST_AT_ONCE", "Call", "WholeNetwork", "all_finite", "run"]
 
 MOST_AT_ONCE = 64  # networks one after another in one call: kMostNetworks of csrc/plan/network.h
 _KEPT = 64  # networks of one wiring: those of the masks of an ensemble
@@ -72,7 +73,8 @@ class WholeNetwork:
 
         Args:
             backend: see ``backend_for``.
-            masks: of the weights that have one, by number: bool (out, in), or int64 (out + in,) degrees.
+            masks: of the weights that have one, by number: bool (out, in), or int64 (out + in,) degrees; or of the dtype
+                of the weights, and then of 0 and 1 alone.
         """
         last = self._last
         if last is not None and last.backend is backend and last.knows(masks):
@@ -89,6 +91,10 @@ class WholeNetwork:
         needs = backends.Needs(torch.device("cpu"), torch.float32, functions=self._functions, networks=True)
         if backends.why_not(backend, needs) is not None:
             return None
+        numbers = [mask for mask in masks.values() if mask.is_floating_point()]
+        if not all(bool(((mask == 0) | (mask == 1)).all()) for mask in numbers):
+            return None
+        masks = {weight: mask != 0 if mask.is_floating_point() else mask for weight, mask in masks.items()}
         widths = [self.wiring.features, self.wiring.context_features, *(wire.width for wire in self.wiring.wires)]
         whole = {
             weight: whole_mask(masks[weight], (wire.width, widths[value]))
@@ -126,20 +132,25 @@ class Call(NamedTuple):
         native: what a backend made of it.
         weights: those of the wiring, by number.
         masks: see ``WholeNetwork.ready``.
+        product: of values, a weight, its mask and a bias: the definition of a masked product, also for numbers that are
+            not finite unless it is ``masked_linear``.
+        reads: which variable of the z before it is its i-th, int64 (D,); None: the i-th.
     """
 
     wiring: Wiring
     native: Any
     weights: Sequence[Tensor]
     masks: Mapping[int, Tensor]
+    product: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = masked_linear
+    reads: Tensor | None = None
 
 
 def run(calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tensor | None) -> Any:
     """Networks one after another, each reading the z of the one before, as one operation of autograd.
 
     Args:
-        calls: the networks, 64 at most; of several the head is ``"affine"`` or ``"flow"``.
-        head: of ``HEADS``.
+        calls: the networks, 64 at most; of several the head makes z, or is ``"flow"``.
+        head: of ``HEADS``. Variables without parameters pass through ``"softplus_scale"`` and ``"softclip_scale"``.
         floor: of scales.
         x: (..., D).
         context: (..., C) of the same rows, or None.
@@ -177,13 +188,18 @@ class _Chain(NamedTuple):
     head: str
     floor: float
 
+    @property
+    def reads(self) -> list[Tensor | None]:
+        """See ``Call``."""
+        return [call.reads for call in self.calls]
+
     def forward(
         self, x: Tensor, context: Tensor | None, weights: Sequence[Tensor], *, keep: bool
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Results that are not None, and the values for the way back."""
         rows, given = _plain(x), None if context is None else _plain(context)
         out, total, values = self.native.forward(
-            self.head, self.floor, rows, given, [_plain(each) for each in weights], keep
+            self.head, self.floor, self.reads, rows, given, [_plain(each) for each in weights], keep
         )
         return tuple([each for each in (out, total) if each is not None]), values
 
@@ -204,12 +220,12 @@ class _Chain(NamedTuple):
         to_x = x.new_empty(x.shape) if needed[0] else None
         to_context = context.new_empty(context.shape) if context is not None and needed[1] else None
         into = (to_x, to_context)
-        self.native.backward(self.head, self.floor, x.shape[0], plain, values, (out, total), into, made)
+        self.native.backward(self.head, self.floor, self.reads, x.shape[0], plain, values, (out, total), into, made)
         return [to_x, to_context, *made]
 
     def by_layers(self, x: Tensor, context: Tensor | None, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The definition, by operators that can be differentiated again."""
-        if self.head not in ("affine", "flow"):
+        if self.head not in _TRANSFORMS:
             params = _parameters(self.calls[0], x, context, weights)
             if self.head == "parameters":
                 return (params,)
@@ -220,14 +236,48 @@ class _Chain(NamedTuple):
         first = 0
         for call in self.calls:
             part = weights[first : first + call.wiring.num_weights]
-            x, log_det = _affine(_parameters(call, x, context, part), x, self.floor)
+            x = x if call.reads is None else x[..., call.reads]
+            x, log_det = _TRANSFORMS[self.head](_parameters(call, x, context, part), x, self.floor)
             total, first = total + log_det, first + len(part)
-        return (x, total) if self.head == "affine" else (total - (0.5 * x**2 + LOG_SQRT_2_PI).sum(-1),)
+        return (total - (0.5 * x**2 + LOG_SQRT_2_PI).sum(-1),) if self.head == "flow" else (x, total)
+
+    def follows_non_finite(self) -> bool:
+        """Whether the products say what becomes of numbers that are not finite, which the engine does not."""
+        return any(call.product is not masked_linear for call in self.calls)
 
 
 def _affine(params: Tensor, x: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     shift, scale = NormalConditional(floor).parts(params.unflatten(-1, (-1, 2)))
     return (x - shift) / scale, -torch.log(scale).sum(-1)
+
+
+def _softplus_scale(params: Tensor, x: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """Scale softplus(raw) + floor, parameters raw and shift."""
+    raw, shift = params.unflatten(-1, (-1, 2)).unbind(-1)
+    scale = F.softplus(raw) + floor
+    return _scaled(x, scale, shift), torch.log(scale).sum(-1)
+
+
+def _softclip_scale(params: Tensor, x: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """Scale exp(raw / (1 + |raw / log(floor)|)), between floor and its inverse; parameters shift and raw."""
+    shift, raw = params.unflatten(-1, (-1, 2)).unbind(-1)
+    log_scale = raw / (1 + (raw / math.log(floor)).abs())
+    return _scaled(x, log_scale.exp(), shift), log_scale.sum(-1)
+
+
+def _scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Of the first variables, those that have parameters; the others as they are."""
+    variables = scale.shape[-1]
+    scaled = x[..., :variables] * scale + shift
+    return torch.cat([scaled, x[..., variables:]], -1) if variables < x.shape[-1] else scaled
+
+
+_TRANSFORMS = {
+    "affine": _affine,
+    "flow": _affine,
+    "softplus_scale": _softplus_scale,
+    "softclip_scale": _softclip_scale,
+}
 
 
 def _parameters(call: Call, x: Tensor, context: Tensor | None, weights: Sequence[Tensor]) -> Tensor:
@@ -238,7 +288,7 @@ def _parameters(call: Call, x: Tensor, context: Tensor | None, weights: Sequence
             made: Any = None
             for value, number in wire.terms:
                 mask, of = call.masks.get(number), (values[value], weights[number])
-                part = F.linear(*of, bias) if mask is None else masked_linear(*of, mask, bias)
+                part = F.linear(*of, bias) if mask is None else call.product(*of, mask, bias)
                 made, bias = part if made is None else made + part, None
         elif wire.kind == Kind.UNARY:
             made = FUNCTIONS[wire.function](values[wire.left])
@@ -269,6 +319,8 @@ class _Network(torch.autograd.Function):
         x, context, values, *weights = ctx.saved_tensors
         if torch.is_grad_enabled() or not may_bypass(*grads) or operators.batched(*grads):
             return (None, *_by_layers(chain, (x, context, *weights), needed, grads))
+        if chain.follows_non_finite() and not all_finite(chain.calls, *grads):
+            return (None, *_by_layers(chain, (x, context, *weights), needed, grads))
         return (None, *chain.backward(grads, needed, x, context, values, weights))
 
 
@@ -288,6 +340,11 @@ def _by_layers(
         outs, given = [out for out, _ in pairs], [grad for _, grad in pairs]
         made = iter(torch.autograd.grad(outs, wanted, given, create_graph=again, allow_unused=True))  # type: ignore[arg-type]
     return [next(made) if need else None for need in needed]
+
+
+def all_finite(calls: Sequence[Call], *tensors: Tensor | None) -> bool:
+    """Whether all numbers of tensors of one dtype, or None, are finite."""
+    return bool(calls[0].native.all_finite([_plain(each) for each in tensors if each is not None]))
 
 
 def _plain(tensor: Tensor) -> Tensor:

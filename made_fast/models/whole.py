@@ -19,7 +19,7 @@ from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wire, Wiring
 from made_fast.tracing import may_bypass
 
-__all__ = ["Listing", "Whole", "serving"]
+__all__ = ["Listing", "Whole", "is_watched", "pays", "serving"]
 
 # Multiply-adds of a forward pass above which the products of single layers are quicker with several threads.
 _MOST_MACS = 1 << 27
@@ -74,11 +74,11 @@ class Whole:
         if of.get("encoder") is not None:
             return None
         for layer in masked:
-            if type(layer) is not MaskedLinear or _is_watched(layer):
+            if type(layer) is not MaskedLinear or is_watched(layer):
                 return None
         others = {name: of[name] for name in _CONTEXT_LAYERS if of.get(name) is not None}
         for each in others.values():
-            if type(each) is not nn.Linear or _is_watched(each):
+            if type(each) is not nn.Linear or is_watched(each):
                 return None
         weights, masks = self._wires.tensors(masked, others, layer_masks)
         dtype, device = x.dtype, x.device
@@ -86,15 +86,7 @@ class Whole:
             if type(weight) not in _PLAIN or weight.shape != shape or weight.dtype != dtype or weight.device != device:
                 return None
         native = self._whole.ready(backend, masks)
-        if native is None:
-            return None
-        if (
-            torch.is_grad_enabled()
-            and torch.get_num_threads() > 1
-            and native.macs * x.numel() > _MOST_MACS * x.shape[-1]
-        ):
-            return None
-        return Call(self._whole.wiring, native, weights, masks)
+        return Call(self._whole.wiring, native, weights, masks) if native is not None and pays(native, x) else None
 
 
 def serving(x: Tensor, context: Tensor | None) -> Any:
@@ -108,12 +100,18 @@ def serving(x: Tensor, context: Tensor | None) -> Any:
     return backend_for(x)
 
 
+def pays(native: Any, x: Tensor) -> bool:
+    """Whether one call of a network is quicker than single layers for as many rows as x (..., D) has."""
+    few = native.macs * x.numel() <= _MOST_MACS * x.shape[-1]
+    return few or torch.get_num_threads() == 1 or not torch.is_grad_enabled()
+
+
 def _watched_everywhere() -> bool:
     of = nn.modules.module
     return bool(of._global_forward_hooks or of._global_forward_pre_hooks or of._global_backward_hooks)
 
 
-def _is_watched(layer: nn.Module) -> bool:
+def is_watched(layer: nn.Module) -> bool:
     """Whether something besides its weights makes what a layer gives, or somebody looks at it."""
     of = layer.__dict__
     return bool(of["_forward_pre_hooks"] or of["_forward_hooks"] or of["_backward_hooks"] or "forward" in of) or bool(

@@ -21,6 +21,7 @@ _MACS_PER_THREAD = 1_000_000  # of a forward pass
 _CHAINS_KEPT = 8
 _MOST_THREADS = 64  # kMostBlocksAtOnce
 _BLOCKS_SUMMED = 4  # kBlocksSummed: whole ones, so that sums do not depend on the threads
+_WITHOUT_Z = ("flow", "bernoulli", "normal")
 
 
 class NetworkColumn(IntEnum):
@@ -64,6 +65,12 @@ class Network:
 
         self._chains: dict[tuple[_core.Network, ...], Networks] = {}
 
+    @staticmethod
+    def all_finite(tensors: Sequence[Tensor]) -> bool:
+        """Whether all numbers of contiguous tensors of one dtype, fp32 or fp64, are finite."""
+        call = _core.all_finite_f64 if tensors[0].dtype == torch.float64 else _core.all_finite_f32
+        return call([each.data_ptr() for each in tensors], [each.numel() for each in tensors])
+
     def one_after_another(self, networks: Sequence[Network]) -> Networks:
         """Several of them as one, of which this is the first; a few are kept as long as it is."""
         natives = tuple([each.native for each in networks])  # not the networks: they would hold one another
@@ -89,13 +96,21 @@ class Networks:
         self._sizes: dict[int, tuple[int, int]] = {}  # of values of a block, and of so many rooms
 
     def forward(
-        self, head: str, floor: float, x: Tensor, context: Tensor | None, weights: Sequence[Tensor], keep: bool
+        self,
+        head: str,
+        floor: float,
+        reads: Sequence[Tensor | None],
+        x: Tensor,
+        context: Tensor | None,
+        weights: Sequence[Tensor],
+        keep: bool,
     ) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Results of a head, and the values of all units.
 
         Args:
-            head: of ``HEADS``; of several networks ``"affine"`` or ``"flow"``.
+            head: of ``HEADS``; of several networks one that makes z, or ``"flow"``.
             floor: of scales.
+            reads: for each network, int64 (D,) contiguous: which variable of the z before it is its i-th; None: the i-th.
             x, context: (B, D) and (B, C) or None; contiguous, fp32 or fp64, B of 1 or more.
             weights: those of all networks, contiguous, of the same dtype.
             keep: whether the values are wanted; else their memory is bounded whatever B.
@@ -108,11 +123,12 @@ class Networks:
         values = x.new_empty(block_values * (blocks if keep else threads))
         room = x.new_empty(room_size)
         total = None if head == "parameters" else x.new_empty(batch)
-        width = {"parameters": self._wiring.wires[-1].width, "affine": self._wiring.features}.get(head)
-        out = None if width is None else x.new_empty(batch, width)
+        width = self._wiring.wires[-1].width if head == "parameters" else self._wiring.features
+        out = None if head in _WITHOUT_Z else x.new_empty(batch, width)
         call = _core.network_forward_f64 if x.dtype == torch.float64 else _core.network_forward_f32
         call(
             self._natives,
+            [_address(each) for each in reads],
             instruction_set(),
             HEADS.index(head),
             floor,
@@ -133,6 +149,7 @@ class Networks:
         self,
         head: str,
         floor: float,
+        reads: Sequence[Tensor | None],
         batch: int,
         weights: Sequence[Tensor],
         values: Tensor,
@@ -143,7 +160,7 @@ class Networks:
         """Writes the gradients of x, context and the weights.
 
         Args:
-            head, floor, weights: as before.
+            head, floor, reads, weights: as before.
             batch: B.
             values: from ``forward``, kept.
             grads: those of both results, contiguous, or None.
@@ -156,6 +173,7 @@ class Networks:
         call = _core.network_backward_f64 if values.dtype == torch.float64 else _core.network_backward_f32
         call(
             self._natives,
+            [_address(each) for each in reads],
             instruction_set(),
             HEADS.index(head),
             floor,

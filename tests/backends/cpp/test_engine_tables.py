@@ -157,7 +157,7 @@ def test_calls_of_networks_that_do_not_fit_are_refused() -> None:
 
     def call(head: str, *several: networks.Network) -> None:
         weights = [torch.ones(9, 9)] * 2 * len(several)
-        networks.Networks(several).forward(head, 0.1, torch.ones(1, 9), None, weights, keep=False)
+        networks.Networks(several).forward(head, 0.1, [None] * len(several), torch.ones(1, 9), None, weights, keep=False)
 
     for message, head, several in (
         ("there must be 1 to 64 networks", "affine", [network(4, 8)] * 65),
