@@ -1,4 +1,4 @@
-// A number that tells masks apart by their content, and whether numbers are finite.
+// A number that tells masks apart by their content.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -76,30 +76,10 @@ std::vector<uint64_t> digest_parts(const std::vector<uintptr_t>& addresses, cons
   return found;
 }
 
-// Whether all floating-point numbers of some memory are finite: none has an exponent of ones alone.
-template <class Bits, int kMantissa>
-bool all_finite(const std::vector<uintptr_t>& addresses, const std::vector<int64_t>& sizes) {
-  require(addresses.size() == sizes.size(), "addresses must have their sizes");
-  constexpr Bits ones = static_cast<Bits>((Bits(1) << (8 * sizeof(Bits) - 1 - kMantissa)) - 1) << kMantissa;
-  for (size_t i = 0; i < addresses.size(); ++i) {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(addresses[i]);
-    Bits found = 0;
-    for (int64_t at = 0; at < sizes[i]; ++at) {
-      Bits bits;
-      std::memcpy(&bits, bytes + at * static_cast<int64_t>(sizeof(Bits)), sizeof bits);
-      found |= static_cast<Bits>((bits & ones) == ones);
-    }
-    if (found != 0) return false;
-  }
-  return true;
-}
-
 }  // namespace
 
 void bind_digest(pybind11::module_& module) {
   module.def("digest", &digest, pybind11::arg("address"), pybind11::arg("size"));
-  module.def("all_finite_f32", &all_finite<uint32_t, 23>, pybind11::arg("addresses"), pybind11::arg("sizes"));
-  module.def("all_finite_f64", &all_finite<uint64_t, 52>, pybind11::arg("addresses"), pybind11::arg("sizes"));
   module.def("digest_parts", &digest_parts, pybind11::arg("addresses"), pybind11::arg("sizes"), pybind11::arg("first"),
              pybind11::arg("last"), pybind11::arg("parts"));
 }

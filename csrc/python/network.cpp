@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "plan/finite.h"
 #include "plan/network.h"
 #include "python/bind.h"
 
@@ -146,10 +147,39 @@ std::pair<int64_t, int64_t> sizes(const Networks& networks, int rooms) {
   return {network_values(call.task), rooms * network_room(call.task) + network_packed(call.task)};
 }
 
+// Numbers of a row that a head makes beside the total.
 template <class T>
-void forward(const Networks& networks, const Addresses& reads, const std::string& isa, int head, double floor,
+int64_t made_by(const NetworkTask<T>& task) {
+  const NetworkView& last = *task.networks[task.num_networks - 1];
+  return last.widths[task.head == Head::parameters ? last.num_values - 1 : 0];
+}
+
+// Whether all that the networks read is finite.
+template <class T>
+bool reads_finite(const NetworkTask<T>& task) {
+  const int32_t* widths = task.networks[0]->widths;
+  bool finite = all_finite(task.x, task.batch * widths[0]) && all_finite(task.context, task.batch * widths[1]);
+  const T* const* weights = task.weights;
+  for (int k = 0; k < task.num_networks; ++k) {
+    const NetworkView& network = *task.networks[k];
+    for (int i = 0; i < network.num_terms && finite; ++i) {
+      const NetworkTerm& term = network.terms[i];
+      finite = all_finite(weights[term.weight], int64_t{term.rows} * term.columns);
+    }
+    for (int v = 2; v < network.num_values && finite; ++v) {
+      const NetworkOp& op = network.ops[v - 2];
+      finite = op.kind != Kind::affine || op.bias < 0 || all_finite(weights[op.bias], op.width);
+    }
+    weights += network.num_weights;
+  }
+  return finite;
+}
+
+// With `finite` it gives up, and says so, where a number that is read or made is not.
+template <class T>
+bool forward(const Networks& networks, const Addresses& reads, const std::string& isa, int head, double floor,
              int64_t batch, uintptr_t x, uintptr_t context, const Addresses& weights, uintptr_t values, uintptr_t room,
-             uintptr_t out, uintptr_t total, bool keep, int num_threads) {
+             uintptr_t out, uintptr_t total, bool keep, int num_threads, bool finite) {
   const Engine& engine = find_engine(isa);
   Call<T> call;
   describe(call, networks, reads, head, batch, num_threads, 1);
@@ -161,18 +191,21 @@ void forward(const Networks& networks, const Addresses& reads, const std::string
   task.out = at_address<T>(out);
   task.total = at_address<T>(total);
   const py::gil_scoped_release released;
+  if (finite && !reads_finite(task)) return false;
   if constexpr (sizeof(T) == 4) {
     engine.network_forward_f32(task);
   } else {
     engine.network_forward_f64(task);
   }
+  return !finite || (all_finite(task.out, batch * made_by(task)) && all_finite(task.total, batch));
 }
 
+// With `finite` it does nothing, and says so, where a gradient that is given is not.
 template <class T>
-void backward(const Networks& networks, const Addresses& reads, const std::string& isa, int head, double floor,
+bool backward(const Networks& networks, const Addresses& reads, const std::string& isa, int head, double floor,
               int64_t batch, const Addresses& weights, uintptr_t values, uintptr_t room, uintptr_t grad_out,
               uintptr_t grad_total, uintptr_t grad_x, uintptr_t grad_context, const Addresses& grad_weights,
-              int num_threads, int blocks_at_once) {
+              int num_threads, int blocks_at_once, bool finite) {
   const Engine& engine = find_engine(isa);
   Call<T> call;
   describe(call, networks, reads, head, batch, num_threads, blocks_at_once);
@@ -187,11 +220,13 @@ void backward(const Networks& networks, const Addresses& reads, const std::strin
   task.grad_context = at_address<T>(grad_context);
   task.grad_weights = call.grad_weights.data();
   const py::gil_scoped_release released;
+  if (finite && !(all_finite(task.grad_out, batch * made_by(task)) && all_finite(task.grad_total, batch))) return false;
   if constexpr (sizeof(T) == 4) {
     engine.network_backward_f32(task);
   } else {
     engine.network_backward_f64(task);
   }
+  return true;
 }
 
 template <class T>
@@ -199,11 +234,11 @@ void bind_calls(py::module_& module, const std::string& ending) {
   module.def(("network_forward_" + ending).c_str(), &forward<T>, py::arg("networks"), py::arg("reads"), py::arg("isa"),
              py::arg("head"), py::arg("floor"), py::arg("batch"), py::arg("x"), py::arg("context"), py::arg("weights"),
              py::arg("values"), py::arg("room"), py::arg("out"), py::arg("total"), py::arg("keep"),
-             py::arg("num_threads"));
+             py::arg("num_threads"), py::arg("finite"));
   module.def(("network_backward_" + ending).c_str(), &backward<T>, py::arg("networks"), py::arg("reads"),
              py::arg("isa"), py::arg("head"), py::arg("floor"), py::arg("batch"), py::arg("weights"), py::arg("values"),
              py::arg("room"), py::arg("grad_out"), py::arg("grad_total"), py::arg("grad_x"), py::arg("grad_context"),
-             py::arg("grad_weights"), py::arg("num_threads"), py::arg("blocks_at_once"));
+             py::arg("grad_weights"), py::arg("num_threads"), py::arg("blocks_at_once"), py::arg("finite"));
 }
 
 }  // namespace

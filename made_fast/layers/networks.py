@@ -27,7 +27,7 @@ from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wiring
 from made_fast.tracing import may_bypass
 
-__all__ = ["MOST_AT_ONCE", "Call", "WholeNetwork", "all_finite", "run"]
+__all__ = ["MOST_AT_ONCE", "Call", "NotFinite", "WholeNetwork", "run"]
 
 MOST_AT_ONCE = 64  # networks one after another in one call: kMostNetworks of csrc/plan/network.h
 _KEPT = 64  # networks of one wiring: those of the masks of an ensemble
@@ -132,8 +132,7 @@ class Call(NamedTuple):
         native: what a backend made of it.
         weights: those of the wiring, by number.
         masks: see ``WholeNetwork.ready``.
-        product: of values, a weight, its mask and a bias: the definition of a masked product, also for numbers that are
-            not finite unless it is ``masked_linear``.
+        product: of values, a weight, its mask and a bias: the definition of a masked product.
         reads: which variable of the z before it is its i-th, int64 (D,); None: the i-th.
     """
 
@@ -145,7 +144,13 @@ class Call(NamedTuple):
     reads: Tensor | None = None
 
 
-def run(calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tensor | None) -> Any:
+class NotFinite(ArithmeticError):
+    """A number is not finite, and what becomes of it must be as the definition says."""
+
+
+def run(
+    calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tensor | None, *, finite: bool = False
+) -> Any:
     """Networks one after another, each reading the z of the one before, as one operation of autograd.
 
     Args:
@@ -154,16 +159,21 @@ def run(calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tens
         floor: of scales.
         x: (..., D).
         context: (..., C) of the same rows, or None.
+        finite: whether numbers that are not finite are refused, and on the way back given to the definition. The engine
+            keeps what is under a mask out of everything, be it nan; the product of a weight and a mask does not.
 
     Returns:
         (..., P); or z (..., D) and the log-determinant of all, (...); or the log-probability (...), of a flow under a
         standard normal base.
+
+    Raises:
+        NotFinite: a number that is read or made is not, with ``finite``.
     """
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     given = context if context is None or context.ndim == 2 else context.reshape(-1, context.shape[-1])
     weights = [weight for call in calls for weight in call.weights]
     natives = [call.native for call in calls]
-    chain = _Chain(tuple(calls), natives[0].one_after_another(natives), head, floor)
+    chain = _Chain(tuple(calls), natives[0].one_after_another(natives), head, floor, finite)
     if torch.is_grad_enabled() and _any_needs_gradient(x, context, *weights):
         found = _Network.apply(chain, rows, given, *weights)  # type: ignore[no-untyped-call]
     else:
@@ -187,6 +197,7 @@ class _Chain(NamedTuple):
     native: Any
     head: str
     floor: float
+    finite: bool
 
     @property
     def reads(self) -> list[Tensor | None]:
@@ -198,9 +209,12 @@ class _Chain(NamedTuple):
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Results that are not None, and the values for the way back."""
         rows, given = _plain(x), None if context is None else _plain(context)
-        out, total, values = self.native.forward(
-            self.head, self.floor, self.reads, rows, given, [_plain(each) for each in weights], keep
+        found = self.native.forward(
+            self.head, self.floor, self.reads, rows, given, [_plain(each) for each in weights], keep, self.finite
         )
+        if found is None:
+            raise NotFinite
+        out, total, values = found
         return tuple([each for each in (out, total) if each is not None]), values
 
     def backward(
@@ -211,17 +225,19 @@ class _Chain(NamedTuple):
         context: Tensor | None,
         values: Tensor,
         weights: Sequence[Tensor],
-    ) -> list[Tensor | None]:
-        """Gradients of x, the context and all weights; those that are not needed are None."""
+    ) -> list[Tensor | None] | None:
+        """Gradients of x, the context and all weights; those that are not needed are None. None: see ``finite``."""
         of = [None if grad is None else _plain(grad) for grad in grads]
         out, total = (of[0], None) if self.head == "parameters" else (None, of[0]) if len(of) == 1 else of
         plain = [_plain(each) for each in weights]
         made = [torch.empty_like(each) if need else None for each, need in zip(plain, needed[2:], strict=True)]
         to_x = x.new_empty(x.shape) if needed[0] else None
         to_context = context.new_empty(context.shape) if context is not None and needed[1] else None
-        into = (to_x, to_context)
-        self.native.backward(self.head, self.floor, self.reads, x.shape[0], plain, values, (out, total), into, made)
-        return [to_x, to_context, *made]
+        given, into = (out, total), (to_x, to_context)
+        done = self.native.backward(
+            self.head, self.floor, self.reads, x.shape[0], plain, values, given, into, made, self.finite
+        )
+        return [to_x, to_context, *made] if done else None
 
     def by_layers(self, x: Tensor, context: Tensor | None, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The definition, by operators that can be differentiated again."""
@@ -240,10 +256,6 @@ class _Chain(NamedTuple):
             x, log_det = _TRANSFORMS[self.head](_parameters(call, x, context, part), x, self.floor)
             total, first = total + log_det, first + len(part)
         return (total - (0.5 * x**2 + LOG_SQRT_2_PI).sum(-1),) if self.head == "flow" else (x, total)
-
-    def follows_non_finite(self) -> bool:
-        """Whether the products say what becomes of numbers that are not finite, which the engine does not."""
-        return any(call.product is not masked_linear for call in self.calls)
 
 
 def _affine(params: Tensor, x: Tensor, floor: float) -> tuple[Tensor, Tensor]:
@@ -319,9 +331,8 @@ class _Network(torch.autograd.Function):
         x, context, values, *weights = ctx.saved_tensors
         if torch.is_grad_enabled() or not may_bypass(*grads) or operators.batched(*grads):
             return (None, *_by_layers(chain, (x, context, *weights), needed, grads))
-        if chain.follows_non_finite() and not all_finite(chain.calls, *grads):
-            return (None, *_by_layers(chain, (x, context, *weights), needed, grads))
-        return (None, *chain.backward(grads, needed, x, context, values, weights))
+        made = chain.backward(grads, needed, x, context, values, weights)
+        return (None, *(_by_layers(chain, (x, context, *weights), needed, grads) if made is None else made))
 
 
 def _by_layers(
@@ -340,11 +351,6 @@ def _by_layers(
         outs, given = [out for out, _ in pairs], [grad for _, grad in pairs]
         made = iter(torch.autograd.grad(outs, wanted, given, create_graph=again, allow_unused=True))  # type: ignore[arg-type]
     return [next(made) if need else None for need in needed]
-
-
-def all_finite(calls: Sequence[Call], *tensors: Tensor | None) -> bool:
-    """Whether all numbers of tensors of one dtype, or None, are finite."""
-    return bool(calls[0].native.all_finite([_plain(each) for each in tensors if each is not None]))
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -65,12 +65,6 @@ class Network:
 
         self._chains: dict[tuple[_core.Network, ...], Networks] = {}
 
-    @staticmethod
-    def all_finite(tensors: Sequence[Tensor]) -> bool:
-        """Whether all numbers of contiguous tensors of one dtype, fp32 or fp64, are finite."""
-        call = _core.all_finite_f64 if tensors[0].dtype == torch.float64 else _core.all_finite_f32
-        return call([each.data_ptr() for each in tensors], [each.numel() for each in tensors])
-
     def one_after_another(self, networks: Sequence[Network]) -> Networks:
         """Several of them as one, of which this is the first; a few are kept as long as it is."""
         natives = tuple([each.native for each in networks])  # not the networks: they would hold one another
@@ -104,7 +98,8 @@ class Networks:
         context: Tensor | None,
         weights: Sequence[Tensor],
         keep: bool,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        finite: bool = False,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor] | None:
         """Results of a head, and the values of all units.
 
         Args:
@@ -114,9 +109,10 @@ class Networks:
             x, context: (B, D) and (B, C) or None; contiguous, fp32 or fp64, B of 1 or more.
             weights: those of all networks, contiguous, of the same dtype.
             keep: whether the values are wanted; else their memory is bounded whatever B.
+            finite: whether it gives up where a number is not finite.
 
         Returns:
-            (B, P), or z (B, D), or None; the total (B,) of a head or None; and the values.
+            (B, P), or z (B, D), or None; the total (B,) of a head or None; and the values. Or None: it has given up.
         """
         batch, blocks, threads = self._cut(x.shape[0])
         block_values, room_size = self._sizes_of(threads)
@@ -126,7 +122,7 @@ class Networks:
         width = self._wiring.wires[-1].width if head == "parameters" else self._wiring.features
         out = None if head in _WITHOUT_Z else x.new_empty(batch, width)
         call = _core.network_forward_f64 if x.dtype == torch.float64 else _core.network_forward_f32
-        call(
+        done = call(
             self._natives,
             [_address(each) for each in reads],
             instruction_set(),
@@ -142,8 +138,9 @@ class Networks:
             _address(total),
             keep,
             threads,
+            finite,
         )
-        return out, total, values
+        return (out, total, values) if done else None
 
     def backward(
         self,
@@ -156,7 +153,8 @@ class Networks:
         grads: tuple[Tensor | None, Tensor | None],
         into: tuple[Tensor | None, Tensor | None],
         into_weights: Sequence[Tensor | None],
-    ) -> None:
+        finite: bool = False,
+    ) -> bool:
         """Writes the gradients of x, context and the weights.
 
         Args:
@@ -166,12 +164,16 @@ class Networks:
             grads: those of both results, contiguous, or None.
             into: (B, D) and (B, C), contiguous, or None where they are not wanted.
             into_weights: of the shapes of the weights, contiguous, or None.
+            finite: whether it gives up where a gradient that is given is not finite.
+
+        Returns:
+            Whether it has not given up.
         """
         batch, blocks, threads = self._cut(batch)
         at_once = min(blocks, -(-threads // _BLOCKS_SUMMED) * _BLOCKS_SUMMED)
         room = values.new_empty(self._sizes_of(at_once)[1])
         call = _core.network_backward_f64 if values.dtype == torch.float64 else _core.network_backward_f32
-        call(
+        return call(
             self._natives,
             [_address(each) for each in reads],
             instruction_set(),
@@ -185,6 +187,7 @@ class Networks:
             [0 if each is None else each.data_ptr() for each in into_weights],
             threads,
             at_once,
+            finite,
         )
 
     def _cut(self, batch: int) -> tuple[int, int, int]:

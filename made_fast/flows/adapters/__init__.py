@@ -122,7 +122,7 @@ def _replaced(module: nn.Module, done: dict[int, nn.Module], options: dict[str, 
             for name, fresh in (("parts", list(children.values())), ("_inv", None), ("_cached_x_y", (None, None))):
                 if name in module.__dict__:  # what torch's own transforms keep beside their modules
                     replacement.__dict__[name] = fresh
-            for each in (nflows, zuko):
+            for each in ADAPTERS:
                 replacement = each.composed(replacement)
     done[id(module)] = replacement
     return replacement
