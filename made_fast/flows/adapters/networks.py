@@ -45,7 +45,8 @@ _MODULES: dict[type, tuple[str, dict[str, Any]]] = {
 }
 _MOST_OPERATIONS = 126  # kMostValues of csrc/plan/network.h, x and the context among them
 _MASKED = tuple(
-    f"{module}.MaskedLinear" for module in ("zuko.nn", "nflows.transforms.made", "normflows.nets.made", "pyro.nn.auto_reg_nn")
+    f"{module}.MaskedLinear"
+    for module in ("zuko.nn", "nflows.transforms.made", "normflows.nets.made", "pyro.nn.auto_reg_nn")
 )
 
 
@@ -73,7 +74,7 @@ class Reading:
         self._modules: list[tuple[nn.Module, type]] = []
         self._attributes: list[tuple[dict[str, Any], str, Any]] = []
         self._children: list[tuple[nn.Module, list[nn.Module | None]]] = []
-        self._dropouts: list[nn.Module] = []
+        self._dropouts: list[nn.Dropout] = []
 
     def attribute(self, module: nn.Module, name: str) -> Any:
         """A plain attribute or a submodule; None where there is none."""
@@ -114,9 +115,7 @@ class Reading:
             self._handed.append((layer, "bias", shape[:1]))
         else:
             self._attributes.append((layer._parameters, "bias", None))
-        return self._listed(
-            Wire(Kind.AFFINE, shape[0], terms=((value, number),), bias=number + 1 if has_bias else -1)
-        )
+        return self._listed(Wire(Kind.AFFINE, shape[0], terms=((value, number),), bias=number + 1 if has_bias else -1))
 
     def apply(self, function: Any, value: int) -> int:
         """An elementwise function, or a module of one.
@@ -182,7 +181,7 @@ class Reading:
 
     def is_unwatched(self) -> bool:
         """Whether nobody looks at a module, and none depends on chance now."""
-        for module, _ in self._modules:  # noqa: SIM110 - half the time of a generator
+        for module, _ in self._modules:
             if is_watched(module):
                 return False
         return not any(each.training and each.p > 0 for each in self._dropouts)
@@ -192,7 +191,7 @@ class Reading:
         dtype, device = x.dtype, x.device
         weights: list[Tensor] = []
         for module, name, shape in self._handed:
-            each = module._parameters.get(name)
+            each: Any = module._parameters.get(name)
             if type(each) not in _PLAIN or each.shape != shape or each.dtype != dtype or each.device != device:
                 return None
             weights.append(each)
@@ -279,7 +278,7 @@ def parameters_of(net: nn.Module, x: Tensor, context: Tensor | None = None) -> T
 
 
 def run_finite(calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tensor | None) -> Any:
-    """``layers.networks.run``; None where a number is not finite: the libraries make nan of more than the masks let through."""
+    """See ``layers.networks.run``; None where a number is not finite: the libraries' masks let nan and infinity through."""
     try:
         return run(calls, head, floor, x, context, finite=True)
     except NotFinite:

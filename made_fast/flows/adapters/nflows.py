@@ -161,9 +161,7 @@ def _joined(cascade: Any, transforms: Iterable[Any]) -> list[Any]:
         several.clear()
 
     for each in transforms:
-        if _is_affine(each) and sum(map(_is_affine, several)) < MOST_AT_ONCE:
-            several.append(each)
-        elif several and _is_permutation(each):
+        if (_is_affine(each) and sum(map(_is_affine, several)) < MOST_AT_ONCE) or (several and _is_permutation(each)):
             several.append(each)
         else:
             end()
@@ -226,9 +224,13 @@ def levelled(module: Any, **options: Any) -> nn.Module:
     """The same transform, with the same parameters, an inverse in levels and a network in one call."""
     net = module.autoregressive_net
     modules = {"autoregressive_net": in_one_call(net, _Network, _read)} if kind_of(net) in _NETWORKS else {}
-    is_affine = bool(modules) and kind_of(module) == "nflows.transforms.autoregressive.MaskedAffineAutoregressiveTransform"
+    is_affine = (
+        bool(modules) and kind_of(module) == "nflows.transforms.autoregressive.MaskedAffineAutoregressiveTransform"
+    )
     affine = (module.features, module._epsilon) if is_affine else None
-    return copy_with(module, _Levelled, modules, _inverter=Inverter(module, _Adapter(module), **options), _affine=affine)
+    return copy_with(
+        module, _Levelled, modules, _inverter=Inverter(module, _Adapter(module), **options), _affine=affine
+    )
 
 
 def composed(module: nn.Module) -> nn.Module:

@@ -167,8 +167,10 @@ def _density(lazy: Sequence[Any], x: Tensor, c: Tensor | None) -> tuple[Tensor, 
     if x.shape[-1] != features:
         return None
     if c is not None:
-        shape = torch.broadcast_shapes(x.shape[:-1], c.shape[:-1])
-        x = torch.cat([t.expand(*shape, t.shape[-1]) for t in (x, c)], -1)
+        shape = x.shape[:-1]  # a wider context is refused by the library
+        if torch.broadcast_shapes(shape, c.shape[:-1]) != shape:
+            return None
+        x = torch.cat([x, c.expand(*shape, c.shape[-1])], -1)
     calls: list[Call] = []
     for each in lazy:
         net = each._modules["hyper"]

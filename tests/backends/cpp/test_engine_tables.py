@@ -155,9 +155,10 @@ def test_calls_of_networks_that_do_not_fit_are_refused() -> None:
         mask = torch.ones(width, features, dtype=torch.bool)
         return networks.Network(Wiring(features, 0, 2, (AFFINE._replace(width=width),)), {0: mask})
 
-    def call(head: str, *several: networks.Network) -> None:
+    def call(head: str, *several: networks.Network, order: tuple[int, ...] = (0, 1, 2, 3)) -> None:
         weights = [torch.ones(9, 9)] * 2 * len(several)
-        networks.Networks(several).forward(head, 0.1, [None] * len(several), torch.ones(1, 9), None, weights, keep=False)
+        reads = [None, *[torch.tensor(order)] * (len(several) - 1)]
+        networks.Networks(several).forward(head, 0.1, reads, torch.ones(1, 9), None, weights, keep=False)
 
     for message, head, several in (
         ("there must be 1 to 64 networks", "affine", [network(4, 8)] * 65),
@@ -165,8 +166,19 @@ def test_calls_of_networks_that_do_not_fit_are_refused() -> None:
         ("must make affine transforms", "parameters", [network(4, 8)] * 2),
         ("must make what the head reads", "normal", [network(4, 7)]),
         ("must make what the head reads", "bernoulli", [network(4, 8)]),
+        ("must make what the head reads", "softclip_scale", [network(4, 7)]),
+        ("must make what the head reads", "softplus_scale", [network(4, 10)]),
     ):
         with pytest.raises(ValueError, match=message):
             call(head, *several)
+    for order in ((0, 1, 2, 2), (0, 1, 2, 4), (-1, 1, 2, 3)):
+        with pytest.raises(ValueError, match="must be a permutation"):
+            call("affine", network(4, 8), network(4, 8), order=order)
+    with pytest.raises(ValueError, match="of the first none"):
+        networks.Networks([network(4, 8)]).forward(
+            "affine", 0.1, [torch.arange(4)], torch.ones(1, 4), None, [torch.ones(9, 9)] * 2, False
+        )
     with pytest.raises(ValueError, match="weights must be as many"):
-        networks.Networks([network()]).forward("parameters", 0.0, torch.ones(1, 4), None, [torch.ones(3, 4)], False)
+        networks.Networks([network()]).forward(
+            "parameters", 0.0, [None], torch.ones(1, 4), None, [torch.ones(3, 4)], False
+        )
