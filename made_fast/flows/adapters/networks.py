@@ -43,6 +43,7 @@ _MODULES: dict[type, tuple[str, dict[str, Any]]] = {
     nn.Tanh: ("tanh", {}),
     nn.Sigmoid: ("sigmoid", {}),
 }
+_GONE = object()
 _MOST_OPERATIONS = 126  # kMostValues of csrc/plan/network.h, x and the context among them
 _MASKED = tuple(
     f"{module}.MaskedLinear"
@@ -77,11 +78,16 @@ class Reading:
         self._dropouts: list[nn.Dropout] = []
 
     def attribute(self, module: nn.Module, name: str) -> Any:
-        """A plain attribute or a submodule; None where there is none."""
+        """A plain attribute or a submodule.
+
+        Raises:
+            Unreadable: there is none.
+        """
         holder = module._modules if name in module._modules else module.__dict__
-        found = holder.get(name)
-        self._attributes.append((holder, name, found))
-        return self._met(found)
+        if name not in holder:
+            raise Unreadable(f"{kind_of(module)} without {name}")
+        self._attributes.append((holder, name, holder[name]))
+        return self._met(holder[name])
 
     def children(self, module: nn.Module) -> list[Any]:
         """All its submodules, in order."""
@@ -169,7 +175,7 @@ class Reading:
     def holds(self) -> bool:
         """Whether the network is made of what was read."""
         for holder, name, value in self._attributes:
-            if holder.get(name) is not value:
+            if holder.get(name, _GONE) is not value:  # a module in the place of None is in another holder
                 return False
         for module, children in self._children:
             if list(module._modules.values()) != children:
