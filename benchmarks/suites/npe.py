@@ -100,9 +100,6 @@ def run(arguments: argparse.Namespace) -> None:
     rows = [one_model(model, arguments) for model in arguments.models]
     facts = machine()
     torch.set_num_threads(threads)
-    said = [
-        "# NPE",
-        f"`python -m benchmarks npe`: {arguments.features} parameters, {arguments.simulations} simulations. {measured_on(facts)}",
-        table(tuple(rows[0]), rows),
-    ]
+    asked = f"{arguments.features} parameters, {arguments.simulations} simulations, batches of 200 as sbi has them"
+    said = [f"# NPE\n\n`python -m benchmarks npe`: {asked}. {measured_on(facts)}", table(tuple(rows[0]), rows)]
     write("npe", arguments.out, "\n\n".join(said), {"machine": facts, "rows": rows})
