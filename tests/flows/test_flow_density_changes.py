@@ -304,3 +304,19 @@ def test_chance_and_batches_run_as_in_the_library(calls: list[Any]) -> None:
         same(ours.eval()(x), transform.eval()(x), 1e-4)
         assert calls == ([(1, "softplus_scale")] if "dropout_probability" in options else [])
         calls.clear()
+
+
+def test_shallow_copies_have_modules_of_their_own(calls: list[Any]) -> None:
+    ours, _ = pair(CASES["zuko single"])
+    net = next(each for each in ours.modules() if "_one_call" in vars(each))
+    other = copy.copy(net)
+    vars(other)["_modules"] = {name: copy.deepcopy(each) for name, each in net._modules.items()}
+    x, _ = inputs()
+    before = net(x)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(2)
+    for _ in range(2):
+        same(net(x), before)
+        assert not torch.allclose(other(x), before)
+    assert calls == [(1, "parameters")] * 5

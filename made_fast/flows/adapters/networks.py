@@ -219,6 +219,7 @@ class OneCall:
 
     def __init__(self, read: Callable[[Any, bool], Reading]) -> None:
         self._read = read
+        self._net: nn.Module | None = None
         self._known: dict[bool, tuple[Reading, WholeNetwork] | None] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OneCall:
@@ -252,6 +253,8 @@ class OneCall:
 
     def _current(self, net: nn.Module, with_context: bool) -> tuple[Reading, WholeNetwork] | None:
         """What was read; read again if the network is made of other modules now. What could not be read never is."""
+        if self._net is not net:  # a shallow copy shares this, and may have other modules
+            self._net, self._known = net, {}
         known = self._known.get(with_context)
         if known is None and with_context in self._known:
             return None
