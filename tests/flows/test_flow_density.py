@@ -61,17 +61,18 @@ def test_density_and_gradients_are_those_of_the_library(name: str, calls: list[A
         calls.clear()
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["fp64", "fp32"])
 @pytest.mark.parametrize("name", ["zuko context", "nflows"])
-def test_a_training_run_has_the_loss_of_the_library(name: str, calls: list[Any]) -> None:
+def test_a_training_run_has_the_loss_of_the_library(name: str, dtype: torch.dtype, calls: list[Any]) -> None:
     case = CASES[name]
     curves = []
     for accelerated in (True, False):
         torch.manual_seed(0)
-        flow = case.make()
+        flow = case.make().to(dtype)
         model = made_fast.accelerate(flow) if accelerated else flow
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         generator, losses = torch.Generator().manual_seed(1), []
-        x, c = (torch.randn(500, n, generator=generator) for n in (FEATURES, CONTEXT))
+        x, c = (torch.randn(500, n, generator=generator, dtype=dtype) for n in (FEATURES, CONTEXT))
         for _ in range(4):
             for rows in torch.randperm(500, generator=generator).split(100):
                 loss = -case.density(model, x[rows].cumsum(-1), c[rows]).mean()
@@ -82,7 +83,7 @@ def test_a_training_run_has_the_loss_of_the_library(name: str, calls: list[Any])
         curves.append(losses)
         assert len(calls) == 20
     assert curves[1][-1] < curves[1][0]
-    torch.testing.assert_close(*curves, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*curves, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("name", ["zuko context", "nflows context", "nflows mixed"])

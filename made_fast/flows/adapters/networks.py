@@ -6,7 +6,7 @@ where something watches, or a number is not finite, the library's own forward ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -139,7 +139,7 @@ class Reading:
             if any(self.attribute(function, key) != wanted for key, wanted in expected.items()):
                 name = ""
         else:
-            name = _FUNCTIONS.get(function, "")
+            name = _FUNCTIONS.get(function, "") if isinstance(function, Hashable) else ""
         if not name:
             raise Unreadable(kind_of(function))
         return self._listed(Wire(Kind.UNARY, self._widths[value], value, function=name))
