@@ -1,7 +1,7 @@
 """Training steps and log-probabilities of networks in one call, against layers of torch and against zuko, in turns.
 
 A step is forward, loss and backward. Flows are affine, with random weights of the same sizes on both sides; a flow of zuko or
-nflows is held against itself, accelerated, and a MADE against the same layers as ``F.linear(x, W * mask)``: there results
+nflows is held against itself, accelerated (NSF: splines), and a MADE against the same layers as ``F.linear(x, W * mask)``: there results
 and gradients are compared first.
 """
 
@@ -113,7 +113,7 @@ def _accelerated_rows(text: str, seconds: float) -> list[dict[str, Any]]:
     case = {"D": features, "hidden": str(hidden), "transforms": transforms, "rows": batch}
     rows: list[dict[str, Any]] = []
     for name, make in _FLOWS.items():
-        if importlib.util.find_spec(name) is None:
+        if importlib.util.find_spec(name.split()[0]) is None:
             continue
         torch.manual_seed(0)
         x = torch.randn(batch, features)
@@ -140,7 +140,12 @@ def _nflows(features: int, hidden: tuple[int, ...], transforms: int) -> tuple[An
     return flow, lambda module, x: module.log_prob(x)
 
 
-_FLOWS: dict[str, Any] = {"zuko": _zuko, "nflows": _nflows}
+def _splines(features: int, hidden: tuple[int, ...], transforms: int) -> tuple[Any, Any]:
+    flow = importlib.import_module("zuko").flows.NSF(features, transforms=transforms, hidden_features=hidden)
+    return flow, lambda module, x: module().log_prob(x)
+
+
+_FLOWS: dict[str, Any] = {"zuko": _zuko, "nflows": _nflows, "zuko NSF": _splines}
 
 
 def _check_alike(module: nn.Module, found: Tensor, expected: Tensor) -> None:
