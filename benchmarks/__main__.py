@@ -23,6 +23,7 @@ SUITES = {
     "steps": "suites.steps",
     "flows": "suites.flows",
     "posterior": "suites.posterior",
+    "npe": "suites.npe",
     "peers": "peers.run",
     "output_peers": "suites.output_peers",
     "paper": "paper.run",

@@ -1,15 +1,18 @@
 """Training steps and log-probabilities of networks in one call, against layers of torch and against zuko, in turns.
 
-A step is forward, loss and backward. Flows are affine, with random weights of the same sizes on both sides; a MADE is held
-against the same layers as ``F.linear(x, W * mask)``, whose results are compared first.
+A step is forward, loss and backward. Flows are affine, with random weights of the same sizes on both sides; a flow of zuko or
+nflows is held against itself, accelerated (NSF: splines), and a MADE against the same layers as ``F.linear(x, W * mask)``: there results
+and gradients are compared first.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import importlib
 import importlib.util
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +22,11 @@ from torch import Tensor, nn
 from benchmarks import WrongResult
 from benchmarks.report import machine, measured_on, table, write
 from benchmarks.timing import Call, measure, medians, ratio
-from made_fast import MADE
+from made_fast import MADE, accelerate
 from made_fast.flows import MaskedAutoregressiveFlow
 from made_fast.training import fit
 
-TEXT = "training steps and log-probabilities of networks in one call; zuko where it is installed"
+TEXT = "training steps and log-probabilities of networks in one call; zuko and nflows where they are installed"
 QUICK = {"seconds": 0.01, "flows": ["3,2x8,2,9"], "mades": ["5,2x8,16"]}
 FLOWS = ["5,2x50,5,50", "10,2x50,5,100", "20,2x128,5,200", "64,2x512,3,256"]
 EPOCH = 10_000
@@ -104,6 +107,59 @@ def _flow_rows(text: str, seconds: float) -> list[dict[str, Any]]:
     return _rows({"step": steps, "log_prob": plain, f"epoch of {EPOCH:,} rows": epochs}, "zuko", seconds, case)
 
 
+def _accelerated_rows(text: str, seconds: float) -> list[dict[str, Any]]:
+    """The same flow of a library, with the same parameters, before and after ``accelerate``."""
+    features, hidden, transforms, batch = _sizes(text)
+    case = {"D": features, "hidden": str(hidden), "transforms": transforms, "rows": batch}
+    rows: list[dict[str, Any]] = []
+    for name, make in _FLOWS.items():
+        if importlib.util.find_spec(name.split()[0]) is None:
+            continue
+        torch.manual_seed(0)
+        x = torch.randn(batch, features)
+        flow, log_prob = make(features, hidden, transforms)
+        flows = {"ours": accelerate(flow), name: flow}
+        calls: dict[str, Any] = {each: partial(log_prob, module, x) for each, module in flows.items()}
+        _check_alike(flows["ours"], calls["ours"](), calls[name]())
+        steps = {each: _step(module, calls[each]) for each, module in flows.items()}
+        plain = {each: _without_gradients(call) for each, call in calls.items()}
+        rows += _rows({"step, accelerated": steps, "log_prob, accelerated": plain}, name, seconds, case)
+    return rows
+
+
+def _zuko(features: int, hidden: tuple[int, ...], transforms: int) -> tuple[Any, Any]:
+    flow = importlib.import_module("zuko").flows.MAF(features, transforms=transforms, hidden_features=hidden)
+    return flow, lambda module, x: module().log_prob(x)
+
+
+def _nflows(features: int, hidden: tuple[int, ...], transforms: int) -> tuple[Any, Any]:
+    blocks = len(hidden) - 1
+    flow = importlib.import_module("nflows.flows").MaskedAutoregressiveFlow(
+        features, hidden[0], transforms, blocks, use_residual_blocks=False
+    )
+    return flow, lambda module, x: module.log_prob(x)
+
+
+def _splines(features: int, hidden: tuple[int, ...], transforms: int) -> tuple[Any, Any]:
+    flow = importlib.import_module("zuko").flows.NSF(features, transforms=transforms, hidden_features=hidden)
+    return flow, lambda module, x: module().log_prob(x)
+
+
+_FLOWS: dict[str, Any] = {"zuko": _zuko, "nflows": _nflows, "zuko NSF": _splines}
+
+
+def _check_alike(module: nn.Module, found: Tensor, expected: Tensor) -> None:
+    """Raises unless two log-probabilities of the same parameters, and their gradients, are the same to rounding."""
+    parameters = list(module.parameters())
+    pairs = [
+        (found, expected),
+        *zip(*(torch.autograd.grad(each.mean(), parameters) for each in (found, expected)), strict=True),
+    ]
+    difference = max(float(((a - b).abs().max() / b.abs().max().clamp(min=1e-3)).detach()) for a, b in pairs)
+    if not difference < 1e-3:
+        raise WrongResult(f"log-probabilities or gradients differ by {difference:.1e}")
+
+
 def _epoch_of_fit(flow: Any, batch: int) -> Call:
     x = torch.randn(EPOCH + EPOCH // 10, flow.features)
 
@@ -169,11 +225,14 @@ def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     missing = importlib.util.find_spec("zuko") is None
     cases = [] if missing else [(_flow_rows, text) for text in arguments.flows]
+    cases += [(_accelerated_rows, text) for text in arguments.flows]
     rows: list[dict[str, Any]] = []
+    printed = 0
     for measured, text in [*cases, *((_made_rows, text) for text in arguments.mades)]:
         rows += measured(text, arguments.seconds)
-        for row in rows[-3:]:
+        for row in rows[printed:]:
             print({name: str(value) for name, value in row.items()}, flush=True)
+        printed = len(rows)
     facts = machine()
     torch.set_num_threads(threads)
     command = f"steps --seconds {arguments.seconds:g}"

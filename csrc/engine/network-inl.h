@@ -207,19 +207,18 @@ void forward_block(const NetworkTask<T>& task, const Place<T>* places, int64_t f
     const int last = network.num_values - 1;
     const Values<T> values = {&network, block, places[k].values, stride};
     run_network<T>(places[k], stride, values);
-    const T* params = values[last];
     const bool is_last = k == task.num_networks - 1;
     if (task.head == Head::parameters) {
-      lanes_to_rows<T>(params, rows, network.widths[last], stride, task.out + first * network.widths[last]);
+      lanes_to_rows<T>(values[last], rows, network.widths[last], stride, task.out + first * network.widths[last]);
       return;
     }
     T* to = is_last ? z : block + places[k + 1].values * stride;
     if (task.head == Head::categorical)
-      categories_forward<T>(network.categories, network.num_categorical, stride, params, values[0], total);
+      categories_forward<T>(network.categories, network.num_categorical, stride, values[last], values[0], total);
     else
-      head_forward<T>(task.head, is_last, task.floor, features, stride, params, values[0], to, total);
+      head_forward<T>(head_of<T>(task, k, stride, values[last], values[0]), task.places[k], to, total);
   }
-  if (task.head == Head::affine) lanes_to_rows<T>(z, rows, features, stride, task.out + first * features);
+  if (makes_z(task.head)) lanes_to_rows<T>(z, rows, features, stride, task.out + first * features);
   std::memcpy(task.total + first, total, static_cast<size_t>(rows) * sizeof(T));
 }
 

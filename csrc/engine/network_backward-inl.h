@@ -19,7 +19,7 @@ template <class T>
 struct BackBlock {
   const NetworkView* network;
   Values<T> values;
-  T *total, *grad_z, *grad_context, *grads, *all_segments;
+  T *total, *grad_z, *in_order, *grad_context, *grads, *all_segments;
   int64_t rows, stride;
   // What a network gives x, the one before it gave z.
   MADE_FAST_INLINE T* grad(int v) const {
@@ -38,7 +38,8 @@ BackBlock<T> back_block(const NetworkTask<T>& task, const Place<T>& place, int64
   block.values = {&network, task.values + number * values, place.values, block.stride};
   block.total = room;
   block.grad_z = block.total + block.stride;
-  block.grad_context = block.grad_z + network.widths[0] * block.stride;
+  block.in_order = block.grad_z + network.widths[0] * block.stride;
+  block.grad_context = block.in_order + network.widths[0] * block.stride;
   block.grads = block.grad_context + network.widths[1] * block.stride;
   block.all_segments = block.grads + network.grad_units * block.stride;
   return block;
@@ -268,12 +269,22 @@ void zero_or_rows(const T* in, int64_t rows, int64_t units, int64_t stride, T* o
 template <class T>
 void take_gradients(const NetworkTask<T>& task, const NetworkView& network, int64_t first, const BackBlock<T>& block) {
   const int64_t features = network.widths[0], context = network.widths[1];
-  const bool has_z = task.head == Head::affine && task.grad_out != nullptr;
+  const bool has_z = makes_z(task.head) && task.grad_out != nullptr;
   zero_or_rows<T>(task.grad_total == nullptr ? nullptr : task.grad_total + first, block.rows, 1, block.stride,
                   block.total);
   zero_or_rows<T>(has_z ? task.grad_out + first * features : nullptr, block.rows, features, block.stride, block.grad_z);
   if (task.grad_context != nullptr)
     std::memset(block.grad_context, 0, static_cast<size_t>(context * block.stride) * sizeof(T));
+}
+
+// The gradient of z in the order of its network, from that of x of the next one.
+template <class T>
+const T* grad_in_order(const int32_t* places, int64_t features, const BackBlock<T>& block) {
+  if (places == nullptr) return block.grad_z;
+  for (int64_t d = 0; d < features; ++d)
+    std::memcpy(block.in_order + d * block.stride, block.grad_z + places[d] * block.stride,
+                static_cast<size_t>(block.stride) * sizeof(T));
+  return block.in_order;
 }
 
 // Gradients of everything in one block but the weights.
@@ -295,8 +306,9 @@ void backward_block(const NetworkTask<T>& task, const Place<T>* places, int numb
     categories_backward<T>(network.categories, network.num_categorical, block.stride, block.values[last],
                            block.values[0], block.total, block.grad(last), block.grad_z);
   else
-    head_backward<T>(task.head, is_last, task.floor, features, block.stride, block.values[last], block.values[0],
-                     block.grad_z, block.total, block.grad(last), block.grad_z);
+    head_backward<T>(head_of<T>(task, number, block.stride, block.values[last], block.values[0]),
+                     grad_in_order<T>(task.places[number], features, block), block.total, block.grad(last),
+                     block.grad_z);
   for (int v = last; v >= 2; --v) {
     const NetworkOp& op = network.ops[v - 2];
     if (!written[v]) continue;

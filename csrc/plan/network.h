@@ -77,7 +77,8 @@ struct NetworkTask {
   const NetworkView* const* networks;  // all but one alone have a head that makes z, which the next one reads
   int num_networks;
   Head head;
-  T floor;  // of scales
+  T floor;                       // of scales
+  const int32_t* const* places;  // for each network, where in x of the next one its z is; null: in the same order
   int64_t batch;
   const T* x;                       // (B, D)
   const T* context;                 // (B, C)
@@ -109,7 +110,7 @@ int64_t network_values(const NetworkTask<T>& task) {
 }
 
 // Numbers that `room` must have for each thread, or on the way back for each block at once: the gradients of one
-// network and of x, the context and a total, the values that weights are multiplied by.
+// network and of x (in both orders), the context and a total, the values that weights are multiplied by.
 template <class T>
 int64_t network_room(const NetworkTask<T>& task) {
   int64_t most = 0;
@@ -117,7 +118,7 @@ int64_t network_room(const NetworkTask<T>& task) {
     const int64_t units = task.networks[k]->grad_units + task.networks[k]->row_units;
     if (units > most) most = units;
   }
-  return (most + task.networks[0]->widths[0] + task.networks[0]->widths[1] + 1) * kBlockRows;
+  return (most + 2 * task.networks[0]->widths[0] + task.networks[0]->widths[1] + 1) * kBlockRows;
 }
 
 // Numbers that `packed` must have, whichever way.

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from made_fast.arguments import MOST_SEED, context_like, finite, like_weights, one_of, seed_number, whole_number
 from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, solved_by
-from made_fast.layers.networks import MOST_AT_ONCE, Call, Chain
+from made_fast.layers.chains import MOST_AT_ONCE, Chain
+from made_fast.layers.networks import Call
 from made_fast.layers.unchanged import Seen
 from made_fast.models.made import MADE
-from made_fast.models.whole import LastChain, is_too_large, serving
+from made_fast.models.whole import LastChain, pays, serving
 from made_fast.outputs.dtypes import check_dtype, check_written, write_values
 from made_fast.outputs.normal import Normal
 from made_fast.outputs.point import Point
@@ -202,7 +203,7 @@ class MaskedAutoregressiveFlow(nn.Module):
             chain = Chain(calls)
             if all(network.ensemble is None for network in self.networks):  # type: ignore[union-attr]
                 self._last.keep(self, backend, x, chain, seen)
-        return None if is_too_large(chain, x) else chain
+        return chain if pays(chain, x) else None
 
     def _checked(self, name: str, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """x or z, and the context, in the dtype and on the device of the weights."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from made_fast.layers import operators
+from made_fast.layers.chains import Chain
 from made_fast.layers.linear import MaskedLinear
-from made_fast.layers.networks import Call, Chain, WholeNetwork, backend_for
+from made_fast.layers.networks import Call, WholeNetwork, backend_for
 from made_fast.layers.unchanged import Seen, unchanged
 from made_fast.outputs.codes import Code, Encoding
 from made_fast.outputs.conditional import Conditional
@@ -20,7 +21,7 @@ from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wire, Wiring
 from made_fast.tracing import may_bypass
 
-__all__ = ["LastChain", "Listing", "Whole", "is_too_large", "serving"]
+__all__ = ["LastChain", "Listing", "Whole", "is_watched", "pays", "serving"]
 
 # Multiply-adds of a forward pass above which the products of single layers are quicker with several threads.
 _MOST_MACS = 1 << 27
@@ -89,7 +90,7 @@ class Whole:
                 seen = Seen()
                 self.show(network, seen)
                 self._last.keep(network, backend, x, chain, seen)
-        return None if is_too_large(chain, x) else chain
+        return chain if pays(chain, x) else None
 
     def show(self, network: Any, seen: Seen) -> None:
         """What ``call_by`` looks at, of a network with one mask."""
@@ -108,14 +109,14 @@ class Whole:
         if of.get("direct_layer") is not None:
             masked.append(of["direct_layer"])
         encoder = of.get("encoder")
-        if encoder is not None and (_is_watched(encoder) or encoder.num_units > _MOST_UNITS * x.shape[-1]):
+        if encoder is not None and (is_watched(encoder) or encoder.num_units > _MOST_UNITS * x.shape[-1]):
             return None
         for layer in masked:
-            if type(layer) is not MaskedLinear or _is_watched(layer):
+            if type(layer) is not MaskedLinear or is_watched(layer):
                 return None
         others = {name: of[name] for name in _CONTEXT_LAYERS if of.get(name) is not None}
         for each in others.values():
-            if type(each) is not nn.Linear or _is_watched(each):
+            if type(each) is not nn.Linear or is_watched(each):
                 return None
         weights, masks = self._wires.tensors(masked, others, layer_masks)
         dtype, device = x.dtype, x.device
@@ -161,13 +162,6 @@ class LastChain:
         return LastChain, ()
 
 
-def is_too_large(chain: Chain, x: Tensor) -> bool:
-    """Whether the products of single layers are quicker, with gradients and several threads."""
-    if not torch.is_grad_enabled() or torch.get_num_threads() == 1:
-        return False
-    return bool(chain.macs * x.numel() > _MOST_MACS * x.shape[-1])
-
-
 def serving(x: Tensor, context: Tensor | None) -> Any:
     """The backend that runs whole networks on these rows; None where layers must run one by one, whichever network it is."""
     if not may_bypass(x, context) or operators.why_only_plain(x.device) is not None:
@@ -179,12 +173,18 @@ def serving(x: Tensor, context: Tensor | None) -> Any:
     return backend_for(x)
 
 
+def pays(native: Any, x: Tensor) -> bool:
+    """Whether one call of a network is quicker than single layers for as many rows as x (..., D) has."""
+    few = native.macs * x.numel() <= _MOST_MACS * x.shape[-1]
+    return few or torch.get_num_threads() == 1 or not torch.is_grad_enabled()
+
+
 def _watched_everywhere() -> bool:
     of = nn.modules.module
     return bool(of._global_forward_hooks or of._global_forward_pre_hooks or of._global_backward_hooks)
 
 
-def _is_watched(layer: nn.Module) -> bool:
+def is_watched(layer: nn.Module) -> bool:
     """Whether something besides its weights makes what a layer gives, or somebody looks at it."""
     of = layer.__dict__
     return bool(of["_forward_pre_hooks"] or of["_forward_hooks"] or of["_backward_hooks"] or "forward" in of) or bool(

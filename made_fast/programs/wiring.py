@@ -8,9 +8,13 @@ from made_fast.programs.schedule import Kind
 
 __all__ = ["HEADS", "Wire", "Wiring"]
 
-# What a call of a network makes of its parameters: themselves; z = (x - shift) / scale with its log-determinant; or the
-# log-probability of x, which is one-hot for "categorical". The numbers are those of csrc/plan/codes.h.
-HEADS = ("parameters", "affine", "flow", "bernoulli", "normal", "spin", "categorical")
+# What a call of a network makes of its parameters: themselves; z = (x - shift) / scale with its log-determinant; the
+# log-probability of x, which is one-hot for "categorical"; or z = x scale + shift with its log-determinant, of two kinds of
+# scales (``made_fast.layers.heads``). The numbers are those of csrc/plan/codes.h.
+HEADS = (
+    *("parameters", "affine", "flow", "bernoulli", "normal", "spin", "categorical"),
+    *("softplus_scale", "softclip_scale"),
+)
 
 
 class Wire(NamedTuple):

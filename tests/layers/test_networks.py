@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from made_fast import MADE, build_config
 from made_fast.flows.maf import MaskedAutoregressiveFlow
-from made_fast.layers import networks
+from made_fast.layers import chains
 from made_fast.models import whole
 from made_fast.outputs import Categorical, MixtureOfLogistics, MixtureOfNormals
 
@@ -26,13 +26,13 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-4}
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was run in one call."""
     found: list[Any] = []
-    run = networks.Chain.run
+    run = chains.Chain.run
 
-    def counted(chain: networks.Chain, *arguments: Any) -> Any:
+    def counted(chain: chains.Chain, *arguments: Any) -> Any:
         found.append(len(chain.calls))
         return run(chain, *arguments)
 
-    monkeypatch.setattr(networks.Chain, "run", counted)
+    monkeypatch.setattr(chains.Chain, "run", counted)
     return found
 
 

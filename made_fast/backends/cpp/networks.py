@@ -23,6 +23,7 @@ _MACS_PER_THREAD = 1_000_000  # of a forward pass
 _CHAINS_KEPT = 8
 _MOST_THREADS = 64  # kMostBlocksAtOnce
 _BLOCKS_SUMMED = 4  # kBlocksSummed: whole ones, so that sums do not depend on the threads
+_WITHOUT_Z = ("flow", "bernoulli", "normal", "spin", "categorical")
 
 
 class NetworkColumn(IntEnum):
@@ -92,30 +93,41 @@ class Networks:
         self._sizes: dict[int, tuple[int, int]] = {}  # of values of a block, and of so many rooms
 
     def forward(
-        self, head: str, floor: float, x: Tensor, context: Tensor | None, weights: Sequence[int], keep: bool
-    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        self,
+        head: str,
+        floor: float,
+        reads: Sequence[Tensor | None],
+        x: Tensor,
+        context: Tensor | None,
+        weights: Sequence[int],
+        keep: bool,
+        finite: bool = False,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor] | None:
         """Results of a head, and the values of all units.
 
         Args:
-            head: of ``HEADS``; of several networks ``"affine"`` or ``"flow"``.
+            head: of ``HEADS``; of several networks one that makes z, or ``"flow"``.
             floor: of scales.
+            reads: for each network, int64 (D,) contiguous: which variable of the z before it is its i-th; None: the i-th.
             x, context: (B, D) and (B, C) or None; contiguous, fp32 or fp64, B of 1 or more.
             weights: addresses of those of all networks, contiguous, of the same dtype.
             keep: whether the values are wanted; else their memory is bounded whatever B.
+            finite: whether it gives up where a number is not finite.
 
         Returns:
-            (B, P), or z (B, D), or None; the total (B,) of a head or None; and the values.
+            (B, P), or z (B, D), or None; the total (B,) of a head or None; and the values. Or None: it has given up.
         """
         batch, blocks, threads = self._cut(x.shape[0])
         block_values, room_size = self._sizes_of(threads)
         values = x.new_empty(block_values * (blocks if keep else threads))
         room = x.new_empty(room_size)
         total = None if head == "parameters" else x.new_empty(batch)
-        width = {"parameters": self._wiring.wires[-1].width, "affine": self._wiring.features}.get(head)
-        out = None if width is None else x.new_empty(batch, width)
+        width = self._wiring.wires[-1].width if head == "parameters" else self._wiring.features
+        out = None if head in _WITHOUT_Z else x.new_empty(batch, width)
         call = _core.network_forward_f64 if x.dtype == torch.float64 else _core.network_forward_f32
-        call(
+        done = call(
             self._natives,
+            [_address(each) for each in reads],
             instruction_set(),
             HEADS.index(head),
             floor,
@@ -129,36 +141,44 @@ class Networks:
             _address(total),
             keep,
             threads,
+            finite,
         )
-        return out, total, values
+        return (out, total, values) if done else None
 
     def backward(
         self,
         head: str,
         floor: float,
+        reads: Sequence[Tensor | None],
         batch: int,
         weights: Sequence[int],
         values: Tensor,
         grads: tuple[Tensor | None, Tensor | None],
         into: tuple[Tensor | None, Tensor | None],
         into_weights: Sequence[Tensor | None],
-    ) -> None:
+        finite: bool = False,
+    ) -> bool:
         """Writes the gradients of x, context and the weights.
 
         Args:
-            head, floor, weights: as before.
+            head, floor, reads, weights: as before.
             batch: B.
             values: from ``forward``, kept.
             grads: those of both results, contiguous, or None.
             into: (B, D) and (B, C), contiguous, or None where they are not wanted.
             into_weights: of the shapes of the weights, contiguous, or None.
+            finite: whether it gives up where a gradient that is given is not finite.
+
+        Returns:
+            Whether it has not given up.
         """
         batch, blocks, threads = self._cut(batch)
         at_once = min(blocks, -(-threads // _BLOCKS_SUMMED) * _BLOCKS_SUMMED)
         room = values.new_empty(self._sizes_of(at_once)[1])
         call = _core.network_backward_f64 if values.dtype == torch.float64 else _core.network_backward_f32
-        call(
+        return call(
             self._natives,
+            [_address(each) for each in reads],
             instruction_set(),
             HEADS.index(head),
             floor,
@@ -170,6 +190,7 @@ class Networks:
             [0 if each is None else each.data_ptr() for each in into_weights],
             threads,
             at_once,
+            finite,
         )
 
     def _cut(self, batch: int) -> tuple[int, int, int]:

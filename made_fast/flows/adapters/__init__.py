@@ -1,4 +1,4 @@
-"""Flows of other libraries, inverted in levels instead of D passes. Nothing is imported from them: attributes are read."""
+"""Flows of other libraries: inverted in levels instead of D passes, networks in one call. Nothing is imported from them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,20 @@ def is_flow(thing: Any) -> bool:
 
 
 def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) -> Any:
-    """Returns the same flow with the slow direction of its autoregressive transforms in levels.
+    """Returns the same flow with the slow direction of its autoregressive transforms in levels, their networks in one call.
 
     It shares all parameters with the original, which is not changed, and has the same class, methods and signatures: base
-    distributions, embedding networks, permutations, couplings and batch normalisation are the library's own. Only the slow
-    direction of autoregressive transforms is replaced: affine ones by the compiled engine, others by the library's own
-    elementwise inverse, called once for each level on the variables of that level. Gradients are those of the implicit
+    distributions, embedding networks, couplings and batch normalisation are the library's own.
+
+    The slow direction of autoregressive transforms is replaced: affine ones by the compiled engine, others by the library's
+    own elementwise inverse, called once for each level on the variables of that level. Gradients are those of the implicit
     function (first derivatives).
+
+    In the quick direction, that of training, a masked network is one native call forward and one backward, with the
+    parameters as they are at that moment; of zuko and nflows so are affine transforms one after another, with their
+    log-determinants. Whatever the engine does not do as the library does runs as the library has it: other layers and
+    functions, hooks, pruned and parametrized layers, dropout, batch normalisation, compilers, transforms, forward mode,
+    autocast, other devices and dtypes, numbers that are not finite. Derivatives of any order.
 
     Args:
         flow: a flow, a transform, or any module that has such transforms in it, of nflows, normflows, zuko or pyro; or a
@@ -122,5 +129,7 @@ def _replaced(module: nn.Module, done: dict[int, nn.Module], options: dict[str, 
             for name, fresh in (("parts", list(children.values())), ("_inv", None), ("_cached_x_y", (None, None))):
                 if name in module.__dict__:  # what torch's own transforms keep beside their modules
                     replacement.__dict__[name] = fresh
+            for each in ADAPTERS:
+                replacement = each.composed(replacement)
     done[id(module)] = replacement
     return replacement

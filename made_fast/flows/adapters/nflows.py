@@ -1,15 +1,39 @@
-"""nflows and normflows: transforms with ``autoregressive_net``, ``_elementwise_forward`` and ``_elementwise_inverse``."""
+"""nflows and normflows: transforms with ``autoregressive_net``, ``_elementwise_forward`` and ``_elementwise_inverse``.
+
+Compositions of affine ones too.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from made_fast.flows.adapters.solving import Adapter, Inverter, levelled_as
+from made_fast.flows.adapters.networks import (
+    Reading,
+    Unreadable,
+    call_of,
+    in_one_call,
+    kind_of,
+    parameters_of,
+    run_finite,
+)
+from made_fast.flows.adapters.solving import Adapter, Inverter, copy_with
+from made_fast.layers.chains import MOST_AT_ONCE
+from made_fast.layers.networks import Call
+from made_fast.models.whole import is_watched, serving
+from made_fast.programs.program import CONTEXT, X
 
-__all__ = ["levelled", "recognises"]
+__all__ = ["composed", "levelled", "recognises"]
+
+_NETWORKS = ("nflows.transforms.made.MADE", "normflows.nets.made.MADE")
+_PERMUTATIONS = tuple(
+    f"nflows.transforms.permutations.{name}" for name in ("Permutation", "RandomPermutation", "ReversePermutation")
+)
 
 
 def recognises(module: nn.Module) -> bool:
@@ -20,10 +44,7 @@ def recognises(module: nn.Module) -> bool:
 
 class _Adapter(Adapter):
     def __init__(self, module: Any) -> None:
-        net = module.autoregressive_net
-        context = getattr(net, "context_layer", None)
-        self.features = int(net.initial_layer.in_features)
-        self.context_features = 0 if context is None else int(context.in_features)
+        self.features, self.context_features = _widths(module.autoregressive_net)
 
     def network(self, module: Any, x: Tensor, context: Tensor | None) -> Tensor:
         found: Tensor = module.autoregressive_net(x, context)
@@ -44,8 +65,66 @@ class _Adapter(Adapter):
         return found
 
 
+class _Network:
+    """Put before the class of a network: it runs in one call."""
+
+    def forward(self: Any, inputs: Tensor, context: Tensor | None = None) -> Tensor:
+        """Parameters (B, D * K) of inputs (B, D) and context (B, C) or None."""
+        found = parameters_of(self, inputs, context)
+        return super().forward(inputs, context) if found is None else found  # type: ignore[misc]
+
+
+def _read(net: Any, with_context: bool) -> Reading:
+    """nflows adds a function of the context to the first layer, normflows the context itself, and gates blocks by it."""
+    features, context_features = _widths(net)
+    reading = Reading(features, context_features if with_context else 0)
+    attribute = reading.attribute
+    is_nflows = kind_of(net.initial_layer).startswith("nflows.")
+    if not is_nflows and type(attribute(net, "preprocessing")) is not nn.Identity:
+        raise Unreadable("preprocessing")
+    value = reading.linear(attribute(net, "initial_layer"), X)
+    if with_context:
+        given = reading.linear(attribute(net, "context_layer"), CONTEXT)
+        value = reading.add(value, reading.apply(attribute(net, "activation"), given) if is_nflows else given)
+    if is_nflows and not attribute(net, "use_residual_blocks"):
+        value = reading.apply(attribute(net, "activation"), value)
+    for block in reading.children(attribute(net, "blocks")):
+        value = _read_block(reading, block, value, with_context, is_nflows)
+    reading.linear(attribute(net, "final_layer"), value)
+    return reading
+
+
+def _read_block(reading: Reading, block: Any, value: int, with_context: bool, is_nflows: bool) -> int:
+    name, attribute = type(block).__qualname__, partial(reading.attribute, block)
+    activation, dropout = attribute("activation"), attribute("dropout")
+    if name == "MaskedFeedforwardBlock" and attribute("batch_norm") is None and (is_nflows or not with_context):
+        return reading.apply(dropout, reading.apply(activation, reading.linear(attribute("linear"), value)))
+    if name != "MaskedResidualBlock" or attribute("use_batch_norm"):
+        raise Unreadable(kind_of(block))
+    first, second = reading.children(attribute("linear_layers"))
+    inner = reading.linear(first, reading.apply(activation, value))
+    given = reading.linear(attribute("context_layer"), CONTEXT) if with_context else 0
+    if with_context and is_nflows:
+        inner = reading.add(inner, given)
+    inner = reading.linear(second, reading.apply(dropout, reading.apply(activation, inner)))
+    if with_context and not is_nflows:
+        inner = reading.multiply(inner, reading.apply(torch.sigmoid, given))
+    return reading.add(value, inner)
+
+
+def _widths(net: Any) -> tuple[int, int]:
+    """D and C of a network."""
+    context = getattr(net, "context_layer", None)
+    return int(net.initial_layer.in_features), 0 if context is None else int(context.in_features)
+
+
 class _Levelled:
-    """Put before the class of a transform: the inverse in levels, the log-determinant from one more pass."""
+    """Put before the class of a transform: the inverse in levels, an affine density in one call."""
+
+    def forward(self: Any, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z and log |det dz/dx| (B,), from x (B, D) and context (B, C) or None."""
+        found = None if self._affine is None else _density([self], inputs, context)
+        return super().forward(inputs, context) if found is None else found  # type: ignore[misc]
 
     def inverse(self: Any, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x and log |det dx/dz| (B,), from z (B, D) and context (B, C) or None."""
@@ -54,6 +133,107 @@ class _Levelled:
         return x, self._elementwise_inverse(inputs, params)[1]
 
 
-def levelled(module: nn.Module, **options: Any) -> nn.Module:
-    """The same transform, with the same parameters, and an inverse in levels."""
-    return levelled_as(module, _Levelled, Inverter(module, _Adapter(module), **options))
+class _Composed:
+    """Put before the class of a composition: affine transforms, with permutations between them, are one call."""
+
+    def forward(self: Any, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z and log |det dz/dx| (B,), from x (B, D) and context (B, C) or None."""
+        return self._cascade(inputs, _joined(self._cascade, self._transforms), context)  # type: ignore[no-any-return]
+
+
+def _is_affine(transform: Any) -> bool:
+    return transform.__dict__.get("_affine") is not None
+
+
+def _is_permutation(transform: Any) -> bool:
+    return kind_of(transform) in _PERMUTATIONS and transform._dim == 1 and not is_watched(transform)
+
+
+def _joined(cascade: Any, transforms: Iterable[Any]) -> list[Any]:
+    """The transforms of a composition; those that one call can do together are one."""
+    found: list[Any] = []
+    several: list[Any] = []  # an affine one, and what follows it
+
+    def end() -> None:
+        last = max((i for i, each in enumerate(several) if _is_affine(each)), default=-1)
+        together, rest = several[: last + 1], several[last + 1 :]
+        found.extend([partial(_run, cascade, together)] if len(together) > 1 else together)
+        found.extend(rest)
+        several.clear()
+
+    for each in transforms:
+        if (_is_affine(each) and sum(map(_is_affine, several)) < MOST_AT_ONCE) or (several and _is_permutation(each)):
+            several.append(each)
+        else:
+            end()
+            (several if _is_affine(each) else found).append(each)
+    end()
+    return found
+
+
+def _run(cascade: Any, transforms: Sequence[Any], inputs: Tensor, context: Tensor | None) -> Any:
+    watched = any(map(is_watched, transforms))
+    found = None if watched else _density(transforms, inputs, context)
+    return cascade(inputs, transforms, context) if found is None else found
+
+
+def _density(transforms: Sequence[Any], x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """z (B, D) and the log-determinant (B,), in one call; None where the library must compute them.
+
+    Args:
+        transforms: affine ones, the first and the last among them, and permutations.
+        x, context: (B, D) and (B, C) or None.
+    """
+    backend = serving(x, context)
+    features, epsilon = transforms[0]._affine
+    if backend is None or x.ndim != 2 or x.shape[1] != features:
+        return None
+    calls: list[Call] = []
+    reads: Tensor | None = None
+    for each in transforms:
+        if not _is_affine(each):
+            order = _order_of(each._permutation, features)
+            if order is None:
+                return None
+            reads = order if reads is None else reads[order]
+            continue
+        net = each._modules["autoregressive_net"]
+        if (each.features, each._epsilon) != (features, epsilon) or is_watched(net):
+            return None
+        call = call_of(backend, net, x, context)
+        if call is None or call.wiring.wires[-1].width != 2 * features:
+            return None
+        calls.append(call._replace(reads=reads))
+        reads = None
+    return run_finite(calls, "softplus_scale", epsilon, x, context)  # type: ignore[no-any-return]
+
+
+def _order_of(permutation: Any, features: int) -> Tensor | None:
+    """A permutation (D,) as it is now, int64 on the CPU; None if it is none."""
+    if type(permutation) is not Tensor or permutation.dtype != torch.int64 or permutation.shape != (features,):
+        return None
+    return _order(permutation.numpy().tobytes()) if permutation.device.type == "cpu" else None
+
+
+@lru_cache(maxsize=256)
+def _order(content: bytes) -> Tensor | None:
+    order = torch.frombuffer(bytearray(content), dtype=torch.int64)
+    return order if torch.equal(order.sort().values, torch.arange(len(order))) else None
+
+
+def levelled(module: Any, **options: Any) -> nn.Module:
+    """The same transform, with the same parameters, an inverse in levels and a network in one call."""
+    net = module.autoregressive_net
+    modules = {"autoregressive_net": in_one_call(net, _Network, _read)} if kind_of(net) in _NETWORKS else {}
+    is_affine = (
+        bool(modules) and kind_of(module) == "nflows.transforms.autoregressive.MaskedAffineAutoregressiveTransform"
+    )
+    affine = (module.features, module._epsilon) if is_affine else None
+    return copy_with(
+        module, _Levelled, modules, _inverter=Inverter(module, _Adapter(module), **options), _affine=affine
+    )
+
+
+def composed(module: nn.Module) -> nn.Module:
+    """A composition whose transforms were accelerated, so that those that can be are one call; others as they are."""
+    return copy_with(module, _Composed) if kind_of(module) == "nflows.transforms.base.CompositeTransform" else module

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from made_fast.flows.adapters.solving import Adapter, Inverter, levelled_as
+from made_fast.flows.adapters.networks import Reading, in_one_call, kind_of, parameters_of
+from made_fast.flows.adapters.solving import Adapter, Inverter, copy_with
+from made_fast.programs.program import X
 
-__all__ = ["levelled", "recognises"]
+__all__ = ["composed", "levelled", "recognises"]
 
 
 def _net_of(module: Any) -> Any:
@@ -61,6 +63,41 @@ class _Adapter(Adapter):
         return (z - mean) * torch.exp(-raw.clamp(self.low, self.high))
 
 
+class _Network:
+    """Put before the class of a network: it runs in one call."""
+
+    def _forward(self: Any, x: Tensor) -> Any:
+        """What the library makes of x with its context (..., C + D): one tensor, or one for each kind of parameters."""
+        made = parameters_of(self, x)
+        if made is None:
+            return super()._forward(x)  # type: ignore[misc]
+        if self.output_multiplier == 1:
+            return made
+        made = made.reshape(*x.shape[:-1], self.output_multiplier, self.input_dim)
+        if self.count_params == 1:
+            return made
+        return made.unbind(-2) if self.all_ones else tuple([made[..., each, :] for each in self.param_slices])
+
+
+def _read(net: Any, with_context: bool) -> Reading:
+    reading = Reading(int(net.input_dim + net.context_dim), 0)
+    *hidden, last = reading.children(reading.attribute(net, "layers"))
+    function, skip, value = reading.attribute(net, "f"), reading.attribute(net, "skip_layer"), X
+    for layer in hidden:
+        value = reading.apply(function, reading.linear(layer, value))
+    value = reading.linear(last, value)
+    if skip is not None:
+        reading.add(value, reading.linear(skip, X))
+    return reading
+
+
+def _networks(module: Any) -> dict[str, nn.Module]:
+    """The network of a transform, in one call, by its name; of other kinds none."""
+    names = {"pyro.nn.auto_reg_nn.AutoRegressiveNN", "pyro.nn.auto_reg_nn.ConditionalAutoRegressiveNN"}
+    found = {name: each for name, each in module._modules.items() if name in ("arn", "nn") and kind_of(each) in names}
+    return {name: in_one_call(each, _Network, _read) for name, each in found.items()}
+
+
 class _LevelledAffine:
     """Put before the class of an affine transform."""
 
@@ -94,7 +131,7 @@ _CACHES = {"_inv": None, "_cached_x_y": (None, None), "_cached_log_scale": None}
 
 
 def _levelled_affine(module: nn.Module, inverter: Inverter) -> nn.Module:
-    return _forgetful(levelled_as(module, _LevelledAffine, inverter))
+    return _forgetful(copy_with(module, _LevelledAffine, _networks(module), _inverter=inverter))
 
 
 def _forgetful(module: nn.Module) -> nn.Module:
@@ -109,8 +146,13 @@ def _forgetful(module: nn.Module) -> nn.Module:
 
 
 def levelled(module: nn.Module, **options: Any) -> nn.Module:
-    """The same transform, with the same parameters, and an inverse in levels."""
+    """The same transform, with the same parameters, an inverse in levels and a network in one call."""
     inverter = Inverter(_forgetful(copy.copy(module)), _Adapter(module), **options)
     if hasattr(module, "arn"):
         return _levelled_affine(module, inverter)
-    return levelled_as(module, _LevelledConditional, inverter)
+    return copy_with(module, _LevelledConditional, _networks(module), _inverter=inverter)
+
+
+def composed(module: nn.Module) -> nn.Module:
+    """A composition as it is: pyro's run one after another."""
+    return module

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from made_fast.outputs.point import Point, PointConditional
 from made_fast.programs.program import Program
 from made_fast.sampling.sampler import Sampler
 
-__all__ = ["Adapter", "Inverter", "levelled_as"]
+__all__ = ["Adapter", "Inverter", "copy_with"]
 
 TOLERANCE = 1e-6  # of z computed back from x in fp64, relative above 1
 CHECKED_ROWS = 4
@@ -184,10 +184,19 @@ class Inverter:
             )
 
 
-def levelled_as(module: nn.Module, mixin: type, inverter: Inverter) -> nn.Module:
-    """A copy that shares all parameters, of a class of the same name with ``mixin`` put before the module's own."""
+def copy_with(
+    module: nn.Module, mixin: type, modules: Mapping[str, nn.Module] | None = None, **attributes: Any
+) -> nn.Module:
+    """A copy that shares all parameters, of a class of the same name with ``mixin`` put before the module's own.
+
+    Args:
+        module: the original, which is not changed.
+        mixin: a class.
+        modules: submodules of the copy that are others.
+        attributes: those that the copy has beside its own.
+    """
     copied: nn.Module = _unfilled(mixin, type(module))
-    copied.__dict__.update({**module.__dict__, "_inverter": inverter})
+    copied.__dict__.update({**module.__dict__, "_modules": {**module._modules, **(modules or {})}, **attributes})
     return copied
 
 

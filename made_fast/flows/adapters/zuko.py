@@ -1,16 +1,32 @@
-"""zuko: lazy transforms with ``hyper``, ``univariate`` and ``meta``."""
+"""zuko: lazy transforms with ``hyper``, ``univariate`` and ``meta``, and their compositions."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+from inspect import signature
+from itertools import groupby
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from made_fast.flows.adapters.solving import Adapter, Inverter, levelled_as
+from made_fast.flows.adapters.networks import (
+    Reading,
+    call_of,
+    in_one_call,
+    kind_of,
+    parameters_of,
+    run_finite,
+)
+from made_fast.flows.adapters.solving import Adapter, Inverter, copy_with
+from made_fast.layers.chains import MOST_AT_ONCE
+from made_fast.layers.networks import Call
+from made_fast.models.whole import is_watched, serving
+from made_fast.programs.program import X
 
-__all__ = ["levelled", "recognises"]
+__all__ = ["composed", "levelled", "recognises"]
 
 
 def recognises(module: nn.Module) -> bool:
@@ -50,8 +66,44 @@ class _Adapter(Adapter):
         return found
 
 
+class _Network:
+    """Put before the class of a network: it runs in one call."""
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        """Parameters (..., D * K) of x with its context (..., D + C)."""
+        found = parameters_of(self, input)
+        return super().forward(input) if found is None else found  # type: ignore[misc]
+
+
+def _read(net: Any, with_context: bool) -> Reading:
+    reading = Reading(int(net.in_features), 0)
+    _read_layers(reading, net, X)
+    return reading
+
+
+def _read_layers(reading: Reading, layers: Any, value: int) -> int:
+    for layer in reading.children(layers):
+        if kind_of(layer) == "zuko.nn.Residual":
+            value = reading.add(value, _read_layers(reading, layer, value))
+        elif isinstance(layer, nn.Linear):
+            value = reading.linear(layer, value)
+        else:
+            value = reading.apply(layer, value)
+    return value
+
+
+def _slope_of(module: Any) -> float | None:
+    """The smallest scale of an affine transform with its own scales and shapes; None for others."""
+    affine = module.univariate
+    if kind_of(module) != "zuko.flows.autoregressive.MaskedAutoregressiveTransform" or not isinstance(affine, type):
+        return None
+    if f"{affine.__module__}.{affine.__qualname__}" != "zuko.transforms.MonotonicAffineTransform":
+        return None
+    return float(signature(affine).parameters["slope"].default) if module.total == 2 else None
+
+
 class _Levelled:
-    """Put before the class of a lazy transform: what it makes is inverted in levels."""
+    """Put before the class of a lazy transform: what it makes is inverted in levels, and an affine density is one call."""
 
     def forward(self: Any, c: Tensor | None = None) -> Any:
         """The transform given a context (..., C) or None, as the library makes it."""
@@ -66,9 +118,85 @@ class _Levelled:
             return self._inverter(rows, each).reshape(*shape, y.shape[-1])  # type: ignore[no-any-return]
 
         transform._inverse = inverse
+        if self._affine is not None:
+            transform.call_and_ladj = _density_of([self], [transform], c)
         return transform
 
 
-def levelled(module: nn.Module, **options: Any) -> nn.Module:
-    """The same lazy transform, with the same parameters, and an inverse in levels."""
-    return levelled_as(module, _Levelled, Inverter(module, _Adapter(module), **options))
+class _Composed:
+    """Put before the class of a composition: affine transforms one after another are one call."""
+
+    def forward(self: Any, c: Tensor | None = None) -> Any:
+        """The transform given a context (..., C) or None, as the library makes it."""
+        transform = super().forward(c)  # type: ignore[misc]
+        parts: list[Any] = []
+        pairs = zip(self.transforms, transform.transforms, strict=True)
+        for is_affine, several in groupby(pairs, lambda pair: pair[0].__dict__.get("_affine") is not None):
+            lazy, made = map(list, zip(*several, strict=True))
+            if is_affine and 1 < len(made) <= MOST_AT_ONCE:
+                joined = copy.copy(made[0])
+                joined.call_and_ladj = _density_of(lazy, made, c)
+                made = [joined]
+            parts += made
+        if len(parts) < len(transform.transforms):
+            transform.call_and_ladj = type(transform)(*parts).call_and_ladj
+        return transform
+
+
+def _density_of(lazy: Sequence[Any], made: Sequence[Any], c: Tensor | None) -> Any:
+    """``call_and_ladj`` of affine transforms one after another, and the lazy ones that made them given c."""
+
+    def call_and_ladj(x: Tensor) -> tuple[Tensor, Tensor]:
+        found = _density(lazy, x, c)
+        if found is not None:
+            return found
+        total: Any = 0
+        for transform in made:
+            x, ladj = type(transform).call_and_ladj(transform, x)
+            total = total + ladj
+        return x, total
+
+    return call_and_ladj
+
+
+def _density(lazy: Sequence[Any], x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """z (..., D) and the log-determinant (...), in one call; None where the library must compute them."""
+    backend = serving(x, None)
+    if backend is None or (c is not None and serving(c, None) is not backend):
+        return None
+    features, slope = lazy[0]._affine[1:]
+    if x.shape[-1] != features:
+        return None
+    if c is not None:
+        shape = x.shape[:-1]  # a wider context is refused by the library
+        if torch.broadcast_shapes(shape, c.shape[:-1]) != shape:
+            return None
+        x = torch.cat([x, c.expand(*shape, c.shape[-1])], -1)
+    calls: list[Call] = []
+    for each in lazy:
+        net = each._modules["hyper"]
+        if each._affine != (each.univariate, features, slope) or is_watched(net):
+            return None
+        call = call_of(backend, net, x, None)
+        if call is None or call.wiring.wires[-1].width != 2 * features:
+            return None
+        calls.append(call)
+    found = run_finite(calls, "softclip_scale", slope, x, None)
+    if found is None or c is None:
+        return found  # type: ignore[no-any-return]
+    return found[0][..., :features], found[1]
+
+
+def levelled(module: Any, **options: Any) -> nn.Module:
+    """The same lazy transform, with the same parameters, an inverse in levels and a network in one call."""
+    adapter = _Adapter(module)
+    known = kind_of(module.hyper) == "zuko.nn.MaskedMLP"
+    modules = {"hyper": in_one_call(module.hyper, _Network, _read)} if known else {}
+    slope = _slope_of(module)
+    affine = None if slope is None or not known else (module.univariate, adapter.features, slope)
+    return copy_with(module, _Levelled, modules, _inverter=Inverter(module, adapter, **options), _affine=affine)
+
+
+def composed(module: nn.Module) -> nn.Module:
+    """A composition whose transforms were accelerated, so that those that can be are one call; others as they are."""
+    return copy_with(module, _Composed) if kind_of(module) == "zuko.lazy.LazyComposedTransform" else module

@@ -157,9 +157,10 @@ def test_calls_of_networks_that_do_not_fit_are_refused() -> None:
 
     ones = torch.ones(9, 9)
 
-    def call(head: str, *several: networks.Network) -> None:
+    def call(head: str, *several: networks.Network, order: tuple[int, ...] = (0, 1, 2, 3)) -> None:
         weights = [ones.data_ptr()] * 2 * len(several)
-        networks.Networks(several).forward(head, 0.1, torch.ones(1, 9), None, weights, keep=False)
+        reads = [None, *[torch.tensor(order)] * (len(several) - 1)]
+        networks.Networks(several).forward(head, 0.1, reads, torch.ones(1, 9), None, weights, keep=False)
 
     for message, head, several in (
         ("there must be 1 to 64 networks", "affine", [network(4, 8)] * 65),
@@ -169,11 +170,22 @@ def test_calls_of_networks_that_do_not_fit_are_refused() -> None:
         ("must make what the head reads", "bernoulli", [network(4, 8)]),
         ("must make what the head reads", "categorical", [network(4, 3)]),
         ("a head of categories must know them", "categorical", [network(4, 4)]),
+        ("must make what the head reads", "softclip_scale", [network(4, 7)]),
+        ("must make what the head reads", "softplus_scale", [network(4, 10)]),
     ):
         with pytest.raises(ValueError, match=message):
             call(head, *several)
+    for order in ((0, 1, 2, 2), (0, 1, 2, 4), (-1, 1, 2, 3)):
+        with pytest.raises(ValueError, match="must be a permutation"):
+            call("affine", network(4, 8), network(4, 8), order=order)
+    with pytest.raises(ValueError, match="of the first none"):
+        networks.Networks([network(4, 8)]).forward(
+            "affine", 0.1, [torch.arange(4)], torch.ones(1, 4), None, [ones.data_ptr()] * 2, False
+        )
     with pytest.raises(ValueError, match="weights must be as many"):
-        networks.Networks([network()]).forward("parameters", 0.0, torch.ones(1, 4), None, [ones.data_ptr()], False)
+        networks.Networks([network()]).forward(
+            "parameters", 0.0, [None], torch.ones(1, 4), None, [ones.data_ptr()], False
+        )
     for message, categories in (("variables must have categories", (4, 0)), ("a unit for each category", (2, 3))):
         with pytest.raises(ValueError, match=message):
             networks.Network(Wiring(4, 0, 2, (AFFINE,), categories), {0: torch.ones(3, 4, dtype=torch.bool)})
