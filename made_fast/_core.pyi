@@ -1,4 +1,4 @@
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,6 +150,18 @@ def fma_rate(isa: str, double_precision: bool, num_threads: int, repeats: int) -
 def compiler() -> tuple[str, str]: ...
 def tables() -> dict[str, list[str]]: ...
 
+class Unchanged:
+    def __init__(
+        self,
+        held: list[tuple[dict[Any, Any], Any, Any]],
+        sizes: list[tuple[dict[Any, Any], int]],
+        kinds: list[tuple[Any, type]],
+        tensors: list[Any],
+        contents: list[Any],
+        versions: list[tuple[Any, int]],
+    ) -> None: ...
+    def same(self) -> bool: ...
+
 class Network:
     def __init__(
         self,
@@ -159,6 +171,7 @@ class Network:
         num_weights: int,
         ops: np.ndarray,
         terms: list[list[tuple[int, int, np.ndarray]]],
+        categories: np.ndarray,
     ) -> None: ...
     @property
     def macs(self) -> int: ...

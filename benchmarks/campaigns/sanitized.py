@@ -99,6 +99,7 @@ def _networks(rng: random.Random, seed: int, number: int) -> None:
     from made_fast.backends.cpp import engine as cpp
     from made_fast.flows import MaskedAutoregressiveFlow
     from made_fast.models.whole import Whole
+    from made_fast.outputs import Categorical
 
     torch.manual_seed(rng.randrange(2**31))
     features, rows, context = rng.choice((1, 2, 5, 16, 17, 40)), rng.choice(BATCHES[1:]), rng.choice((0, 0, 3))
@@ -112,10 +113,15 @@ def _networks(rng: random.Random, seed: int, number: int) -> None:
     if rng.random() < 0.4 and hidden:
         model: Any = MaskedAutoregressiveFlow(features, rng.choice((1, 3)), hidden, context, activation="tanh")
     else:
-        model = MADE(features, hidden, output=rng.choice(("bernoulli", "normal")), seed=number, **options)
+        sizes = [rng.choice((1, 2, 5)) for _ in range(features)]
+        output = rng.choice(("bernoulli", "normal", "spin", Categorical(sizes)))
+        model = MADE(features, hidden, output=output, seed=number, **options)
     x, c = torch.randn(rows, features), torch.randn(rows, context) if context else None
-    if getattr(getattr(model, "output", None), "name", "") == "bernoulli":
-        x = (x > 0).float()
+    name = getattr(getattr(model, "output", None), "name", "")
+    if name in ("bernoulli", "spin"):
+        x = (x > 0).float() if name == "bernoulli" else x.sign()
+    elif name == "categorical":
+        x = (torch.rand(rows, features) * torch.tensor(sizes)).floor()
 
     def found(of: Any, dtype: torch.dtype) -> list[Tensor]:
         of = copy.deepcopy(of).to(dtype)

@@ -214,7 +214,10 @@ void forward_block(const NetworkTask<T>& task, const Place<T>* places, int64_t f
       return;
     }
     T* to = is_last ? z : block + places[k + 1].values * stride;
-    head_forward<T>(task.head, is_last, task.floor, features, stride, params, values[0], to, total);
+    if (task.head == Head::categorical)
+      categories_forward<T>(network.categories, network.num_categorical, stride, params, values[0], total);
+    else
+      head_forward<T>(task.head, is_last, task.floor, features, stride, params, values[0], to, total);
   }
   if (task.head == Head::affine) lanes_to_rows<T>(z, rows, features, stride, task.out + first * features);
   std::memcpy(task.total + first, total, static_cast<size_t>(rows) * sizeof(T));

@@ -291,6 +291,9 @@ void backward_block(const NetworkTask<T>& task, const Place<T>* places, int numb
   written[0] = written[1] = written[last] = true;  // what has the gradients of z, and zeros
   if (task.head == Head::parameters)
     rows_to_lanes<T>(task.grad_out + first * width, block.rows, width, block.stride, block.grad(last));
+  else if (task.head == Head::categorical)
+    categories_backward<T>(network.categories, network.num_categorical, block.stride, block.values[last],
+                           block.values[0], block.total, block.grad(last), block.grad_z);
   else
     head_backward<T>(task.head, is_last, task.floor, features, block.stride, block.values[last], block.values[0],
                      block.grad_z, block.total, block.grad(last), block.grad_z);

@@ -26,9 +26,9 @@ void head_forward(Head head, bool is_last, T floor, int64_t features, int64_t st
     Vec<T> sum = load<T>(total + row);
     for (int64_t d = 0; d < features; ++d) {
       const Vec<T> value = load<T>(x + d * stride + row);
-      if (head == Head::bernoulli) {
+      if (head == Head::bernoulli || head == Head::spin) {
         const Vec<T> logit = load<T>(params + d * stride + row);
-        sum = sum - softplus_<T>((T(1) - T(2) * value) * logit);
+        sum = sum - softplus_<T>((head == Head::spin ? -value : T(1) - T(2) * value) * logit);
         continue;
       }
       const Vec<T> shift = load<T>(params + 2 * d * stride + row), raw = load<T>(params + (2 * d + 1) * stride + row);
@@ -50,12 +50,13 @@ void head_backward(Head head, bool is_last, T floor, int64_t features, int64_t s
     const Vec<T> outer = load<T>(grad_total + row);
     for (int64_t d = 0; d < features; ++d) {
       const Vec<T> value = load<T>(x + d * stride + row);
-      if (head == Head::bernoulli) {
+      if (head == Head::bernoulli || head == Head::spin) {
+        const T step = head == Head::spin ? T(1) : T(2);
         const Vec<T> logit = load<T>(params + d * stride + row);
-        // log sigmoid(t) with t = (2 x - 1) logit
-        const Vec<T> sign = T(2) * value - T(1), slope = outer * sigmoid_<T>(-sign * logit);
+        // log sigmoid(t) with t = x logit of spins, (2 x - 1) logit of bits
+        const Vec<T> sign = step * value - (step - T(1)), slope = outer * sigmoid_<T>(-sign * logit);
         store<T>(grad_params + d * stride + row, slope * sign);
-        store<T>(grad_x + d * stride + row, T(2) * slope * logit);
+        store<T>(grad_x + d * stride + row, step * slope * logit);
         continue;
       }
       const Vec<T> shift = load<T>(params + 2 * d * stride + row), raw = load<T>(params + (2 * d + 1) * stride + row);
@@ -65,6 +66,58 @@ void head_backward(Head head, bool is_last, T floor, int64_t features, int64_t s
       store<T>(grad_params + 2 * d * stride + row, -to_value);
       store<T>(grad_params + (2 * d + 1) * stride + row, -(to_at * at + outer) / scale * sigmoid_<T>(raw));
       store<T>(grad_x + d * stride + row, to_value);
+    }
+  }
+}
+
+// The greatest logit of a variable with so many categories, and the sum of exp of what each is above it.
+template <class T>
+MADE_FAST_INLINE void sum_of_categories(const T* logits, int32_t count, int64_t stride, Vec<T>& most, Vec<T>& sum) {
+  most = load<T>(logits), sum = splat<T>(T(0));
+  for (int32_t k = 1; k < count; ++k) {
+    const Vec<T> logit = load<T>(logits + k * stride);
+    most = logit > most ? logit : most;
+  }
+  for (int32_t k = 0; k < count; ++k) sum = sum + exp_<T>(load<T>(logits + k * stride) - most);
+}
+
+// The log-probability of one-hot x is the sum over its units of x (logit - log of the sum of exp).
+template <class T>
+void categories_forward(const int32_t* categories, int32_t variables, int64_t stride, const T* params, const T* x,
+                        T* total) {
+  for (int64_t row = 0; row < stride; row += kLanes<T>) {
+    Vec<T> found = load<T>(total + row);
+    const T *logits = params + row, *units = x + row;
+    for (int32_t d = 0; d < variables; ++d) {
+      Vec<T> most, sum, chosen = splat<T>(T(0));
+      sum_of_categories<T>(logits, categories[d], stride, most, sum);
+      const Vec<T> log_sum = log_of<T>(sum);
+      for (int32_t k = 0; k < categories[d]; ++k, logits += stride, units += stride) {
+        const Vec<T> unit = load<T>(units);
+        chosen = unit == T(0) ? chosen : chosen + unit * ((load<T>(logits) - most) - log_sum);
+      }
+      found = found + chosen;
+    }
+    store<T>(total + row, found);
+  }
+}
+
+template <class T>
+void categories_backward(const int32_t* categories, int32_t variables, int64_t stride, const T* params, const T* x,
+                         const T* grad_total, T* grad_params, T* grad_x) {
+  for (int64_t row = 0; row < stride; row += kLanes<T>) {
+    const Vec<T> outer = load<T>(grad_total + row);
+    int64_t at = row;
+    for (int32_t d = 0; d < variables; ++d) {
+      Vec<T> most, sum, units = splat<T>(T(0));
+      sum_of_categories<T>(params + at, categories[d], stride, most, sum);
+      const Vec<T> log_sum = log_of<T>(sum);
+      for (int32_t k = 0; k < categories[d]; ++k) units = units + load<T>(x + at + k * stride);
+      for (int32_t k = 0; k < categories[d]; ++k, at += stride) {
+        const Vec<T> above = load<T>(params + at) - most;
+        store<T>(grad_params + at, outer * (load<T>(x + at) - units * (exp_<T>(above) / sum)));
+        store<T>(grad_x + at, outer * (above - log_sum));
+      }
     }
   }
 }

@@ -46,7 +46,7 @@ MADE_FAST_ENUMERATION(Encoding, MADE_FAST_ENCODINGS)
 MADE_FAST_ENUMERATION(Status, MADE_FAST_STATUSES)
 
 // What a network call makes of its parameters: Head of made_fast/backends/cpp/networks.py.
-#define MADE_FAST_HEADS(X) X(parameters) X(affine) X(flow) X(bernoulli) X(normal)
+#define MADE_FAST_HEADS(X) X(parameters) X(affine) X(flow) X(bernoulli) X(normal) X(spin) X(categorical)
 MADE_FAST_ENUMERATION(Head, MADE_FAST_HEADS)
 
 // Columns of the operations of a network: NetworkColumn of made_fast/backends/cpp/networks.py.

@@ -106,12 +106,18 @@ void Network::place() {
   }
 }
 
-Network::Network(const NetworkSource& source) : ops_(source.ops) {
+Network::Network(const NetworkSource& source) : ops_(source.ops), categories_(source.categories) {
   constexpr int64_t most = int64_t{1} << 30;
   require(source.features > 0 && source.context_features >= 0, "widths of x and context must be positive");
   require(!ops_.empty() && ops_.size() + 2 <= kMostValues, "a network must have 1 to 126 operations");
   require(source.num_weights >= 0 && source.num_weights < most, "weights must be a number of them");
   widths_ = {source.features, source.context_features};
+  int64_t units = 0;
+  for (const int32_t count : source.categories) {
+    require(count > 0, "variables must have categories");
+    units += count;
+  }
+  require(source.categories.empty() || units == source.features, "x must have a unit for each category");
   std::vector<int> used(static_cast<size_t>(source.num_weights));
   size_t next = 0;
   for (const NetworkOp& op : ops_) {
@@ -154,6 +160,8 @@ Network::Network(const NetworkSource& source) : ops_(source.ops) {
   view_.values = values_.data();
   view_.grads = grads_.data();
   view_.row_columns = row_columns_.data();
+  view_.categories = categories_.data();
+  view_.num_categorical = static_cast<int32_t>(categories_.size());
 }
 
 }  // namespace made_fast

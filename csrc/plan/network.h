@@ -66,6 +66,9 @@ struct NetworkView {
   int64_t value_units, grad_units, row_units;  // of all places
   int64_t packed_forward, packed_backward;     // numbers of all packed weights
   int64_t macs;                                // multiply-adds of a row
+  const int32_t*
+      categories;  // (num_categorical,) how many units of x, one of them 1, and of parameters each variable has
+  int32_t num_categorical;
 };
 
 // One call of networks of the same D and C one after another. What is not wanted is null.
@@ -139,6 +142,7 @@ struct NetworkSource {
   int32_t features, context_features, num_weights;
   std::vector<NetworkOp> ops;  // terms are in the order of the operations
   std::vector<NetworkTermSource> terms;
+  std::vector<int32_t> categories;  // of a network that has only categories; else empty
 };
 
 // Owns what a view points to.
@@ -170,6 +174,7 @@ class Network {
 
   std::vector<int32_t> widths_;
   std::vector<NetworkOp> ops_;
+  std::vector<int32_t> categories_;
   std::vector<NetworkTerm> terms_;
   std::vector<std::unique_ptr<Tiles>> tiles_;
   std::vector<std::unique_ptr<Mask>> masks_;

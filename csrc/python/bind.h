@@ -23,6 +23,10 @@ void bind_samplers(pybind11::module_& module);
 void bind_products(pybind11::module_& module);
 void bind_networks(pybind11::module_& module);
 void bind_digest(pybind11::module_& module);
+void bind_unchanged(pybind11::module_& module);
+
+// A number of what lies in memory.
+uint64_t digest_memory(uintptr_t address, int64_t size);
 
 using Int64Array = pybind11::array_t<int64_t, pybind11::array::c_style>;
 

@@ -39,6 +39,18 @@ void add_bytes(uint64_t (&state)[kDigestLanes], const unsigned char* bytes, int6
   }
 }
 
+// Begins with some memory of a size.
+void start(uint64_t (&state)[kDigestLanes], int64_t size) {
+  for (int lane = 0; lane < kDigestLanes; ++lane)
+    state[lane] ^= 0x9E3779B97F4A7C15u * static_cast<uint64_t>(lane + 1) ^ static_cast<uint64_t>(size);
+}
+
+uint64_t digest_of(const uint64_t (&state)[kDigestLanes]) {
+  uint64_t whole = 0;
+  for (const uint64_t lane : state) whole = fold(whole ^ lane, 0xD1B54A32D192ED03u);
+  return whole;
+}
+
 // The digests of the lines of each of the parts [first, last): every `parts`-th line is of one part, from its own on.
 class Digests {
  public:
@@ -50,9 +62,7 @@ class Digests {
     constexpr int64_t line = 1024;  // bytes
     const auto* bytes = reinterpret_cast<const unsigned char*>(address);
     const auto count = static_cast<int64_t>(states_.size());
-    for (Lanes& each : states_)
-      for (int lane = 0; lane < kDigestLanes; ++lane)
-        each.state[lane] ^= 0x9E3779B97F4A7C15u * static_cast<uint64_t>(lane + 1) ^ static_cast<uint64_t>(size);
+    for (Lanes& each : states_) start(each.state, size);
     if (parts_ == 1 || size <= line) {
       for (Lanes& each : states_) add_bytes(each.state, bytes, size);
       return;
@@ -66,11 +76,7 @@ class Digests {
 
   std::vector<uint64_t> found() const {
     std::vector<uint64_t> all;
-    for (const Lanes& each : states_) {
-      uint64_t whole = 0;
-      for (const uint64_t lane : each.state) whole = fold(whole ^ lane, 0xD1B54A32D192ED03u);
-      all.push_back(whole);
-    }
+    for (const Lanes& each : states_) all.push_back(digest_of(each.state));
     return all;
   }
 
@@ -82,12 +88,6 @@ class Digests {
   int64_t first_, parts_;
   std::vector<Lanes> states_;
 };
-
-uint64_t digest(uintptr_t address, int64_t size) {
-  Digests digests(0, 1, 1);
-  digests.add(address, size);
-  return digests.found()[0];
-}
 
 // Of several pieces of memory the lines of each of the parts [first, last).
 std::vector<uint64_t> digest_parts(const std::vector<uintptr_t>& addresses, const std::vector<int64_t>& sizes,
@@ -101,8 +101,15 @@ std::vector<uint64_t> digest_parts(const std::vector<uintptr_t>& addresses, cons
 
 }  // namespace
 
+uint64_t digest_memory(uintptr_t address, int64_t size) {
+  uint64_t state[kDigestLanes] = {};
+  start(state, size);
+  add_bytes(state, reinterpret_cast<const unsigned char*>(address), size);
+  return digest_of(state);
+}
+
 void bind_digest(pybind11::module_& module) {
-  module.def("digest", &digest, pybind11::arg("address"), pybind11::arg("size"));
+  module.def("digest", &digest_memory, pybind11::arg("address"), pybind11::arg("size"));
   module.def("digest_parts", &digest_parts, pybind11::arg("addresses"), pybind11::arg("sizes"), pybind11::arg("first"),
              pybind11::arg("last"), pybind11::arg("parts"));
 }

@@ -24,8 +24,9 @@ using Addresses = std::vector<uintptr_t>;
 
 std::unique_ptr<Network> make_network(int32_t features, int32_t context_features, int32_t num_weights,
                                       const Int64Array& ops,
-                                      const std::vector<std::vector<std::tuple<int32_t, int32_t, Mask>>>& terms) {
-  NetworkSource source{features, context_features, num_weights, {}, {}};
+                                      const std::vector<std::vector<std::tuple<int32_t, int32_t, Mask>>>& terms,
+                                      const Int64Array& categories) {
+  NetworkSource source{features, context_features, num_weights, {}, {}, to_int32(categories)};
   source.ops = to_rows<NetworkColumn>(ops, "ops", [](const NamedRow<NetworkColumn>& row) {
     return NetworkOp{to_code<Kind>(row[NetworkColumn::kind]),
                      row.narrow(NetworkColumn::left),
@@ -84,8 +85,10 @@ void describe(Call<T>& call, const Networks& networks, int head, int64_t batch, 
           "networks one after another must make affine transforms");
   for (const NetworkView* view : call.views) {
     const int32_t made = view->widths[view->num_values - 1], features = view->widths[0];
-    const bool fits = task.head == Head::parameters || made == (task.head == Head::bernoulli ? 1 : 2) * features;
-    require(fits, "the last operation must make what the head reads");
+    const bool two = task.head == Head::affine || task.head == Head::flow || task.head == Head::normal;
+    require(task.head == Head::parameters || made == (two ? 2 : 1) * features,
+            "the last operation must make what the head reads");
+    require(task.head != Head::categorical || view->num_categorical > 0, "a head of categories must know them");
   }
   task.networks = call.views.data();
   task.num_networks = static_cast<int>(call.views.size());
@@ -181,7 +184,7 @@ void bind_calls(py::module_& module, const std::string& ending) {
 void bind_networks(py::module_& module) {
   py::class_<Network>(module, "Network")
       .def(py::init(&make_network), py::kw_only(), py::arg("features"), py::arg("context_features"),
-           py::arg("num_weights"), py::arg("ops"), py::arg("terms"))
+           py::arg("num_weights"), py::arg("ops"), py::arg("terms"), py::arg("categories"))
       .def_property_readonly("macs", [](const Network& network) { return network.view().macs; });
   module.def("network_sizes", &sizes, py::arg("networks"), py::arg("rooms"));
   bind_calls<float>(module, "f32");

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,19 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from made_fast.arguments import (
-    MOST_SEED,
-    context_like,
-    finite,
-    like_weights,
-    one_of,
-    seed_number,
-    whole_number,
-)
+from made_fast.arguments import MOST_SEED, context_like, finite, like_weights, one_of, seed_number, whole_number
 from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, solved_by
-from made_fast.layers.networks import MOST_AT_ONCE, Call, run
+from made_fast.layers.networks import MOST_AT_ONCE, Call, Chain
+from made_fast.layers.unchanged import Seen
 from made_fast.models.made import MADE
-from made_fast.models.whole import serving
+from made_fast.models.whole import LastChain, is_too_large, serving
 from made_fast.outputs.dtypes import check_dtype, check_written, write_values
 from made_fast.outputs.normal import Normal
 from made_fast.outputs.point import Point
@@ -108,6 +101,7 @@ class MaskedAutoregressiveFlow(nn.Module):
             with torch.no_grad():  # a scale of 1 at first, so that deep stacks neither shrink nor grow
                 bias[1::2] += math.log(math.expm1(max(1 - self.floor, 1e-3)))
             self.networks.append(network)
+        self._last = LastChain()
         self._inverses: dict[int, Kept[Solve]] = {}  # by the number of the network, whichever that is
         self._noise: Kept[Sampler] = Kept(self._noise_state, self._make_noise)
 
@@ -151,12 +145,21 @@ class MaskedAutoregressiveFlow(nn.Module):
         finite("x", x)
         if context is not None:
             finite("context", context)
-        calls = self._calls(x, context)
-        if calls is not None:
-            return run(calls, "flow", self.floor, x, context)  # type: ignore[no-any-return]
+        chain = self._chain(x, context)
+        if chain is not None:
+            return chain.run("flow", self.floor, x, context)  # type: ignore[no-any-return]
         z, log_det = self._noise_of(x, context)
         found: Tensor = (-0.5 * z**2 - LOG_SQRT_2_PI).sum(-1) + log_det
         return found
+
+    def _nll_with_gradients(self, x: Tensor, into: Mapping[int, Tensor]) -> Tensor | None:
+        """See ``MADE``."""
+        if type(self) is not MaskedAutoregressiveFlow or "log_prob" in self.__dict__ or self.context_features:
+            return None
+        x, _ = self._checked("x", x, None)
+        finite("x", x)
+        chain = self._chain(x, None)
+        return None if chain is None else chain.nll_with_gradients("flow", self.floor, x, into)
 
     def noise_of(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The base noise (..., D) that x (..., D) comes from, and log |det dz/dx| (...)."""
@@ -164,30 +167,42 @@ class MaskedAutoregressiveFlow(nn.Module):
 
     def _noise_of(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """``noise_of`` of checked arguments."""
-        calls = self._calls(x, context)
-        if calls is not None:
-            return run(calls, "affine", self.floor, x, context)  # type: ignore[no-any-return]
+        chain = self._chain(x, context)
+        if chain is not None:
+            return chain.run("affine", self.floor, x, context)  # type: ignore[no-any-return]
         log_det = x.new_zeros(())
         for number in range(len(self.networks) - 1, -1, -1):
             shift, scale = self._parts(number, x, context)
             x, log_det = (x - shift) / scale, log_det - torch.log(scale).sum(-1)
         return x, log_det
 
-    def _calls(self, x: Tensor, context: Tensor | None) -> list[Call] | None:
-        """The networks for one call of all, from the last to the first; None where they must run one by one."""
+    def _chain(self, x: Tensor, context: Tensor | None) -> Chain | None:
+        """All networks for one call, from the last to the first; None where they must run one by one."""
         if torch.compiler.is_compiling() or len(self.networks) > MOST_AT_ONCE:
             return None
         backend = serving(x, context)
         if backend is None:
             return None
-        calls: list[Call] = []
-        for number in range(len(self.networks) - 1, -1, -1):
-            network = self._network(number)
-            call = network.whole.call_by(backend, network, x, network._layer_masks(None))
-            if call is None:
-                return None
-            calls.append(call)
-        return calls
+        chain = self._last.of(self, backend, x)
+        if chain is None:
+            calls: list[Call] = []
+            seen = Seen()
+            seen.attributes(self, "floor", "features")
+            seen.children(self, "networks")
+            seen.children(self.networks)
+            for number in range(len(self.networks) - 1, -1, -1):
+                network = self._network(number)
+                call = network.whole.call_by(backend, network, x, network._layer_masks(None))
+                if call is None:
+                    return None
+                calls.append(call)
+                network.whole.show(network, seen)
+                seen.attributes(network, "features", "output")
+                seen.attributes(network.output, "conditional")
+            chain = Chain(calls)
+            if all(network.ensemble is None for network in self.networks):  # type: ignore[union-attr]
+                self._last.keep(self, backend, x, chain, seen)
+        return None if is_too_large(chain, x) else chain
 
     def _checked(self, name: str, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """x or z, and the context, in the dtype and on the device of the weights."""

@@ -6,7 +6,8 @@ where a program is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -18,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 from made_fast.arguments import flag
 from made_fast.layers.encoder import Encoder, read, read_layer
 from made_fast.layers.linear import MaskedLinear, masked_linear
-from made_fast.layers.networks import run
 from made_fast.masks import MaskSet, connectivity, hidden_degrees, layer_degrees
 from made_fast.models.lowering import Tensors, Units
 from made_fast.models.settled import make_weights
@@ -158,7 +158,7 @@ class MaskedNetwork(nn.Module):
         )
         self.context_direct_layer = nn.Linear(context_features, num_params, False) if context and to_params else None
         self.structure = Structure(self)
-        self._whole = (activation, residual, conditionals, Whole(self))
+        self._whole = (activation, residual, conditionals, len(self.hidden), Whole(self))
 
     @property
     def masked_layers(self) -> list[MaskedLinear]:
@@ -169,10 +169,11 @@ class MaskedNetwork(nn.Module):
     @property
     def whole(self) -> Whole:
         """How all layers are run in one call; made again where an attribute that it was made from has changed."""
-        activation, residual, conditionals, made = self._whole
-        if activation != self.activation or residual != self.residual or conditionals is not self.conditionals:
+        activation, residual, conditionals, count, made = self._whole
+        now = (self.activation, self.residual, self.conditionals, len(self._modules["hidden"]._modules))  # type: ignore[union-attr]
+        if activation != now[0] or residual != now[1] or conditionals is not now[2] or count != now[3]:
             made = Whole(self)
-            self._whole = (self.activation, self.residual, self.conditionals, made)
+            self._whole = (*now, made)
         return made
 
     @property
@@ -208,9 +209,9 @@ class MaskedNetwork(nn.Module):
 
     def parameters_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> Tensor:
         """Parameters (..., P) from x (..., D) and context (..., C) or None, checked ones, under the masks of all layers."""
-        call = None if torch.compiler.is_compiling() else self.whole.call(self, x, context, layer_masks)
-        if call is not None:
-            return run([call], "parameters", 0.0, x, context)  # type: ignore[no-any-return]
+        chain = None if torch.compiler.is_compiling() else self.whole.chain(self, x, context, layer_masks)
+        if chain is not None:
+            return chain.run("parameters", 0.0, self._units_of(x), context)  # type: ignore[no-any-return]
         return self._to_parameters(_Rows(self, x, context, layer_masks))
 
     def log_prob_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> Tensor:
@@ -220,9 +221,9 @@ class MaskedNetwork(nn.Module):
         few = compiling or batch * num_params <= _TOO_MANY
         head = None if compiling else self.whole.head
         if head is not None and (few or not torch.is_grad_enabled()):  # of which blocks of rows alone are ever held
-            call = self.whole.call(self, x, context, layer_masks)
-            if call is not None:
-                return run([call], *head, x, context)  # type: ignore[no-any-return]
+            chain = self.whole.chain(self, x, context, layer_masks)
+            if chain is not None:
+                return chain.run(*head, self._units_of(x), context)  # type: ignore[no-any-return]
         if few:
             return self._share(self.parameters_of(x, context, layer_masks), x, 0, self.features)
         rows = _Rows(self, x, context, layer_masks)
@@ -240,6 +241,17 @@ class MaskedNetwork(nn.Module):
                 self._log_prob_of_part, *arguments, use_reentrant=False, preserve_rng_state=False
             )
         return total
+
+    def nll_with_gradients_of(self, x: Tensor, layer_masks: LayerMasks, into: Mapping[int, Tensor]) -> Tensor | None:
+        """See ``Chain``, of checked rows (B, D); None where ``log_prob_of`` must do it."""
+        if self.context_features or len(x) * sum(self.params_per_variable) > _TOO_MANY:
+            return None
+        chain = self.whole.chain(self, x, None, layer_masks)
+        if chain is None:
+            return None
+        head, floor = self.whole.head or ("parameters", 0.0)
+        density = None if self.whole.head else partial(self._share, x=x, first=0, last=self.features)
+        return chain.nll_with_gradients(head, floor, self._units_of(x), into, density)
 
     def program_of(self, layer_masks: LayerMasks, order: Tensor, *, copy: bool = True) -> Program:
         """The network as a program; weights and biases are copied.
@@ -260,6 +272,10 @@ class MaskedNetwork(nn.Module):
         listed = Tensors(self, layer_masks)
         listed.run(self)
         return [*listed.found, None if self.encoder is None else self.encoder.flat_tables()]
+
+    def _units_of(self, x: Tensor) -> Tensor:
+        """What the network reads of variables (..., D)."""
+        return x if self.encoder is None else self.encoder(x)  # type: ignore[no-any-return]
 
     def _to_parameters(self, rows: _Rows) -> Tensor:
         hidden, number = self.wired(rows), len(self.hidden)

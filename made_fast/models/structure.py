@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from made_fast.layers.encoder import Encoder
 from made_fast.layers.linear import MaskedLinear
+from made_fast.layers.unchanged import Seen
 from made_fast.masks import MaskSet, check_degrees, check_orders
 
 __all__ = ["Structure"]
@@ -142,6 +143,12 @@ class Structure:
             (holder, name, _UNKNOWN, 0) if tensor.is_inference() else (holder, name, tensor, tensor._version)
             for holder, name, tensor in _places_of(network).values()
         ]
+
+    def show(self, seen: Seen) -> None:
+        """What was seen when the structure was last found to be right."""
+        seen.held += self._modules
+        seen.held += [(holder, name, tensor) for holder, name, tensor, _ in self._buffers]
+        seen.versions += [(tensor, version) for _, _, tensor, version in self._buffers]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Structure:
         """Tensors that nobody writes to are shared."""

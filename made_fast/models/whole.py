@@ -11,29 +11,41 @@ from torch import Tensor, nn
 
 from made_fast.layers import operators
 from made_fast.layers.linear import MaskedLinear
-from made_fast.layers.networks import Call, WholeNetwork, backend_for
-from made_fast.outputs.codes import Code
+from made_fast.layers.networks import Call, Chain, WholeNetwork, backend_for
+from made_fast.layers.unchanged import Seen, unchanged
+from made_fast.outputs.codes import Code, Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.programs.program import CONTEXT, X
 from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wire, Wiring
 from made_fast.tracing import may_bypass
 
-__all__ = ["Listing", "Whole", "serving"]
+__all__ = ["LastChain", "Listing", "Whole", "is_too_large", "serving"]
 
 # Multiply-adds of a forward pass above which the products of single layers are quicker with several threads.
 _MOST_MACS = 1 << 27
 
+# Units that a network reads of a variable above which sums of columns are quicker than products with zeros.
+_MOST_UNITS = 64
+
 _PLAIN = (nn.Parameter, Tensor)
 _DTYPES = (torch.float32, torch.float64)
 _CONTEXT_LAYERS = ("context_layer", "context_direct_layer")
-_HEADS = {Code.BERNOULLI: "bernoulli", Code.NORMAL: "normal"}
+_HEADS = {Code.BERNOULLI: "bernoulli", Code.NORMAL: "normal", Code.SPIN: "spin"}
 
 
 def _head_of(conditionals: Sequence[Conditional]) -> tuple[str, float] | None:
+    if _categories_of(conditionals):
+        return "categorical", 0.0
     first = conditionals[0]
     alike = first.code in _HEADS and all(each == first for each in conditionals)
     return (_HEADS[first.code], first.floor) if alike else None
+
+
+def _categories_of(conditionals: Sequence[Conditional]) -> tuple[int, ...]:
+    """How many each variable has, if all are categories that are read one-hot."""
+    alike = all(each.code == Code.CATEGORICAL and each.encoding == Encoding.ONE_HOT for each in conditionals)
+    return tuple(each.size for each in conditionals) if alike else ()
 
 
 class Whole:
@@ -51,10 +63,12 @@ class Whole:
         self._whole = WholeNetwork(self._wires.wiring(network))
         self.head = _head_of(network.conditionals)
 
-    def call(
+        self._last = LastChain()
+
+    def chain(
         self, network: Any, x: Tensor, context: Tensor | None, layer_masks: Sequence[Tensor] | None
-    ) -> Call | None:
-        """What ``layers.networks.run`` takes; None where the layers must run one by one.
+    ) -> Chain | None:
+        """The network for one call; None where the layers must run one by one.
 
         Args:
             network: the same.
@@ -63,15 +77,38 @@ class Whole:
             layer_masks: see ``MaskedNetwork.parameters_of``.
         """
         backend = serving(x, context)
-        return None if backend is None else self.call_by(backend, network, x, layer_masks)
+        if backend is None:
+            return None
+        chain = self._last.of(network, backend, x) if layer_masks is None else None
+        if chain is None:
+            call = self.call_by(backend, network, x, layer_masks)
+            if call is None:
+                return None
+            chain = Chain([call])
+            if layer_masks is None:
+                seen = Seen()
+                self.show(network, seen)
+                self._last.keep(network, backend, x, chain, seen)
+        return None if is_too_large(chain, x) else chain
+
+    def show(self, network: Any, seen: Seen) -> None:
+        """What ``call_by`` looks at, of a network with one mask."""
+        seen.attributes(network, "activation", "residual", "conditionals", "structure")
+        seen.children(network, "hidden", "ensemble", "encoder", "parameters_layer", "direct_layer", *_CONTEXT_LAYERS)
+        seen.children(network.hidden)
+        network.structure.show(seen)
+        for layer in (*network.masked_layers, network.context_layer, network.context_direct_layer, network.encoder):
+            if layer is not None:
+                seen.layer(layer)
 
     def call_by(self, backend: Any, network: Any, x: Tensor, layer_masks: Sequence[Tensor] | None) -> Call | None:
-        """``call`` where it is known which backend serves the rows."""
+        """The network for one call of a backend that serves the rows."""
         of = network._modules  # a third of the time of attributes
         masked = [*of["hidden"]._modules.values(), of["parameters_layer"]]
         if of.get("direct_layer") is not None:
             masked.append(of["direct_layer"])
-        if of.get("encoder") is not None:
+        encoder = of.get("encoder")
+        if encoder is not None and (_is_watched(encoder) or encoder.num_units > _MOST_UNITS * x.shape[-1]):
             return None
         for layer in masked:
             if type(layer) is not MaskedLinear or _is_watched(layer):
@@ -88,13 +125,47 @@ class Whole:
         native = self._whole.ready(backend, masks)
         if native is None:
             return None
-        if (
-            torch.is_grad_enabled()
-            and torch.get_num_threads() > 1
-            and native.macs * x.numel() > _MOST_MACS * x.shape[-1]
-        ):
-            return None
         return Call(self._whole.wiring, native, weights, masks)
+
+
+class LastChain:
+    """The chain of the last call, for as long as nothing has changed of what it was made from. Copies begin anew."""
+
+    def __init__(self) -> None:
+        self._kept: Any = None
+
+    def of(self, owner: nn.Module, backend: Any, x: Tensor) -> Chain | None:
+        """The chain, if it is the one for these rows; None if it must be made again.
+
+        Args:
+            owner: that which keeps it; a shallow copy of it has other attributes.
+            backend: which serves the rows.
+            x: the rows.
+        """
+        if self._kept is None:
+            return None
+        attributes, of_backend, dtype, chain, unchanged = self._kept
+        if attributes is not owner.__dict__ or of_backend is not backend or dtype is not x.dtype:
+            return None
+        return chain if unchanged.same() else None
+
+    def keep(self, owner: nn.Module, backend: Any, x: Tensor, chain: Chain, seen: Seen) -> None:
+        """Keeps a chain, and what was seen when it was made, if that can be watched."""
+        watched = unchanged(seen, backend)
+        self._kept = None if watched is None else (owner.__dict__, backend, x.dtype, chain, watched)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LastChain:
+        return LastChain()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LastChain, ()
+
+
+def is_too_large(chain: Chain, x: Tensor) -> bool:
+    """Whether the products of single layers are quicker, with gradients and several threads."""
+    if not torch.is_grad_enabled() or torch.get_num_threads() == 1:
+        return False
+    return bool(chain.macs * x.numel() > _MOST_MACS * x.shape[-1])
 
 
 def serving(x: Tensor, context: Tensor | None) -> Any:
@@ -170,7 +241,10 @@ class _Wires(Listing):
 
     def wiring(self, network: Any) -> Wiring:
         """All of it."""
-        return Wiring(network.features, network.context_features, len(self.weights), tuple(self.ops))
+        units = network.features if network.encoder is None else network.encoder.num_units
+        return Wiring(
+            units, network.context_features, len(self.weights), tuple(self.ops), _categories_of(network.conditionals)
+        )
 
     def tensors(
         self, masked: Sequence[MaskedLinear], others: dict[str, nn.Module], layer_masks: Sequence[Tensor] | None

@@ -9,8 +9,8 @@ from made_fast.programs.schedule import Kind
 __all__ = ["HEADS", "Wire", "Wiring"]
 
 # What a call of a network makes of its parameters: themselves; z = (x - shift) / scale with its log-determinant; or the
-# log-probability of x. The numbers are those of csrc/plan/codes.h.
-HEADS = ("parameters", "affine", "flow", "bernoulli", "normal")
+# log-probability of x, which is one-hot for "categorical". The numbers are those of csrc/plan/codes.h.
+HEADS = ("parameters", "affine", "flow", "bernoulli", "normal", "spin", "categorical")
 
 
 class Wire(NamedTuple):
@@ -38,12 +38,14 @@ class Wiring(NamedTuple):
     """The operations of a network; the last one makes the parameters.
 
     Attributes:
-        features, context_features: D and C.
+        features, context_features: D and C; D is that of all units where x is read one-hot.
         num_weights: how many weights and biases are handed over with each call.
         wires: the operations.
+        categories: of each variable the number, if all are categories that are read one-hot; else empty.
     """
 
     features: int
     context_features: int
     num_weights: int
     wires: tuple[Wire, ...]
+    categories: tuple[int, ...] = ()

@@ -106,6 +106,10 @@ class Request:
                 "sample must be called outside of what is traced, exported or compiled as a whole: a recording would hold "
                 "memory in place of samples"
             )
+        has_plain_rows = context is None and rows is None and given is None and not context_features
+        has_plain_values = observed is None and allowed is None and dtype is None
+        if has_plain_rows and has_plain_values and _are_plain(temperature, greedy, top_k, top_p):
+            return cls._plain(num_samples, seed, first_row, backend, progress)
         context = None if context is None and not context_features else _checked_context(context, context_features)
         count = None if context is None else context.shape[0]
         conditions, impossible, decoding = None, None, PLAIN
@@ -119,12 +123,21 @@ class Request:
         if rows is not None:
             rows = _checked_rows(rows, prod(shape), first_row)
         elif first_row + prod(shape) > MOST_ROWS:
-            raise ValueError(
-                f"first_row and the number of samples must add up to 2**62 or less, got {first_row + prod(shape)}"
-            )
+            raise ValueError(_too_many(first_row + prod(shape)))
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise ValueError(f"dtype must be a torch.dtype, got {shown(dtype)}")
         return cls(shape, seed, first_row, rows, context, conditions, impossible, decoding, dtype, backend, progress)
+
+    @classmethod
+    def _plain(cls, num_samples: int, seed: int, first_row: int, backend: str, progress: bool) -> Request:
+        """A request of consecutive rows and nothing else: made in a third of the time."""
+        if first_row + num_samples > MOST_ROWS:
+            raise ValueError(_too_many(first_row + num_samples))
+        made = object.__new__(cls)
+        made.__dict__.update(_PLAIN_FIELDS, shape=(num_samples,), count=num_samples, seed=seed, first_row=first_row)
+        if backend != "auto" or progress:
+            made.__dict__.update(backend=backend, progress=progress)
+        return made
 
     def check_possible(self) -> None:
         """Raises ValueError where a query leaves a variable no value, so that there is nothing to draw."""
@@ -160,6 +173,13 @@ class Request:
     def conditions_of(self, places: Tensor) -> Conditions | None:
         """The conditions of some rows (m,) of the request, one row for each."""
         return None if self.conditions is None else self.conditions.rows(places // self.shape[-1])
+
+
+_PLAIN_FIELDS = {**vars(Request((0,), 0))}
+
+
+def _too_many(rows: int) -> str:
+    return f"first_row and the number of samples must add up to 2**62 or less, got {rows}"
 
 
 def _are_plain(temperature: object, greedy: object, top_k: object, top_p: object) -> bool:

@@ -130,7 +130,7 @@ class Draws(ABC):
         )
         request.check_possible()
         x, _, log_weight = (self if mask is None else self._of_mask(mask))._drawn(request, False)
-        x = x.reshape(*request.shape, self.features)
+        x = x if len(request.shape) == 1 else x.reshape(*request.shape, self.features)
         return x if log_weight is None else WeightedSamples(x, log_weight.reshape(request.shape))
 
     def sample_and_log_prob(

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from made_fast.arguments import positive_number, real_number, tensor_of, whole_number
 from made_fast.files import written_whole
+from made_fast.training.steps import adamw_of, nll_of, steps_of
 
 __all__ = ["Epoch", "History", "TrainingError", "evaluate", "fit"]
 
@@ -194,7 +195,7 @@ def evaluate(model: nn.Module, data: Tensor, batch_size: int = 1000) -> tuple[fl
     data, batch_size = _checked_rows("data", data), whole_number("batch_size", batch_size, 1)
     was_training = model.training
     model.eval()
-    nll = torch.cat([_nll(model, _rows_for(model, rows)).double().cpu() for rows in data.split(batch_size)])
+    nll = torch.cat([nll_of(model, _rows_for(model, rows)).double().cpu() for rows in data.split(batch_size)])
     model.train(was_training)
     half_width = 1.96 * nll.std().item() / math.sqrt(len(nll)) if len(nll) > 1 else math.inf
     return nll.mean().item(), half_width
@@ -225,14 +226,6 @@ def _rows_for(model: nn.Module, rows: Tensor) -> Tensor:
     return rows.to(device=like.device, dtype=like.dtype)
 
 
-def _nll(model: nn.Module, rows: Tensor, input_dropout: float = 0.0) -> Tensor:
-    """``-log p`` of each row, ``(B,)``; with dropout, of the true row given a damaged view of it."""
-    if input_dropout:
-        seen = rows * (torch.rand_like(rows) >= input_dropout)
-        return -cast(Tensor, cast(Any, model).distribution(seen).log_prob(rows))
-    return -cast(Tensor, cast(Any, model).log_prob(rows))
-
-
 def _use_mask_of(model: nn.Module, step: int) -> None:
     """Gives an ensemble the mask that ``next_mask`` would have come to, whether or not this run began at step 0."""
     num_masks = cast(int, getattr(model, "num_masks", 1))
@@ -256,13 +249,7 @@ class _Run:
     def __init__(self, model: nn.Module, train: Tensor, valid: Tensor, settings: _Settings) -> None:
         self.model, self.train, self.valid, self.settings = model, train, valid, settings
         self.average = copy.deepcopy(model)
-        parameters = list(model.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)  # a quarter of the time
+        self.optimizer = adamw_of(model, settings.learning_rate, settings.weight_decay)
         self.history: list[Epoch] = []
         self.best_state: dict[str, Tensor] = {}
         self._digests: dict[int, str] = {}
@@ -304,27 +291,20 @@ class _Run:
 
     def _pass_over_rows(self, number: int, *, progress: bool) -> float:
         self.model.train()
-        parameters: list[Tensor] = list(self.model.parameters())
-        averages: list[Tensor] = list(self.average.parameters())
         batches = torch.randperm(len(self.train)).split(self.settings.batch_size)
         bar = tqdm(batches, f"epoch {number}", leave=False, disable=None if progress else True)
         total = 0.0
-        for index, batch in enumerate(bar):
-            step = (number - 1) * len(batches) + index
-            _use_mask_of(self.model, step)
-            rows = _rows_for(self.model, self.train[batch.to(self.train.device)])
-            loss = _nll(self.model, rows, self.settings.input_dropout).mean()
-            value = loss.item()
-            if not math.isfinite(value):
-                rate = self.optimizer.param_groups[0]["lr"]
-                raise TrainingError(f"loss is {value} in epoch {number}: lower the learning rate, now {rate:g}")
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            keep = min(self.settings.averaging, (1 + step) / (10 + step))  # else the first weights would linger
-            with torch.no_grad():
-                torch._foreach_lerp_(averages, parameters, 1 - keep)
-            total += value * len(batch)
+        with steps_of(self.model, self.average, self.optimizer, self.settings.input_dropout) as steps:
+            for index, batch in enumerate(bar):
+                step = (number - 1) * len(batches) + index
+                _use_mask_of(self.model, step)
+                value = steps.gradients(_rows_for(self.model, self.train[batch.to(self.train.device)]))
+                if not math.isfinite(value):
+                    rate = self.optimizer.param_groups[0]["lr"]
+                    raise TrainingError(f"loss is {value} in epoch {number}: lower the learning rate, now {rate:g}")
+                # Of the average more is given up at first, else the first weights would linger.
+                steps.update(min(self.settings.averaging, (1 + step) / (10 + step)))
+                total += value * len(batch)
         return total / len(self.train)
 
     def save(self, path: Path) -> None:

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from made_fast import MADE, build_config
 from made_fast.flows.maf import MaskedAutoregressiveFlow
 from made_fast.layers import networks
-from made_fast.models.whole import Whole
-from made_fast.outputs import MixtureOfNormals
+from made_fast.models import whole
+from made_fast.outputs import Categorical, MixtureOfLogistics, MixtureOfNormals
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
 
@@ -26,20 +26,19 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-4}
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was run in one call."""
     found: list[Any] = []
-    run = networks.run
+    run = networks.Chain.run
 
-    def counted(chain: Any, *arguments: Any) -> Any:
-        found.append(len(chain))
+    def counted(chain: networks.Chain, *arguments: Any) -> Any:
+        found.append(len(chain.calls))
         return run(chain, *arguments)
 
-    monkeypatch.setattr("made_fast.models.network.run", counted)
-    monkeypatch.setattr("made_fast.flows.maf.run", counted)
+    monkeypatch.setattr(networks.Chain, "run", counted)
     return found
 
 
 def _layered(monkeypatch: pytest.MonkeyPatch, function: Any) -> Any:
     with monkeypatch.context() as patch:
-        patch.setattr(Whole, "call_by", lambda *_: None)
+        patch.setattr(whole, "backend_for", lambda _: None)
         return function()
 
 
@@ -57,6 +56,11 @@ def _inputs(model: MADE, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor 
     x = torch.randn(rows, model.features, dtype=dtype, generator=generator)
     if model.output.name == "bernoulli":
         x = (x > 0).to(dtype)
+    elif model.output.name == "spin":
+        x = x.sign()
+    elif model.output.name not in ("normal", "mixture_of_normals"):
+        sizes = torch.tensor([len(each.values()) for each in model.conditionals])
+        x = (torch.rand(rows, model.features, generator=generator) * sizes).floor().to(dtype)
     c = model.context_features
     return x.requires_grad_(), torch.randn(rows, c, dtype=dtype, generator=generator).requires_grad_() if c else None
 
@@ -75,7 +79,18 @@ def _same(found: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> No
         torch.testing.assert_close(one, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale)
 
 
-@pytest.mark.parametrize("output", ["bernoulli", "normal", MixtureOfNormals(2)], ids=["bernoulli", "normal", "mixture"])
+OUTPUTS = {
+    "bernoulli": "bernoulli",
+    "spin": "spin",
+    "normal": "normal",
+    "mixture": MixtureOfNormals(2),
+    "categorical": Categorical([2, 3, 1, 4, 2, 5, 3, 3, 2]),
+    "embedded": Categorical(3, embedding=2),
+    "levels": MixtureOfLogistics(2, levels=16),
+}
+
+
+@pytest.mark.parametrize("output", OUTPUTS.values(), ids=OUTPUTS)
 def test_every_option(options: dict[str, Any], output: Any, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for dtype, rows in ((torch.float64, 70), (torch.float32, 5)):
         model = _model(options, output, dtype)
@@ -155,11 +170,11 @@ def test_threads_change_nothing() -> None:
 
 
 def test_derivatives_of_derivatives() -> None:
-    for output, features in (("bernoulli", 3), ("normal", 2)):
+    for output, features in (("bernoulli", 3), ("spin", 3), (Categorical([2, 3]), 2), ("normal", 2)):
         options = {"hidden_features": (4,), "activation": "tanh", "direct": True, "context_features": 1}
         model = _model(options, output, torch.float64, features)
         x, context = _inputs(model, 2, torch.float64)
-        if output == "bernoulli":
+        if output != "normal":
             x = x.detach()
         names = [name for name, _ in model.named_parameters()]
 

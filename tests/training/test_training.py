@@ -12,7 +12,7 @@ import torch
 
 from made_fast import MADE, training
 from made_fast.outputs import Categorical
-from made_fast.training import fitting
+from made_fast.training import fitting, steps
 
 D = 12
 
@@ -200,10 +200,10 @@ def test_weights_follow_adamw_and_their_moving_average():
 
 def test_input_dropout_hides_inputs_from_the_network_and_not_from_the_loss():
     rows, model = VALID.float(), make_model().double()
-    hidden = fitting._nll(model, rows.double(), 1 - 1e-12)
+    hidden = steps.nll_of(model, rows.double(), 1 - 1e-12)
     expected = -model.distribution(torch.zeros(len(rows), D).double()).log_prob(rows.double())
     torch.testing.assert_close(hidden, expected)
-    assert not torch.allclose(hidden, fitting._nll(model, rows.double()))
+    assert not torch.allclose(hidden, steps.nll_of(model, rows.double()))
 
 
 @pytest.mark.parametrize(

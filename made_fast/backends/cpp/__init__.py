@@ -13,11 +13,12 @@ from made_fast.backends.cpp.engine import (
     repack,
     unpack,
 )
-from made_fast.backends.cpp.networks import Network
+from made_fast.backends.cpp.networks import Network, Unchanged
 
 __all__ = [
     "Network",
     "Packed",
+    "Unchanged",
     "build_config",
     "digest_parts",
     "draw",

@@ -152,22 +152,22 @@ def draw(
     rows, context, conditions = piece.rows, piece.context, piece.conditions
     assert rows is None or (rows.dtype == torch.int64 and rows.shape == out.shape[:1] and rows.is_contiguous())
     assert rows is None or rows.device.type == "cpu"
-    status = packed.native.draw(
-        isa=packed.isa if isa is None else isa,
-        num_rows=out.shape[0],
-        first_row=piece.first_row + piece.row_offset,
-        rows=0 if rows is None else rows.data_ptr(),
-        seed=piece.seed & 0xFFFFFFFFFFFFFFFF,
-        context=0 if context is None else context.data_ptr(),
-        row_offset=piece.row_offset,
-        rows_per_context=piece.rows_per_condition,
-        out=out.data_ptr(),
-        log_prob=0 if piece.log_prob is None else piece.log_prob.data_ptr(),
-        log_weight=0 if piece.log_weight is None else piece.log_weight.data_ptr(),
-        conditions=_NO_CONDITIONS if conditions is None else _addresses(conditions),
-        decoding=_decoding(piece.decoding) if piece.decoding.features else _PLAIN,
-        num_threads=torch.get_num_threads(),
-        rows_at_once=rows_at_once,
+    status = packed.native.draw(  # by place: names take as long as the rest of a call
+        packed.isa if isa is None else isa,
+        out.shape[0],
+        piece.first_row + piece.row_offset,
+        0 if rows is None else rows.data_ptr(),
+        piece.seed & 0xFFFFFFFFFFFFFFFF,
+        0 if context is None else context.data_ptr(),
+        piece.row_offset,
+        piece.rows_per_condition,
+        out.data_ptr(),
+        0 if piece.log_prob is None else piece.log_prob.data_ptr(),
+        0 if piece.log_weight is None else piece.log_weight.data_ptr(),
+        _NO_CONDITIONS if conditions is None else _addresses(conditions),
+        _decoding(piece.decoding) if piece.decoding.features else _PLAIN,
+        torch.get_num_threads(),
+        rows_at_once,
     )
     if status:
         _refuse(status, "the sampler")

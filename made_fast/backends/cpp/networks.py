@@ -14,7 +14,9 @@ from made_fast.backends.cpp.engine import instruction_set
 from made_fast.programs.functions import FUNCTION_CODES
 from made_fast.programs.wiring import HEADS, Wiring
 
-__all__ = ["Network", "NetworkColumn", "Networks"]
+__all__ = ["Network", "NetworkColumn", "Networks", "Unchanged"]
+
+Unchanged = _core.Unchanged  # of made_fast/layers/unchanged.py
 
 _BLOCK_ROWS = 64  # kBlockRows of csrc/plan/network.h
 _MACS_PER_THREAD = 1_000_000  # of a forward pass
@@ -57,8 +59,9 @@ class Network:
             features=wiring.features,
             context_features=wiring.context_features,
             num_weights=wiring.num_weights,
-            ops=np.array(rows, dtype=np.int64),
+            ops=np.array(rows, dtype=np.int64).reshape(-1, len(NetworkColumn)),
             terms=[[(value, weight, arrays[weight]) for value, weight in wire.terms] for wire in wiring.wires],
+            categories=np.array(wiring.categories, dtype=np.int64),
         )
         self.macs = int(self.native.macs)
 
@@ -89,7 +92,7 @@ class Networks:
         self._sizes: dict[int, tuple[int, int]] = {}  # of values of a block, and of so many rooms
 
     def forward(
-        self, head: str, floor: float, x: Tensor, context: Tensor | None, weights: Sequence[Tensor], keep: bool
+        self, head: str, floor: float, x: Tensor, context: Tensor | None, weights: Sequence[int], keep: bool
     ) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Results of a head, and the values of all units.
 
@@ -97,7 +100,7 @@ class Networks:
             head: of ``HEADS``; of several networks ``"affine"`` or ``"flow"``.
             floor: of scales.
             x, context: (B, D) and (B, C) or None; contiguous, fp32 or fp64, B of 1 or more.
-            weights: those of all networks, contiguous, of the same dtype.
+            weights: addresses of those of all networks, contiguous, of the same dtype.
             keep: whether the values are wanted; else their memory is bounded whatever B.
 
         Returns:
@@ -119,7 +122,7 @@ class Networks:
             batch,
             x.data_ptr(),
             _address(context),
-            [each.data_ptr() for each in weights],
+            weights,
             values.data_ptr(),
             room.data_ptr(),
             _address(out),
@@ -134,7 +137,7 @@ class Networks:
         head: str,
         floor: float,
         batch: int,
-        weights: Sequence[Tensor],
+        weights: Sequence[int],
         values: Tensor,
         grads: tuple[Tensor | None, Tensor | None],
         into: tuple[Tensor | None, Tensor | None],
@@ -160,7 +163,7 @@ class Networks:
             HEADS.index(head),
             floor,
             batch,
-            [each.data_ptr() for each in weights],
+            weights,
             values.data_ptr(),
             room.data_ptr(),
             *map(_address, (*grads, *into)),

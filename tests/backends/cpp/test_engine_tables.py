@@ -144,7 +144,7 @@ def test_a_network_that_does_not_fit_is_refused(message: str) -> None:
     assert networks.Network(Wiring(4, 0, 2, (AFFINE,)), masks).macs >= 12
     if not WRONG[message]:
         with pytest.raises(ValueError, match=message):
-            core.Network(features=4, context_features=0, num_weights=2, ops=np.zeros((0, 6), dtype=np.int64), terms=[])
+            networks.Network(Wiring(4, 0, 2, ()), {})
         return
     with pytest.raises(ValueError, match=message):
         networks.Network(Wiring(4, 0, 3, WRONG[message]), {**masks, 2: masks[0]})
@@ -155,8 +155,10 @@ def test_calls_of_networks_that_do_not_fit_are_refused() -> None:
         mask = torch.ones(width, features, dtype=torch.bool)
         return networks.Network(Wiring(features, 0, 2, (AFFINE._replace(width=width),)), {0: mask})
 
+    ones = torch.ones(9, 9)
+
     def call(head: str, *several: networks.Network) -> None:
-        weights = [torch.ones(9, 9)] * 2 * len(several)
+        weights = [ones.data_ptr()] * 2 * len(several)
         networks.Networks(several).forward(head, 0.1, torch.ones(1, 9), None, weights, keep=False)
 
     for message, head, several in (
@@ -165,8 +167,13 @@ def test_calls_of_networks_that_do_not_fit_are_refused() -> None:
         ("must make affine transforms", "parameters", [network(4, 8)] * 2),
         ("must make what the head reads", "normal", [network(4, 7)]),
         ("must make what the head reads", "bernoulli", [network(4, 8)]),
+        ("must make what the head reads", "categorical", [network(4, 3)]),
+        ("a head of categories must know them", "categorical", [network(4, 4)]),
     ):
         with pytest.raises(ValueError, match=message):
             call(head, *several)
     with pytest.raises(ValueError, match="weights must be as many"):
-        networks.Networks([network()]).forward("parameters", 0.0, torch.ones(1, 4), None, [torch.ones(3, 4)], False)
+        networks.Networks([network()]).forward("parameters", 0.0, torch.ones(1, 4), None, [ones.data_ptr()], False)
+    for message, categories in (("variables must have categories", (4, 0)), ("a unit for each category", (2, 3))):
+        with pytest.raises(ValueError, match=message):
+            networks.Network(Wiring(4, 0, 2, (AFFINE,), categories), {0: torch.ones(3, 4, dtype=torch.bool)})

@@ -1,0 +1,119 @@
+"""Whether what a call was made ready from is still what it was: modules, hooks, weights, masks and all that they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from made_fast import backends
+from made_fast.masks import mask_digest
+
+__all__ = ["Seen", "Unchanged", "unchanged"]
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+@dataclass
+class Seen:
+    """What was looked at.
+
+    Attributes:
+        held: a dict, a key, and what the dict has there; None for what it has not.
+        sizes: a dict, and how many keys it has.
+        kinds: an object, and its class.
+        tensors: whose memory, shape and dtype must stay, whatever is written to them; contiguous.
+        contents: tensors whose numbers must stay too; contiguous.
+        versions: a tensor, and its count of writes.
+    """
+
+    held: list[tuple[dict[Any, Any], Any, Any]] = field(default_factory=list)
+    sizes: list[tuple[dict[Any, Any], int]] = field(default_factory=list)
+    kinds: list[tuple[Any, type]] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
+    contents: list[Tensor] = field(default_factory=list)
+    versions: list[tuple[Tensor, int]] = field(default_factory=list)
+
+    def attributes(self, thing: Any, *names: str) -> None:
+        """Attributes of an object that are its own."""
+        self.kinds.append((thing, type(thing)))
+        self.held += [(thing.__dict__, name, thing.__dict__.get(name)) for name in names]
+
+    def children(self, module: nn.Module, *names: str) -> None:
+        """Children of a module; all of them, and no others, where no names are given."""
+        self.attributes(module, "_modules")
+        of = module._modules
+        self.held += [(of, name, of.get(name)) for name in names or of]
+        if not names:
+            self.sizes.append((of, len(of)))
+
+    def layer(self, layer: nn.Module) -> None:
+        """A layer, which nobody watches and whose weights are plain parameters, with the buffer ``mask`` if it has one."""
+        self.attributes(layer, "_parameters", "_buffers", "forward", *_HOOKS)
+        self.sizes += [(getattr(layer, name), 0) for name in _HOOKS]
+        self.sizes.append((layer._parameters, len(layer._parameters)))
+        for name, parameter in layer._parameters.items():
+            self.held.append((layer._parameters, name, parameter))
+            if parameter is not None:
+                self.kinds.append((parameter, type(parameter)))
+                self.tensors.append(parameter)
+        mask = layer._buffers.get("mask")
+        self.held.append((layer._buffers, "mask", mask))
+        if mask is not None:
+            self.kinds.append((mask, type(mask)))
+            self.contents.append(mask)
+
+
+class Unchanged(Protocol):
+    """What ``unchanged`` makes."""
+
+    def same(self) -> bool:
+        """Whether all is what it was."""
+
+
+def unchanged(seen: Seen, backend: backends.Backend) -> Unchanged | None:
+    """Watches what was seen, by native code where the backend has it; None where a tensor cannot be watched.
+
+    Args:
+        seen: as it is now.
+        backend: that which runs the networks.
+    """
+    if not all(each.is_contiguous() and not each.is_neg() for each in (*seen.tensors, *seen.contents)):
+        return None
+    make = getattr(backends.load(backend), "Unchanged", InPython)
+    found: Unchanged = make(seen.held, seen.sizes, seen.kinds, seen.tensors, seen.contents, seen.versions)
+    return found
+
+
+class InPython:
+    """The definition of what ``csrc/python/unchanged.cpp`` does."""
+
+    def __init__(
+        self,
+        held: Sequence[tuple[dict[Any, Any], Any, Any]],
+        sizes: Sequence[tuple[dict[Any, Any], int]],
+        kinds: Sequence[tuple[Any, type]],
+        tensors: Sequence[Tensor],
+        contents: Sequence[Tensor],
+        versions: Sequence[tuple[Tensor, int]],
+    ) -> None:
+        self._held, self._sizes, self._kinds, self._versions = held, sizes, kinds, versions
+        self._tensors = [(each, each.data_ptr(), each.shape, each.dtype) for each in tensors]
+        self._contents = [(each, each.data_ptr(), mask_digest(each)) for each in contents]
+
+    def same(self) -> bool:
+        """See ``Unchanged``."""
+        return (
+            all(of.get(key) is value for of, key, value in self._held)
+            and all(len(of) == size for of, size in self._sizes)
+            and all(type(thing) is kind for thing, kind in self._kinds)
+            and all(tensor._version == version for tensor, version in self._versions)
+            and all(_is_there(each, at) and each.shape == s and each.dtype == t for each, at, s, t in self._tensors)
+            and all(_is_there(each, at) and mask_digest(each) == digest for each, at, digest in self._contents)
+        )
+
+
+def _is_there(tensor: Tensor, address: int) -> bool:
+    return tensor.data_ptr() == address and tensor.is_contiguous() and not tensor.is_neg()
