@@ -254,6 +254,7 @@ void PackedPlan<T>::fill_columns(const AffineInfo& affine, const Packing& packin
   const T* weights = weights_->panels.data();
   const auto put = [&](const std::vector<int32_t>& columns, int64_t i, int64_t row, int64_t count, const T* from) {
     const int32_t place = packing.target_of[static_cast<size_t>(columns[static_cast<size_t>(i)])];
+    if (place < 0) return;  // no row reads it
     const ColumnTarget& target = packing.columns[static_cast<size_t>(place)];
     T* out = weights_->columns.data() + target.out + row;
     const int64_t first = std::max<int64_t>(target.first - row, 0), last = std::min(target.last - row, count);

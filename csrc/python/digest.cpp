@@ -39,24 +39,17 @@ void add_bytes(uint64_t (&state)[kDigestLanes], const unsigned char* bytes, int6
   }
 }
 
-// What has been read so far of memory of some size; a size is mixed in for each piece.
-struct Lanes {
-  uint64_t state[kDigestLanes] = {};
+// Begins with some memory of a size.
+void start(uint64_t (&state)[kDigestLanes], int64_t size) {
+  for (int lane = 0; lane < kDigestLanes; ++lane)
+    state[lane] ^= 0x9E3779B97F4A7C15u * static_cast<uint64_t>(lane + 1) ^ static_cast<uint64_t>(size);
+}
 
-  Lanes() = default;
-  explicit Lanes(int64_t size) { begin(size); }
-
-  void begin(int64_t size) {
-    for (int lane = 0; lane < kDigestLanes; ++lane)
-      state[lane] ^= 0x9E3779B97F4A7C15u * static_cast<uint64_t>(lane + 1) ^ static_cast<uint64_t>(size);
-  }
-
-  uint64_t folded() const {
-    uint64_t whole = 0;
-    for (const uint64_t lane : state) whole = fold(whole ^ lane, 0xD1B54A32D192ED03u);
-    return whole;
-  }
-};
+uint64_t digest_of(const uint64_t (&state)[kDigestLanes]) {
+  uint64_t whole = 0;
+  for (const uint64_t lane : state) whole = fold(whole ^ lane, 0xD1B54A32D192ED03u);
+  return whole;
+}
 
 // The digests of the lines of each of the parts [first, last): every `parts`-th line is of one part, from its own on.
 class Digests {
@@ -69,7 +62,7 @@ class Digests {
     constexpr int64_t line = 1024;  // bytes
     const auto* bytes = reinterpret_cast<const unsigned char*>(address);
     const auto count = static_cast<int64_t>(states_.size());
-    for (Lanes& each : states_) each.begin(size);
+    for (Lanes& each : states_) start(each.state, size);
     if (parts_ == 1 || size <= line) {
       for (Lanes& each : states_) add_bytes(each.state, bytes, size);
       return;
@@ -83,7 +76,7 @@ class Digests {
 
   std::vector<uint64_t> found() const {
     std::vector<uint64_t> all;
-    for (const Lanes& each : states_) all.push_back(each.folded());
+    for (const Lanes& each : states_) all.push_back(digest_of(each.state));
     return all;
   }
 
@@ -105,9 +98,10 @@ std::vector<uint64_t> digest_parts(const std::vector<uintptr_t>& addresses, cons
 }  // namespace
 
 uint64_t digest_memory(uintptr_t address, int64_t size) {
-  Lanes lanes(size);
-  add_bytes(lanes.state, reinterpret_cast<const unsigned char*>(address), size);
-  return lanes.folded();
+  uint64_t state[kDigestLanes] = {};
+  start(state, size);
+  add_bytes(state, reinterpret_cast<const unsigned char*>(address), size);
+  return digest_of(state);
 }
 
 void bind_digest(pybind11::module_& module) {

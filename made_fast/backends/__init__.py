@@ -1,7 +1,8 @@
 """The table of backends, and how one is chosen.
 
 To add a backend: write one file, or a package, with ``pack(program, schedule)`` and ``draw(packed, out, piece)`` as
-``reference.py`` has them, and add one row here, best first. One that has the masked products too says so in its row.
+``reference.py`` has them, and add one row here, best first. One that has the masked products too says so in its row; one that
+can pack other weights by what it has planned has ``repack(packed, tensors)`` and ``unpack(packed)`` as ``cpp`` has them.
 """
 
 from __future__ import annotations

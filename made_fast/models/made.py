@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from torch.distributions import Distribution
 from made_fast.arguments import context_like, finite, like_weights, one_of, seed_number, whole_number, whole_numbers
 from made_fast.masks import SHUFFLES, make_order
 from made_fast.models import files
-from made_fast.models.lowering import Places
 from made_fast.models.network import MaskedNetwork
+from made_fast.models.samplers import kept_sampler
 from made_fast.models.settled import class_of, is_plain, settled
 from made_fast.outputs.kinds import describe, make_output
 from made_fast.outputs.output import Output
@@ -28,7 +27,7 @@ from made_fast.requests.checks import check_rounded
 from made_fast.requests.request import Request
 from made_fast.sampling.draws import Draws
 from made_fast.sampling.ensemble_sampler import EnsembleSampler
-from made_fast.sampling.kept import Kept, State
+from made_fast.sampling.kept import State
 from made_fast.sampling.sampler import Sampler
 from made_fast.tracing import may_look
 
@@ -120,9 +119,7 @@ class MADE(MaskedNetwork, Draws):
         )
         self.output, self.hidden_features, self.seed, self.degrees = distribution, widths, seed, degrees
         self.num_masks, self.shuffle = num_masks, shuffle
-        self._places = Places()
-        self._sampler: Kept[Sampler | EnsembleSampler]
-        self._sampler = Kept(self._state, self._make_sampler, renew=self._renewed_sampler)
+        self._sampler = kept_sampler(self)
 
     @property
     def mask_index(self) -> int:
@@ -258,38 +255,10 @@ class MADE(MaskedNetwork, Draws):
         """The model itself, or a copy with the weights that a forward pass would make, where something makes them anew."""
         return self if is_plain(self.layers) else settled(self, own=False)
 
-    def _make_sampler(self, last: Sampler | EnsembleSampler | None) -> Sampler | EnsembleSampler:
-        """The sampler of the model as it is; schedules follow from the structure alone, so they are taken from the last."""
-        if self.ensemble is None:
-            return Sampler(self.program(), self.output, schedule=last.schedule if isinstance(last, Sampler) else None)
-        count = len(self.ensemble.evaluated)
-        frozen = settled(self, own=True)
-        half = self.parameters_layer.weight.dtype in (torch.bfloat16, torch.float16)  # exact in fp32
-        exact = settled(self, own=True).float() if half else frozen
-        return EnsembleSampler(
-            frozen._program_of_mask,
-            partial(exact.log_prob, masks=range(count)),
-            self.output,
-            count,
-            widest=max(self.features, *(layer.out_features for layer in self.masked_layers)),
-            schedules=last.schedules if isinstance(last, EnsembleSampler) else None,
-        )
-
-    def _renewed_sampler(self, last: Sampler | EnsembleSampler, tensors: Sequence[Tensor]) -> Sampler | None:
-        """The last sampler with the weights among these tensors, which are those of ``_state``."""
-        if not isinstance(last, Sampler) or last.conditionals is not self.conditionals:
-            return None
-        weights, same = self._places.find(self, tensors)
-        return last.with_weights(weights, alike=same)
-
     def program(self, *, mask: int | None = None) -> Program:
         """Returns the network with its present weights as a program, under one mask, the current one if left out."""
         masks, order = self._layer_masks(mask), self.order_of(self.mask_index if mask is None else mask)
         return self._settled().program_of(masks, order)
-
-    def _program_of_mask(self, mask: int) -> Program:
-        """The program of a mask of a model to which nobody writes any more."""
-        return self.program_of(self._layer_masks(mask), self.order_of(mask), copy=False)
 
     def _programs(self) -> Iterator[tuple[int, Program]]:
         """The program of each mask that stands for the model, with its number."""

@@ -191,7 +191,7 @@ class Kept(Generic[T]):
         *,
         changed: str = "what this was made from has changed since; make it again",
         portable: bool = False,
-        renew: Callable[[T, Sequence[Tensor]], T | None] = lambda last, tensors: None,
+        renew: Callable[[T, Sequence[Tensor]], T | None] | None = None,
     ) -> None:
         check_stale(stale)
         self.read, self.make, self.stale, self.changed, self.portable = read, make, stale, changed, portable
@@ -272,7 +272,9 @@ class Kept(Generic[T]):
             if last is None or anew or not self._is_alike(last, now):
                 value = self.make(None)
             else:
-                renewed = self.renew(last.value, now.tensors) if now.is_alike(last.seen) else None
+                renewed = (
+                    None if self.renew is None or not now.is_alike(last.seen) else self.renew(last.value, now.tensors)
+                )
                 value = self.make(last.value) if renewed is None else renewed
             now.forget()
             self._found = _Found(value, now.others, now)

@@ -99,6 +99,36 @@ def test_what_follows_from_structure_is_handed_over_while_it_is_the_same() -> No
     assert second is not first
 
 
+def test_what_can_be_renewed_is_where_only_numbers_have_changed() -> None:
+    tensors = [torch.ones(SMALL, dtype=torch.bool), torch.randn(SMALL)]
+    done: list[tuple[str, Any]] = []
+
+    def make(last: Any) -> int:
+        done.append(("made", last))
+        return len(done)
+
+    def renew(last: int, now: Any) -> int | None:
+        assert [each.data_ptr() for each in now] == [each.data_ptr() for each in tensors]
+        done.append(("renewed", last))
+        return None if bool(now[1].isnan().any()) else len(done)
+
+    kept = Kept(lambda: State(tensors, None, 1), make, renew=renew)
+    kept.current()
+    tensors[1].add_(1)
+    assert kept.current() == 2
+    tensors[1] = tensors[1] + 1  # another tensor of the same kind
+    assert kept.current() == 3
+    tensors[1].fill_(torch.nan)  # what renews passes on
+    assert kept.current() == 5
+    tensors[1] = torch.randn(SMALL).double()  # another kind
+    kept.current()
+    tensors[0][0] = False  # another structure
+    kept.current()
+    kept.refresh()
+    expected = [("made", None), ("renewed", 1), ("renewed", 2), ("renewed", 3), ("made", 3), ("made", 5)]
+    assert done == [*expected, ("made", None), ("made", None)]
+
+
 def test_without_the_compiled_module_contents_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "memory_digests", lambda: None)
     for change in CHANGES.values():
