@@ -1,8 +1,8 @@
 """Training steps and log-probabilities of networks in one call, against layers of torch and against zuko, in turns.
 
-A step is forward, loss and backward. Flows are affine, with random weights of the same sizes on both sides; a flow of zuko or
-nflows is held against itself, accelerated (NSF: splines), and a MADE against the same layers as ``F.linear(x, W * mask)``: there results
-and gradients are compared first.
+A step is forward, loss and backward. Flows are affine, with random weights of the same sizes on both sides; a flow of zuko
+(NSF: of splines) or nflows is held against itself, accelerated, and a MADE against the same layers as
+``F.linear(x, W * mask)``: there results and gradients are compared first.
 """
 
 from __future__ import annotations

@@ -320,3 +320,16 @@ def test_shallow_copies_have_modules_of_their_own(calls: list[Any]) -> None:
         same(net(x), before)
         assert not torch.allclose(other(x), before)
     assert calls == [(1, "parameters")] * 5
+
+
+def test_a_small_network_alone_is_as_quick_by_the_library(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["zuko spline"]
+    ours, theirs = pair(case)
+    rows = 1000
+    (net, _) = (each for each in ours.modules() if "_one_call" in vars(each))
+    macs = sum(each.weight.numel() for each in linears(net))
+    for least, expected in ((macs * rows, case.calls), (macs * rows + 1, [])):
+        monkeypatch.setattr("made_fast.flows.adapters.networks._LEAST_MACS", least)
+        agree(case, ours, theirs, rows=rows)
+        assert calls == expected
+        calls.clear()

@@ -45,6 +45,9 @@ _MODULES: dict[type, tuple[str, dict[str, Any]]] = {
     nn.Sigmoid: ("sigmoid", {}),
 }
 _GONE = object()
+_LEAST_MACS = (
+    1 << 23
+)  # of all rows, masks not counted: below, the parameters of one network are as quick by the library
 _MOST_OPERATIONS = 126  # kMostValues of csrc/plan/network.h, x and the context among them
 _MASKED = tuple(
     f"{module}.MaskedLinear"
@@ -66,6 +69,9 @@ class Reading:
 
     Args:
         features, context_features: D and C; of a network that reads both as one, their sum and 0.
+
+    Attributes:
+        macs: multiply-adds of a row, those under masks among them.
     """
 
     def __init__(self, features: int, context_features: int) -> None:
@@ -77,6 +83,7 @@ class Reading:
         self._attributes: list[tuple[dict[str, Any], str, Any]] = []
         self._children: list[tuple[nn.Module, list[nn.Module | None]]] = []
         self._dropouts: list[nn.Dropout] = []
+        self.macs = 0
 
     def attribute(self, module: nn.Module, name: str) -> Any:
         """A plain attribute or a submodule.
@@ -114,6 +121,7 @@ class Reading:
         if shape[1] != self._widths[value] or 0 in shape:
             raise Unreadable(f"{kind} of another width")
         number = len(self._handed)
+        self.macs += shape[0] * shape[1]
         self._handed.append((layer, "weight", shape))
         if kind in _MASKED:
             self._masks.append((number, layer))
@@ -230,7 +238,7 @@ class OneCall:
     def __reduce__(self) -> tuple[Any, ...]:
         return OneCall, (self._read,)
 
-    def call(self, backend: Any, net: nn.Module, x: Tensor, context: Tensor | None) -> Call | None:
+    def call(self, backend: Any, net: nn.Module, x: Tensor, context: Tensor | None, least_macs: int = 0) -> Call | None:
         """What ``layers.chains.run`` takes; None where the library's own forward must run.
 
         Args:
@@ -238,11 +246,14 @@ class OneCall:
             net: the network.
             x: (..., D).
             context: (..., C) of the same rows, or None.
+            least_macs: multiply-adds of all rows below which the library's own forward should run.
         """
         known = self._current(net, context is not None)
-        if known is None or not known[0].is_unwatched():
+        if known is None:
             return None
         reading, whole = known
+        if reading.macs * x.numel() < least_macs * x.shape[-1] or not reading.is_unwatched():
+            return None
         width = 0 if context is None else context.shape[-1]
         if (x.shape[-1], width) != (whole.wiring.features, whole.wiring.context_features):
             return None
@@ -276,14 +287,14 @@ def in_one_call(net: nn.Module, mixin: type, read: Callable[[Any, bool], Reading
 
 def call_of(backend: Any, net: nn.Module, x: Tensor, context: Tensor | None) -> Call | None:
     """The call of a copy by ``in_one_call``; None for other networks, and where their own forward must run."""
-    one_call = net.__dict__.get("_one_call")
+    one_call: OneCall | None = net.__dict__.get("_one_call")
     return None if one_call is None else one_call.call(backend, net, x, context)
 
 
-def parameters_of(net: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor | None:
-    """What a copy by ``in_one_call`` makes of x (..., D), in one call; None where the library's own forward must run."""
+def parameters_of(net: Any, x: Tensor, context: Tensor | None = None) -> Tensor | None:
+    """What a copy by ``in_one_call`` makes of x (..., D), in one call; None where the library's own forward should run."""
     backend = serving(x, context)
-    call = None if backend is None else call_of(backend, net, x, context)
+    call = None if backend is None else net._one_call.call(backend, net, x, context, _LEAST_MACS)
     return None if call is None else run_finite([call], "parameters", 0.0, x, context)
 
 
