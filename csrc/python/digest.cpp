@@ -89,14 +89,23 @@ class Digests {
   std::vector<Lanes> states_;
 };
 
-// Of several pieces of memory the lines of each of the parts [first, last).
+// Of several pieces of memory the lines of each of the parts [first, last), a share of them by each thread.
 std::vector<uint64_t> digest_parts(const std::vector<uintptr_t>& addresses, const std::vector<int64_t>& sizes,
-                                   int64_t first, int64_t last, int64_t parts) {
+                                   int64_t first, int64_t last, int64_t parts, int num_threads) {
   require(addresses.size() == sizes.size(), "addresses must have their sizes");
   require(inside(first, last - first, parts), "parts must be some of them");
-  Digests digests(first, last, parts);
-  for (size_t i = 0; i < sizes.size(); ++i) digests.add(addresses[i], sizes[i]);
-  return digests.found();
+  const int64_t threads = std::max<int64_t>(1, std::min<int64_t>(num_threads, last - first));
+  std::vector<Digests> shares;
+  for (int64_t share = 0; share < threads; ++share)
+    shares.emplace_back(first + (last - first) * share / threads, first + (last - first) * (share + 1) / threads,
+                        parts);
+#pragma omp parallel for num_threads(static_cast<int>(threads)) if (threads > 1) schedule(static, 1)
+  for (int64_t share = 0; share < threads; ++share)
+    for (size_t i = 0; i < sizes.size(); ++i) shares[static_cast<size_t>(share)].add(addresses[i], sizes[i]);
+  std::vector<uint64_t> found;
+  for (const Digests& share : shares)
+    for (const uint64_t each : share.found()) found.push_back(each);
+  return found;
 }
 
 }  // namespace
@@ -111,7 +120,7 @@ uint64_t digest_memory(uintptr_t address, int64_t size) {
 void bind_digest(pybind11::module_& module) {
   module.def("digest", &digest_memory, pybind11::arg("address"), pybind11::arg("size"));
   module.def("digest_parts", &digest_parts, pybind11::arg("addresses"), pybind11::arg("sizes"), pybind11::arg("first"),
-             pybind11::arg("last"), pybind11::arg("parts"));
+             pybind11::arg("last"), pybind11::arg("parts"), pybind11::arg("num_threads") = 1);
 }
 
 }  // namespace made_fast
