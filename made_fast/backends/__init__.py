@@ -254,9 +254,10 @@ def _compiled() -> Backend | None:
 
 
 @functools.cache
-def memory_digests() -> Callable[[Sequence[int], Sequence[int], int, int, int], list[int]] | None:
+def memory_digests() -> Callable[[Sequence[int], Sequence[int], int, int, int, int], list[int]] | None:
     """A function that makes numbers of what lies in memory: of the addresses of several pieces, their sizes in bytes, which
-    parts of them are wanted, from one on and up to another, and how many parts there are. None where nothing was compiled.
+    parts of them are wanted, from one on and up to another, how many parts there are, and by how many threads they are read.
+    None where nothing was compiled.
     """
     row = _compiled()
     return None if row is None else load(row).digest_parts  # type: ignore[no-any-return]

@@ -85,7 +85,10 @@ class MaskedLinear(nn.Linear):
         """This layer's weights as a term of a program, detached and masked; copies, unless nobody writes to them any more."""
         weight, chosen = self.weight.detach(), self.chosen_mask(mask)
         if chosen.dtype != torch.bool:
-            return DegreeTerm(source, weight.clone() if copy else weight, chosen.clone())
+            term = DegreeTerm(source, weight.clone() if copy else weight, chosen.clone())
+            if copy:
+                _ = term.weight  # made now, as it is in other terms
+            return term
         own = torch.from_numpy(chosen.numpy().copy()) if chosen.device.type == "cpu" else chosen.clone()  # as above
         return Term(source, masked(weight, own), own)
 

@@ -82,15 +82,25 @@ class DegreeTerm(Term):
         found: Tensor = self.__dict__["_degrees"]
         return found
 
-    @cached_property
+    @property
     def mask(self) -> Tensor:  # type: ignore[override]
         """bool (n, m)."""
-        return connectivity(*self.degrees.split(list(self.numbers.shape)))
+        return self._kept("mask", lambda: connectivity(*self.degrees.split(list(self.numbers.shape))))
 
-    @cached_property
+    @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """(n, m), zeros where masked."""
-        return masked(self.numbers, self.mask)
+        return self._kept("weight", lambda: masked(self.numbers, self.mask))
+
+    def _kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What was made once; nothing is kept that a transform of ``torch.func`` may have wrapped."""
+        found: Tensor | None = self.__dict__.get(name)
+        if found is None:
+            with torch.inference_mode(False):
+                found = make()
+            if not torch._C._are_functorch_transforms_active():
+                self.__dict__[name] = found
+        return found
 
     def with_numbers(self, numbers: Tensor) -> Term:
         """See ``Term``."""
@@ -316,7 +326,8 @@ class Program:
 
 def masked(weight: Tensor, mask: Tensor) -> Tensor:
     """A copy of a weight (n, m), zeros where a mask (n, m) is not set."""
-    if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64):
+    plain = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
+    if plain and not torch._C._are_functorch_transforms_active():
         values = weight.detach().numpy()  # torch would start threads, and then no process can be forked
         return torch.from_numpy(np.where(mask.numpy(), values, values.dtype.type(0)))
     return torch.where(mask, weight, weight.new_zeros(()))

@@ -21,6 +21,7 @@ Stale = Literal["refresh", "raise", "keep", "exact"]
 _TRIES = 8  # to make something from tensors that another thread keeps writing to
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 _PART, _WHOLE = 1 << 15, 1 << 18  # bytes of large contents that one look compares, and of contents that are never cut
+_PARTS_PER_THREAD = 32  # that are read together: fewer take less time than it takes to wake another thread
 
 
 class State(NamedTuple):
@@ -85,7 +86,9 @@ class _Contents:
             return []
         if self._copies:
             tensors = [tensor for number, tensor in enumerate(tensors) if number not in self._copies]
-        return read([tensor.data_ptr() for tensor in tensors], self._sizes, parts.start, parts.stop, self.parts)
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        threads = torch.get_num_threads() if len(parts) > _PARTS_PER_THREAD else 1
+        return read(addresses, self._sizes, parts.start, parts.stop, self.parts, threads)
 
 
 class _Seen:

@@ -123,6 +123,11 @@ def test_a_term_of_degrees_is_the_term_of_their_mask() -> None:
     mask = degrees[:4, None] >= degrees[None, 4:]
     assert torch.equal(term.mask, mask)
     assert torch.equal(term.weight, torch.where(mask, numbers, torch.zeros(())))
+    assert term.weight is term.weight
+    fresh = DegreeTerm(0, numbers, degrees)  # nothing that a transform has wrapped is kept
+    jacobian = torch.func.jacrev(lambda x: torch.nn.functional.linear(x, fresh.weight))(torch.ones(3))
+    assert torch.equal(jacobian, term.weight)
+    assert torch.equal(fresh.weight, term.weight)
     double = term.with_numbers(numbers.double())
     assert double.weight.dtype == torch.float64
     assert torch.equal(double.mask, mask)  # type: ignore[arg-type]

@@ -69,6 +69,18 @@ def test_a_number_written_past_every_count_is_seen_after_some_looks() -> None:
             assert torch.equal(kept.current()[0], tensors[0])
 
 
+@pytest.mark.skipif(backends.memory_digests() is None, reason="nothing was compiled")
+def test_digests_do_not_depend_on_who_reads_which_parts() -> None:
+    read: Any = backends.memory_digests()
+    memory = [torch.randn(size) for size in (5, 256, 257, 70_000)]
+    pieces = [each.data_ptr() for each in memory], [each.nbytes for each in memory]
+    for parts in (1, 2, 7, 40):
+        alone = [read(*pieces, part, part + 1, parts, 1)[0] for part in range(parts)]
+        assert len(set(alone)) == parts
+        for threads in (1, 2, 3, 50):
+            assert read(*pieces, 0, parts, parts, threads) == alone
+
+
 def test_equal_contents_are_no_change() -> None:
     for shape in (SMALL, LARGE):
         tensors = [torch.randn(shape), torch.ones(shape, dtype=torch.bool)]
