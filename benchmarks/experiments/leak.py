@@ -36,6 +36,9 @@ class Unwatched:
     def admit(self, *arguments: object) -> None:
         """Takes everything."""
 
+    def show(self, seen: object) -> None:
+        """Has seen nothing."""
+
 
 def shifted(features: int, hidden: int, by: int) -> MADE:
     """A network whose parameters have degrees that are off by some steps: 1 leaks, -1 keeps out the variable just before."""
