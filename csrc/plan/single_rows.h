@@ -10,7 +10,7 @@ namespace made_fast {
 // Waking a thread costs microseconds, and milliseconds where another program has its core: not for less work than this.
 constexpr int64_t kMacsPerThread = 500'000;
 // The path for few rows reads every weight once per row, a tile once for all its rows: about this many rows are even.
-constexpr int64_t kFewRowsPerThread = 4;
+constexpr int64_t kFewRowsPerThread = 3;
 
 // Static, since the engines are compiled for processors that others cannot run.
 template <class T>
