@@ -17,7 +17,7 @@ from made_fast.layers.chains import MOST_AT_ONCE, Chain
 from made_fast.layers.networks import Call
 from made_fast.layers.unchanged import Seen
 from made_fast.models.made import MADE
-from made_fast.models.whole import LastChain, pays, serving
+from made_fast.models.whole import LastChain, is_watched, pays, serving
 from made_fast.outputs.dtypes import check_dtype, check_written, write_values
 from made_fast.outputs.normal import Normal
 from made_fast.outputs.point import Point
@@ -194,10 +194,11 @@ class MaskedAutoregressiveFlow(nn.Module):
             for number in range(len(self.networks) - 1, -1, -1):
                 network = self._network(number)
                 call = network.whole.call_by(backend, network, x, network._layer_masks(None))
-                if call is None:
+                if call is None or is_watched(network) or type(network).forward is not MADE.forward:
                     return None
                 calls.append(call)
                 network.whole.show(network, seen)
+                seen.module(network)
                 seen.attributes(network, "features", "output")
                 seen.attributes(network.output, "conditional")
             chain = Chain(calls)

@@ -41,6 +41,11 @@ class Seen:
         self.kinds.append((thing, type(thing)))
         self.held += [(thing.__dict__, name, thing.__dict__.get(name)) for name in names]
 
+    def module(self, module: nn.Module) -> None:
+        """A module whose call nobody watches."""
+        self.attributes(module, "forward", *_HOOKS)
+        self.sizes += [(getattr(module, name), 0) for name in _HOOKS]
+
     def children(self, module: nn.Module, *names: str) -> None:
         """Children of a module; all of them, and no others, where no names are given."""
         self.attributes(module, "_modules")
@@ -51,8 +56,8 @@ class Seen:
 
     def layer(self, layer: nn.Module) -> None:
         """A layer, which nobody watches and whose weights are plain parameters, with the buffer ``mask`` if it has one."""
-        self.attributes(layer, "_parameters", "_buffers", "forward", *_HOOKS)
-        self.sizes += [(getattr(layer, name), 0) for name in _HOOKS]
+        self.module(layer)
+        self.attributes(layer, "_parameters", "_buffers")
         self.sizes.append((layer._parameters, len(layer._parameters)))
         for name, parameter in layer._parameters.items():
             self.held.append((layer._parameters, name, parameter))

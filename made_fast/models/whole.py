@@ -152,7 +152,10 @@ class LastChain:
 
     def keep(self, owner: nn.Module, backend: Any, x: Tensor, chain: Chain, seen: Seen) -> None:
         """Keeps a chain, and what was seen when it was made, if that can be watched."""
-        watched = unchanged(seen, backend)
+        known = set(
+            map(id, seen.tensors)
+        )  # what is made anew with each call, a bias under a mask say, cannot be watched
+        watched = unchanged(seen, backend) if all(id(each) in known for each in chain.weights) else None
         self._kept = None if watched is None else (owner.__dict__, backend, x.dtype, chain, watched)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LastChain:

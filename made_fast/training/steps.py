@@ -74,9 +74,18 @@ class Steps:
 def steps_of(model: nn.Module, average: nn.Module, optimizer: torch.optim.AdamW, input_dropout: float) -> Steps:
     """The quickest way to take steps with a model."""
     into = getattr(model, "_nll_with_gradients", None)
-    if into is not None and not input_dropout and _can_be_flat(list(model.parameters())):
+    if into is not None and not input_dropout and _can_be_flat(list(model.parameters())) and _steps_are_even(optimizer):
         return _FlatSteps(model, average, optimizer, into)
     return Steps(model, average, optimizer, input_dropout)
+
+
+def _steps_are_even(optimizer: torch.optim.AdamW) -> bool:
+    """Whether those parameters of a group that are trained have had the same number of steps."""
+    for group in optimizer.param_groups:
+        states = [optimizer.state.get(each) for each in group["params"] if each.requires_grad]
+        if len({float(state["step"]) if state else 0.0 for state in states}) > 1:
+            return False
+    return True
 
 
 def _can_be_flat(parameters: list[nn.Parameter]) -> bool:
@@ -108,6 +117,8 @@ class _FlatSteps(Steps):
         self._nll_with_gradients = nll_with_gradients
         averages = dict(zip(self._parameters, self._averages, strict=True))
         self._is_flat, self._into = False, dict[int, Tensor]()
+        frozen = [each for each in self._parameters if not each.requires_grad]
+        self._frozen, self._frozen_averages = frozen, [averages[each] for each in frozen]
         self._groups = [_FlatGroup(optimizer, group, averages) for group in optimizer.param_groups]
 
     def __enter__(self) -> Self:
@@ -136,6 +147,8 @@ class _FlatSteps(Steps):
             return super().update(keep)
         for group in self._groups:
             group.update(keep)
+        if self._frozen:
+            torch._foreach_lerp_(self._frozen_averages, self._frozen, 1 - keep)
         return None
 
 
@@ -161,7 +174,7 @@ class _FlatGroup:
             self.step = states[0]["step"].clone()  # type: ignore[index]
             self.moments = [_flat([state[name] for state in states]) for name in _MOMENTS]  # type: ignore[index]
         else:
-            self.step = torch.zeros((), dtype=torch.float32)
+            self.step = torch.zeros(())
             self.moments = [torch.zeros_like(self.weights) for _ in _MOMENTS]
         for parameter, view in zip(self.parameters, self._views(self.weights), strict=True):
             parameter.data = view

@@ -127,6 +127,23 @@ def test_a_frozen_layer_is_trained_round_in_flat_steps(monkeypatch):
         torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("first", "then"), [(False, True), (True, False)], ids=["unfrozen", "frozen"])
+def test_a_layer_that_is_frozen_or_not_from_an_epoch_on(first: bool, then: bool, monkeypatch) -> None:
+    """Moments of the others stay, and the average goes on to the weights that stand still."""
+    model, rows = made("bits")
+    model.hidden[0].weight.requires_grad_(first)
+    other = copy.deepcopy(model)
+
+    def change(of):
+        return lambda epoch: of.hidden[0].weight.requires_grad_(then if epoch.number == 2 else first)
+
+    fitted(model, rows, epochs=4, averaging=0.99, on_epoch=change(model))
+    one_by_one(monkeypatch)
+    fitted(other, rows, epochs=4, averaging=0.99, on_epoch=change(other))
+    for here, there in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-4)
+
+
 def test_hooks_of_parameters_are_called():
     model, rows = made("bits")
     called = []
