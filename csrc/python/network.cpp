@@ -157,12 +157,11 @@ int64_t made_by(const NetworkTask<T>& task) {
   return last.widths[task.head == Head::parameters ? last.num_values - 1 : 0];
 }
 
-// Whether all that the networks read is finite.
+// Whether numbers for all rows, x and the context or their gradients, and for all weights are finite; null: none.
 template <class T>
-bool reads_finite(const NetworkTask<T>& task) {
+bool are_finite(const NetworkTask<T>& task, const T* of_x, const T* of_context, const T* const* weights) {
   const int32_t* widths = task.networks[0]->widths;
-  bool finite = all_finite(task.x, task.batch * widths[0]) && all_finite(task.context, task.batch * widths[1]);
-  const T* const* weights = task.weights;
+  bool finite = all_finite(of_x, task.batch * widths[0]) && all_finite(of_context, task.batch * widths[1]);
   for (int k = 0; k < task.num_networks; ++k) {
     const NetworkView& network = *task.networks[k];
     for (int i = 0; i < network.num_terms && finite; ++i) {
@@ -194,7 +193,7 @@ bool forward(const Networks& networks, const Addresses& reads, const std::string
   task.out = at_address<T>(out);
   task.total = at_address<T>(total);
   const py::gil_scoped_release released;
-  if (finite && !reads_finite(task)) return false;
+  if (finite && !are_finite<T>(task, task.x, task.context, task.weights)) return false;
   if constexpr (sizeof(T) == 4) {
     engine.network_forward_f32(task);
   } else {
@@ -203,7 +202,7 @@ bool forward(const Networks& networks, const Addresses& reads, const std::string
   return !finite || (all_finite(task.out, batch * made_by(task)) && all_finite(task.total, batch));
 }
 
-// With `finite` it does nothing, and says so, where a gradient that is given is not.
+// With `finite` it says so where a gradient that is given or made is not.
 template <class T>
 bool backward(const Networks& networks, const Addresses& reads, const std::string& isa, int head, double floor,
               int64_t batch, const Addresses& weights, uintptr_t values, uintptr_t room, uintptr_t grad_out,
@@ -229,7 +228,7 @@ bool backward(const Networks& networks, const Addresses& reads, const std::strin
   } else {
     engine.network_backward_f64(task);
   }
-  return true;
+  return !finite || are_finite<T>(task, task.grad_x, task.grad_context, task.grad_weights);
 }
 
 template <class T>

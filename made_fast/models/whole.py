@@ -184,7 +184,8 @@ def pays(native: Any, x: Tensor) -> bool:
 
 def _watched_everywhere() -> bool:
     of = nn.modules.module
-    return bool(of._global_forward_hooks or of._global_forward_pre_hooks or of._global_backward_hooks)
+    forward = of._global_forward_hooks or of._global_forward_pre_hooks
+    return bool(forward or of._global_backward_hooks or of._global_backward_pre_hooks)
 
 
 def is_watched(layer: nn.Module) -> bool:

@@ -159,6 +159,8 @@ def fit(
     )
     if max_minutes is not None and not real_number("max_minutes", max_minutes) > 0:
         raise ValueError(f"max_minutes must be a positive number, got {max_minutes}")
+    if not torch.is_grad_enabled():
+        raise ValueError("fit must be called with gradients enabled, got torch.no_grad or inference_mode")
     was_training = model.training
     run = _Run(model, train, valid, settings)
     if resume:

@@ -72,7 +72,17 @@ class Steps:
 
 
 def steps_of(model: nn.Module, average: nn.Module, optimizer: torch.optim.AdamW, input_dropout: float) -> Steps:
-    """The quickest way to take steps with a model."""
+    """The quickest way to take steps with a model.
+
+    Raises:
+        ValueError: its parameters are no longer those that the optimizer has.
+    """
+    known = {id(each): each.dtype for group in optimizer.param_groups for each in group["params"]}
+    averaged = [each.dtype for each in average.parameters()]
+    if {id(each): each.dtype for each in model.parameters()} != known or averaged != [
+        p.dtype for p in model.parameters()
+    ]:
+        raise ValueError("model must have the same parameters in every epoch, found others or other dtypes")
     into = getattr(model, "_nll_with_gradients", None)
     if into is not None and not input_dropout and _can_be_flat(list(model.parameters())) and _steps_are_even(optimizer):
         return _FlatSteps(model, average, optimizer, into)

@@ -175,3 +175,16 @@ def test_parameters_that_share_memory_stay_shared():
     model.hidden[2].weight.data = model.hidden[1].weight.data
     fitted(model, rows, epochs=1)
     assert model.hidden[2].weight.data_ptr() == model.hidden[1].weight.data_ptr()
+
+
+@pytest.mark.parametrize("change", [lambda m: m.double(), lambda m: setattr(m, "parameters_layer", m.hidden[1])])
+def test_other_parameters_in_the_middle_of_a_run_are_refused(change) -> None:
+    model, rows = made("bits")
+    with pytest.raises(ValueError, match="model must have the same parameters in every epoch"):
+        fitted(model, rows, on_epoch=lambda _: change(model))
+
+
+def test_gradients_must_be_enabled() -> None:
+    model, rows = made("bits")
+    with torch.no_grad(), pytest.raises(ValueError, match="fit must be called with gradients enabled"):
+        fitted(model, rows)

@@ -131,7 +131,7 @@ class _Composed:
         transform = super().forward(c)  # type: ignore[misc]
         parts: list[Any] = []
         pairs = zip(self.transforms, transform.transforms, strict=True)
-        for is_affine, several in groupby(pairs, lambda pair: pair[0].__dict__.get("_affine") is not None):
+        for is_affine, several in groupby(pairs, _is_joined):
             lazy, made = map(list, zip(*several, strict=True))
             if is_affine and 1 < len(made) <= MOST_AT_ONCE:
                 joined = copy.copy(made[0])
@@ -141,6 +141,12 @@ class _Composed:
         if len(parts) < len(transform.transforms):
             transform.call_and_ladj = type(transform)(*parts).call_and_ladj
         return transform
+
+
+def _is_joined(pair: tuple[Any, Any]) -> bool:
+    """Whether a lazy transform is affine, and what it made is that which nobody has exchanged."""
+    lazy, made = pair
+    return lazy.__dict__.get("_affine") is not None and "call_and_ladj" in made.__dict__ and not is_watched(lazy)
 
 
 def _density_of(lazy: Sequence[Any], made: Sequence[Any], c: Tensor | None) -> Any:
@@ -175,7 +181,7 @@ def _density(lazy: Sequence[Any], x: Tensor, c: Tensor | None) -> tuple[Tensor, 
     calls: list[Call] = []
     for each in lazy:
         net = each._modules["hyper"]
-        if each._affine != (each.univariate, features, slope) or is_watched(net):
+        if each._affine != (each.univariate, features, slope) or is_watched(net) or is_watched(each):
             return None
         call = call_of(backend, net, x, None)
         if call is None or call.wiring.wires[-1].width != 2 * features:
