@@ -13,9 +13,10 @@ import numpy as np
 from made_fast.arguments import shown
 from made_fast.tables.cells import MOMENTS, NUMBERS, Array, Cells, moment_of
 
-__all__ = ["Form", "read", "write"]
+__all__ = ["Form", "drawn_dtype", "read", "write"]
 
 _INTEGERS = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
+_LOWER = tuple(map(str.lower, _INTEGERS))  # the names that numpy has
 _NAMES = (*_INTEGERS, "Float32", "Float64", "Boolean", "String", "Categorical", "Date")  # dtypes without arguments
 _MOST = 1e150  # of real numbers: their squares are finite
 _NATIVE = re.compile(r"[\w\[\], /:+-]{1,80}")  # the names of pandas' dtypes and numpy's
@@ -242,6 +243,30 @@ def _pandas_dtype(name: str, series: Any) -> dict[str, Any]:
     return {"native": "category", "categories": categories, "ordered": bool(dtype.ordered)}
 
 
+def drawn_dtype(described: Mapping[str, Any], *, missing: bool, real: bool, other: str | None) -> dict[str, Any]:
+    """The dtype that holds what a column draws: that of the frame, or one like it.
+
+    Args:
+        described: the dtype of the frame.
+        missing: whether cells may be missing: numpy's flags and whole numbers become pandas' nullable ones.
+        real: whether numbers are drawn with fractions: whole ones become floats.
+        other: the label of a reserved category, which is added to those of the dtype.
+    """
+    made, key = dict(described), "native" if "native" in described else "name"
+    if other is not None and other not in made.get("categories", [other]):
+        made["categories"] = [*made["categories"], other]
+    plain, _, backed = str(made[key]).partition("[")
+    if real and plain in _INTEGERS:
+        made[key] = "Float64"
+    elif real and plain.lower() in _LOWER:
+        made[key] = "double[pyarrow]" if backed else "float64"
+    elif missing and plain == "bool" and not backed:
+        made[key] = "boolean"
+    elif missing and plain in _LOWER and not backed:
+        made[key] = _INTEGERS[_LOWER.index(plain)]
+    return made
+
+
 def write(columns: Mapping[str, Cells], form: Form) -> Any:
     """A frame of these columns, of the library and with the dtypes of a form.
 
@@ -249,7 +274,6 @@ def write(columns: Mapping[str, Cells], form: Form) -> Any:
         ImportError: the library is not installed.
         ValueError: the form describes a dtype that there is not.
     """
-    columns = {name: _rounded(cells, form.dtypes[name]) for name, cells in columns.items()}
     if form.library == "mapping":
         return {name: _to_array(cells, form.dtypes[name]) for name, cells in columns.items()}
     if form.library == "pandas":
@@ -259,16 +283,6 @@ def write(columns: Mapping[str, Cells], form: Form) -> Any:
         return pandas.DataFrame(series, columns=list(series))
     first, *others = [_to_series(name, cells, form) for name, cells in columns.items()]
     return first.to_frame().with_columns(*others).to_native()
-
-
-def _rounded(cells: Cells, described: Mapping[str, Any]) -> Cells:
-    """Cells of real numbers as the whole ones that a dtype can hold, if it is one of those."""
-    dtype = str(described.get("name", described.get("native"))).lower()
-    if dtype not in map(str.lower, _INTEGERS) or cells.values.dtype.kind != "f":
-        return cells
-    limits = np.iinfo(dtype)
-    whole = np.clip(np.rint(cells.values), max(float(limits.min), -(2.0**62)), min(float(limits.max), 2.0**62))
-    return Cells(whole.astype(np.int64), cells.present, cells.of)
 
 
 def _listed(cells: Cells) -> list[Any]:
