@@ -135,7 +135,8 @@ class FittedColumn(ABC):
         wrong = not isinstance(value, kinds) or (self.of == "flag" and value not in (0, 1))
         if wrong or (isinstance(value, float) and math.isnan(value)):
             raise ValueError(f"{wish}, got {shown(value)}")
-        return value if self.of == "text" else bool(value) if self.of == "flag" else value
+        value = float(str(value)) if isinstance(value, np.floating) else value  # as cells of few bits are read
+        return bool(value) if self.of == "flag" else value
 
     def shown(self, number: Any) -> str:
         """A value in the column's unit, for messages: moments as dates."""

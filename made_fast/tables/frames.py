@@ -112,10 +112,9 @@ def _cells_of(name: str, series: Any) -> Cells:
     if str(dtype) in _INTEGERS:
         return _whole_cells(name, series, present)
     if dtype.is_float():
-        values = (
-            series.cast(nw.Float64).to_numpy() if present.all() else series.cast(nw.Float64).fill_null(0.0).to_numpy()
-        )
-        return _real_cells(name, values, present)
+        short, series = dtype == nw.Float32, series.cast(nw.Float64)
+        values = series.to_numpy() if present.all() else series.fill_null(0.0).to_numpy()
+        return _real_cells(name, values.astype(np.float32) if short else values, present)
     if dtype in (nw.Date, nw.Datetime):
         return _moment_cells(name, series, present)
     raise ValueError(
@@ -133,13 +132,19 @@ def _whole_cells(name: str, series: Any, present: Array) -> Cells:
 
 
 def _real_cells(name: str, values: Array, present: Array) -> Cells:
-    values = np.asarray(values, dtype=np.float64)
+    values = _shortest(values) if values.dtype.itemsize < 8 else np.asarray(values, dtype=np.float64)
     present = present & ~np.isnan(values)
     wrong = present & ~(np.abs(values) < _MOST)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise ValueError(f"column {name!r} must be finite, below {_MOST:g}, got {values[row]} in row {row}")
     return Cells(np.where(present, values, 0.0), present, "number")
+
+
+def _shortest(values: Array) -> Array:
+    """Floats of 32 or 16 bits (N,) as the shortest decimals that are rounded to them, fp64: 0.1 is 0.1."""
+    known, places = np.unique(values, return_inverse=True)
+    return known.astype(str).astype(np.float64)[places]
 
 
 def _moment_cells(name: str, series: Any, present: Array) -> Cells:

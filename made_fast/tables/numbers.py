@@ -56,10 +56,10 @@ class Levels(FittedColumn):
             return {0: {0}}
         levels = np.arange(self.low, self.high + 1)
         for each in predicates:
-            bounds = [self.literal(value) for value in each.values if value is not None]
             if each.sign in ORDERS:
-                levels = levels[ORDERS[each.sign](levels, bounds[0])]  # type: ignore[index]
+                levels = levels[ORDERS[each.sign](levels, self.literal(each.values[0]))]  # type: ignore[index]
             elif each.sign != "present":
+                bounds = [self.literal(value) for value in each.values if value is not None]
                 levels = levels[np.isin(levels, bounds, invert=each.sign == "not in")]
         value = {self.num_variables - 1: set((levels - self.low).tolist())}
         return {0: {1}, **value} if self.missing else value

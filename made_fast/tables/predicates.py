@@ -52,7 +52,7 @@ def predicate_of(name: str, wanted: object) -> list[Predicate]:
     if isinstance(wanted, range) and wanted.step == 1 and wanted:
         return [Predicate(">=", (wanted.start,)), Predicate("<", (wanted.stop,))]
     if isinstance(wanted, (Tensor, np.ndarray)):
-        return [Predicate("in", tuple(wanted.tolist() if wanted.ndim else [wanted.item()]))]
+        return [Predicate("in", tuple(np.asarray(wanted).reshape(-1)))]
     if isinstance(wanted, Iterable) and not isinstance(wanted, (str, bytes, dict)):
         return [Predicate("in", tuple(wanted))]
     if isinstance(wanted, (bytes, dict)) or (isinstance(wanted, float) and math.isnan(wanted)):

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from table_cases import table_of
 
 from made_fast.tables import Column
@@ -46,3 +47,40 @@ def test_queries_of_whole_numbers_that_are_taken_for_real_ones_agree_with_sample
     drawn = table.sample(20_000, seed=0)
     assert drawn.x.dtype == np.float64
     assert (drawn.x <= 4).mean() == pytest.approx(float(table.probability("x <= 4", 4000, seed=0).value), abs=0.03)
+
+
+@pytest.mark.parametrize("library", ["mapping", "pandas", "polars"])
+def test_floats_of_32_bits_are_the_decimals_that_one_writes(library: str) -> None:
+    values = np.tile(np.array([0.1, 0.2, 0.7], dtype=np.float32), 200)
+    frame: Any = {"c": values, "z": GOOD}
+    table = table_of(frame if library == "mapping" else pytest.importorskip(library).DataFrame(frame))
+    share = float(table.probability("c = 0.1", seed=0).value)
+    assert 0 < share < 1
+    for query in (
+        "c <= 0.1",
+        "c in (0.1)",
+        {"c": 0.1},
+        {"c": np.float32(0.1)},
+        {"c": values[:1]},
+        {"c": torch.tensor(0.1)},
+    ):
+        assert float(table.probability(query, seed=0).value) == share
+    assert float(table.probability("c != 0.1", seed=0).value) == pytest.approx(1 - share, abs=1e-6)
+    drawn = table.sample(300, seed=0)["c"]
+    drawn = drawn if library == "mapping" else drawn.to_numpy()
+    assert drawn.dtype == np.float32 and set(drawn.tolist()) <= set(values.tolist())
+    with pytest.raises(ValueError, match=r"query must name values of column 'c', 0.1, 0.2, 0.7; got 0.15"):
+        table.probability("c = 0.15")
+
+
+def test_no_rows_have_no_log_probabilities() -> None:
+    frame = {"x": np.random.default_rng(0).normal(size=600), "z": GOOD}
+    found = table_of(frame).log_prob({name: values[:0] for name, values in frame.items()})
+    assert found.shape == (0,) and found.dtype == torch.float64
+
+
+def test_what_is_sure_has_probability_1_at_most() -> None:
+    counts = np.random.default_rng(0).integers(0, 50, 600)
+    table = table_of({"k": counts, "z": GOOD})
+    answer = table.probability([f"k != {100 + number}" for number in range(20)], seed=0)
+    assert bool((answer.value <= 1).all()) and float(answer.value.min()) == pytest.approx(1, abs=1e-5)

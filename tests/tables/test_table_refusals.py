@@ -108,6 +108,8 @@ def table() -> Table:
         ("day = 3", "query must compare column 'day' with dates or times, got 3"),
         ("city = 3", "query must compare column 'city' with text, got 3"),
         ("city = 'Atlantis'", "query must name values of column 'city', 'Lima', 'Oslo', 'Rome'; got 'Atlantis'"),
+        ("size = 7", "query must name values of column 'size', 1, 2, 3; got 7"),
+        ("count > null", "query must compare column 'count' with numbers, got None"),
         ("city < 'Oslo'", "query must compare column 'city', whose text has no order, by = and in, got <"),
         ("real = 3", "query must give column 'real' a range"),
         ("real in (3, null)", "query must ask of column 'real' for values or for missing cells, got both"),
@@ -187,6 +189,10 @@ def test_arguments_of_samples() -> None:
         ({"given": {"nothing": [1]}}, "column must be one of"),
         ({"given": {}}, "given must have at least one row and one column"),
         ({"given": {"size": [1]}, "candidates": 0}, "candidates must be"),
+        (
+            {"given": {"size": [1, 2], "real": [50.0, 1e30]}},
+            "given must hold cells that the model can have, .* in row 1",
+        ),
         ({"num_samples": 1, "seed": "x"}, "seed must be"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -262,6 +268,7 @@ def test_estimates_print_with_their_error() -> None:
         (1.23e-9, 4e-11, "(1.23 ± 0.04)e-09"),
         (0.99999996, 1e-8, "0.99999996 ± 0.00000001"),
         (0.0, 0.0, "0 ± 0"),
+        (0.25, 2e-18, "0.25 ± 2e-18"),
         (0.25, float("nan"), "0.25 ± nan"),
     ):
         assert str(Estimate(*torch.tensor([value, error], dtype=torch.float64))) == text
