@@ -111,11 +111,11 @@ def _of_numbers(common: dict[str, Any], found: Array, cells: Cells, wish: Column
     limits, whole = cells.limits, bool((found == np.floor(found)).all() and np.abs(found.astype(float)).max() < 2**53)
     if cells.of == "moment":
         wall = to_wall(found, cells.zone)
-        found = wall if (wall % PER["day"] == 0).all() else found
-        per = next((per for per in PER.values() if (found % per == 0).all()), 0)
-        whole, common["unit"] = per > 0, "day" if per == PER["day"] else "second"
-        limits = (limits[0] // max(per, 1), limits[1] // max(per, 1))
-        found = found // per if whole else found / PER["second"]
+        days = bool((wall % PER["day"] == 0).all())
+        common["unit"], found = ("day", wall) if days else ("second", found)
+        per = PER[common["unit"]]
+        whole, limits = bool((found % per == 0).all()), (limits[0] // per, limits[1] // per)
+        found = found // per if whole else found / per
     values, counts = np.unique(found, return_counts=True)
     kind = wish.kind or _kind_of(values, len(found), cells, whole, wish)
     if kind in ("bit", "ordered", "category"):

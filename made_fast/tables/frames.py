@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from made_fast.arguments import shown
-from made_fast.tables.cells import MOMENTS, NUMBERS, Array, Cells, moment_of
+from made_fast.tables.cells import MOMENTS, NUMBERS, Array, Cells, moment_of, moments_of
 
 __all__ = ["Form", "drawn_dtype", "read", "write"]
 
@@ -115,7 +116,7 @@ def _cells_of(name: str, series: Any) -> Cells:
         short, series = dtype == nw.Float32, series.cast(nw.Float64)
         values = series.to_numpy() if present.all() else series.fill_null(0.0).to_numpy()
         return _real_cells(name, values.astype(np.float32) if short else values, present)
-    if dtype in (nw.Date, nw.Datetime):
+    if dtype in (nw.Date, nw.Datetime) or _zone_of(name, series):
         return _moment_cells(name, series, present)
     raise ValueError(
         f"column {name!r} must hold text, flags, numbers, dates or times, got {dtype}: leave it out or convert it"
@@ -148,15 +149,35 @@ def _shortest(values: Array) -> Array:
 
 
 def _moment_cells(name: str, series: Any, present: Array) -> Cells:
-    nw, zone = _narwhals(), getattr(series.dtype, "time_zone", None)
+    nw, zone = _narwhals(), _zone_of(name, series)
+    if zone and series.dtype == nw.Unknown:  # narwhals knows few names of pandas' zones
+        series = nw.from_native(series.to_native().dt.tz_convert("UTC"), series_only=True)
     if getattr(series.dtype, "time_unit", "us") == "ns":
         nanoseconds = series.dt.timestamp("ns").fill_null(0).to_numpy()
         if (nanoseconds[present] % 1000).any():
             raise ValueError(f"column {name!r} must not be finer than microseconds, got nanoseconds: round it first")
     if series.dtype == nw.Date:
         series = series.cast(nw.Datetime("us"))
-    values = series.dt.timestamp("us").fill_null(0).to_numpy().astype(np.int64)
-    return Cells(values, present, "moment", limits=MOMENTS, zone=zone)
+    values, (first, last) = series.dt.timestamp("us").fill_null(0).to_numpy().astype(np.int64), moments_of(zone)
+    wrong = present & ((values < first) | (values > last))
+    if wrong.any():
+        found = values[wrong].astype("datetime64[us]")[0]
+        where = f", less a day in a time zone such as {zone}" if zone else ""
+        raise ValueError(
+            f"column {name!r} must lie in the years 1 to 9999{where}, got {found} in row {int(np.flatnonzero(wrong)[0])}"
+        )
+    return Cells(values, present, "moment", limits=(first, last), zone=zone)
+
+
+def _zone_of(name: str, series: Any) -> str | None:
+    """The time zone of a series, by the name that zoneinfo has for it; None of what has no zone."""
+    zone = getattr(series.dtype, "time_zone", None) or getattr(getattr(series.to_native(), "dtype", None), "tz", None)
+    try:
+        return None if zone is None else ZoneInfo(str(zone)).key
+    except (KeyError, OSError, ValueError):
+        raise ValueError(
+            f"column {name!r} must have a time zone with a name, such as 'Europe/Rome', got {str(zone)!r}: convert it first"
+        ) from None
 
 
 def _array_of(name: str, values: Any) -> Array:

@@ -1,5 +1,6 @@
 """What ordinary frames have at their edges: dtypes without holes, few floats, time zones, wide numbers."""
 
+import datetime
 from typing import Any
 
 import numpy as np
@@ -84,3 +85,63 @@ def test_what_is_sure_has_probability_1_at_most() -> None:
     table = table_of({"k": counts, "z": GOOD})
     answer = table.probability([f"k != {100 + number}" for number in range(20)], seed=0)
     assert bool((answer.value <= 1).all()) and float(answer.value.min()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Etc/GMT+5", "America/Argentina/Buenos_Aires"])
+def test_time_zones_of_any_name(zone: str) -> None:
+    pandas: Any = pytest.importorskip("pandas")
+    days = pandas.Series(pandas.date_range("2024-01-01", periods=600, tz=zone))
+    days[::7] = pandas.NaT
+    table = table_of(pandas.DataFrame({"t": days, "z": GOOD}), strength=1.0)
+    assert (table.schema.columns[0].unit, table.schema.columns[0].zone) == ("day", zone)
+    drawn = table.sample(300, seed=0)
+    assert drawn.t.dtype == days.dtype and (drawn.t.dropna() == drawn.t.dropna().dt.normalize()).all()
+    assert table.log_prob(drawn).isfinite().all()
+
+
+@pytest.mark.parametrize("library", ["pandas", "pyarrow"])
+def test_zones_without_a_name_are_refused(library: str) -> None:
+    frame: Any = pytest.importorskip("pandas").DataFrame(
+        {"t": pytest.importorskip("pandas").date_range("2024-01-01", periods=600, tz="+05:00")}
+    )
+    frame = frame if library == "pandas" else pytest.importorskip("pyarrow").Table.from_pandas(frame)
+    with pytest.raises(ValueError, match=r"column 't' must have a time zone with a name, .* got .*\+05:00"):
+        table_of(frame)
+
+
+def test_midnights_of_another_zone_are_seconds() -> None:
+    pandas: Any = pytest.importorskip("pandas")
+    moments = pandas.Series(pandas.date_range("2024-01-01", periods=600, tz="UTC")).dt.tz_convert("Europe/Rome")
+    frame = pandas.DataFrame({"t": moments, "z": GOOD})
+    for kind, name in ((None, "datetime"), ("real", "real")):
+        table = table_of(frame, {"t": kind} if kind else None)
+        assert (table.schema.columns[0].unit, table.schema.columns[0].kind) == ("second", name)
+        assert table.log_prob(frame).isfinite().all()
+        drawn = table.sample(8000, seed=0)
+        share = float(table.probability("t < '2024-10-01'", 2000, seed=0).value)
+        assert (drawn.t < pandas.Timestamp("2024-10-01", tz="Europe/Rome")).mean() == pytest.approx(share, abs=0.05)
+
+
+def test_a_day_whose_midnight_is_skipped_is_a_day() -> None:
+    """In Cairo clocks went from 2024-04-25 24:00 to 01:00."""
+    pandas: Any = pytest.importorskip("pandas")
+    days = pandas.date_range("2024-04-01", periods=50)
+    days = days[days != "2024-04-26"].tz_localize("Africa/Cairo").repeat(20)
+    frame = pandas.DataFrame({"t": days, "z": np.arange(len(days)) % 3})
+    table = table_of(frame, {"t": "integer"}, strength=1.0)
+    answer = table.probability("t = '2024-04-26'", 2000, seed=0)
+    drawn = table.sample(8000, seed=0)
+    here = drawn.t == pandas.Timestamp("2024-04-26 01:00", tz="Africa/Cairo")
+    assert float(answer.value) > 0 and here.mean() == pytest.approx(float(answer.value), abs=0.02)
+    assert here.any() and table.log_prob(drawn).isfinite().all()
+    assert table_of(drawn).schema.columns[0].unit == "day"
+
+
+def test_the_last_day_of_datetime_has_no_time_zone() -> None:
+    polars: Any = pytest.importorskip("polars")
+    moments = [datetime.datetime(2024, 1, 1) + datetime.timedelta(hours=each) for each in range(599)]
+    series = polars.Series([*moments, datetime.datetime(9999, 12, 31, 23, 59)])
+    assert table_of(polars.DataFrame({"t": series, "z": GOOD})).schema.columns[0].unit == "second"
+    away = series.dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Rome")
+    with pytest.raises(ValueError, match=r"column 't' must lie in the years 1 to 9999, less a day .* 9999-12-31T23:59"):
+        table_of(polars.DataFrame({"t": away, "z": GOOD}))
