@@ -14,7 +14,7 @@ from made_fast.tables.categories import Categories
 from made_fast.tables.cells import PER, Array, Cells, to_wall
 from made_fast.tables.columns import FittedColumn
 from made_fast.tables.numbers import Levels, Numbers
-from made_fast.tables.scales import SCALINGS, scale_of
+from made_fast.tables.scales import SCALINGS, Scale, scale_of
 
 __all__ = ["KINDS", "Column", "choose", "wishes_of"]
 
@@ -22,6 +22,8 @@ KINDS = ("category", "ordered", "bit", "integer", "real", "datetime")
 FEW, EACH = 32, 5  # numbers of so few values, which occur so often on average, are ordered categories
 MOST_LEVELS = 1024  # whole numbers of a wider range are rounded real ones
 MOST_CATEGORIES = 5000
+# Whole numbers beyond are real ones: fp64 has the edges of their bins, and widths of bins to a thousandth.
+WIDEST, LARGEST = 2**40, 2**52
 _OF = {"text": ("category", "ordered", "bit"), "flag": ("bit", "category", "ordered"), "number": KINDS[:5]}
 _OF["moment"] = ("datetime", "ordered", "category", "integer", "real")
 
@@ -108,7 +110,8 @@ _BELONGS: dict[str, tuple[type, ...]] = {
 
 
 def _of_numbers(common: dict[str, Any], found: Array, cells: Cells, wish: Column) -> FittedColumn:
-    limits, whole = cells.limits, bool((found == np.floor(found)).all() and np.abs(found.astype(float)).max() < 2**53)
+    limits, least, most = cells.limits, found.min().item(), found.max().item()
+    whole = bool((found == np.floor(found)).all()) and most - least <= WIDEST and max(-least, most) <= LARGEST
     if cells.of == "moment":
         wall = to_wall(found, cells.zone)
         days = bool((wall % PER["day"] == 0).all())
@@ -122,19 +125,38 @@ def _of_numbers(common: dict[str, Any], found: Array, cells: Cells, wish: Column
         listed = np.repeat(values, np.minimum(counts, 2)).tolist()  # what occurs once, and what more often
         return _categories(common, kind, listed, cells.categories, wish)
     if len(values) == 1:
-        raise _one_value(common["name"], values[0].item())
+        raise _one_value(common, values[0].item())
     if kind == "integer" and not whole:
-        broken = values[values != np.floor(values)][0].item()
-        raise ValueError(f"column {common['name']!r} must have whole numbers to be of kind 'integer', got {broken}")
+        broken = values[values != np.floor(values)]
+        raise ValueError(
+            f"column {common['name']!r} must have whole numbers to be of kind 'integer', at most 2**40 apart and below 2**52"
+            f", got {broken[0] if len(broken) else f'{least} .. {most}'}"
+        )
     if kind == "real" or not whole:
-        return Numbers(**common, kind=kind, scale=scale_of(found, wish.scaling))
+        if wish.low is not None or wish.high is not None:
+            raise ValueError(f"low and high must be left out for column {common['name']!r}, which has real numbers")
+        return Numbers(**common, kind=kind, scale=_scale(common["name"], found, wish.scaling))
     low, high = _range(int(values[0]), int(values[-1]), limits, wish)
     if high - low < MOST_LEVELS and wish.scaling is None:
         return Levels(**common, kind=kind, low=low, high=high)
     if wish.low is None:
         low = 0 if values[0] >= 0 and cells.of == "number" else limits[0]
     high = limits[1] if wish.high is None else high
-    return Numbers(**common, kind=kind, scale=scale_of(found, wish.scaling), whole=True, low=low, high=high)
+    scale = _scale(common["name"], found, wish.scaling)
+    return Numbers(**common, kind=kind, scale=scale, whole=True, low=low, high=high)
+
+
+def _scale(name: str, numbers: Array, scaling: str | None) -> Scale:
+    """The scale of a column, which has an inverse in fp64."""
+    with np.errstate(all="ignore"):
+        scale = scale_of(numbers, scaling)
+        slopes = np.diff(scale.places) / np.diff(scale.knots)
+    if not (np.isfinite(slopes) & (slopes > 0)).all():
+        raise ValueError(
+            f"column {name!r} must have numbers further apart than fp64 rounds, got {numbers.min()} .. {numbers.max()}: "
+            "subtract the least or change the unit"
+        )
+    return scale
 
 
 def _kind_of(values: Array, count: int, cells: Cells, whole: bool, wish: Column) -> str:
@@ -159,8 +181,9 @@ def _range(least: int, most: int, limits: tuple[int, int], wish: Column) -> tupl
     return low, high
 
 
-def _one_value(name: str, value: object) -> ValueError:
-    return ValueError(f"column {name!r} must have at least two values, got {value!r} alone: leave it out")
+def _one_value(common: Mapping[str, Any], value: object) -> ValueError:
+    shown_value = Levels(**common, kind="integer").shown(value)
+    return ValueError(f"column {common['name']!r} must have at least two values, got {shown_value} alone: leave it out")
 
 
 def _categories(
@@ -173,7 +196,7 @@ def _categories(
     elif other is not None:
         values = sorted(value for value, count in counts.items() if count > 1)
     elif len(counts) == 1 and not common["missing"]:
-        raise _one_value(name, found[0])
+        raise _one_value(common, found[0])
     elif common["of"] == "flag" and kind == "bit":
         values = [False, True]
     else:

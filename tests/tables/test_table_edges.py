@@ -9,6 +9,7 @@ import torch
 from table_cases import table_of
 
 from made_fast.tables import Column
+from made_fast.tables.choosing import LARGEST, WIDEST
 
 GOOD = np.arange(600) % 3
 
@@ -145,3 +146,27 @@ def test_the_last_day_of_datetime_has_no_time_zone() -> None:
     away = series.dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Rome")
     with pytest.raises(ValueError, match=r"column 't' must lie in the years 1 to 9999, less a day .* 9999-12-31T23:59"):
         table_of(polars.DataFrame({"t": away, "z": GOOD}))
+
+
+@pytest.mark.parametrize("library", ["mapping", "pandas", "polars"])
+@pytest.mark.parametrize("shift", [0, 2**52, 2**60])
+def test_whole_numbers_of_a_range_that_bins_cannot_hold_are_real(library: str, shift: int) -> None:
+    wide = np.random.default_rng(0).integers(0, 2**53, 600) + shift
+    frame: Any = {"id": wide, "z": GOOD}
+    frame = frame if library == "mapping" else pytest.importorskip(library).DataFrame(frame)
+    table = table_of(frame)
+    assert table.schema.columns[0].kind == "real"
+    assert table.log_prob(frame).isfinite().all()
+    assert "loat64" in str(table.sample(20, seed=0)["id"].dtype)
+
+
+def test_bins_of_the_widest_whole_numbers_are_exact_to_a_thousandth() -> None:
+    """Against the density of the same mixture times the width of a bin."""
+    wide = np.sort(np.random.default_rng(0).integers(0, WIDEST, 600)) + LARGEST - WIDEST
+    wide[0], wide[-1] = LARGEST - WIDEST, LARGEST
+    frame = {"id": wide, "z": GOOD}
+    whole, real = table_of(frame), table_of(frame, {"id": "real"})
+    inner = {name: values[1:-1] for name, values in frame.items()}
+    assert whole.schema.rounded == [0] and real.schema.rounded == []
+    error = (whole.log_prob(inner) - real.log_prob(inner)).abs().max()
+    assert float(error) < 1e-3

@@ -49,6 +49,22 @@ REFUSED: list[tuple[Any, Any, str]] = [
     ({"a": ["x", "y"]}, {"a": "real"}, "the kind of column 'a', which has texts, must be one of"),
     ({"a": GOOD + 0.5}, {"a": "integer"}, "column 'a' must have whole numbers to be of kind 'integer'"),
     ({"a": GOOD}, {"a": Column("integer", low=1)}, "low and high must hold the values from 0 to 3, got 1"),
+    (
+        {"a": 2**52 + GOOD * 2**48},
+        {"a": "integer"},
+        "column 'a' must have whole numbers to be of kind 'integer', at most 2**40 apart and below 2**52, got 45035",
+    ),
+    ({"a": GOOD}, {"a": Column("real", low=0)}, "low and high must be left out for column 'a', which has real numbers"),
+    (
+        {"a": GOOD * 1e-310},
+        {"a": "real"},
+        "column 'a' must have numbers further apart than fp64 rounds, got 0.0 .. 3e-310",
+    ),
+    (
+        {"a": np.full(40, "2024-01-01", dtype="datetime64[s]")},
+        None,
+        "column 'a' must have at least two values, got 2024-01",
+    ),
     ({"a": GOOD}, {"a": "bit"}, "column 'a' must have two values to be of kind 'bit', got 4"),
     ({"a": ["x", "y"]}, {"a": Column(values=["x"])}, "values of column 'a' must hold all that occur"),
     ({"a": GOOD}, {"a": Column("category", other="rest")}, "other must be left out for column 'a'"),
