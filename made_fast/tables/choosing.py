@@ -176,6 +176,10 @@ def _range(least: int, most: int, limits: tuple[int, int], wish: Column) -> tupl
     room = max(1, (most - least) // 10)
     low = max(limits[0], least - room, 0 if least >= 0 else limits[0]) if wish.low is None else wish.low
     high = min(limits[1], most + room) if wish.high is None else wish.high
+    if low < limits[0] or high > limits[1]:
+        raise ValueError(
+            f"low and high must lie in the range of the dtype, {limits[0]} .. {limits[1]}, got {low} and {high}"
+        )
     if low > least or high < most:
         raise ValueError(f"low and high must hold the values from {least} to {most}, got {low} and {high}")
     return low, high

@@ -269,18 +269,18 @@ def _pandas_dtype(name: str, series: Any) -> dict[str, Any]:
     return {"native": "category", "categories": categories, "ordered": bool(dtype.ordered)}
 
 
-def drawn_dtype(described: Mapping[str, Any], *, missing: bool, real: bool, other: str | None) -> dict[str, Any]:
+def drawn_dtype(described: Mapping[str, Any], *, missing: bool, real: bool, values: tuple[Any, ...]) -> dict[str, Any]:
     """The dtype that holds what a column draws: that of the frame, or one like it.
 
     Args:
         described: the dtype of the frame.
         missing: whether cells may be missing: numpy's flags and whole numbers become pandas' nullable ones.
         real: whether numbers are drawn with fractions: whole ones become floats.
-        other: the label of a reserved category, which is added to those of the dtype.
+        values: those of categories; what is not in the dtype is added to it.
     """
     made, key = dict(described), "native" if "native" in described else "name"
-    if other is not None and other not in made.get("categories", [other]):
-        made["categories"] = [*made["categories"], other]
+    if "categories" in made:
+        made["categories"] = list(dict.fromkeys([*made["categories"], *values]))
     plain, _, backed = str(made[key]).partition("[")
     if real and plain in _INTEGERS:
         made[key] = "Float64"
@@ -300,6 +300,8 @@ def write(columns: Mapping[str, Cells], form: Form) -> Any:
         ImportError: the library is not installed.
         ValueError: the form describes a dtype that there is not.
     """
+    for name, cells in columns.items():
+        _check_categories(name, cells, form.dtypes[name])
     if form.library == "mapping":
         return {name: _to_array(cells, form.dtypes[name]) for name, cells in columns.items()}
     if form.library == "pandas":
@@ -309,6 +311,14 @@ def write(columns: Mapping[str, Cells], form: Form) -> Any:
         return pandas.DataFrame(series, columns=list(series))
     first, *others = [_to_series(name, cells, form) for name, cells in columns.items()]
     return first.to_frame().with_columns(*others).to_native()
+
+
+def _check_categories(name: str, cells: Cells, described: Mapping[str, Any]) -> None:
+    """Raises ValueError where a cell is none of the categories of its dtype: one that was given, for a reserved category."""
+    if "categories" in described:
+        left = set(cells.values[cells.present].tolist()).difference(described["categories"])
+        if left:
+            raise ValueError(f"column {name!r} must hold categories of its dtype, got {shown(sorted(left)[0])}")
 
 
 def _listed(cells: Cells) -> list[Any]:

@@ -187,9 +187,13 @@ class Schema:
 def _drawn_dtype(column: FittedColumn, form: Form) -> Mapping[str, Any]:
     """The dtype in which a frame of this form holds what the column draws."""
     missing = column.missing and form.library == "pandas"  # arrays of numpy hold objects then, others have holes anyhow
-    real = isinstance(column, Numbers) and not column.whole and column.of == "number"
-    other = column.values[-1] if isinstance(column, Categories) and column.reserved else None
-    return drawn_dtype(form.dtypes[column.name], missing=missing, real=real, other=other)
+    values = column.values if isinstance(column, Categories) else ()
+    real = (
+        not column.whole
+        if isinstance(column, Numbers)
+        else column.of == "number" and any(value % 1 for value in values)
+    )
+    return drawn_dtype(form.dtypes[column.name], missing=missing, real=real, values=values)
 
 
 def _rows(cells: Cells, first: int, last: int) -> Cells:
