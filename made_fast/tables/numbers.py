@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from made_fast.arguments import shown
 from made_fast.outputs import Bernoulli, MixtureOfLogistics, MixtureOfNormals, Output
 from made_fast.requests.conditions import Between
 from made_fast.tables.cells import Array, Cells
@@ -142,9 +141,7 @@ class Numbers(FittedColumn):
     def _only(self, predicate: Predicate) -> float:
         if not self.whole or predicate.sign != "in" or len(predicate.values) != 1:
             wish = "a range or one value" if self.whole else "a range, since one value has probability 0"
-            raise ValueError(
-                f"query must give column {self.name!r} {wish}, got {predicate.sign} {shown(predicate.values)}"
-            )
+            raise ValueError(f"query must give column {self.name!r} {wish}, got {predicate}")
         return float(self.literal(predicate.values[0]))
 
     def _scaled(self, low: float, high: float) -> Between:
