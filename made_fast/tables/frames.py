@@ -275,7 +275,7 @@ def drawn_dtype(described: Mapping[str, Any], *, missing: bool, real: bool, valu
     Args:
         described: the dtype of the frame.
         missing: whether cells may be missing: numpy's flags and whole numbers become pandas' nullable ones.
-        real: whether numbers are drawn with fractions: whole ones become floats.
+        real: whether numbers are drawn with fractions: whole ones become floats, dates become times.
         values: those of categories; what is not in the dtype is added to it.
     """
     made, key = dict(described), "native" if "native" in described else "name"
@@ -286,6 +286,8 @@ def drawn_dtype(described: Mapping[str, Any], *, missing: bool, real: bool, valu
         made[key] = "Float64"
     elif real and plain.lower() in _LOWER:
         made[key] = "double[pyarrow]" if backed else "float64"
+    elif real and (made[key] in ("Date", "datetime64[D]") or "objects" in made):
+        made = {"name": "Datetime", "unit": "us", "zone": None, "native": "datetime64[us]"}
     elif missing and plain == "bool" and not backed:
         made[key] = "boolean"
     elif missing and plain in _LOWER and not backed:

@@ -189,3 +189,15 @@ def test_bins_of_the_widest_whole_numbers_are_exact_to_a_thousandth() -> None:
     assert whole.schema.rounded == [0] and real.schema.rounded == []
     error = (whole.log_prob(inner) - real.log_prob(inner)).abs().max()
     assert float(error) < 1e-3
+
+
+@pytest.mark.parametrize("library", ["mapping", "pandas", "polars"])
+def test_dates_that_are_taken_for_real_ones_are_drawn_as_times(library: str) -> None:
+    days = np.datetime64("2024-01-01") + np.arange(600) % 50
+    frame: Any = {"t": days if library == "mapping" else days.tolist(), "z": GOOD}
+    frame = frame if library == "mapping" else pytest.importorskip(library).DataFrame(frame)
+    table = table_of(frame, {"t": "real"})
+    drawn = np.asarray(table.sample(4000, seed=0)["t"])
+    share = float(table.probability("t <= '2024-01-20'", 2000, seed=0).value)
+    assert drawn.dtype == "datetime64[us]" and (drawn != drawn.astype("datetime64[D]")).any()
+    assert (drawn <= np.datetime64("2024-01-20")).mean() == pytest.approx(share, abs=0.04)
