@@ -194,8 +194,8 @@ class Table:
 
         Returns:
             A frame with the names, the order and the dtypes of the one that was fitted; but whole numbers that are taken for
-            real ones are floats, numpy's whole numbers and flags in a frame of pandas are nullable where ``Column`` says that
-            cells may be missing, and the label of a reserved category is one of its dtype.
+            real ones are floats and dates times, numpy's whole numbers and flags in a frame of pandas are nullable where
+            ``Column`` says that cells may be missing, and the label of a reserved category is one of its dtype.
 
         Warns:
             UserWarning: of some rows few candidates carry all the weight.
