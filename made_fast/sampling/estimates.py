@@ -12,6 +12,9 @@ from torch import Tensor
 __all__ = ["Estimate", "log_mean_exp", "mean_of", "mean_of_weights"]
 
 
+_ROUNDING = 1e-15  # an error so small, as a share of the value, is that of adding equal numbers
+
+
 class Estimate(NamedTuple):
     """A Monte Carlo estimate.
 
@@ -42,7 +45,7 @@ class Estimate(NamedTuple):
 
 def _with_error(value: float, error: float) -> str:
     """A value with as many places as its error has, by a power of ten where both are small."""
-    if not (math.isfinite(value) and 0 < error < math.inf):
+    if not (math.isfinite(value) and _ROUNDING * abs(value) < error < math.inf):
         return f"{value:.6g} ± {error:.1g}"
     exponent = math.floor(math.log10(float(f"{error:.0e}")))
     places = max(0, -exponent)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from made_fast.arguments import shown
 from made_fast.outputs import Bernoulli, Categorical, Output
 from made_fast.tables.cells import Array, Cells
 from made_fast.tables.columns import Encoded, FittedColumn
@@ -70,32 +71,35 @@ class Categories(FittedColumn):
         return self.cells(values, present) if self.unit else Cells(values, present, self.of)
 
     def allowed(self, predicates: Sequence[Predicate]) -> dict[int, Any]:
-        codes = {code for code in range(len(self.values)) if all(self._holds(each, code) for each in predicates)}
+        codes = set(range(len(self.values))).intersection(*map(self._holding, predicates))
         if self.missing and self._asked(predicates):
             codes.add(len(self.values))
         return {0: codes}
 
-    def _holds(self, predicate: Predicate, code: int) -> bool:
-        sign, value = predicate.sign, self.values[code]
+    def _holding(self, predicate: Predicate) -> set[int]:
+        """The codes for which a predicate holds."""
+        sign, codes = predicate.sign, range(len(self.values))
         if sign == "present":
-            return True
+            return set(codes)
         if sign in ("in", "not in"):
-            listed = [self._known(each) for each in predicate.values if each is not None]
-            return (value in listed) == (sign == "in")
-        bound = self._known(predicate.values[0])
+            listed = {self._code(each) for each in predicate.values if each is not None}
+            return listed if sign == "in" else set(codes) - listed
         if self.of != "text":
-            return ORDERS[sign](value, bound)
+            bound = self.literal(predicate.values[0])
+            return {code for code in codes if ORDERS[sign](self.values[code], bound)}
+        code = self._code(predicate.values[0])
         if self.kind == "category":
             raise ValueError(
                 f"query must compare column {self.name!r}, whose text has no order, by = and in, got {sign}"
             )
-        return ORDERS[sign](code, self.values.index(bound))
+        return {each for each in codes if ORDERS[sign](each, code)}
 
-    def _known(self, value: object) -> Any:
-        value = self.literal(value)
-        if self.of == "text" and value not in self.values:
-            raise ValueError(f"query must name values of column {self.name!r}, {self._some()}; got {value!r}")
-        return value
+    def _code(self, value: object) -> int:
+        """The code of a literal, which must be one of the values."""
+        known = self.literal(value)
+        if known not in self.values:
+            raise ValueError(f"query must name values of column {self.name!r}, {self._some()}; got {shown(value)}")
+        return self.values.index(known)
 
     def _some(self) -> str:
         some = ", ".join(self.shown(each) for each in self.values[:6])

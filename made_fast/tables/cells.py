@@ -11,7 +11,7 @@ import numpy as np
 
 from made_fast.arguments import shown
 
-__all__ = ["MOMENTS", "NUMBERS", "PER", "Cells", "from_wall", "moment_of", "to_wall"]
+__all__ = ["MOMENTS", "NUMBERS", "PER", "Cells", "from_wall", "moment_of", "moments_of", "to_wall"]
 
 PER = {"day": 86_400_000_000, "second": 1_000_000}  # microseconds in the units of moments
 _EPOCH, _MICROSECOND = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC), datetime.timedelta(microseconds=1)
@@ -47,13 +47,25 @@ class Cells:
         return len(self.values)
 
 
+def moments_of(zone: str | None) -> tuple[int, int]:
+    """The first and the last moment that clocks of a time zone show in the years 1 to 9999."""
+    room = 0 if zone is None else PER["day"]
+    return MOMENTS[0] + room, MOMENTS[1] - room
+
+
 def to_wall(moments: Array, zone: str | None) -> Array:
-    """What clocks show in a time zone, (N,) int64 as if it were UTC: midnights there are whole days."""
+    """What clocks show in a time zone, (N,) int64 as if it were UTC: midnights there are whole days.
+
+    On a day whose midnight clocks skip, the first moment counts as that.
+    """
     if zone is None:
         return moments
-    known, places = np.unique(moments, return_inverse=True)
-    clocks = [(_EPOCH + each * _MICROSECOND).astimezone(ZoneInfo(zone)).replace(tzinfo=None) for each in known.tolist()]
-    return np.array(clocks, dtype="datetime64[us]").astype(np.int64)[places]
+    known, places = np.unique(np.clip(moments, *moments_of(zone)), return_inverse=True)
+    shown = [(_EPOCH + each * _MICROSECOND).astimezone(ZoneInfo(zone)).replace(tzinfo=None) for each in known.tolist()]
+    clocks = np.array(shown, dtype="datetime64[us]").astype(np.int64)
+    midnights = clocks - clocks % PER["day"]
+    skipped = (midnights < clocks) & (from_wall(midnights, zone) == known)
+    return np.where(skipped, midnights, clocks)[places]
 
 
 def from_wall(moments: Array, zone: str | None) -> Array:

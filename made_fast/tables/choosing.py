@@ -14,7 +14,7 @@ from made_fast.tables.categories import Categories
 from made_fast.tables.cells import PER, Array, Cells, to_wall
 from made_fast.tables.columns import FittedColumn
 from made_fast.tables.numbers import Levels, Numbers
-from made_fast.tables.scales import SCALINGS, scale_of
+from made_fast.tables.scales import SCALINGS, Scale, scale_of
 
 __all__ = ["KINDS", "Column", "choose", "wishes_of"]
 
@@ -22,6 +22,8 @@ KINDS = ("category", "ordered", "bit", "integer", "real", "datetime")
 FEW, EACH = 32, 5  # numbers of so few values, which occur so often on average, are ordered categories
 MOST_LEVELS = 1024  # whole numbers of a wider range are rounded real ones
 MOST_CATEGORIES = 5000
+# Whole numbers beyond are real ones: fp64 has the edges of their bins, and widths of bins to a thousandth.
+WIDEST, LARGEST = 2**40, 2**52
 _OF = {"text": ("category", "ordered", "bit"), "flag": ("bit", "category", "ordered"), "number": KINDS[:5]}
 _OF["moment"] = ("datetime", "ordered", "category", "integer", "real")
 
@@ -108,33 +110,53 @@ _BELONGS: dict[str, tuple[type, ...]] = {
 
 
 def _of_numbers(common: dict[str, Any], found: Array, cells: Cells, wish: Column) -> FittedColumn:
-    limits, whole = cells.limits, bool((found == np.floor(found)).all() and np.abs(found.astype(float)).max() < 2**53)
+    limits, least, most = cells.limits, found.min().item(), found.max().item()
+    whole = bool((found == np.floor(found)).all()) and most - least <= WIDEST and max(-least, most) <= LARGEST
     if cells.of == "moment":
         wall = to_wall(found, cells.zone)
-        found = wall if (wall % PER["day"] == 0).all() else found
-        per = next((per for per in PER.values() if (found % per == 0).all()), 0)
-        whole, common["unit"] = per > 0, "day" if per == PER["day"] else "second"
-        limits = (limits[0] // max(per, 1), limits[1] // max(per, 1))
-        found = found // per if whole else found / PER["second"]
+        days = bool((wall % PER["day"] == 0).all())
+        common["unit"], found = ("day", wall) if days else ("second", found)
+        per = PER[common["unit"]]
+        whole, limits = bool((found % per == 0).all()), (limits[0] // per, limits[1] // per)
+        found = found // per if whole else found / per
     values, counts = np.unique(found, return_counts=True)
     kind = wish.kind or _kind_of(values, len(found), cells, whole, wish)
     if kind in ("bit", "ordered", "category"):
         listed = np.repeat(values, np.minimum(counts, 2)).tolist()  # what occurs once, and what more often
         return _categories(common, kind, listed, cells.categories, wish)
     if len(values) == 1:
-        raise _one_value(common["name"], values[0].item())
+        raise _one_value(common, values[0].item())
     if kind == "integer" and not whole:
-        broken = values[values != np.floor(values)][0].item()
-        raise ValueError(f"column {common['name']!r} must have whole numbers to be of kind 'integer', got {broken}")
+        broken = values[values != np.floor(values)]
+        raise ValueError(
+            f"column {common['name']!r} must have whole numbers to be of kind 'integer', at most 2**40 apart and below 2**52"
+            f", got {broken[0] if len(broken) else f'{least} .. {most}'}"
+        )
     if kind == "real" or not whole:
-        return Numbers(**common, kind=kind, scale=scale_of(found, wish.scaling))
+        if wish.low is not None or wish.high is not None:
+            raise ValueError(f"low and high must be left out for column {common['name']!r}, which has real numbers")
+        return Numbers(**common, kind=kind, scale=_scale(common["name"], found, wish.scaling))
     low, high = _range(int(values[0]), int(values[-1]), limits, wish)
     if high - low < MOST_LEVELS and wish.scaling is None:
         return Levels(**common, kind=kind, low=low, high=high)
     if wish.low is None:
         low = 0 if values[0] >= 0 and cells.of == "number" else limits[0]
     high = limits[1] if wish.high is None else high
-    return Numbers(**common, kind=kind, scale=scale_of(found, wish.scaling), whole=True, low=low, high=high)
+    scale = _scale(common["name"], found, wish.scaling)
+    return Numbers(**common, kind=kind, scale=scale, whole=True, low=low, high=high)
+
+
+def _scale(name: str, numbers: Array, scaling: str | None) -> Scale:
+    """The scale of a column, which has an inverse in fp64."""
+    with np.errstate(all="ignore"):
+        scale = scale_of(numbers, scaling)
+        slopes = np.diff(scale.places) / np.diff(scale.knots)
+    if not (np.isfinite(slopes) & (slopes > 0)).all():
+        raise ValueError(
+            f"column {name!r} must have numbers further apart than fp64 rounds, got {numbers.min()} .. {numbers.max()}: "
+            "subtract the least or change the unit"
+        )
+    return scale
 
 
 def _kind_of(values: Array, count: int, cells: Cells, whole: bool, wish: Column) -> str:
@@ -154,13 +176,18 @@ def _range(least: int, most: int, limits: tuple[int, int], wish: Column) -> tupl
     room = max(1, (most - least) // 10)
     low = max(limits[0], least - room, 0 if least >= 0 else limits[0]) if wish.low is None else wish.low
     high = min(limits[1], most + room) if wish.high is None else wish.high
+    if low < limits[0] or high > limits[1]:
+        raise ValueError(
+            f"low and high must lie in the range of the dtype, {limits[0]} .. {limits[1]}, got {low} and {high}"
+        )
     if low > least or high < most:
         raise ValueError(f"low and high must hold the values from {least} to {most}, got {low} and {high}")
     return low, high
 
 
-def _one_value(name: str, value: object) -> ValueError:
-    return ValueError(f"column {name!r} must have at least two values, got {value!r} alone: leave it out")
+def _one_value(common: Mapping[str, Any], value: object) -> ValueError:
+    shown_value = Levels(**common, kind="integer").shown(value)
+    return ValueError(f"column {common['name']!r} must have at least two values, got {shown_value} alone: leave it out")
 
 
 def _categories(
@@ -173,7 +200,7 @@ def _categories(
     elif other is not None:
         values = sorted(value for value, count in counts.items() if count > 1)
     elif len(counts) == 1 and not common["missing"]:
-        raise _one_value(name, found[0])
+        raise _one_value(common, found[0])
     elif common["of"] == "flag" and kind == "bit":
         values = [False, True]
     else:

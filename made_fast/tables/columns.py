@@ -12,7 +12,7 @@ import numpy as np
 
 from made_fast.arguments import shown
 from made_fast.outputs import Output
-from made_fast.tables.cells import MOMENTS, PER, Array, Cells, from_wall, moment_of, to_wall
+from made_fast.tables.cells import MOMENTS, PER, Array, Cells, from_wall, moment_of, moments_of, to_wall
 from made_fast.tables.predicates import Predicate
 
 __all__ = ["Encoded", "FittedColumn"]
@@ -101,7 +101,7 @@ class FittedColumn(ABC):
         if self.unit:
             moments = np.asarray(numbers, dtype=np.float64) * PER[self.unit]
             moments = np.clip(moments, float(MOMENTS[0]), float(MOMENTS[1]))  # so that int64 holds them
-            numbers = np.clip(np.rint(moments).astype(np.int64), MOMENTS[0], MOMENTS[1])
+            numbers = np.clip(np.rint(moments).astype(np.int64), *moments_of(self.zone))
             numbers = from_wall(numbers, self.zone) if self.unit == "day" else numbers
         return Cells(numbers, present, self.of, zone=self.zone)
 
@@ -135,7 +135,8 @@ class FittedColumn(ABC):
         wrong = not isinstance(value, kinds) or (self.of == "flag" and value not in (0, 1))
         if wrong or (isinstance(value, float) and math.isnan(value)):
             raise ValueError(f"{wish}, got {shown(value)}")
-        return value if self.of == "text" else bool(value) if self.of == "flag" else value
+        value = float(str(value)) if isinstance(value, np.floating) else value  # as cells of few bits are read
+        return bool(value) if self.of == "flag" else value
 
     def shown(self, number: Any) -> str:
         """A value in the column's unit, for messages: moments as dates."""

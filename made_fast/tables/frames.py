@@ -7,15 +7,17 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from made_fast.arguments import shown
-from made_fast.tables.cells import MOMENTS, NUMBERS, Array, Cells, moment_of
+from made_fast.tables.cells import MOMENTS, NUMBERS, Array, Cells, moment_of, moments_of
 
-__all__ = ["Form", "read", "write"]
+__all__ = ["Form", "drawn_dtype", "read", "write"]
 
 _INTEGERS = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
+_LOWER = tuple(map(str.lower, _INTEGERS))  # the names that numpy has
 _NAMES = (*_INTEGERS, "Float32", "Float64", "Boolean", "String", "Categorical", "Date")  # dtypes without arguments
 _MOST = 1e150  # of real numbers: their squares are finite
 _NATIVE = re.compile(r"[\w\[\], /:+-]{1,80}")  # the names of pandas' dtypes and numpy's
@@ -111,11 +113,10 @@ def _cells_of(name: str, series: Any) -> Cells:
     if str(dtype) in _INTEGERS:
         return _whole_cells(name, series, present)
     if dtype.is_float():
-        values = (
-            series.cast(nw.Float64).to_numpy() if present.all() else series.cast(nw.Float64).fill_null(0.0).to_numpy()
-        )
-        return _real_cells(name, values, present)
-    if dtype in (nw.Date, nw.Datetime):
+        short, series = dtype == nw.Float32, series.cast(nw.Float64)
+        values = series.to_numpy() if present.all() else series.fill_null(0.0).to_numpy()
+        return _real_cells(name, values.astype(np.float32) if short else values, present)
+    if dtype in (nw.Date, nw.Datetime) or _zone_of(name, series):
         return _moment_cells(name, series, present)
     raise ValueError(
         f"column {name!r} must hold text, flags, numbers, dates or times, got {dtype}: leave it out or convert it"
@@ -132,7 +133,7 @@ def _whole_cells(name: str, series: Any, present: Array) -> Cells:
 
 
 def _real_cells(name: str, values: Array, present: Array) -> Cells:
-    values = np.asarray(values, dtype=np.float64)
+    values = _shortest(values) if values.dtype.itemsize < 8 else np.asarray(values, dtype=np.float64)
     present = present & ~np.isnan(values)
     wrong = present & ~(np.abs(values) < _MOST)
     if wrong.any():
@@ -141,16 +142,42 @@ def _real_cells(name: str, values: Array, present: Array) -> Cells:
     return Cells(np.where(present, values, 0.0), present, "number")
 
 
+def _shortest(values: Array) -> Array:
+    """Floats of 32 or 16 bits (N,) as the shortest decimals that are rounded to them, fp64: 0.1 is 0.1."""
+    known, places = np.unique(values, return_inverse=True)
+    return known.astype(str).astype(np.float64)[places]
+
+
 def _moment_cells(name: str, series: Any, present: Array) -> Cells:
-    nw, zone = _narwhals(), getattr(series.dtype, "time_zone", None)
+    nw, zone = _narwhals(), _zone_of(name, series)
+    if zone and series.dtype == nw.Unknown:  # narwhals knows few names of pandas' zones
+        series = nw.from_native(series.to_native().dt.tz_convert("UTC"), series_only=True)
     if getattr(series.dtype, "time_unit", "us") == "ns":
         nanoseconds = series.dt.timestamp("ns").fill_null(0).to_numpy()
         if (nanoseconds[present] % 1000).any():
             raise ValueError(f"column {name!r} must not be finer than microseconds, got nanoseconds: round it first")
     if series.dtype == nw.Date:
         series = series.cast(nw.Datetime("us"))
-    values = series.dt.timestamp("us").fill_null(0).to_numpy().astype(np.int64)
-    return Cells(values, present, "moment", limits=MOMENTS, zone=zone)
+    values, (first, last) = series.dt.timestamp("us").fill_null(0).to_numpy().astype(np.int64), moments_of(zone)
+    wrong = present & ((values < first) | (values > last))
+    if wrong.any():
+        found = values[wrong].astype("datetime64[us]")[0]
+        where = f", less a day in a time zone such as {zone}" if zone else ""
+        raise ValueError(
+            f"column {name!r} must lie in the years 1 to 9999{where}, got {found} in row {int(np.flatnonzero(wrong)[0])}"
+        )
+    return Cells(values, present, "moment", limits=(first, last), zone=zone)
+
+
+def _zone_of(name: str, series: Any) -> str | None:
+    """The time zone of a series, by the name that zoneinfo has for it; None of what has no zone."""
+    zone = getattr(series.dtype, "time_zone", None) or getattr(getattr(series.to_native(), "dtype", None), "tz", None)
+    try:
+        return None if zone is None else ZoneInfo(str(zone)).key
+    except (KeyError, OSError, ValueError):
+        raise ValueError(
+            f"column {name!r} must have a time zone with a name, such as 'Europe/Rome', got {str(zone)!r}: convert it first"
+        ) from None
 
 
 def _array_of(name: str, values: Any) -> Array:
@@ -242,6 +269,32 @@ def _pandas_dtype(name: str, series: Any) -> dict[str, Any]:
     return {"native": "category", "categories": categories, "ordered": bool(dtype.ordered)}
 
 
+def drawn_dtype(described: Mapping[str, Any], *, missing: bool, real: bool, values: tuple[Any, ...]) -> dict[str, Any]:
+    """The dtype that holds what a column draws: that of the frame, or one like it.
+
+    Args:
+        described: the dtype of the frame.
+        missing: whether cells may be missing: numpy's flags and whole numbers become pandas' nullable ones.
+        real: whether numbers are drawn with fractions: whole ones become floats, dates become times.
+        values: those of categories; what is not in the dtype is added to it.
+    """
+    made, key = dict(described), "native" if "native" in described else "name"
+    if "categories" in made:
+        made["categories"] = list(dict.fromkeys([*made["categories"], *values]))
+    plain, _, backed = str(made[key]).partition("[")
+    if real and plain in _INTEGERS:
+        made[key] = "Float64"
+    elif real and plain.lower() in _LOWER:
+        made[key] = "double[pyarrow]" if backed else "float64"
+    elif real and (made[key] in ("Date", "datetime64[D]") or "objects" in made):
+        made = {"name": "Datetime", "unit": "us", "zone": None, "native": "datetime64[us]"}
+    elif missing and plain == "bool" and not backed:
+        made[key] = "boolean"
+    elif missing and plain in _LOWER and not backed:
+        made[key] = _INTEGERS[_LOWER.index(plain)]
+    return made
+
+
 def write(columns: Mapping[str, Cells], form: Form) -> Any:
     """A frame of these columns, of the library and with the dtypes of a form.
 
@@ -249,7 +302,8 @@ def write(columns: Mapping[str, Cells], form: Form) -> Any:
         ImportError: the library is not installed.
         ValueError: the form describes a dtype that there is not.
     """
-    columns = {name: _rounded(cells, form.dtypes[name]) for name, cells in columns.items()}
+    for name, cells in columns.items():
+        _check_categories(name, cells, form.dtypes[name])
     if form.library == "mapping":
         return {name: _to_array(cells, form.dtypes[name]) for name, cells in columns.items()}
     if form.library == "pandas":
@@ -261,14 +315,12 @@ def write(columns: Mapping[str, Cells], form: Form) -> Any:
     return first.to_frame().with_columns(*others).to_native()
 
 
-def _rounded(cells: Cells, described: Mapping[str, Any]) -> Cells:
-    """Cells of real numbers as the whole ones that a dtype can hold, if it is one of those."""
-    dtype = str(described.get("name", described.get("native"))).lower()
-    if dtype not in map(str.lower, _INTEGERS) or cells.values.dtype.kind != "f":
-        return cells
-    limits = np.iinfo(dtype)
-    whole = np.clip(np.rint(cells.values), max(float(limits.min), -(2.0**62)), min(float(limits.max), 2.0**62))
-    return Cells(whole.astype(np.int64), cells.present, cells.of)
+def _check_categories(name: str, cells: Cells, described: Mapping[str, Any]) -> None:
+    """Raises ValueError where a cell is none of the categories of its dtype: one that was given, for a reserved category."""
+    if "categories" in described:
+        left = set(cells.values[cells.present].tolist()).difference(described["categories"])
+        if left:
+            raise ValueError(f"column {name!r} must hold categories of its dtype, got {shown(sorted(left)[0])}")
 
 
 def _listed(cells: Cells) -> list[Any]:

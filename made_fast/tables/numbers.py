@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from made_fast.arguments import shown
 from made_fast.outputs import Bernoulli, MixtureOfLogistics, MixtureOfNormals, Output
 from made_fast.requests.conditions import Between
 from made_fast.tables.cells import Array, Cells
@@ -56,10 +55,10 @@ class Levels(FittedColumn):
             return {0: {0}}
         levels = np.arange(self.low, self.high + 1)
         for each in predicates:
-            bounds = [self.literal(value) for value in each.values if value is not None]
             if each.sign in ORDERS:
-                levels = levels[ORDERS[each.sign](levels, bounds[0])]  # type: ignore[index]
+                levels = levels[ORDERS[each.sign](levels, self.literal(each.values[0]))]  # type: ignore[index]
             elif each.sign != "present":
+                bounds = [self.literal(value) for value in each.values if value is not None]
                 levels = levels[np.isin(levels, bounds, invert=each.sign == "not in")]
         value = {self.num_variables - 1: set((levels - self.low).tolist())}
         return {0: {1}, **value} if self.missing else value
@@ -142,9 +141,7 @@ class Numbers(FittedColumn):
     def _only(self, predicate: Predicate) -> float:
         if not self.whole or predicate.sign != "in" or len(predicate.values) != 1:
             wish = "a range or one value" if self.whole else "a range, since one value has probability 0"
-            raise ValueError(
-                f"query must give column {self.name!r} {wish}, got {predicate.sign} {shown(predicate.values)}"
-            )
+            raise ValueError(f"query must give column {self.name!r} {wish}, got {predicate}")
         return float(self.literal(predicate.values[0]))
 
     def _scaled(self, low: float, high: float) -> Between:

@@ -34,6 +34,13 @@ class Predicate(NamedTuple):
     sign: str
     values: tuple[Any, ...] = ()
 
+    def __str__(self) -> str:
+        """As one writes it."""
+        if self.sign not in ("in", "not in") or len(self.values) != 1:
+            listed = ", ".join(map(shown, self.values))
+            return f"{self.sign} ({listed})" if "in" in self.sign else f"{self.sign} {listed}".strip()
+        return f"{'=' if self.sign == 'in' else '!='} {shown(self.values[0])}"
+
 
 def predicate_of(name: str, wanted: object) -> list[Predicate]:
     """The conditions that a value of a mapping stands for.
@@ -52,7 +59,7 @@ def predicate_of(name: str, wanted: object) -> list[Predicate]:
     if isinstance(wanted, range) and wanted.step == 1 and wanted:
         return [Predicate(">=", (wanted.start,)), Predicate("<", (wanted.stop,))]
     if isinstance(wanted, (Tensor, np.ndarray)):
-        return [Predicate("in", tuple(wanted.tolist() if wanted.ndim else [wanted.item()]))]
+        return [Predicate("in", tuple(np.asarray(wanted).reshape(-1)))]
     if isinstance(wanted, Iterable) and not isinstance(wanted, (str, bytes, dict)):
         return [Predicate("in", tuple(wanted))]
     if isinstance(wanted, (bytes, dict)) or (isinstance(wanted, float) and math.isnan(wanted)):

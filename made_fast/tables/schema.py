@@ -20,7 +20,7 @@ from made_fast.tables.categories import Categories
 from made_fast.tables.cells import Cells
 from made_fast.tables.choosing import KINDS, choose, wishes_of
 from made_fast.tables.columns import FittedColumn
-from made_fast.tables.frames import Form, read
+from made_fast.tables.frames import Form, drawn_dtype, read
 from made_fast.tables.numbers import Levels, Numbers
 from made_fast.tables.scales import Scale
 
@@ -65,7 +65,8 @@ class Schema:
                 f"frame must have at least one row and one column, got {rows} rows and {len(cells)} columns"
             )
         wishes = wishes_of(cells, columns)
-        return cls(tuple(choose(name, each, wishes[name]) for name, each in cells.items()), form)
+        chosen = tuple(choose(name, each, wishes[name]) for name, each in cells.items())
+        return cls(chosen, Form(form.library, {each.name: _drawn_dtype(each, form) for each in chosen}))
 
     @property
     def names(self) -> list[str]:
@@ -181,6 +182,18 @@ class Schema:
         width = max(map(len, self.names))
         holes = {True: ", cells may be missing", False: ""}
         return "\n".join(f"{each.name:{width}}  {each.kind:8}  {each}{holes[each.missing]}" for each in self.columns)
+
+
+def _drawn_dtype(column: FittedColumn, form: Form) -> Mapping[str, Any]:
+    """The dtype in which a frame of this form holds what the column draws."""
+    missing = column.missing and form.library == "pandas"  # arrays of numpy hold objects then, others have holes anyhow
+    values = column.values if isinstance(column, Categories) else ()
+    real = (
+        not column.whole
+        if isinstance(column, Numbers)
+        else column.of == "number" and any(value % 1 for value in values)
+    )
+    return drawn_dtype(form.dtypes[column.name], missing=missing, real=real, values=values)
 
 
 def _rows(cells: Cells, first: int, last: int) -> Cells:

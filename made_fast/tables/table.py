@@ -31,7 +31,7 @@ from made_fast.training import fit as fit_model
 
 __all__ = ["Table"]
 
-_AT_ONCE = 1 << 14  # rows whose parameters are held at once
+_PARAMETERS = 1 << 22  # of rows whose log-probability is computed at once
 _NUMBERS = 1 << 24  # of candidates that are drawn at once
 _FEW = 5  # candidates that carry a row's weight, below which a warning is due
 Query = str | Mapping[str, Any]
@@ -165,8 +165,10 @@ class Table:
             ValueError: a column is not there, or holds a cell that it never has.
         """
         rows, likelihood = self.schema.encode(frame), Likelihood(self.model, self.schema)
-        parts = [likelihood.log_prob(part) for part in rows.split(_AT_ONCE)]
-        return torch.cat(parts).double().cpu() if parts else rows.new_empty(0)
+        if not len(rows):
+            return rows.new_empty(0)
+        at_once = max(1, _PARAMETERS // likelihood.starts[-1])
+        return torch.cat([likelihood.log_prob(part) for part in rows.split(at_once)]).double().cpu()
 
     def sample(
         self,
@@ -191,7 +193,9 @@ class Table:
             progress: whether to show a progress bar.
 
         Returns:
-            A frame with the names, the order and the dtypes of the one that was fitted.
+            A frame with the names, the order and the dtypes of the one that was fitted; but whole numbers that are taken for
+            real ones are floats and dates times, numpy's whole numbers and flags in a frame of pandas are nullable where
+            ``Column`` says that cells may be missing, and the label of a reserved category is one of its dtype.
 
         Warns:
             UserWarning: of some rows few candidates carry all the weight.
@@ -248,7 +252,8 @@ class Table:
         if not single and (not isinstance(query, Sequence) or not query):
             raise ValueError(f"query must be text, a mapping, or a sequence of at least one such, got {shown(query)}")
         asked: Any = allowed_of(self.schema, query) if single else [allowed_of(self.schema, each) for each in query]
-        return self._draws().estimate_probability(asked, num_samples, seed=seed, progress=progress)
+        found = self._draws().estimate_probability(asked, num_samples, seed=seed, progress=progress)
+        return Estimate(found.value.clamp(max=1), found.standard_error)  # sums of fp32 may be above
 
     def save(self, path: str | Path) -> None:
         """Writes weights, configuration and schema to a safetensors file; ``MADE.load`` reads the model of it alone.
@@ -300,6 +305,11 @@ class Table:
                     each, seed=seed, rows=noise, given=given[part], observed=observed[part], allowed=allowed
                 )
                 weight = drawn.log_weight.double().softmax(-1).cpu()
+                if each > 1 and weight.isnan().any():
+                    row = int(part[weight.isnan().any(-1)][0]) // count
+                    raise ValueError(
+                        f"given must hold cells that the model can have, got such of probability 0 in row {row}"
+                    )
                 few += int((1 / (weight**2).sum(-1) < min(_FEW, each)).sum()) if each > 1 else 0
                 pick = (weight.cumsum(-1) < chances[part, None]).sum(-1).clamp(max=each - 1)
                 chosen[part] = drawn.x.double().cpu()[torch.arange(len(part)), pick]

@@ -49,6 +49,22 @@ REFUSED: list[tuple[Any, Any, str]] = [
     ({"a": ["x", "y"]}, {"a": "real"}, "the kind of column 'a', which has texts, must be one of"),
     ({"a": GOOD + 0.5}, {"a": "integer"}, "column 'a' must have whole numbers to be of kind 'integer'"),
     ({"a": GOOD}, {"a": Column("integer", low=1)}, "low and high must hold the values from 0 to 3, got 1"),
+    (
+        {"a": 2**52 + GOOD * 2**48},
+        {"a": "integer"},
+        "column 'a' must have whole numbers to be of kind 'integer', at most 2**40 apart and below 2**52, got 45035",
+    ),
+    ({"a": GOOD}, {"a": Column("real", low=0)}, "low and high must be left out for column 'a', which has real numbers"),
+    (
+        {"a": GOOD * 1e-310},
+        {"a": "real"},
+        "column 'a' must have numbers further apart than fp64 rounds, got 0.0 .. 3e-310",
+    ),
+    (
+        {"a": np.full(40, "2024-01-01", dtype="datetime64[s]")},
+        None,
+        "column 'a' must have at least two values, got 2024-01",
+    ),
     ({"a": GOOD}, {"a": "bit"}, "column 'a' must have two values to be of kind 'bit', got 4"),
     ({"a": ["x", "y"]}, {"a": Column(values=["x"])}, "values of column 'a' must hold all that occur"),
     ({"a": GOOD}, {"a": Column("category", other="rest")}, "other must be left out for column 'a'"),
@@ -108,10 +124,13 @@ def table() -> Table:
         ("day = 3", "query must compare column 'day' with dates or times, got 3"),
         ("city = 3", "query must compare column 'city' with text, got 3"),
         ("city = 'Atlantis'", "query must name values of column 'city', 'Lima', 'Oslo', 'Rome'; got 'Atlantis'"),
+        ("size = 7", "query must name values of column 'size', 1, 2, 3; got 7"),
+        ("count > null", "query must compare column 'count' with numbers, got None"),
         ("city < 'Oslo'", "query must compare column 'city', whose text has no order, by = and in, got <"),
-        ("real = 3", "query must give column 'real' a range"),
+        ("real = 3", "query must give column 'real' a range, since one value has probability 0, got = 3"),
+        ("wide != 1000", "query must give column 'wide' a range or one value, got != 1000"),
         ("real in (3, null)", "query must ask of column 'real' for values or for missing cells, got both"),
-        ("wide in (1000, 3000)", "query must give column 'wide' a range or one value"),
+        ("wide in (1000, 3000)", "query must give column 'wide' a range or one value, got in \\(1000, 3000\\)"),
         ("real > 'x'", "query must compare column 'real' with numbers, got 'x'"),
         ("flag = 2", "query must compare column 'flag' with flags, got 2"),
         ("count between 1 or 2", "query must have 'and' at 16, got 'or'"),
@@ -187,6 +206,10 @@ def test_arguments_of_samples() -> None:
         ({"given": {"nothing": [1]}}, "column must be one of"),
         ({"given": {}}, "given must have at least one row and one column"),
         ({"given": {"size": [1]}, "candidates": 0}, "candidates must be"),
+        (
+            {"given": {"size": [1, 2], "real": [50.0, 1e30]}},
+            "given must hold cells that the model can have, .* in row 1",
+        ),
         ({"num_samples": 1, "seed": "x"}, "seed must be"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -262,6 +285,7 @@ def test_estimates_print_with_their_error() -> None:
         (1.23e-9, 4e-11, "(1.23 ± 0.04)e-09"),
         (0.99999996, 1e-8, "0.99999996 ± 0.00000001"),
         (0.0, 0.0, "0 ± 0"),
+        (0.25, 2e-18, "0.25 ± 2e-18"),
         (0.25, float("nan"), "0.25 ± nan"),
     ):
         assert str(Estimate(*torch.tensor([value, error], dtype=torch.float64))) == text
