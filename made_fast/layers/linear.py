@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from made_fast.arguments import tensor_of, whole_number, with_values
 from made_fast.layers import operators
-from made_fast.programs.program import DegreeTerm, Term, masked
+from made_fast.programs.program import DegreeTerm, Term, copied, masked
 
 __all__ = ["MaskedLinear", "masked_linear"]
 
@@ -85,7 +85,7 @@ class MaskedLinear(nn.Linear):
         """This layer's weights as a term of a program, detached and masked; copies, unless nobody writes to them any more."""
         weight, chosen = self.weight.detach(), self.chosen_mask(mask)
         if chosen.dtype != torch.bool:
-            term = DegreeTerm(source, weight.clone() if copy else weight, chosen.clone())
+            term = DegreeTerm(source, copied(weight) if copy else weight, copied(chosen))
             if copy:
                 _ = term.weight  # made now, as it is in other terms
             return term

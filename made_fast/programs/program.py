@@ -34,6 +34,7 @@ __all__ = [
     "Program",
     "Term",
     "X",
+    "copied",
     "masked",
     "term_of",
 ]
@@ -326,11 +327,21 @@ class Program:
 
 def masked(weight: Tensor, mask: Tensor) -> Tensor:
     """A copy of a weight (n, m), zeros where a mask (n, m) is not set."""
-    plain = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
-    if plain and not torch._C._are_functorch_transforms_active():
-        values = weight.detach().numpy()  # torch would start threads, and then no process can be forked
+    if _by_numpy(weight):
+        values = weight.detach().numpy()
         return torch.from_numpy(np.where(mask.numpy(), values, values.dtype.type(0)))
     return torch.where(mask, weight, weight.new_zeros(()))
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A copy."""
+    return torch.from_numpy(tensor.detach().numpy().copy()) if _by_numpy(tensor) else tensor.clone()
+
+
+def _by_numpy(tensor: Tensor) -> bool:
+    """Whether numpy can make what torch would start threads for, after which no process can be forked."""
+    plain = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64, torch.int64)
+    return plain and not tensor.is_neg() and not torch._C._are_functorch_transforms_active()
 
 
 def term_of(source: int, weight: Tensor) -> Term:
