@@ -15,9 +15,9 @@ from made_fast.arguments import MOST_SEED, context_like, finite, like_weights, o
 from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, solved_by
 from made_fast.layers.chains import MOST_AT_ONCE, Chain
 from made_fast.layers.networks import Call
-from made_fast.layers.unchanged import Seen
+from made_fast.layers.unchanged import Seen, is_watched
 from made_fast.models.made import MADE
-from made_fast.models.whole import LastChain, is_watched, pays, serving
+from made_fast.models.whole import LastChain, pays, serving
 from made_fast.outputs.dtypes import check_dtype, check_written, write_values
 from made_fast.outputs.normal import Normal
 from made_fast.outputs.point import Point

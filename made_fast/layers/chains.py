@@ -104,22 +104,17 @@ class Chain:
         wanted = [id(weight) for weight in self.weights if weight.requires_grad]
         if len(wanted) != len(into) or into.keys() != set(wanted):
             return None
-        x = _plain(x)
-        done = self._native.forward(head, floor, self._reads, x, None, self._addresses, True, self._finite)
-        if done is None:
-            raise NotFinite
-        out, total, values = done
+        (result,), values = self.forward(head, floor, x, None, keep=True)
         grads: tuple[Tensor | None, Tensor | None]
         if density is None:
-            nll, grads = -total.mean(), (None, x.new_full((len(x),), -1 / len(x)))
+            nll, grads = -result.mean(), (None, x.new_full((len(x),), -1 / len(x)))
         else:
             with torch.enable_grad():
-                nll = -density(out.requires_grad_()).mean()
-            grads = (_plain(torch.autograd.grad(nll, out)[0]), None)
+                nll = -density(result.requires_grad_()).mean()
+            grads = (_plain(torch.autograd.grad(nll, result)[0]), None)
         given = (head, floor, self._reads, len(x), self._addresses)
         self._native.backward(*given, values, grads, (None, None), made)
-        found: Tensor = nll.detach()
-        return found
+        return nll.detach()
 
     def forward(
         self, head: str, floor: float, x: Tensor, context: Tensor | None, *, keep: bool

@@ -89,7 +89,7 @@ class MaskedLinear(nn.Linear):
             if copy:
                 _ = term.weight  # made now, as it is in other terms
             return term
-        own = torch.from_numpy(chosen.numpy().copy()) if chosen.device.type == "cpu" else chosen.clone()  # as above
+        own = copied(chosen)
         return Term(source, masked(weight, own), own)
 
     def chosen_mask(self, mask: Tensor | None) -> Tensor:

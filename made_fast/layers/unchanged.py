@@ -11,9 +11,17 @@ from torch import Tensor, nn
 from made_fast import backends
 from made_fast.masks import mask_digest
 
-__all__ = ["Seen", "Unchanged", "unchanged"]
+__all__ = ["Seen", "Unchanged", "is_watched", "unchanged"]
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_watched(layer: nn.Module) -> bool:
+    """Whether something besides its weights makes what a layer gives, or somebody looks at it."""
+    of = layer.__dict__
+    return bool(of["_forward_pre_hooks"] or of["_forward_hooks"] or of["_backward_hooks"] or "forward" in of) or bool(
+        of["_backward_pre_hooks"]
+    )
 
 
 @dataclass

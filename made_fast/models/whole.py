@@ -13,7 +13,7 @@ from made_fast.layers import operators
 from made_fast.layers.chains import Chain
 from made_fast.layers.linear import MaskedLinear
 from made_fast.layers.networks import Call, WholeNetwork, backend_for
-from made_fast.layers.unchanged import Seen, unchanged
+from made_fast.layers.unchanged import Seen, is_watched, unchanged
 from made_fast.outputs.codes import Code, Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.programs.program import CONTEXT, X
@@ -21,7 +21,7 @@ from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wire, Wiring
 from made_fast.tracing import may_bypass
 
-__all__ = ["LastChain", "Listing", "Whole", "is_watched", "pays", "serving"]
+__all__ = ["LastChain", "Listing", "Whole", "pays", "serving"]
 
 # Multiply-adds of a forward pass above which the products of single layers are quicker with several threads.
 _MOST_MACS = 1 << 27
@@ -186,14 +186,6 @@ def _watched_everywhere() -> bool:
     of = nn.modules.module
     forward = of._global_forward_hooks or of._global_forward_pre_hooks
     return bool(forward or of._global_backward_hooks or of._global_backward_pre_hooks)
-
-
-def is_watched(layer: nn.Module) -> bool:
-    """Whether something besides its weights makes what a layer gives, or somebody looks at it."""
-    of = layer.__dict__
-    return bool(of["_forward_pre_hooks"] or of["_forward_hooks"] or of["_backward_hooks"] or "forward" in of) or bool(
-        of["_backward_pre_hooks"]
-    )
 
 
 class Listing(ABC):

@@ -93,9 +93,7 @@ def connections_of(program: Program) -> list[list[Connections]]:
 def _connections(term: Term) -> Connections:
     shape = (term.numbers.shape[0], term.numbers.shape[1])
     if term.degrees is not None:
-        degrees = (
-            term.degrees.cpu().numpy().astype(np.int32)
-        )  # which are numbers of variables at most; quickly compared
+        degrees = term.degrees.cpu().numpy().astype(np.int32)  # numbers of variables at most; quickly compared
         return Connections(shape, None, degrees[: shape[0]], degrees[shape[0] :])
     return Connections(shape, None if term.mask is None else term.mask.cpu().numpy())
 

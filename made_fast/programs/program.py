@@ -340,7 +340,7 @@ def copied(tensor: Tensor) -> Tensor:
 
 def _by_numpy(tensor: Tensor) -> bool:
     """Whether numpy can make what torch would start threads for, after which no process can be forked."""
-    plain = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64, torch.int64)
+    plain = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64, torch.int64, torch.bool)
     return plain and not tensor.is_neg() and not torch._C._are_functorch_transforms_active()
 
 

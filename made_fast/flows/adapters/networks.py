@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from made_fast.flows.adapters.solving import copy_with
 from made_fast.layers.chains import NotFinite, run
 from made_fast.layers.networks import Call, WholeNetwork
-from made_fast.models.whole import is_watched, pays, serving
+from made_fast.layers.unchanged import is_watched
+from made_fast.models.whole import pays, serving
 from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wire, Wiring
 
@@ -45,9 +46,8 @@ _MODULES: dict[type, tuple[str, dict[str, Any]]] = {
     nn.Sigmoid: ("sigmoid", {}),
 }
 _GONE = object()
-_LEAST_MACS = (
-    1 << 23
-)  # of all rows, masks not counted: below, the parameters of one network are as quick by the library
+# Of all rows, masks not counted: below, the parameters of one network are as quick by the library.
+_LEAST_MACS = 1 << 23
 _MOST_OPERATIONS = 126  # kMostValues of csrc/plan/network.h, x and the context among them
 _MASKED = tuple(
     f"{module}.MaskedLinear"

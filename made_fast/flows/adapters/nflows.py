@@ -25,7 +25,8 @@ from made_fast.flows.adapters.networks import (
 from made_fast.flows.adapters.solving import Adapter, Inverter, copy_with
 from made_fast.layers.chains import MOST_AT_ONCE
 from made_fast.layers.networks import Call
-from made_fast.models.whole import is_watched, serving
+from made_fast.layers.unchanged import is_watched
+from made_fast.models.whole import serving
 from made_fast.programs.program import CONTEXT, X
 
 __all__ = ["composed", "levelled", "recognises"]
