@@ -83,7 +83,7 @@ def steps_of(model: nn.Module, average: nn.Module, optimizer: torch.optim.AdamW,
         p.dtype for p in model.parameters()
     ]:
         raise ValueError("model must have the same parameters in every epoch, found others or other dtypes")
-    into = getattr(model, "_nll_with_gradients", None)
+    into = getattr(model, "_nll", None)
     if into is not None and not input_dropout and _can_be_flat(list(model.parameters())) and _steps_are_even(optimizer):
         return _FlatSteps(model, average, optimizer, into)
     return Steps(model, average, optimizer, input_dropout)
@@ -121,10 +121,10 @@ class _FlatSteps(Steps):
         model: nn.Module,
         average: nn.Module,
         optimizer: torch.optim.AdamW,
-        nll_with_gradients: Callable[[Tensor, dict[int, Tensor]], Tensor | None],
+        nll: Callable[[Tensor, Tensor | None], Any],
     ) -> None:
         super().__init__(model, average, optimizer, 0.0)
-        self._nll_with_gradients = nll_with_gradients
+        self._nll = nll
         averages = dict(zip(self._parameters, self._averages, strict=True))
         self._is_flat, self._into = False, dict[int, Tensor]()
         frozen = [each for each in self._parameters if not each.requires_grad]
@@ -144,11 +144,19 @@ class _FlatSteps(Steps):
 
     def gradients(self, rows: Tensor) -> float:
         """See ``Steps``; what the model cannot do itself goes on parameter by parameter."""
-        loss = self._nll_with_gradients(rows, self._into) if self._is_flat else None
-        if loss is not None:
-            return loss.item()
+        nll = self._nll(rows, None) if self._is_flat else None
+        places = None if nll is None else self._places(nll.weights)
+        if nll is not None and places is not None:
+            return cast(float, nll.write_gradients(places).item())
         self.__exit__()
         return super().gradients(rows)
+
+    def _places(self, weights: list[Tensor]) -> list[Tensor | None] | None:
+        """Where the gradients of weights are written; None unless those that are trained are ours, each once."""
+        trained = [id(each) for each in weights if each.requires_grad]
+        if len(trained) != len(self._into) or self._into.keys() != set(trained):
+            return None
+        return [self._into[id(each)] if each.requires_grad else None for each in weights]
 
     @torch.no_grad()
     def update(self, keep: float) -> None:
