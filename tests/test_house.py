@@ -34,7 +34,7 @@ ALLOWED = {
     "flows": "outputs programs requests backends sampling models layers capture",
     "acceleration": "outputs programs requests sampling capture flows",
     "estimation": "sampling models",
-    "compat": "outputs requests sampling acceleration",
+    "compat": "outputs requests programs sampling models acceleration",
     "tables": "outputs requests programs sampling models training",
 }
 ANYTHING = {"former", "testing", "cli", "__init__", "__main__"}  # doors: what they open is below them

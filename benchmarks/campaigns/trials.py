@@ -15,7 +15,7 @@ from made_fast.outputs import Categorical, Mixed, MixtureOfLogistics, MixtureOfN
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.output import Output
 
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid")
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "tanh", "sigmoid")
 HIDDEN = ((), (1,), (3,), (16,), (24, 16), (40,), (33, 17, 8), (8, 8), (16, 16, 16))
 SIZES = (0, 1, 2, 3, 5, 8, 17, 33, 64, 97, 130, 500, 1000)  # of requests: none, odd, more than a tile
 FIRST_ROWS = (0, 0, 1, 2**32 - 9, 2**40 + 3, 2**61)

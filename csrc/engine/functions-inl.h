@@ -112,6 +112,9 @@ MADE_FAST_INLINE Vec<T> gelu_(Vec<T> x) {
   return x * T(0.5) * (e + T(1));
 }
 
+// Klambauer, Unterthiner, Mayr, Hochreiter, "Self-Normalizing Neural Networks", NIPS 2017.
+constexpr double kSeluScale = 1.0507009873554804934193349852946, kSeluAlpha = 1.6732632423543772848170429916717;
+
 template <class T>
 MADE_FAST_INLINE Vec<T> call(Function function, Vec<T> x) {
   switch (function) {
@@ -123,6 +126,8 @@ MADE_FAST_INLINE Vec<T> call(Function function, Vec<T> x) {
       return x > T(0) ? x : x * T(0.01);
     case Function::elu:
       return x > T(0) ? x : expm1_<T>(x);
+    case Function::selu:
+      return x > T(0) ? x * T(kSeluScale) : expm1_<T>(x) * T(kSeluScale * kSeluAlpha);
     case Function::gelu:
       return gelu_<T>(x);
     case Function::silu:

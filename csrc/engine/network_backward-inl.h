@@ -196,6 +196,8 @@ MADE_FAST_INLINE Vec<T> derivative(Function function, Vec<T> x, Vec<T> y) {
       return y > T(0) ? one : splat<T>(T(0.01));
     case Function::elu:
       return y > T(0) ? one : y + T(1);
+    case Function::selu:
+      return y > T(0) ? splat<T>(T(kSeluScale)) : y + T(kSeluScale * kSeluAlpha);
     case Function::gelu: {
       Vec<T> e = x * T(0.70710678118654752440);
       for (int i = 0; i < kLanes<T>; ++i) e[i] = erf_scalar(e[i]);

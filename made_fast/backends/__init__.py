@@ -22,7 +22,7 @@ import torch
 __all__ = ["BACKENDS", "Backend", "Needs", "Row", "choose", "load", "table", "why_not"]
 
 CODES = ("bernoulli", "spin", "categorical", "normal", "mixture_of_normals", "mixture_of_logistics", "own", "point")
-ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid")
+ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "tanh", "sigmoid")
 FUNCTIONS = (*ACTIVATIONS, "exp", "reciprocal")
 OWN_DRAWS = ("native_draw", "triton_draw")
 FEATURES = ("given", "allowed", "temperature", "greedy", "top_k", "top_p")

@@ -48,7 +48,7 @@ class MADE(MaskedNetwork, Draws):
         order: see ``masks.make_order``.
         context_features: C; 0 for none. The context feeds the first hidden layer, whose units of degree 0 carry it to every
             variable, and with ``direct`` the parameters too.
-        activation: relu, leaky_relu, elu, gelu, silu, softplus, tanh or sigmoid.
+        activation: relu, leaky_relu, elu, selu, gelu, silu, softplus, tanh or sigmoid.
         residual: ResMADE (Nash and Durkan 2019): every width after the first is a block of two masked layers,
             ``h + W2 a(W1 a(h))``; all widths must be equal.
         direct: connects the variables to the parameters, masked so that nothing leaks.

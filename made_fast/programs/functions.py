@@ -16,6 +16,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "leaky_relu": F.leaky_relu,
     "elu": F.elu,
+    "selu": F.selu,
     "gelu": F.gelu,
     "silu": F.silu,
     "softplus": F.softplus,

@@ -56,7 +56,7 @@ NOT_RUN = (
 )
 
 # Pages whose blocks need packages that the tests can do without. `make test` has all but RARE, and then skips nothing else.
-RARE = {"sbi"}  # is in no extra
+RARE = {"sbi", "netket"}  # are in no extra
 NEEDED = {
     "flows.md": ("zuko",),
     "libraries/nflows.md": ("nflows",),
@@ -64,6 +64,7 @@ NEEDED = {
     "libraries/normflows.md": ("normflows",),
     "libraries/pyro.md": ("pyro",),
     "libraries/sbi.md": ("sbi",),
+    "libraries/netket.md": ("netket",),
     "own-outputs.md": ("numba", "triton"),
     "quick-start.md": ("sklearn",),
     "tables.md": ("pandas", "narwhals", "sklearn"),

@@ -42,7 +42,7 @@ REAL: dict[str, Output] = {  # with floors that fp32 can tell apart
 }
 OUTPUTS = {**FINITE, **REAL}
 
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid")
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "tanh", "sigmoid")
 
 SINGLE_OPTIONS: dict[str, dict[str, Any]] = {
     "natural": {"hidden_features": (24, 16)},

@@ -16,6 +16,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "relu": lambda x: 0.0 if x <= 0 else x,
     "leaky_relu": lambda x: x if x > 0 else x * 0.01,
     "elu": lambda x: x if x > 0 else math.expm1(x),
+    "selu": lambda x: x * 1.0507009873554805 if x > 0 else math.expm1(x) * 1.7580993408473766,
     "gelu": lambda x: x * 0.5 * (1 + math.erf(x * 0.7071067811865476)),
     "silu": lambda x: x / (1.0 + math.exp(-x)),
     "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),

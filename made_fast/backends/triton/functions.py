@@ -21,6 +21,7 @@ IDENTITY = _known("identity")
 RELU = _known("relu")
 LEAKY_RELU = _known("leaky_relu")
 ELU = _known("elu")
+SELU = _known("selu")
 GELU = _known("gelu")
 SILU = _known("silu")
 SOFTPLUS = _known("softplus")
@@ -66,6 +67,8 @@ def apply_function(x, FUNCTION: tl.constexpr):
         x = tl.where(x < 0, x * 0.01, x)
     elif FUNCTION == ELU:
         x = tl.where(x < 0, expm1(tl.minimum(x, 0.0)), x)
+    elif FUNCTION == SELU:
+        x = tl.where(x < 0, expm1(tl.minimum(x, 0.0)) * 1.7580993408473766, x * 1.0507009873554805)
     elif FUNCTION == GELU:
         x = x * 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
     elif FUNCTION == SILU:

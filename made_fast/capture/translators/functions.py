@@ -27,7 +27,7 @@ def _same_name(name: str) -> Translator:
     return lambda builder, x: function_of(builder, name, x)
 
 
-for _name in ("relu", "silu", "tanh", "sigmoid", "exp"):
+for _name in ("relu", "selu", "silu", "tanh", "sigmoid", "exp"):
     TRANSLATORS[getattr(aten, _name).default] = _same_name(_name)
 
 
@@ -66,11 +66,6 @@ def _elu(builder: Builder, x: Symbol, alpha: float = 1, scale: float = 1, input_
     positive = builder.elementwise("relu", x)
     negative = builder.add(bent, builder.elementwise("relu", inner).scaled(-1))
     return builder.add(positive, negative.scaled(alpha)).scaled(scale)
-
-
-@translates(aten.selu.default)
-def _selu(builder: Builder, x: Symbol) -> Symbol:
-    return _elu(builder, x, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
 
 
 @translates(aten.celu.default)
