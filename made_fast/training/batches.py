@@ -12,7 +12,7 @@ from torch.utils.data.distributed import DistributedSampler
 from made_fast.arguments import tensor_of
 from made_fast.training.layout import Layout, Parts, parts_of
 from made_fast.training.processes import ALONE, Processes
-from made_fast.training.rows import Batch, DatasetRows, Rows, TensorRows
+from made_fast.training.rows import WHOLE, Batch, DatasetRows, Rows, TensorRows
 
 __all__ = ["BatchRows", "rows_of"]
 
@@ -37,7 +37,7 @@ class BatchRows(Rows):
         batches = self.in_turn(epoch)
         if processes.count == 1:
             for rows in batches:
-                yield Batch(rows, len(rows.x), slice(None))
+                yield Batch(rows, len(rows.x), WHOLE)
             return
         while True:
             rows = next(batches, None)  # type: ignore[assignment]
@@ -45,7 +45,7 @@ class BatchRows(Rows):
                 return
             number = len(rows.x)
             if self._is_shared or number < processes.count:
-                yield Batch(rows, number, slice(None), 1 if self._is_shared else processes.count)
+                yield Batch(rows, number, WHOLE, 1 if self._is_shared else processes.count)
             else:
                 part = processes.part(number)
                 yield Batch(Parts(*(None if each is None else each[part] for each in rows)), number, part)  # type: ignore[arg-type]

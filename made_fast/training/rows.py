@@ -15,8 +15,9 @@ from made_fast.arguments import is_finite
 from made_fast.training.layout import Layout, Parts, like_model
 from made_fast.training.processes import ALONE, Processes
 
-__all__ = ["Batch", "DatasetRows", "NumberedRows", "Rows", "TensorRows"]
+__all__ = ["WHOLE", "Batch", "DatasetRows", "NumberedRows", "Rows", "TensorRows"]
 
+WHOLE = slice(None)  # of a minibatch
 _CHUNK = 1 << 14  # rows that are looked at together
 
 
@@ -88,9 +89,9 @@ class NumberedRows(Rows):
         for numbers in torch.randperm(len(self), generator=generator).split(size):
             number = len(numbers)
             if processes.count == 1:
-                yield Batch(self.take(numbers), number, slice(None))
+                yield Batch(self.take(numbers), number, WHOLE)
             elif number < processes.count:
-                yield Batch(self.take(numbers), number, slice(None), processes.count)
+                yield Batch(self.take(numbers), number, WHOLE, processes.count)
             else:
                 part = processes.part(number)
                 yield Batch(self.take(numbers[part]), number, part)
@@ -122,7 +123,7 @@ class TensorRows(NumberedRows):
 
     def take(self, numbers: Tensor | range) -> Parts:
         """See ``NumberedRows``."""
-        if isinstance(numbers, range):
+        if not isinstance(numbers, Tensor):
             part = slice(numbers.start, numbers.stop)
             return Parts(*(None if each is None else each[part] for each in self.parts))  # type: ignore[arg-type]
         if self.alone:

@@ -67,6 +67,8 @@ class Steps:
             total = float(weight.double().sum())
             loss = (nll * weight).sum() / (total or 1.0)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.processes.count == 1:
+            return loss.item(), total
         made = [each.grad for each in self._parameters if each.grad is not None]
         return self.processes.average(made, loss.item(), total)
 
@@ -154,8 +156,10 @@ class _FlatSteps(Steps):
         if loss is None:
             self.__exit__()
             return super().gradients(rows, seen)
+        if self.processes.count == 1:
+            return loss.item(), len(x)
         made = [group.gradients for group in self._groups if group.parameters]
-        return self.processes.average(made, loss.item(), float(len(x)))
+        return self.processes.average(made, loss.item(), len(x))
 
     @torch.no_grad()
     def update(self, keep: float) -> None:

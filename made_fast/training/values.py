@@ -62,7 +62,6 @@ def _conditionals_of(model: nn.Module) -> tuple[Any, ...]:
     return found if isinstance(found, tuple) else ()
 
 
-@torch.no_grad()
 def warn_of_scales(model: nn.Module, name: str, x: Tensor, stacklevel: int) -> None:
     """Warns of columns of real numbers that are far from 0 and 1, where training begins.
 
@@ -78,7 +77,7 @@ def warn_of_scales(model: nn.Module, name: str, x: Tensor, stacklevel: int) -> N
     real = [n for n, each in enumerate(_conditionals_of(model)) if getattr(each, "name", "") in _REAL]
     if not real or len(x) < 2 or x.shape[1] <= real[-1]:
         return
-    values = x[:: -(-len(x) // _MOST_ROWS), real].double()
+    values = x[:: -(-len(x) // _MOST_ROWS), real].detach().double()
     means, deviations = values.mean(0), values.std(0)
     far = (means.abs() > _LARGEST) | (deviations > _LARGEST) | (deviations < _SMALLEST)
     if not far.any():
