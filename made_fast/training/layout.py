@@ -94,9 +94,16 @@ def parts_of(name: str, item: Any) -> Parts:
     return Parts(*(None if each is None else tensor_of(part, each) for part, each in zip(of, given, strict=True)))  # type: ignore[arg-type]
 
 
-def like_model(model: nn.Module, rows: Tensor) -> Tensor:
-    """Rows in the dtype of the weights, on their device; whole numbers stay what they are."""
-    like = next(model.parameters())
+def like_model(like: Tensor, rows: Tensor) -> Tensor:
+    """Rows in the dtype of a model's weights, on their device; whole numbers stay what they are.
+
+    Args:
+        like: one of the weights; to find it takes longer than to convert a minibatch.
+        rows: of any shape.
+
+    Raises:
+        ValueError: a whole number is too large to be exact.
+    """
     if not rows.is_floating_point() and rows.dtype.itemsize > 1 and rows.numel():
         largest, limit = int(rows.abs().max()), round(2 / torch.finfo(like.dtype).eps)
         if largest > limit:

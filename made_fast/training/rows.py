@@ -87,7 +87,7 @@ class NumberedRows(Rows):
     ) -> Iterator[Batch]:
         """See ``Rows``."""
         for numbers in torch.randperm(len(self), generator=generator).split(size):
-            number = len(numbers)
+            number = numbers.shape[0]
             if processes.count == 1:
                 yield Batch(self.take(numbers), number, WHOLE)
             elif number < processes.count:
@@ -127,18 +127,20 @@ class TensorRows(NumberedRows):
             part = slice(numbers.start, numbers.stop)
             return Parts(*(None if each is None else each[part] for each in self.parts))  # type: ignore[arg-type]
         if self.alone:
-            return Parts(self.parts.x[numbers.to(self.parts.x.device)], None, None)
+            x = self.parts.x
+            return Parts(x[numbers.to(x.device)], None, None)
         return Parts(*(None if each is None else each[numbers.to(each.device)] for each in self.parts))  # type: ignore[arg-type]
 
     def digest(self, model: nn.Module) -> str:
         """See ``Rows``; computed once."""
         if self._digest is None:
+            like = next(model.parameters())
             shapes = [tuple(each.shape) for each in self.parts if each is not None]
             digest = hashlib.sha256(repr(shapes).encode())
             for part in self.in_order(_CHUNK):
                 for each in part:
                     if each is not None:
-                        digest.update(like_model(model, each).double().cpu().contiguous().numpy().data)
+                        digest.update(like_model(like, each).double().cpu().contiguous().numpy().data)
             self._digest = digest.hexdigest()
         return self._digest
 

@@ -76,7 +76,7 @@ class Run:
         self.history: list[Epoch] = []
         self.best_state: dict[str, Tensor] = {}
         self.steps = 0  # minibatches so far
-        self._known = _kinds_of(model)
+        self._known, self._like = _kinds_of(model), next(model.parameters())
         self._is_drawing = any(isinstance(each, BatchRows) for each in (train, valid)) or _may_draw(model)
 
     @property
@@ -164,9 +164,10 @@ class Run:
         x, context, weight = batch.rows
         try:
             if context is None and weight is None:
-                rows = Parts(like_model(self.model, x), None, None)
+                made = like_model(self._like, x)
+                rows = batch.rows if made is x else Parts(made, None, None)
             else:
-                rows = Parts(*(None if each is None else like_model(self.model, each) for each in batch.rows))  # type: ignore[arg-type]
+                rows = Parts(*(None if each is None else like_model(self._like, each) for each in batch.rows))  # type: ignore[arg-type]
             seen = self._damaged(rows.x, batch, noise) if self.settings.input_dropout else None
             loss, total = steps.gradients(rows, seen)
         except ValueError:
@@ -254,10 +255,11 @@ def nll_over(
     model: nn.Module, rows: Rows, size: int, processes: Processes = ALONE, epoch: int = 1
 ) -> tuple[Tensor, Tensor | None]:
     """``-log p`` of all rows of this process, fp64 on the CPU (n,), and their weights (n,); None if there are none."""
+    like = next(model.parameters())
     nll, weights, first = [torch.zeros(0, dtype=torch.float64)], list[Tensor | None](), 0
     for parts in rows.in_order(size, processes, epoch):
         try:
-            given = [None if each is None else like_model(model, each) for each in parts[:2]]
+            given = [None if each is None else like_model(like, each) for each in parts[:2]]
             nll.append(nll_of(model, cast(Tensor, given[0]), given[1]).double().cpu())
         except ValueError:
             refuse_strange(rows.name, parts, first=first)

@@ -42,7 +42,8 @@ def refuse_strange_rows(model: nn.Module, rows: TensorRows) -> None:
     if number is None:
         return
     strange, was_training = rows.take(range(number, number + 1)), model.training
-    given = [like_model(model, each) for each in strange[:2] if each is not None]
+    like = next(model.parameters())
+    given = [like_model(like, each) for each in strange[:2] if each is not None]
     model.eval()
     try:
         taken = bool(torch.isfinite(cast(Any, model).log_prob(*given)).all())
