@@ -1,6 +1,6 @@
 """Training steps and log-probabilities of networks in one call, against layers of torch and against zuko, in turns.
 
-A step is forward, loss and backward. Flows are affine, with random weights of the same sizes on both sides; a flow of zuko
+A step is forward, loss and backward; ours also by ``training.backward``, in one call. Flows are affine, with random weights of the same sizes on both sides; a flow of zuko
 (NSF: of splines) or nflows is held against itself, accelerated, and a MADE against the same layers as
 ``F.linear(x, W * mask)``: there results and gradients are compared first.
 """
@@ -24,7 +24,7 @@ from benchmarks.report import machine, measured_on, table, write
 from benchmarks.timing import Call, measure, medians, ratio
 from made_fast import MADE, accelerate
 from made_fast.flows import MaskedAutoregressiveFlow
-from made_fast.training import fit
+from made_fast.training import backward, fit
 
 TEXT = "training steps and log-probabilities of networks in one call; zuko and nflows where they are installed"
 QUICK = {"seconds": 0.01, "flows": ["3,2x8,2,9"], "mades": ["5,2x8,16"]}
@@ -53,6 +53,17 @@ def _step(module: nn.Module, log_prob: Any) -> Call:
 
     def run() -> None:
         (-log_prob().mean()).backward()
+        for parameter in parameters:
+            parameter.grad = None
+
+    return run
+
+
+def _step_in_one_call(model: nn.Module, x: Tensor) -> Call:
+    parameters = list(model.parameters())
+
+    def run() -> None:
+        backward(model, x)
         for parameter in parameters:
             parameter.grad = None
 
@@ -102,9 +113,11 @@ def _flow_rows(text: str, seconds: float) -> list[dict[str, Any]]:
     calls = {"ours": lambda: ours.log_prob(x), "zuko": lambda: theirs().log_prob(x)}
     case = {"D": features, "hidden": str(hidden), "transforms": transforms, "rows": batch}
     steps = {"ours": _step(ours, calls["ours"]), "zuko": _step(theirs, calls["zuko"])}
+    at_once = {"ours": _step_in_one_call(ours, x), "zuko": steps["zuko"]}
     plain = {name: _without_gradients(call) for name, call in calls.items()}
     epochs = {"ours": _epoch_of_fit(ours, batch), "zuko": _epoch_of_zuko(theirs, features, batch)}
-    return _rows({"step": steps, "log_prob": plain, f"epoch of {EPOCH:,} rows": epochs}, "zuko", seconds, case)
+    what = {"step": steps, "step by backward": at_once, "log_prob": plain, f"epoch of {EPOCH:,} rows": epochs}
+    return _rows(what, "zuko", seconds, case)
 
 
 def _accelerated_rows(text: str, seconds: float) -> list[dict[str, Any]]:

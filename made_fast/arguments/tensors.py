@@ -164,9 +164,9 @@ def _check_width(name: str, tensor: Tensor, width: int, rows: str) -> None:
         raise ValueError(f"{name} must have shape ({rows}, {width}), got {tuple(tensor.shape)}")
 
 
-def finite(name: str, tensor: Tensor) -> None:
+def finite(name: str, tensor: Tensor | None) -> None:
     """Raises ValueError where a number is nan or infinite; not while what is called is recorded."""
-    if may_look(tensor) and not is_finite(tensor):
+    if tensor is not None and may_look(tensor) and not is_finite(tensor):
         raise ValueError(f"{name} must be finite, found nan or inf")
 
 

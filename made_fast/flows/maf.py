@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from made_fast.arguments import MOST_SEED, context_like, finite, like_weights, one_of, seed_number, whole_number
 from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, solved_by
-from made_fast.layers.chains import MOST_AT_ONCE, Chain
+from made_fast.layers.chains import MOST_AT_ONCE, NLL, Chain
 from made_fast.layers.networks import Call
 from made_fast.layers.unchanged import Seen, is_watched
 from made_fast.models.made import MADE
@@ -142,10 +142,7 @@ class MaskedAutoregressiveFlow(nn.Module):
         Raises:
             ValueError: a shape does not fit, or a value is nan or infinite.
         """
-        x, context = self._checked("x", x, context)
-        finite("x", x)
-        if context is not None:
-            finite("context", context)
+        x, context = self._finite(x, context)
         chain = self._chain(x, context)
         if chain is not None:
             return chain.run("flow", self.floor, x, context)  # type: ignore[no-any-return]
@@ -153,14 +150,13 @@ class MaskedAutoregressiveFlow(nn.Module):
         found: Tensor = (-0.5 * z**2 - LOG_SQRT_2_PI).sum(-1) + log_det
         return found
 
-    def _nll_with_gradients(self, x: Tensor, into: Mapping[int, Tensor]) -> Tensor | None:
+    def _nll(self, x: Tensor, context: Tensor | None) -> NLL | None:
         """See ``MADE``."""
-        if type(self) is not MaskedAutoregressiveFlow or "log_prob" in self.__dict__ or self.context_features:
+        if type(self) is not MaskedAutoregressiveFlow or "log_prob" in self.__dict__:
             return None
-        x, _ = self._checked("x", x, None)
-        finite("x", x)
-        chain = self._chain(x, None)
-        return None if chain is None else chain.nll_with_gradients("flow", self.floor, x, into)
+        x, context = self._finite(x, context)
+        chain = self._chain(x, context)
+        return None if chain is None else NLL(chain, "flow", self.floor, x, context)
 
     def noise_of(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The base noise (..., D) that x (..., D) comes from, and log |det dz/dx| (...)."""
@@ -211,6 +207,13 @@ class MaskedAutoregressiveFlow(nn.Module):
         weight = self._network(0).parameters_layer.weight
         x = like_weights(name, x, self.features, weight)
         return x, context_like(context, self.context_features, weight, x)
+
+    def _finite(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """``_checked``, whose values must be finite."""
+        x, context = self._checked("x", x, context)
+        finite("x", x)
+        finite("context", context)
+        return x, context
 
     def _parts(self, number: int, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Shift and scale of one transform, (..., D) each."""

@@ -5,7 +5,7 @@ Higher derivatives, and whatever watches the dispatcher, go through the operator
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from made_fast.layers.heads import by_layers
 from made_fast.layers.networks import Call
 from made_fast.tracing import may_bypass
 
-__all__ = ["MOST_AT_ONCE", "Chain", "NotFinite", "run"]
+__all__ = ["MOST_AT_ONCE", "NLL", "Chain", "NotFinite", "run"]
 
 MOST_AT_ONCE = 64  # networks one after another in one call: kMostNetworks of csrc/plan/network.h
 
@@ -81,41 +81,6 @@ class Chain:
             found = tuple(each.reshape((*x.shape[:-1], *each.shape[1:])) for each in found)
         return found[0] if len(found) == 1 else found
 
-    def nll_with_gradients(
-        self,
-        head: str,
-        floor: float,
-        x: Tensor,
-        into: Mapping[int, Tensor],
-        density: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor | None:
-        """The mean of minus the log-probabilities and its gradients, without a node of autograd.
-
-        Args:
-            head, floor: see ``run``; a head that makes log-probabilities, or ``"parameters"`` with ``density``.
-            x: (B, D), B of 1 or more.
-            into: by ``id`` of a weight, where its gradient is written: contiguous, of its shape and dtype.
-            density: makes the log-probabilities (B,) of parameters (B, P).
-
-        Returns:
-            (); None, with nothing written, unless the weights that require gradients are those of ``into``, each once.
-        """
-        made = [into.get(id(weight)) if weight.requires_grad else None for weight in self.weights]
-        wanted = [id(weight) for weight in self.weights if weight.requires_grad]
-        if len(wanted) != len(into) or into.keys() != set(wanted):
-            return None
-        (result,), values = self.forward(head, floor, x, None, keep=True)
-        grads: tuple[Tensor | None, Tensor | None]
-        if density is None:
-            nll, grads = -result.mean(), (None, x.new_full((len(x),), -1 / len(x)))
-        else:
-            with torch.enable_grad():
-                nll = -density(result.requires_grad_()).mean()
-            grads = (_plain(torch.autograd.grad(nll, result)[0]), None)
-        given = (head, floor, self._reads, len(x), self._addresses)
-        self._native.backward(*given, values, grads, (None, None), made)
-        return nll.detach()
-
     def forward(
         self, head: str, floor: float, x: Tensor, context: Tensor | None, *, keep: bool
     ) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -126,6 +91,18 @@ class Chain:
             raise NotFinite
         out, total, values = found
         return tuple([each for each in (out, total) if each is not None]), values
+
+    def write_gradients(
+        self,
+        head: str,
+        floor: float,
+        batch: int,
+        values: Tensor,
+        grads: tuple[Tensor | None, Tensor | None],
+        into: Sequence[Tensor | None],
+    ) -> None:
+        """Writes the gradients of the weights, of B rows whose values ``forward`` has kept."""
+        self._native.backward(head, floor, self._reads, batch, self._addresses, values, grads, (None, None), into)
 
     def backward(
         self,
@@ -149,6 +126,51 @@ class Chain:
         arguments = (head, floor, self._reads, x.shape[0], addresses, values)
         done = self._native.backward(*arguments, given, into, made, self._finite)
         return [to_x, to_context, *made] if done else None
+
+
+class NLL(NamedTuple):
+    """The mean of minus the log-probabilities of rows, ready to be found with its gradients, without a node of autograd.
+
+    Attributes:
+        chain: the networks.
+        head, floor: see ``Chain.run``; a head that makes log-probabilities, or ``"parameters"`` with ``density``.
+        x: (B, D), B of 1 or more.
+        context: (B, C), or None.
+        density: makes the log-probabilities (B,) of parameters (B, P).
+    """
+
+    chain: Chain
+    head: str
+    floor: float
+    x: Tensor
+    context: Tensor | None
+    density: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Those of the chain."""
+        return self.chain.weights
+
+    def write_gradients(self, into: Sequence[Tensor | None]) -> Tensor:
+        """Returns the mean, ().
+
+        Args:
+            into: for each of the weights where its gradient is written, contiguous, of its shape and dtype, or
+                None.
+        """
+        chain, head, floor, x, context, density = self
+        (result,), values = chain.forward(head, floor, x, context, keep=True)
+        grads: tuple[Tensor | None, Tensor | None]
+        if density is None:
+            nll, grads = -result.mean(), (None, x.new_full((len(x),), -1 / len(x)))
+        else:
+            with torch.enable_grad():
+                nll = -density(result.requires_grad_()).mean()
+            nll.backward()  # type: ignore[no-untyped-call]  # a density of one's own may have parameters that we do not know
+            assert result.grad is not None
+            grads = (_plain(result.grad), None)
+        chain.write_gradients(head, floor, len(x), values, grads, into)
+        return nll.detach()
 
 
 class _Headed(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from made_fast.arguments import context_like, finite, like_weights, one_of, seed_number, whole_number, whole_numbers
+from made_fast.layers.chains import NLL
 from made_fast.masks import SHUFFLES, make_order
 from made_fast.models import files
 from made_fast.models.network import MaskedNetwork
@@ -197,11 +198,11 @@ class MADE(MaskedNetwork, Draws):
             total = torch.logaddexp(total, self.log_prob_of(x, context, self._layer_masks(mask)))
         return total - math.log(len(chosen))
 
-    def _nll_with_gradients(self, x: Tensor, into: Mapping[int, Tensor]) -> Tensor | None:
-        """The mean of ``-log_prob(x)``, x (B, D), and its gradients; None where autograd must find them."""
+    def _nll(self, x: Tensor, context: Tensor | None) -> NLL | None:
+        """The mean of ``-log_prob(x, context)``, x (B, D), and its gradients; None where autograd must find them."""
         if type(self) is not MADE or "log_prob" in self.__dict__ or not self.training:
             return None  # what a subclass makes otherwise is not known
-        return self.nll_with_gradients_of(self._checked_values(x, None)[0], self._layer_masks(None), into)
+        return self.nll_of(*self._checked_values(x, context), self._layer_masks(None))
 
     def distribution(self, x: Tensor, context: Tensor | None = None, *, mask: int | None = None) -> Distribution:
         """Returns the conditionals p(x_d | x_<d, context) as a torch distribution: batch (...), event (D,).
@@ -371,8 +372,7 @@ class MADE(MaskedNetwork, Draws):
             self.output.check(x)
             if x is not given:
                 check_rounded(self.conditionals, given, x)
-        if context is not None:
-            finite("context", context)
+        finite("context", context)
         return x, context
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:

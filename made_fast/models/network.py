@@ -6,7 +6,7 @@ where a program is made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from made_fast.arguments import flag
+from made_fast.layers.chains import NLL
 from made_fast.layers.encoder import Encoder, read, read_layer
 from made_fast.layers.linear import MaskedLinear, masked_linear
 from made_fast.masks import MaskSet, connectivity, hidden_degrees, layer_degrees
@@ -242,16 +243,19 @@ class MaskedNetwork(nn.Module):
             )
         return total
 
-    def nll_with_gradients_of(self, x: Tensor, layer_masks: LayerMasks, into: Mapping[int, Tensor]) -> Tensor | None:
-        """See ``Chain``, of checked rows (B, D); None where ``log_prob_of`` must do it."""
-        if self.context_features or len(x) * sum(self.params_per_variable) > _TOO_MANY:
+    def nll_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> NLL | None:
+        """That of checked rows (B, D); None where ``log_prob_of`` must do it."""
+        if len(x) * sum(self.params_per_variable) > _TOO_MANY:
             return None
-        chain = self.whole.chain(self, x, None, layer_masks)
+        chain = self.whole.chain(self, x, context, layer_masks)
         if chain is None:
+            return None
+        units = self._units_of(x)
+        if units.requires_grad:  # of an encoder that learns
             return None
         head, floor = self.whole.head or ("parameters", 0.0)
         density = None if self.whole.head else partial(self._share, x=x, first=0, last=self.features)
-        return chain.nll_with_gradients(head, floor, self._units_of(x), into, density)
+        return NLL(chain, head, floor, units, context, density)
 
     def program_of(self, layer_masks: LayerMasks, order: Tensor, *, copy: bool = True) -> Program:
         """The network as a program; weights and biases are copied.

@@ -88,7 +88,7 @@ def steps_of(
         model, average, optimizer, processes: see ``Steps``.
         flat: whether the optimizer is that of ``adamw_of`` and the network sees the rows themselves.
     """
-    into = getattr(model, "_nll_with_gradients", None)
+    into = getattr(model, "_nll", None)
     if flat and into is not None and _can_be_flat(list(model.parameters())) and _steps_are_even(optimizer):
         return _FlatSteps(model, average, optimizer, processes, into)
     return Steps(model, average, optimizer, processes)
@@ -127,10 +127,10 @@ class _FlatSteps(Steps):
         average: nn.Module,
         optimizer: torch.optim.Optimizer,
         processes: Processes,
-        nll_with_gradients: Callable[[Tensor, dict[int, Tensor]], Tensor | None],
+        nll: Callable[[Tensor, Tensor | None], Any],
     ) -> None:
         super().__init__(model, average, optimizer, processes)
-        self._nll_with_gradients = nll_with_gradients
+        self._nll = nll
         averages = dict(zip(self._parameters, self._averages, strict=True))
         self._is_flat, self._into = False, dict[int, Tensor]()
         frozen = [each for each in self._parameters if not each.requires_grad]
@@ -150,16 +150,23 @@ class _FlatSteps(Steps):
 
     def gradients(self, rows: Parts, seen: Tensor | None = None) -> tuple[float, float]:
         """See ``Steps``; what the model cannot do itself goes on parameter by parameter."""
-        x, context, weight = rows
-        plain = context is None and weight is None and self._is_flat
-        loss = self._nll_with_gradients(x, self._into) if plain else None
-        if loss is None:
+        nll = self._nll(rows.x, rows.context) if self._is_flat and rows.weight is None else None
+        places = None if nll is None else self._places(nll.weights)
+        if nll is None or places is None:
             self.__exit__()
             return super().gradients(rows, seen)
+        loss, total = nll.write_gradients(places).item(), rows.x.shape[0]  # a third of the time of len
         if self.processes.count == 1:
-            return loss.item(), x.shape[0]  # a third of the time of len
+            return loss, total
         made = [group.gradients for group in self._groups if group.parameters]
-        return self.processes.average(made, loss.item(), x.shape[0])
+        return self.processes.average(made, loss, total)
+
+    def _places(self, weights: list[Tensor]) -> list[Tensor | None] | None:
+        """Where the gradients of weights are written; None unless those that are trained are ours, each once."""
+        trained = [id(each) for each in weights if each.requires_grad]
+        if len(trained) != len(self._into) or self._into.keys() != set(trained):
+            return None
+        return [self._into[id(each)] if each.requires_grad else None for each in weights]
 
     @torch.no_grad()
     def update(self, keep: float) -> None:
