@@ -1,4 +1,4 @@
-"""The steps of an epoch: loss, gradients, AdamW and the moving average of the weights."""
+"""The steps of an epoch: loss, gradients, the optimizer and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -10,28 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-__all__ = ["Steps", "adamw_of", "nll_of", "steps_of"]
+from made_fast.training.layout import Parts
+from made_fast.training.processes import ALONE, Processes
+
+__all__ = ["Steps", "nll_of", "steps_of"]
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def adamw_of(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW of all parameters, with decay on matrices and not on biases."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)  # a quarter of the time
-
-
-def nll_of(model: nn.Module, rows: Tensor, input_dropout: float = 0.0) -> Tensor:
-    """``-log p`` of each row, ``(B,)``; with dropout, of the true row given a damaged view of it."""
-    if input_dropout:
-        seen = rows * (torch.rand_like(rows) >= input_dropout)
-        return -cast(Tensor, cast(Any, model).distribution(seen).log_prob(rows))
-    return -cast(Tensor, cast(Any, model).log_prob(rows))
+def nll_of(model: nn.Module, x: Tensor, context: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+    """``-log p(x | context)`` of each row, ``(B,)``; of the true rows, where the network sees others in their place."""
+    given = () if context is None else (context,)
+    if seen is not None:
+        return -cast(Tensor, cast(Any, model).distribution(seen, *given).log_prob(x))
+    return -cast(Tensor, cast(Any, model).log_prob(x, *given))
 
 
 class Steps:
@@ -40,14 +32,14 @@ class Steps:
     Args:
         model: see ``fit``.
         average: a copy of it, whose parameters are the moving average.
-        optimizer: of ``adamw_of``.
-        input_dropout: see ``fit``.
+        optimizer: of parameters of the model.
+        processes: that share each minibatch.
     """
 
     def __init__(
-        self, model: nn.Module, average: nn.Module, optimizer: torch.optim.AdamW, input_dropout: float
+        self, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes = ALONE
     ) -> None:
-        self.model, self.optimizer, self.input_dropout = model, optimizer, input_dropout
+        self.model, self.optimizer, self.processes = model, optimizer, processes
         self._parameters: list[Tensor] = list(model.parameters())
         self._averages: list[Tensor] = list(average.parameters())
 
@@ -57,39 +49,52 @@ class Steps:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def gradients(self, rows: Tensor) -> float:
-        """The mean loss of some rows; its gradients are kept for ``update``."""
+    def gradients(self, rows: Parts, seen: Tensor | None = None) -> tuple[float, float]:
+        """The mean loss of a minibatch, ``sum(w * nll) / sum(w)``; its gradients are kept for ``update``.
+
+        Args:
+            rows: of this process, as the model takes them.
+            seen: what the network sees in place of x, or None.
+
+        Returns:
+            The loss, and the weight of the rows, those of all processes: how many there are, if they have no weights.
+        """
         self.optimizer.zero_grad()
-        loss = nll_of(self.model, rows, self.input_dropout).mean()
+        nll, weight = nll_of(self.model, rows.x, rows.context, seen), rows.weight
+        if weight is None:
+            total, loss = float(len(nll)), nll.mean()
+        else:
+            total = float(weight.double().sum())
+            loss = (nll * weight).sum() / (total or 1.0)
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss.item()
+        if self.processes.count == 1:
+            return loss.item(), total
+        made = [each.grad for each in self._parameters if each.grad is not None]
+        return self.processes.average(made, loss.item(), total)
 
     @torch.no_grad()
     def update(self, keep: float) -> None:
-        """One step of AdamW, after which the average keeps so much of what it was."""
+        """One step of the optimizer, after which the average keeps so much of what it was."""
         self.optimizer.step()
         torch._foreach_lerp_(self._averages, self._parameters, 1 - keep)
 
 
-def steps_of(model: nn.Module, average: nn.Module, optimizer: torch.optim.AdamW, input_dropout: float) -> Steps:
+def steps_of(
+    model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes, *, flat: bool
+) -> Steps:
     """The quickest way to take steps with a model.
 
-    Raises:
-        ValueError: its parameters are no longer those that the optimizer has.
+    Args:
+        model, average, optimizer, processes: see ``Steps``.
+        flat: whether the optimizer is that of ``adamw_of`` and the network sees the rows themselves.
     """
-    known = {id(each): each.dtype for group in optimizer.param_groups for each in group["params"]}
-    averaged = [each.dtype for each in average.parameters()]
-    if {id(each): each.dtype for each in model.parameters()} != known or averaged != [
-        p.dtype for p in model.parameters()
-    ]:
-        raise ValueError("model must have the same parameters in every epoch, found others or other dtypes")
     into = getattr(model, "_nll", None)
-    if into is not None and not input_dropout and _can_be_flat(list(model.parameters())) and _steps_are_even(optimizer):
-        return _FlatSteps(model, average, optimizer, into)
-    return Steps(model, average, optimizer, input_dropout)
+    if flat and into is not None and _can_be_flat(list(model.parameters())) and _steps_are_even(optimizer):
+        return _FlatSteps(model, average, optimizer, processes, into)
+    return Steps(model, average, optimizer, processes)
 
 
-def _steps_are_even(optimizer: torch.optim.AdamW) -> bool:
+def _steps_are_even(optimizer: torch.optim.Optimizer) -> bool:
     """Whether those parameters of a group that are trained have had the same number of steps."""
     for group in optimizer.param_groups:
         states = [optimizer.state.get(each) for each in group["params"] if each.requires_grad]
@@ -120,10 +125,11 @@ class _FlatSteps(Steps):
         self,
         model: nn.Module,
         average: nn.Module,
-        optimizer: torch.optim.AdamW,
+        optimizer: torch.optim.Optimizer,
+        processes: Processes,
         nll: Callable[[Tensor, Tensor | None], Any],
     ) -> None:
-        super().__init__(model, average, optimizer, 0.0)
+        super().__init__(model, average, optimizer, processes)
         self._nll = nll
         averages = dict(zip(self._parameters, self._averages, strict=True))
         self._is_flat, self._into = False, dict[int, Tensor]()
@@ -142,14 +148,18 @@ class _FlatSteps(Steps):
                 group.close()
         self._is_flat = False
 
-    def gradients(self, rows: Tensor) -> float:
+    def gradients(self, rows: Parts, seen: Tensor | None = None) -> tuple[float, float]:
         """See ``Steps``; what the model cannot do itself goes on parameter by parameter."""
-        nll = self._nll(rows, None) if self._is_flat else None
+        nll = self._nll(rows.x, rows.context) if self._is_flat and rows.weight is None else None
         places = None if nll is None else self._places(nll.weights)
-        if nll is not None and places is not None:
-            return cast(float, nll.write_gradients(places).item())
-        self.__exit__()
-        return super().gradients(rows)
+        if nll is None or places is None:
+            self.__exit__()
+            return super().gradients(rows, seen)
+        loss, total = nll.write_gradients(places).item(), rows.x.shape[0]  # a third of the time of len
+        if self.processes.count == 1:
+            return loss, total
+        made = [group.gradients for group in self._groups if group.parameters]
+        return self.processes.average(made, loss, total)
 
     def _places(self, weights: list[Tensor]) -> list[Tensor | None] | None:
         """Where the gradients of weights are written; None unless those that are trained are ours, each once."""
@@ -173,7 +183,7 @@ class _FlatSteps(Steps):
 class _FlatGroup:
     """The parameters of one group of an optimizer, as views of one tensor from ``open`` to ``close``."""
 
-    def __init__(self, optimizer: torch.optim.AdamW, group: dict[str, Any], averages: dict[Tensor, Tensor]) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], averages: dict[Tensor, Tensor]) -> None:
         self.optimizer, self.settings = optimizer, group
         self.parameters = [each for each in group["params"] if each.requires_grad]
         self.averages = [averages[each] for each in self.parameters]

@@ -72,7 +72,12 @@ def test_who_finds_the_gradients(name, monkeypatch):
     model, rows = made(name)
     taken = []
     plain = steps.Steps.gradients
-    monkeypatch.setattr(steps.Steps, "gradients", lambda self, rows: taken.append(len(rows)) or plain(self, rows))
+
+    def watched(self, rows, seen):
+        taken.append(len(rows.x))
+        return plain(self, rows, seen)
+
+    monkeypatch.setattr(steps.Steps, "gradients", watched)
     fitted(model, rows, epochs=1)
     assert taken == ([] if name in MODELS else [40, 40, 20])
 
@@ -157,10 +162,10 @@ def test_a_layer_that_is_watched_in_the_middle_of_an_epoch_is_called(monkeypatch
     model, rows = made("bits")
     other, calls = copy.deepcopy(model), []
 
-    def watched(self, rows, plain=steps._FlatSteps.gradients):
+    def watched(self, rows, seen=None, plain=steps._FlatSteps.gradients):
         if len(calls) == 0 and self.model is model and counted.append(1) is None and len(counted) == 2:
             self.model.hidden[0].register_forward_hook(lambda *_: calls.append(1))
-        return plain(self, rows)
+        return plain(self, rows, seen)
 
     counted: list[int] = []
     monkeypatch.setattr(steps._FlatSteps, "gradients", watched)
