@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -217,7 +218,7 @@ class MaskedNetwork(nn.Module):
 
     def log_prob_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> Tensor:
         """log p(x) in nats, (...), of the arguments of ``parameters_of``; many parameters are never all held at once."""
-        batch, num_params = x.shape[:-1].numel(), sum(self.params_per_variable)
+        batch, num_params = prod(x.shape[:-1]), sum(self.params_per_variable)  # a size may be a symbol
         compiling = torch.compiler.is_compiling()
         few = compiling or batch * num_params <= _TOO_MANY
         head = None if compiling else self.whole.head
