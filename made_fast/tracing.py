@@ -13,7 +13,16 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses import fake_tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["are_real", "as_made_here", "is_recorded", "may_bypass", "may_look", "uncompiled", "unwatched"]
+__all__ = [
+    "are_real",
+    "as_made_here",
+    "is_exporting",
+    "is_recorded",
+    "may_bypass",
+    "may_look",
+    "uncompiled",
+    "unwatched",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,6 +30,7 @@ R = TypeVar("R")
 _PLAIN = (Tensor, nn.Parameter, type(None))
 _RECORDING = tuple(getattr(torch._C._TorchDispatchModeKey, name) for name in ("PROXY", "FAKE", "FUNCTIONAL"))
 
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # which torch 2.6 has not
 _state_of_jit = torch._C._get_tracing_state
 _in_a_transform = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack

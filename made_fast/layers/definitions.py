@@ -65,7 +65,7 @@ def register() -> None:
 
 
 def let_count() -> None:
-    """Tells ``FlopCounterMode`` what our operators cost, if anybody has loaded it: as much as dense products of their shapes."""
+    """Tells ``FlopCounterMode``, if anybody has loaded it, what our operators cost: what dense products of the shapes do."""
     counter = sys.modules.get(_COUNTER)
     if counter is None or torch.ops.made_fast.masked_linear in counter.flop_registry:
         return
