@@ -60,6 +60,11 @@ def may_look(*tensors: Tensor | None) -> bool:
     """Whether the values of tensors can be looked at, so that wrong ones can be refused: not while they are recorded."""
     if is_recorded() or _in_a_transform() or _has_key(_FUNCTIONALIZE):
         return False
+    return have_values(*tensors)
+
+
+def have_values(*tensors: Tensor | None) -> bool:
+    """Whether there is memory behind tensors: not on the meta device, nor in ``FakeTensorMode``."""
     for each in tensors:
         if each is not None and (each.is_meta or (type(each) not in _PLAIN and fake_tensor.is_fake(each))):
             return False
@@ -104,7 +109,11 @@ def as_made_here(tensor: Tensor) -> Tensor:
     Args:
         tensor: of whole numbers or flags; it is returned itself where nobody redirects what is made.
     """
-    return tensor if may_bypass() else torch.tensor(tensor.numpy())
+    if may_bypass():
+        return tensor
+    with unwatched():
+        numbers = tensor.numpy()
+    return torch.tensor(numbers)
 
 
 _uncompiled: dict[Any, Any] = {}  # of what was called while something was compiled

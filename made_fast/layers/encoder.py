@@ -15,7 +15,7 @@ from made_fast.masks import whole_mask
 from made_fast.outputs.codes import Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.programs.functions import FUNCTIONS
-from made_fast.tracing import is_exporting
+from made_fast.tracing import is_exporting, unwatched
 
 __all__ = ["Encoder", "read", "read_layer"]
 
@@ -101,12 +101,12 @@ class Encoder(nn.Module):
             "dense_order": sorted(range(len(dense)), key=dense.__getitem__),
             "dense_units": sorted(dense),
         }
-        for name, values in places.items():
-            self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
-        # Kept exact: a buffer would be rounded when the module changes its dtype.
-        self.scale_and_shift = torch.tensor(
-            [(self.conditionals[d].scale, self.conditionals[d].shift) for d in numbers], dtype=torch.float64
-        ).reshape(-1, 2)
+        scales = [(self.conditionals[d].scale, self.conditionals[d].shift) for d in numbers]
+        with unwatched():  # the embedding alone is weights, which may be without memory yet
+            for name, values in places.items():
+                self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
+            # Kept exact: a buffer would be rounded when the module changes its dtype.
+            self.scale_and_shift = torch.tensor(scales, dtype=torch.float64).reshape(-1, 2)
         self.num_units = units[-1]
 
     @staticmethod

@@ -180,6 +180,10 @@ def _made_by(hook: Any) -> str | None:
 
 def _whole(tensor: Tensor) -> Tensor:
     """The tensor itself, or all of one that is distributed over one process alone."""
+    if tensor.is_meta:
+        raise ValueError(
+            "weights must have memory, found none on meta: load them with load_state_dict(..., assign=True)"
+        )
     mesh = getattr(tensor, "device_mesh", None)  # of a DTensor, whose module takes seconds to import
     if mesh is None:
         return tensor
