@@ -316,7 +316,7 @@ class MADE(MaskedNetwork, Draws):
                 distributed over several processes.
         """
         self.check_structure()
-        state, config = settled(self, own=True).state_dict(), self.config()
+        state, config = settled(self, own=True).state_dict(), self.arguments()
         state["order"] = self.order_of(0)
         try:
             files.check_state(state, config)
@@ -352,11 +352,16 @@ class MADE(MaskedNetwork, Draws):
                 raise ValueError("order must be that of mask 0, found another")
         return model
 
-    def config(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Returns the arguments that build this model again, as JSON can hold them."""
-        config = {name: getattr(self, name) for name in sorted(_ARGUMENTS)}
-        config["hidden_features"] = list(self.hidden_features)
-        return {**config, "output": describe(self.output), "order": self.order_of(0).tolist()}
+        arguments = {name: getattr(self, name) for name in sorted(_ARGUMENTS)}
+        arguments["hidden_features"] = list(self.hidden_features)
+        return {**arguments, "output": describe(self.output), "order": self.structure.first_order(self).tolist()}
+
+    @property
+    def config(self) -> files.Config:
+        """``arguments()`` by the name of before, with or without a call: tools of Hugging Face read it as a dict."""
+        return files.Config(self.arguments())
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""

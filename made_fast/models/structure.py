@@ -19,6 +19,7 @@ from made_fast.layers.encoder import Encoder
 from made_fast.layers.linear import MaskedLinear
 from made_fast.layers.unchanged import Seen
 from made_fast.masks import MaskSet, check_degrees, check_orders
+from made_fast.models.settled import why_not_masked
 from made_fast.tracing import as_made_here, have_values, unwatched
 
 __all__ = ["Structure"]
@@ -66,6 +67,13 @@ class Structure:
                     _write(places[name], self._known[name])
             if network.ensemble is not None:
                 network.ensemble.refresh()
+
+    def first_order(self, network: Any) -> Tensor:
+        """(D,) int64, of mask 0; that of the constructor where the buffer has no memory."""
+        name = "order" if network.ensemble is None else "ensemble.orders"
+        order: Tensor = network.get_buffer(name)
+        order = order if have_values(order) else self._known[name]
+        return order if order.ndim == 1 else order[0]
 
     def check(self, network: Any) -> None:
         """Makes sure that the structure is right, if anything was done to it.
@@ -301,9 +309,7 @@ def _check_masks(network: Any, values: Mapping[str, Tensor], changed: list[str])
     for layer in network.masked_layers:
         mask = getattr(layer, "mask", None)
         if id(mask) not in names:
-            raise ValueError(
-                f"layers must be MaskedLinear, got {type(layer).__name__}: what was put round one must be merged into it"
-            )
+            raise ValueError(why_not_masked(layer))
         masks.append(values[names[id(mask)]].cpu().numpy())
     units = [each.units for each in network.conditionals]
     reach = _Reach(masks, np.repeat(np.eye(network.features, dtype=np.float32), units, axis=0))
