@@ -29,10 +29,15 @@ class Group(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def _kept_groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
     with unwatched():  # what is kept must serve all, whoever asked first
-        return _groups(conditionals)
+        return _made_groups(conditionals)
 
 
 def _groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
+    compiling = torch.compiler.is_dynamo_compiling()  # which warns of what is kept
+    return _made_groups(conditionals) if compiling else _kept_groups(conditionals)
+
+
+def _made_groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
     alike: dict[Conditional, list[int]] = {}
     for variable, conditional in enumerate(conditionals):
         alike.setdefault(conditional, []).append(variable)
@@ -54,8 +59,7 @@ Each = Callable[[Conditional, Tensor, Any], Tensor]
 
 def for_each(conditionals: tuple[Conditional, ...], params: Tensor, function: Each) -> Tensor:
     """Applies a function of (conditional, params (..., n, K), variables) to each group of equal ones; returns (..., D)."""
-    compiling = torch.compiler.is_dynamo_compiling()  # which warns of what is kept
-    groups = _groups(conditionals) if compiling else _kept_groups(conditionals)
+    groups = _groups(conditionals)
     parts = [
         function(conditional, params[..., places].unflatten(-1, (-1, conditional.num_params)), variables)
         for conditional, variables, places in groups
