@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +13,24 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses import fake_tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-__all__ = ["are_real", "is_recorded", "may_bypass", "may_look", "unwatched"]
+__all__ = [
+    "are_real",
+    "as_made_here",
+    "is_exporting",
+    "is_recorded",
+    "may_bypass",
+    "may_look",
+    "uncompiled",
+    "unwatched",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _PLAIN = (Tensor, nn.Parameter, type(None))
 _RECORDING = tuple(getattr(torch._C._TorchDispatchModeKey, name) for name in ("PROXY", "FAKE", "FUNCTIONAL"))
 
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # which torch 2.6 has not
 _state_of_jit = torch._C._get_tracing_state
 _in_a_transform = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -45,6 +60,11 @@ def may_look(*tensors: Tensor | None) -> bool:
     """Whether the values of tensors can be looked at, so that wrong ones can be refused: not while they are recorded."""
     if is_recorded() or _in_a_transform() or _has_key(_FUNCTIONALIZE):
         return False
+    return have_values(*tensors)
+
+
+def have_values(*tensors: Tensor | None) -> bool:
+    """Whether there is memory behind tensors: not on the meta device, nor in ``FakeTensorMode``."""
     for each in tensors:
         if each is not None and (each.is_meta or (type(each) not in _PLAIN and fake_tensor.is_fake(each))):
             return False
@@ -81,3 +101,40 @@ def unwatched() -> Iterator[None]:
         torch.inference_mode(False),
     ):
         yield
+
+
+def as_made_here(tensor: Tensor) -> Tensor:
+    """A real tensor on the CPU as a new one would be: on the device of ``with torch.device``, or without memory.
+
+    Args:
+        tensor: of whole numbers or flags; it is returned itself where nobody redirects what is made.
+    """
+    if may_bypass():
+        return tensor
+    with unwatched():
+        numbers = tensor.numpy()
+    return torch.tensor(numbers)
+
+
+_uncompiled: dict[Any, Any] = {}  # of what was called while something was compiled
+
+
+def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, at which ``torch.compile`` ends a graph and begins another; with ``fullgraph=True`` it refuses.
+
+    ``torch.compiler.disable`` does so too, but loads the compiler, which takes seconds, and costs more with each call.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        if torch.compiler.is_dynamo_compiling():
+            return _disabled(function)(*args, **options)  # type: ignore[no-any-return]
+        return function(*args, **options)
+
+    return call
+
+
+def _disabled(function: Any) -> Any:
+    if function not in _uncompiled:
+        _uncompiled[function] = torch.compiler.disable(function, reason="what engines write cannot be recorded")
+    return _uncompiled[function]

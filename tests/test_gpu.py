@@ -63,7 +63,7 @@ def _network(features: int, hidden: int, layers: int, **options: Any) -> MADE:
 
 
 def _on_device(model: MADE) -> MADE:
-    copied = MADE(**model.config())
+    copied = MADE(**model.arguments())
     copied.load_state_dict(model.state_dict())
     return copied.to(DEVICE).eval()
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from made_fast.capture.bounds import why_no_parameters
 from made_fast.capture.export import Call, CaptureError, exact_copy, export
 from made_fast.capture.layouts import arrange
+from made_fast.capture.rehearsal import what_stands_in_the_way
 from made_fast.capture.symbols import Builder, Symbol
 from made_fast.capture.translate import is_known, translate
 from made_fast.outputs.codes import Encoding
@@ -91,6 +92,7 @@ def capture(
     layout: str | None = None,
     conditionals: Sequence[Conditional] = (),
     check: bool = True,
+    hurry: bool = False,
 ) -> Captured:
     """Reads what a module computes, and proves it by comparison.
 
@@ -109,6 +111,7 @@ def capture(
         layout: ``"variable-major"`` or ``"parameter-major"``, if it cannot be told from the dependencies.
         conditionals: one for each variable, which say how many parameters it has and what the network reads of it.
         check: compare with the module.
+        hurry: refuse what cannot be translated before it is exported, in fewer words.
 
     Raises:
         CaptureError: a ValueError. The module has an operation that no program has, is not autoregressive, is in training
@@ -119,6 +122,9 @@ def capture(
     encoded = Encoded(features, tuple(conditionals), first_width(module) - context_features)
     x = torch.zeros(1, encoded.width, dtype=torch.float64)
     context = torch.zeros(1, context_features, dtype=torch.float64) if context_features else None
+    reason = what_stands_in_the_way(call, exact, x, context, is_known) if hurry else None
+    if reason is not None:
+        raise CaptureError(f"module must be of operations that can be translated, but {reason}")
     graph = export(exact, call, x, context, is_known)
     builder = Builder(encoded.units, context_features)
     inputs = (encoded.symbol(builder), builder.whole(CONTEXT).reshape((1, -1)))

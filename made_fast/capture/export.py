@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,8 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
+
+from made_fast.capture.rehearsal import rehearse
 
 __all__ = ["Call", "CaptureError", "Graph", "detached_copy", "exact_copy", "export", "own_attributes", "place_of"]
 
@@ -126,6 +130,7 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
     try:
         with _quiet(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are about torch, not about the module
+            rehearse(call, module, x, context)
             exported = torch.export.export(_Called(module, call), arguments, strict=False)
             if any(node.op == "call_function" and not _is_plain(node.target, known) for node in exported.graph.nodes):
                 table = torch.export.default_decompositions()
@@ -139,19 +144,39 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
     return _graph_of(exported)
 
 
+_QUIET = threading.RLock()  # loggers, warnings and the stream of errors belong to all threads
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps torch from logging errors that are raised anyway."""
+    """Keeps torch from logging and printing errors that are raised anyway, with the whole graph at that."""
     names = ("torch.export", "torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
     loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with _QUIET:
+        levels, errors = [logger.level for logger in loggers], sys.stderr
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            sys.stderr = _OfOthers(errors)  # type: ignore[assignment]
+            yield
+        finally:
+            sys.stderr = errors
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+class _OfOthers:
+    """A stream that drops what this thread writes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Returns the number of characters."""
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _is_plain(target: Any, known: Callable[[Any], bool]) -> bool:

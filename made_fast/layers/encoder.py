@@ -15,6 +15,7 @@ from made_fast.masks import whole_mask
 from made_fast.outputs.codes import Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.programs.functions import FUNCTIONS
+from made_fast.tracing import is_exporting, unwatched
 
 __all__ = ["Encoder", "read", "read_layer"]
 
@@ -100,12 +101,12 @@ class Encoder(nn.Module):
             "dense_order": sorted(range(len(dense)), key=dense.__getitem__),
             "dense_units": sorted(dense),
         }
-        for name, values in places.items():
-            self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
-        # Kept exact: a buffer would be rounded when the module changes its dtype.
-        self.scale_and_shift = torch.tensor(
-            [(self.conditionals[d].scale, self.conditionals[d].shift) for d in numbers], dtype=torch.float64
-        ).reshape(-1, 2)
+        scales = [(self.conditionals[d].scale, self.conditionals[d].shift) for d in numbers]
+        with unwatched():  # the embedding alone is weights, which may be without memory yet
+            for name, values in places.items():
+                self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
+            # Kept exact: a buffer would be rounded when the module changes its dtype.
+            self.scale_and_shift = torch.tensor(scales, dtype=torch.float64).reshape(-1, 2)
         self.num_units = units[-1]
 
     @staticmethod
@@ -186,7 +187,7 @@ def read(
     if encoder is None:
         return masked_linear(x, weight, mask, bias, activation=activation)
     functorch = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    if functorch or not encoder.has_one_hot:
+    if functorch or is_exporting() or not encoder.has_one_hot:  # an embedding_bag is a loop in ONNX
         return masked_linear(encoder(x), weight, mask, bias, activation=activation)
     columns = torch.where(whole_mask(mask, weight.shape), weight, 0).t().contiguous()  # (E, out)
     rows = encoder.one_hot_rows(x)

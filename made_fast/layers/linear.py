@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from made_fast.arguments import tensor_of, whole_number, with_values
 from made_fast.layers import operators
 from made_fast.programs.program import DegreeTerm, Term, copied, masked
+from made_fast.tracing import as_made_here, unwatched
 
 __all__ = ["MaskedLinear", "masked_linear"]
 
@@ -56,14 +57,18 @@ class MaskedLinear(nn.Linear):
         self.register_parameter("mask_weight", nn.Parameter(torch.zeros_like(self.weight)) if conditioning else None)
 
     def _checked(self, mask: Tensor) -> Tensor:
-        mask, shape = with_values("mask", tensor_of("mask", mask)), (self.out_features, self.in_features)
-        if mask.shape != shape:
-            raise ValueError(f"mask must have shape {shape} (out, in), got {tuple(mask.shape)}")
-        if mask.dtype == torch.bool and mask.device == self.weight.device == torch.device("cpu"):
-            return torch.from_numpy(mask.numpy().copy())  # torch would start threads, and then no process can be forked
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            raise ValueError("mask must be bool or hold only 0 and 1, got other values")
-        return mask.to(device=self.weight.device, dtype=torch.bool, copy=True)
+        shape = (self.out_features, self.in_features)
+        with unwatched():  # the weights may be without memory, the mask must have values
+            mask = with_values("mask", tensor_of("mask", mask))
+            if mask.shape != shape:
+                raise ValueError(f"mask must have shape {shape} (out, in), got {tuple(mask.shape)}")
+            if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+                raise ValueError("mask must be bool or hold only 0 and 1, got other values")
+            if mask.device.type == "cpu":  # torch would start threads, and then no process can be forked
+                mask = torch.from_numpy(mask.numpy().astype(bool))
+            else:
+                mask = mask.to(torch.bool, copy=True)
+        return (as_made_here(mask) if mask.device.type == "cpu" else mask).to(self.weight.device)
 
     def forward(self, input: Tensor, mask: Tensor | None = None, *, activation: str | None = None) -> Tensor:
         """(..., in) -> (..., out), then the activation; with another mask (see ``masked_linear``) than its own if given.

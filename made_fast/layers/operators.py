@@ -17,6 +17,8 @@ from torch import Tensor
 from made_fast import backends
 from made_fast.arguments import shown, why_not_dense
 from made_fast.backends import reference
+from made_fast.layers import definitions
+from made_fast.layers.definitions import flat
 from made_fast.masks import MaskPlan, find_plan, whole_mask
 from made_fast.programs.functions import ACTIVATIONS, FUNCTIONS
 from made_fast.tracing import may_bypass
@@ -139,13 +141,8 @@ def why_only_plain(device: torch.device) -> str | None:
     return "autocast is on" if _autocast(device) else None
 
 
-def _flat(x: Tensor) -> Tensor:
-    """(B, n) from (..., n)."""
-    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-
-
 def _rows(x: Tensor) -> Tensor:
-    return _flat(x).contiguous().resolve_neg()
+    return flat(x).contiguous().resolve_neg()
 
 
 def _prepared(
@@ -211,6 +208,8 @@ def apply(
     """``masked_linear`` by the shortest way that serves; ``chosen`` is the backend that ``backend`` stands for."""
     arguments = (x, weight, mask, bias, activation, backend)
     if not may_bypass(x, weight, mask, bias):
+        if not torch.compiler.is_compiling():
+            definitions.let_count()
         return masked_linear(*arguments)  # type: ignore[no-any-return]
     prepared = _prepared(mask, (weight.shape[0], weight.shape[1]), x, backend, chosen)
     if _learns(x, weight, bias):
@@ -254,26 +253,17 @@ def _gradients(ctx: Any, grad: Tensor, needed: Sequence[bool]) -> tuple[Any, ...
     grad_weight: Callable[..., Tensor] = masked_linear_grad_weight
     known: dict[str, Any] = {}
     if batched(grad):
-        grad_input, grad_weight = _plain_grad_input, _plain_grad_weight
+        grad_input, grad_weight = definitions.grad_input, definitions.grad_weight
     elif hasattr(ctx, "prepared") and not torch.is_grad_enabled() and may_bypass(grad, x, weight, mask):
         grad_input, grad_weight, known = _grad_input, _grad_weight, {"prepared": ctx.prepared}
     return (
         grad_input(grad, weight, mask, ctx.backend, **known) if needs_x else None,
         grad_weight(grad, x, mask, ctx.backend, **known) if needs_weight else None,
         None,
-        _flat(grad).sum(0) if needs_bias and ctx.has_bias else None,
+        flat(grad).sum(0) if needs_bias and ctx.has_bias else None,
         None,
         None,
     )
-
-
-def _plain_grad_input(grad: Tensor, weight: Tensor, mask: Tensor, backend: str) -> Tensor:
-    return reference.masked_linear_grad_input(grad, weight, whole_mask(mask, weight.shape))
-
-
-def _plain_grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str) -> Tensor:
-    grad, x = _flat(grad), _flat(x)
-    return reference.masked_linear_grad_weight(grad, x, whole_mask(mask, (grad.shape[-1], x.shape[-1])))
 
 
 def _setup_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -358,6 +348,7 @@ def _register() -> None:
         _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
         torch.library.register_fake(qualified, fake, lib=_LIBRARY)
         torch.library.register_autograd(qualified, backward, setup_context=setup, lib=_LIBRARY)
+    definitions.register()
 
 
 _register()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from made_fast import noise
 from made_fast.arguments import whole_number
 from made_fast.masks.degrees import layer_degrees
-from made_fast.tracing import are_real, may_bypass, unwatched
+from made_fast.tracing import are_real, have_values, may_bypass, unwatched
 
 __all__ = ["EVALUATION_MASKS", "SHUFFLES", "MaskSet", "check_degrees", "check_orders", "masks_of_rows"]
 
@@ -186,9 +186,8 @@ class MaskSet(nn.Module):
         Args:
             mask: its index; the current one if None. The tensors of one mask stay the same ones from call to call.
         """
-        if (
-            mask is None and torch.compiler.is_compiling()
-        ):  # its number would be a constant, and each mask compiled anew
+        # While compiled its number would be a constant, and each mask compiled anew; without memory no other can be made.
+        if mask is None and (torch.compiler.is_compiling() or not have_values(self.orders)):
             return self.present
         return self._kept(self._index if mask is None else mask).of_layers
 
@@ -275,6 +274,8 @@ class MaskSet(nn.Module):
         known = [self.orders, *self.degrees]
         if self.num_masks:
             orders, *degrees = (tensor[first : first + count] for tensor in known)
+        elif not have_values(self.orders):
+            raise ValueError("weights must have memory to make the masks of an ensemble without end, found none")
         else:
             order, *base = (tensor[0].cpu() for tensor in known)
             more_orders, more = self._drawn(torch.arange(first, first + count, device="cpu"), order, base)

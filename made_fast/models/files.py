@@ -28,6 +28,13 @@ _WEIGHTS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _DEEPEST = 8  # columns of different kinds within such columns
 
 
+class Config(dict[str, Any]):
+    """Arguments by name; a call returns them."""
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(self)
+
+
 def save(path: str | Path, state: dict[str, Tensor], config: dict[str, Any], attachment: str = "") -> None:
     """Writes a model file, whole or not at all.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from made_fast.sampling.draws import Draws
 from made_fast.sampling.ensemble_sampler import EnsembleSampler
 from made_fast.sampling.kept import State
 from made_fast.sampling.sampler import Sampler
-from made_fast.tracing import may_look
+from made_fast.tracing import may_look, uncompiled, unwatched
 
 __all__ = ["MADE"]
 
@@ -60,6 +61,7 @@ class MADE(MaskedNetwork, Draws):
         shuffle: what the other masks draw anew: the ``"order"`` of the variables, the ``"connectivity"`` (the degrees of
             the hidden units), or ``"both"``.
         mask_conditioning: lets the biases of hidden layers and parameters depend on the mask (Germain et al., 4.3).
+        device, dtype: of the weights, as for ``nn.Linear``; on ``"meta"`` they have no memory until they are loaded.
 
     A forward pass uses one mask, the current one unless another is named. Training calls ``next_mask`` once for each
     minibatch, after the backward pass:
@@ -93,6 +95,8 @@ class MADE(MaskedNetwork, Draws):
         num_masks: int = 1,
         shuffle: str = "both",
         mask_conditioning: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         widths = files.check_widths(hidden_features)
         one_of("activation", activation, HIDDEN_ACTIVATIONS)
@@ -102,22 +106,29 @@ class MADE(MaskedNetwork, Draws):
         num_masks = whole_number("num_masks", num_masks)
         one_of("shuffle", shuffle, SHUFFLES)
         seed = seed_number("seed", seed)
-        first_order = make_order(order, features, seed=seed)
-        features, distribution = len(first_order), make_output(output)
-        super().__init__(
-            distribution.conditionals(features),
-            first_order,
-            widths,
-            context_features=context_features,
-            activation=activation,
-            residual=residual,
-            direct=direct,
-            degrees=degrees,
-            num_masks=num_masks,
-            shuffle=shuffle,
-            mask_conditioning=mask_conditioning,
-            seed=seed,
-        )
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f"dtype must be a floating dtype of torch, got {dtype!r}")
+        distribution = make_output(output)
+        with unwatched():
+            first_order = make_order(order, features, seed=seed)
+            conditionals = distribution.conditionals(len(first_order))
+        with nullcontext() if device is None else torch.device(device):
+            super().__init__(
+                conditionals,
+                first_order,
+                widths,
+                context_features=context_features,
+                activation=activation,
+                residual=residual,
+                direct=direct,
+                degrees=degrees,
+                num_masks=num_masks,
+                shuffle=shuffle,
+                mask_conditioning=mask_conditioning,
+                seed=seed,
+            )
+        if dtype is not None:
+            self.to(dtype)
         self.output, self.hidden_features, self.seed, self.degrees = distribution, widths, seed, degrees
         self.num_masks, self.shuffle = num_masks, shuffle
         self._sampler = kept_sampler(self)
@@ -211,6 +222,7 @@ class MADE(MaskedNetwork, Draws):
         """
         return self.output.distribution(self.forward(x, context, mask=mask), self.features)
 
+    @uncompiled
     def sampler(self, *, mask: int | None = None, bf16_weights: bool = False) -> Sampler | EnsembleSampler:
         """Returns a sampler of the model as it is now, of one mask or of the whole ensemble.
 
@@ -304,7 +316,7 @@ class MADE(MaskedNetwork, Draws):
                 distributed over several processes.
         """
         self.check_structure()
-        state, config = settled(self, own=True).state_dict(), self.config()
+        state, config = settled(self, own=True).state_dict(), self.arguments()
         state["order"] = self.order_of(0)
         try:
             files.check_state(state, config)
@@ -340,11 +352,16 @@ class MADE(MaskedNetwork, Draws):
                 raise ValueError("order must be that of mask 0, found another")
         return model
 
-    def config(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Returns the arguments that build this model again, as JSON can hold them."""
-        config = {name: getattr(self, name) for name in sorted(_ARGUMENTS)}
-        config["hidden_features"] = list(self.hidden_features)
-        return {**config, "output": describe(self.output), "order": self.order_of(0).tolist()}
+        arguments = {name: getattr(self, name) for name in sorted(_ARGUMENTS)}
+        arguments["hidden_features"] = list(self.hidden_features)
+        return {**arguments, "output": describe(self.output), "order": self.structure.first_order(self).tolist()}
+
+    @property
+    def config(self) -> files.Config:
+        """``arguments()`` by the name of before, with or without a call: tools of Hugging Face read it as a dict."""
+        return files.Config(self.arguments())
 
     def extra_repr(self) -> str:
         """The arguments, for ``print(model)``."""
@@ -382,4 +399,5 @@ class MADE(MaskedNetwork, Draws):
         return x, context_like(context, self.context_features, weight, x)
 
 
-_ARGUMENTS = tuple(inspect.signature(MADE).parameters)  # those of subclasses may be others
+# Those of subclasses may be others; where the weights are is no part of a model.
+_ARGUMENTS = tuple(name for name in inspect.signature(MADE).parameters if name not in ("device", "dtype"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -29,6 +30,7 @@ from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.output import log_prob
 from made_fast.programs.functions import FUNCTIONS
 from made_fast.programs.program import Program
+from made_fast.tracing import unwatched
 
 __all__ = ["MaskedNetwork"]
 
@@ -127,10 +129,11 @@ class MaskedNetwork(nn.Module):
         self.encoder = Encoder(conditionals) if Encoder.needed(conditionals) else None
         context = context_features > 0
         drawn: list[Tensor] = []
-        for index, width in enumerate(hidden_features[:1] if residual else hidden_features):
-            minimum = int(drawn[-1].min()) if drawn else 1  # the smallest of the layer below
-            settings: dict[str, Any] = {"context": context, "kind": degrees, "seed": seed + 1 + index}
-            drawn.append(hidden_degrees(width, self.features, minimum=minimum, **settings))
+        with unwatched():  # structure is made of numbers, also where weights are to have no memory yet
+            for index, width in enumerate(hidden_features[:1] if residual else hidden_features):
+                minimum = int(drawn[-1].min()) if drawn else 1  # the smallest of the layer below
+                settings: dict[str, Any] = {"context": context, "kind": degrees, "seed": seed + 1 + index}
+                drawn.append(hidden_degrees(width, self.features, minimum=minimum, **settings))
         # Blocks of a residual network add units of equal degree, so all its layers share one set of degrees.
         sets = [0] * (2 * len(hidden_features) - 1) if residual else list(range(len(hidden_features)))
         wiring: dict[str, Any] = {"params_per_variable": self.params_per_variable, "direct": direct}
@@ -138,18 +141,22 @@ class MaskedNetwork(nn.Module):
         self.ensemble: MaskSet | None = None
         if num_masks != 1:
             shared: dict[str, Any] = {"num_masks": num_masks, "shuffle": shuffle, "seed": seed, "context": context}
-            self.ensemble = MaskSet(order, drawn, **shared, sets=sets, **wiring)
-        layers = layer_degrees(order, [drawn[number] for number in sets], **wiring)
+            with unwatched():
+                self.ensemble = MaskSet(order, drawn, **shared, sets=sets, **wiring)
+        with unwatched():
+            layers = layer_degrees(order, [drawn[number] for number in sets], **wiring)
+            masks = [connectivity(*layer) if self.ensemble is None else None for layer in layers]
         masked = [
             MaskedLinear(
                 len(columns),
                 len(rows),
-                connectivity(rows, columns) if self.ensemble is None else None,
                 bias=number <= len(sets),
                 conditioning=mask_conditioning and number <= len(sets),
             )
             for number, (rows, columns) in enumerate(layers)
         ]
+        for layer, mask in zip(masked, masks, strict=True):
+            layer.mask = mask
         self.hidden = nn.ModuleList(masked[: len(sets)])
         self.parameters_layer = masked[len(sets)]
         self.direct_layer = masked[-1] if len(masked) > len(sets) + 1 else None
@@ -189,6 +196,14 @@ class MaskedNetwork(nn.Module):
         if not torch.compiler.is_compiling():
             self.structure.check(self)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """What ``to`` and ``to_empty`` do; structure that had no memory gets its values with it."""
+        absent = self.structure.absent(self)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if absent:
+            self.structure.fill(self, absent)
+        return self
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         self.structure.admit(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
@@ -217,7 +232,7 @@ class MaskedNetwork(nn.Module):
 
     def log_prob_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> Tensor:
         """log p(x) in nats, (...), of the arguments of ``parameters_of``; many parameters are never all held at once."""
-        batch, num_params = x.shape[:-1].numel(), sum(self.params_per_variable)
+        batch, num_params = prod(x.shape[:-1]), sum(self.params_per_variable)  # a size may be a symbol
         compiling = torch.compiler.is_compiling()
         few = compiling or batch * num_params <= _TOO_MANY
         head = None if compiling else self.whole.head

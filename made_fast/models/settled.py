@@ -19,7 +19,7 @@ from made_fast.layers.encoder import Encoder
 from made_fast.layers.linear import MaskedLinear
 from made_fast.masks import MaskSet
 
-__all__ = ["class_of", "is_plain", "make_weights", "settled"]
+__all__ = ["class_of", "is_plain", "make_weights", "settled", "why_not_masked"]
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -60,10 +60,18 @@ def settled(module: N, *, own: bool) -> N:
         copied = _Copies(own).of(module)
     for layer in getattr(copied, "masked_layers", ()):
         if not callable(getattr(layer, "term", None)):
-            raise ValueError(
-                f"layers must be MaskedLinear, got {type(layer).__name__}: what was put round one must be merged into it"
-            )
+            raise ValueError(why_not_masked(layer))
     return copied
+
+
+def why_not_masked(layer: nn.Module) -> str:
+    """Why a layer with something round it, an adapter say, cannot be one of a masked network."""
+    kind = type(layer)
+    of = kind.__module__.partition(".")[0]
+    return (
+        f"layers must be MaskedLinear, got {kind.__name__} of {of}: what is put round a layer has no mask, so that variables "
+        "would see those after them; merge it into the weights first, where the mask is (merge_and_unload() of peft)"
+    )
 
 
 class _Copies:
@@ -180,6 +188,10 @@ def _made_by(hook: Any) -> str | None:
 
 def _whole(tensor: Tensor) -> Tensor:
     """The tensor itself, or all of one that is distributed over one process alone."""
+    if tensor.is_meta:
+        raise ValueError(
+            "weights must have memory, found none on meta: load them with load_state_dict(..., assign=True)"
+        )
     mesh = getattr(tensor, "device_mesh", None)  # of a DTensor, whose module takes seconds to import
     if mesh is None:
         return tensor

@@ -19,6 +19,8 @@ from made_fast.layers.encoder import Encoder
 from made_fast.layers.linear import MaskedLinear
 from made_fast.layers.unchanged import Seen
 from made_fast.masks import MaskSet, check_degrees, check_orders
+from made_fast.models.settled import why_not_masked
+from made_fast.tracing import as_made_here, have_values, unwatched
 
 __all__ = ["Structure"]
 
@@ -45,8 +47,33 @@ class Structure:
         self._known: dict[str, Tensor] = {}
         self._buffers: list[tuple[dict[str, Any], str, Tensor, int]] = []  # holder, name, what it held, version
         self._modules: list[tuple[dict[str, Any], str, nn.Module | None]] = []
-        self._adopt(_tensors_of(network))
+        with unwatched():
+            self._adopt(_tensors_of(network))
+        for holder, name, tensor in _places_of(network).values():
+            holder[name] = as_made_here(tensor)
         self._note(network)
+
+    @staticmethod
+    def absent(network: Any) -> list[str]:
+        """The names of the buffers on the meta device."""
+        return [name for name, tensor in _tensors_of(network).items() if tensor.is_meta]
+
+    def fill(self, network: Any, names: list[str]) -> None:
+        """Gives buffers of these names, which had no memory, the values that they have by the constructor."""
+        places = _places_of(network)
+        if have_values(*(tensor for _, _, tensor in places.values())):
+            for name in names:
+                if name in self._known:
+                    _write(places[name], self._known[name])
+            if network.ensemble is not None:
+                network.ensemble.refresh()
+
+    def first_order(self, network: Any) -> Tensor:
+        """(D,) int64, of mask 0; that of the constructor where the buffer has no memory."""
+        name = "order" if network.ensemble is None else "ensemble.orders"
+        order: Tensor = network.get_buffer(name)
+        order = order if have_values(order) else self._known[name]
+        return order if order.ndim == 1 else order[0]
 
     def check(self, network: Any) -> None:
         """Makes sure that the structure is right, if anything was done to it.
@@ -80,6 +107,8 @@ class Structure:
             for name, tensor in here.items()
             if isinstance(state.get(prefix + name), Tensor) and state[prefix + name].shape == tensor.shape
         }
+        if not have_values(*loaded.values()):
+            return
         loaded = {name: _converted(name, tensor, self._known.get(name)) for name, tensor in loaded.items()}
         changed = [name for name, tensor in loaded.items() if not _same(tensor, self._known.get(name))]
         if changed:
@@ -94,8 +123,11 @@ class Structure:
             return
         places = _places_of(network)
         found = {name: tensor for name, (_, _, tensor) in places.items()}
-        if any(tensor.device.type == "meta" for tensor in found.values()):
-            return
+        device = network.parameters_layer.weight.device
+        if not have_values(*found.values()):
+            if device.type == "meta" or not self._allot(places, device):
+                return
+            found = _tensors_of(network)
         changed = [name for name, tensor in found.items() if not _same(tensor, self._known.get(name))]
         constant = [name for name in changed if name.startswith(_CONSTANT) and name in self._known]
         changed = [name for name in changed if name not in constant and not name.startswith(_DERIVED)]
@@ -107,6 +139,15 @@ class Structure:
         if ensemble is not None:
             ensemble.refresh()
         self._note(network)
+
+    def _allot(self, places: Mapping[str, tuple[dict[str, Any], str, Tensor]], device: torch.device) -> bool:
+        """Gives memory and values to what lies on the meta device while the weights do not; False where others are fake."""
+        for name, (holder, buffer, tensor) in places.items():
+            if tensor.is_meta:
+                holder[buffer] = self._known.get(name, torch.zeros(tensor.shape, dtype=tensor.dtype)).to(
+                    device, copy=True
+                )
+        return have_values(*(holder[buffer] for holder, buffer, _ in places.values()))
 
     def _settle(self, network: Any, found: dict[str, Tensor], changed: list[str]) -> list[str]:
         """Takes what is right of what has changed; returns the names of what is to be put back."""
@@ -268,9 +309,7 @@ def _check_masks(network: Any, values: Mapping[str, Tensor], changed: list[str])
     for layer in network.masked_layers:
         mask = getattr(layer, "mask", None)
         if id(mask) not in names:
-            raise ValueError(
-                f"layers must be MaskedLinear, got {type(layer).__name__}: what was put round one must be merged into it"
-            )
+            raise ValueError(why_not_masked(layer))
         masks.append(values[names[id(mask)]].cpu().numpy())
     units = [each.units for each in network.conditionals]
     reach = _Reach(masks, np.repeat(np.eye(network.features, dtype=np.float32), units, axis=0))

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -14,7 +13,7 @@ from made_fast.outputs.codes import Code
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import PLAIN, Decoding
 from made_fast.outputs.output import OneConditional
-from made_fast.outputs.rules import at_temperature, wide
+from made_fast.outputs.rules import at_temperature, log_sigmoid, wide
 
 __all__ = ["Bernoulli", "BernoulliConditional", "Binary", "Spin", "SpinConditional"]
 
@@ -39,7 +38,7 @@ class Binary(Conditional):
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """log sigmoid(+-logit): exact for large logits of either sign."""
         logit = wide(params)[..., 0]
-        return F.logsigmoid((2 * x - (self.low + self.high)) / (self.high - self.low) * logit)
+        return log_sigmoid((2 * x - (self.low + self.high)) / (self.high - self.low) * logit)
 
     def draw(self, params: Tensor, uniforms: Tensor, decoding: Decoding = PLAIN) -> Tensor:
         """The high value where logit > logit(u)."""

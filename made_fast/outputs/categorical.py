@@ -51,7 +51,10 @@ class CategoricalConditional(Conditional):
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """Less the greatest logit before the log of the sum: large logits would swallow it."""
-        chosen: Tensor = torch.take_along_dim(wide(params).log_softmax(-1), x.long()[..., None], -1)[..., 0]
+        log_probs, category = wide(params).log_softmax(-1), x.long()[..., None]
+        if log_probs.shape[:-1] == x.shape:
+            return log_probs.gather(-1, category)[..., 0]
+        chosen: Tensor = torch.take_along_dim(log_probs, category, -1)[..., 0]  # which takes a size for a number
         return chosen
 
     def draw(self, params: Tensor, uniforms: Tensor, decoding: Decoding = PLAIN) -> Tensor:

@@ -22,6 +22,8 @@ from made_fast.outputs.rules import (
     choose_allowed,
     choose_category,
     is_whole,
+    log_one_less_exp,
+    log_sigmoid,
     logit_of,
     wide,
 )
@@ -143,10 +145,10 @@ class MixtureOfLogisticsConditional(Mixture):
         half = 1 / (self.size - 1)
         centred = (x.to(params.dtype) * self.scale + self.shift)[..., None] - locs
         low, high = (centred - half) / scales, (centred + half) / scales
-        inside = torch.log(-torch.expm1(-2 * half / scales))
+        inside = log_one_less_exp(2 * half / scales)
         first, last = (x == 0)[..., None], (x == self.size - 1)[..., None]
-        upper = torch.where(last, 0, F.logsigmoid(high))
-        lower = torch.where(first, 0, F.logsigmoid(-low))
+        upper = torch.where(last, 0, log_sigmoid(high))
+        lower = torch.where(first, 0, log_sigmoid(-low))
         log_probs = upper + lower + torch.where(first | last, 0, inside)
         return (logits.log_softmax(-1) + log_probs).logsumexp(-1)
 

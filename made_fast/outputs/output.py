@@ -27,11 +27,14 @@ class Group(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
-    if torch.compiler.is_dynamo_compiling():
-        return _made_groups(conditionals)
+def _kept_groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
     with unwatched():  # what is kept must serve all, whoever asked first
         return _made_groups(conditionals)
+
+
+def _groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
+    compiling = torch.compiler.is_dynamo_compiling()  # which warns of what is kept
+    return _made_groups(conditionals) if compiling else _kept_groups(conditionals)
 
 
 def _made_groups(conditionals: tuple[Conditional, ...]) -> list[Group]:

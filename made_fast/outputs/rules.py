@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from made_fast.tracing import is_exporting
 
 __all__ = [
     "HALF_STEP",
@@ -15,6 +18,8 @@ __all__ = [
     "choose_allowed",
     "choose_category",
     "is_whole",
+    "log_one_less_exp",
+    "log_sigmoid",
     "logit_of",
     "wide",
 ]
@@ -51,6 +56,21 @@ def is_whole(x: Tensor) -> Tensor | bool:
 def logit_of(uniform: Tensor) -> Tensor:
     """log(u / (1 - u)) of uniforms, fp64."""
     return torch.logit(uniform.double())
+
+
+def log_sigmoid(z: Tensor) -> Tensor:
+    """``F.logsigmoid``; exported in other words, since the exporter to ONNX makes it the log of a sigmoid that may be 0."""
+    if is_exporting():
+        return z.clamp(max=0) - torch.log1p(torch.exp(-z.abs()))
+    return F.logsigmoid(z)
+
+
+def log_one_less_exp(z: Tensor) -> Tensor:
+    """``log(1 - exp(-z))`` of positive z; exported in other words, since ONNX has no ``expm1``."""
+    if is_exporting():
+        half = torch.tanh(z / 2)
+        return torch.log(2 * half / (1 + half))
+    return torch.log(-torch.expm1(-z))
 
 
 def choose_category(weights: Tensor, uniform: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from made_fast.outputs.conditional import Conditional
 from made_fast.requests.conditions import Allowed
 from made_fast.requests.request import Request
 from made_fast.sampling.estimates import Estimate, log_mean_exp, mean_of_weights
+from made_fast.tracing import uncompiled
 
 __all__ = ["Draws", "ScoredSamples", "WeightedSamples"]
 
@@ -55,6 +56,7 @@ class Draws(ABC):
         whole_number("mask", mask, 0, 0, note=" where there is one mask")
         return self
 
+    @uncompiled
     def sample(
         self,
         num_samples: int,
@@ -133,6 +135,7 @@ class Draws(ABC):
         x = x if len(request.shape) == 1 else x.reshape(*request.shape, self.features)
         return x if log_weight is None else WeightedSamples(x, log_weight.reshape(request.shape))
 
+    @uncompiled
     def sample_and_log_prob(
         self,
         num_samples: int,
@@ -185,6 +188,7 @@ class Draws(ABC):
         x, log_prob = x.reshape(*request.shape, self.features), log_prob.reshape(request.shape)
         return (x, log_prob) if log_weight is None else ScoredSamples(x, log_prob, log_weight.reshape(request.shape))
 
+    @uncompiled
     def log_marginal(
         self,
         x: Tensor,
@@ -236,6 +240,7 @@ class Draws(ABC):
         )
         return log_mean_exp(log_weight)
 
+    @uncompiled
     def estimate_probability(
         self,
         allowed: Allowed | Sequence[Allowed],

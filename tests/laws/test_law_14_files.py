@@ -26,7 +26,7 @@ def test_a_model_comes_back(tmp_path: Path, case: Case) -> None:
                 parameter.mul_(1 + torch.rand_like(parameter) / 8)
         model.save(path)
         other = MADE.load(str(path)).eval()
-        assert other.config() == model.config()
+        assert other.arguments() == model.arguments()
         state = model.state_dict()
         assert other.state_dict().keys() == state.keys()
         for name, tensor in other.state_dict().items():

@@ -67,7 +67,7 @@ def _through_torch_save(model: MADE) -> MADE:
 
 
 def _through_a_state_dict(model: MADE) -> MADE:
-    other = MADE(**{**model.config(), "seed": model.seed + (model.num_masks > 0)}).double()
+    other = MADE(**{**model.arguments(), "seed": model.seed + (model.num_masks > 0)}).double()
     other.log_prob(torch.zeros(9).double())  # what is kept of its own masks must not stay
     other.load_state_dict(model.state_dict())
     other.mask_index = model.mask_index
@@ -99,7 +99,7 @@ def test_model_files(tmp_path: Path, build: Build, all_states: Any, num_masks: i
     model, x = build(options).eval(), all_states(9)
     model.save(tmp_path / "model")
     other = MADE.load(tmp_path / "model").eval()
-    assert other.config() == model.config()
+    assert other.arguments() == model.arguments()
     assert other.state_dict().keys() == model.state_dict().keys()
     assert torch.equal(other.log_prob(x), model.log_prob(x))
     assert torch.equal(other.sample(40, seed=2), model.sample(40, seed=2))
@@ -112,7 +112,7 @@ def test_models_with_one_mask_are_as_they_were(tmp_path: Path) -> None:
     assert dict(model.named_buffers()).keys() <= set(model.state_dict())
     assert repr(model).count("mask") == 0
     new = {"num_masks", "shuffle", "mask_conditioning"}
-    old = {name: value for name, value in model.config().items() if name not in new}
+    old = {name: value for name, value in model.arguments().items() if name not in new}
     checkpoint.save(tmp_path / "old", model.state_dict(), old)
     assert torch.equal(MADE.load(tmp_path / "old").sample(30, seed=1), model.sample(30, seed=1))
 
@@ -138,7 +138,7 @@ BROKEN = {
 def test_broken_model_files_are_refused(tmp_path: Path, name: str, change: Any, message: str) -> None:
     model = MADE(9, (12,), num_masks=4)
     state = {**model.state_dict(), name: change(model.state_dict()[name])}
-    checkpoint.save(tmp_path / "m", {key: t for key, t in state.items() if t is not None}, model.config())
+    checkpoint.save(tmp_path / "m", {key: t for key, t in state.items() if t is not None}, model.arguments())
     with pytest.raises(ValueError, match=rf"{message}") as error:
         MADE.load(tmp_path / "m")
     assert "\n" not in str(error.value)
@@ -147,7 +147,7 @@ def test_broken_model_files_are_refused(tmp_path: Path, name: str, change: Any, 
 @pytest.mark.parametrize("num_masks", [10**12, -1, 2, 0, 1, "4", None, 4.0, [4], True])
 def test_broken_numbers_of_masks_are_refused(tmp_path: Path, num_masks: Any) -> None:
     model = MADE(9, (12,), num_masks=4)
-    checkpoint.save(tmp_path / "m", model.state_dict(), {**model.config(), "num_masks": num_masks})
+    checkpoint.save(tmp_path / "m", model.state_dict(), {**model.arguments(), "num_masks": num_masks})
     with pytest.raises(ValueError, match=r"does not fit its own configuration"):
         MADE.load(tmp_path / "m")
 

@@ -231,7 +231,7 @@ def test_files_hold_the_table_and_run_nothing(tmp_path: Path) -> None:
     save_file(state, path, metadata={**metadata, "attachment": metadata["attachment"].replace("Rome", "Nome")})
     with pytest.raises(ValueError, match="is damaged: it does not hold what was written"):
         Table.load(path)
-    config = table.model.config()
+    config = table.model.arguments()
     for text in (
         "[]",
         "{",

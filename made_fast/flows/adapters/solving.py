@@ -138,7 +138,7 @@ class Inverter:
             context = joined[:, features:] if adapter.context_features else None
             return adapter.solve_each(module, adapter.network(module, x, context), joined[:, :features], None)
 
-        read = capture(frozen, features, features + adapter.context_features, call=call)
+        read = capture(frozen, features, features + adapter.context_features, call=call, hurry=True)
         return read.program(Point().conditionals(features))
 
     def _network_program(self, frozen: nn.Module) -> Program:
