@@ -33,7 +33,7 @@ class Seen:
         sizes: a dict, and how many keys it has.
         kinds: an object, and its class.
         tensors: whose memory, shape and dtype must stay, whatever is written to them; contiguous.
-        contents: tensors whose numbers must stay too; contiguous.
+        contents: those whose numbers must stay too; contiguous.
         versions: a tensor, and its count of writes.
     """
 
@@ -113,8 +113,8 @@ class InPython:
         versions: Sequence[tuple[Tensor, int]],
     ) -> None:
         self._held, self._sizes, self._kinds, self._versions = held, sizes, kinds, versions
-        self._tensors = [(each, each.data_ptr(), each.shape, each.dtype) for each in tensors]
-        self._contents = [(each, each.data_ptr(), mask_digest(each)) for each in contents]
+        self._tensors = [(each, _memory_of(each)) for each in tensors]
+        self._contents = [(each, _memory_of(each), mask_digest(each)) for each in contents]
 
     def same(self) -> bool:
         """See ``Unchanged``."""
@@ -123,10 +123,12 @@ class InPython:
             and all(len(of) == size for of, size in self._sizes)
             and all(type(thing) is kind for thing, kind in self._kinds)
             and all(tensor._version == version for tensor, version in self._versions)
-            and all(_is_there(each, at) and each.shape == s and each.dtype == t for each, at, s, t in self._tensors)
-            and all(_is_there(each, at) and mask_digest(each) == digest for each, at, digest in self._contents)
+            and all(_memory_of(each) == memory for each, memory in self._tensors)
+            and all(
+                _memory_of(each) == memory and mask_digest(each) == digest for each, memory, digest in self._contents
+            )
         )
 
 
-def _is_there(tensor: Tensor, address: int) -> bool:
-    return tensor.data_ptr() == address and tensor.is_contiguous() and not tensor.is_neg()
+def _memory_of(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg()
