@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from made_fast import backends
@@ -79,6 +80,13 @@ class Seen:
             self.contents.append(mask)
 
 
+    def but_contents(self) -> Seen:
+        """The same with the counts of writes to all tensors, for one who compares their contents himself."""
+        tensors = [*self.tensors, *self.contents]
+        counted = [(each, each._version) for each in tensors if not each.is_inference()]
+        return Seen(self.held, self.sizes, self.kinds, tensors, [], [*self.versions, *counted])
+
+
 class Unchanged(Protocol):
     """What ``unchanged`` makes."""
 
@@ -86,18 +94,21 @@ class Unchanged(Protocol):
         """Whether all is what it was."""
 
 
-def unchanged(seen: Seen, backend: backends.Backend) -> Unchanged | None:
-    """Watches what was seen, by native code where the backend has it; None where a tensor cannot be watched.
+def unchanged(seen: Seen) -> Unchanged | None:
+    """Watches what was seen, by native code where something was compiled; None where a tensor cannot be watched.
 
     Args:
         seen: as it is now.
-        backend: that which runs the networks.
     """
-    if not all(each.is_contiguous() and not each.is_neg() for each in (*seen.tensors, *seen.contents)):
+    if not all(map(_can_be_watched, (*seen.tensors, *seen.contents))):
         return None
-    make = getattr(backends.load(backend), "Unchanged", InPython)
+    make = backends.watching() or InPython
     found: Unchanged = make(seen.held, seen.sizes, seen.kinds, seen.tensors, seen.contents, seen.versions)
     return found
+
+
+def _can_be_watched(tensor: Tensor) -> bool:
+    return tensor.is_cpu and tensor.layout is torch.strided and tensor.is_contiguous() and not tensor.is_neg()
 
 
 class InPython:

@@ -155,7 +155,7 @@ class LastChain:
         known = set(
             map(id, seen.tensors)
         )  # what is made anew with each call, a bias under a mask say, cannot be watched
-        watched = unchanged(seen, backend) if all(id(each) in known for each in chain.weights) else None
+        watched = unchanged(seen) if all(id(each) in known for each in chain.weights) else None
         self._kept = None if watched is None else (owner.__dict__, backend, x.dtype, chain, watched)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LastChain:
