@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from made_fast.masks import mask_digest
 
 __all__ = ["Seen", "Unchanged", "is_watched", "unchanged"]
 
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # training, hooks and so on
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -66,19 +68,60 @@ class Seen:
     def layer(self, layer: nn.Module) -> None:
         """A layer, which nobody watches and whose weights are plain parameters, with the buffer ``mask`` if it has one."""
         self.module(layer)
-        self.attributes(layer, "_parameters", "_buffers")
+        self.attributes(layer, "_parameters")
         self.sizes.append((layer._parameters, len(layer._parameters)))
         for name, parameter in layer._parameters.items():
             self.held.append((layer._parameters, name, parameter))
             if parameter is not None:
                 self.kinds.append((parameter, type(parameter)))
                 self.tensors.append(parameter)
-        mask = layer._buffers.get("mask")
-        self.held.append((layer._buffers, "mask", mask))
-        if mask is not None:
-            self.kinds.append((mask, type(mask)))
-            self.contents.append(mask)
+        self.buffer(layer, "mask")
 
+    def buffer(self, module: nn.Module, name: str) -> None:
+        """A buffer with its numbers, or that there is none."""
+        self.attributes(module, "_buffers")
+        tensor = module._buffers.get(name)
+        self.held.append((module._buffers, name, tensor))
+        if tensor is not None:
+            self.kinds.append((tensor, type(tensor)))
+            self.contents.append(tensor)
+
+    def everything(self, top: nn.Module, *, deep: bool) -> bool:
+        """Children, tensors, counts of writes to them and own attributes, but no hooks, of a module and of all below it.
+
+        Args:
+            top: the module.
+            deep: whether tensors in attributes are seen too, and what dicts and tuples hold.
+
+        Returns:
+            Whether all of that can be seen: what is in a list cannot.
+        """
+        for module in top.modules():
+            own = module.__dict__
+            self.kinds.append((module, type(module)))
+            self.sizes.append((own, len(own)))
+            for name, value in own.items():
+                if name not in _OF_EVERY_MODULE:
+                    self.held.append((own, name, value))
+                    if deep and not self._within(value):
+                        return False
+            for name in ("_modules", "_parameters", "_buffers"):
+                self.held.append((own, name, own[name]))
+                self._within(own[name])
+        return True
+
+    def _within(self, value: Any) -> bool:
+        """What an attribute holds."""
+        if isinstance(value, Tensor):
+            self.kinds.append((value, type(value)))
+            self.tensors.append(value)
+        elif isinstance(value, dict):
+            self.sizes.append((value, len(value)))
+            self.held += [(value, key, each) for key, each in value.items()]
+            return all(map(self._within, value.values()))
+        elif isinstance(value, tuple):
+            return all(map(self._within, value))
+        return not isinstance(value, (list, set, np.ndarray))
 
     def but_contents(self) -> Seen:
         """The same with the counts of writes to all tensors, for one who compares their contents himself."""

@@ -285,7 +285,7 @@ class Kept(Generic[T]):
         return True
 
     def _begin_to_watch(self) -> None:
-        """After a look that has found nothing changed: what is watched is looked at once more, since others may write to it."""
+        """After a look that has found nothing changed. What is watched is looked at once more: others may write to it meanwhile."""
         if self.watch is None or self._watches >= _WATCHES_IN_VAIN:
             return
         with self._lock:
@@ -365,9 +365,7 @@ class Kept(Generic[T]):
         changed = self.is_stale
         return {
             **state,
-            "_found": self._found._replace(
-                others=None, seen=self._found.seen.without_tensors(), watch=None
-            ),
+            "_found": self._found._replace(others=None, seen=self._found.seen.without_tensors(), watch=None),
             "_copied_stale": changed,
         }
 
