@@ -51,7 +51,9 @@ uint64_t digest_of(const uint64_t (&state)[kDigestLanes]) {
   return whole;
 }
 
-// The digests of the lines of each of the parts [first, last): every `parts`-th line is of one part, from its own on.
+// The digests of the lines of each of the parts [first, last). Every `parts`-th line of some memory is of one part,
+// from its own on; where there are fewer lines than parts, a line is of several, so that every part has one of each
+// memory.
 class Digests {
  public:
   Digests(int64_t first, int64_t last, int64_t parts)
@@ -62,16 +64,22 @@ class Digests {
     constexpr int64_t line = 1024;  // bytes
     const auto* bytes = reinterpret_cast<const unsigned char*>(address);
     const auto count = static_cast<int64_t>(states_.size());
+    const int64_t lines = (size + line - 1) / line;
     for (Lanes& each : states_) start(each.state, size);
-    if (parts_ == 1 || size <= line) {
-      for (Lanes& each : states_) add_bytes(each.state, bytes, size);
+    const auto add_line = [&](int64_t part, int64_t number) {
+      add_bytes(states_[static_cast<size_t>(part)].state, bytes + number * line, std::min(line, size - number * line));
+    };
+    if (lines < parts_) {
+      for (int64_t part = 0; part < count && lines > 0; ++part) add_line(part, (first_ + part) % lines);
       return;
     }
-    for (int64_t begin = first_ * line; begin < size; begin += parts_ * line)
-      for (int64_t part = 0; part < count && begin + part * line < size; ++part) {
-        const int64_t at = begin + part * line;
-        add_bytes(states_[static_cast<size_t>(part)].state, bytes + at, std::min(line, size - at));
-      }
+    for (int64_t begin = first_; begin < lines; begin += parts_) {
+      // The lines after these are far away: none of the processor's own guesses would fetch them.
+      const auto* ahead = bytes + (begin + 2 * parts_) * line;
+      if (begin + 2 * parts_ < lines)
+        for (int64_t at = 0; at < line; at += 64) __builtin_prefetch(ahead + at);
+      for (int64_t part = 0; part < count && begin + part < lines; ++part) add_line(part, begin + part);
+    }
   }
 
   std::vector<uint64_t> found() const {

@@ -2,7 +2,9 @@
 // the time that Python takes; the definition is made_fast/layers/unchanged.py.
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "python/bind.h"
@@ -19,11 +21,117 @@ py::object checked(PyObject* result) {
   return py::reinterpret_steal<py::object>(result);
 }
 
-// The attributes and methods of a tensor that are asked for.
-struct Names {
-  py::object data_ptr = interned("data_ptr"), is_contiguous = interned("is_contiguous"), is_neg = interned("is_neg");
-  py::object shape = interned("shape"), dtype = interned("dtype"), version = interned("_version");
-  py::object nbytes = interned("nbytes");
+// How an object of another library says where its numbers lie, in one call: the table of functions of DLPack 1, whose
+// layout never changes within a major version. Source: https://github.com/dmlc/dlpack, include/dlpack/dlpack.h.
+struct DLTensor {
+  void* data;
+  int32_t device_type, device_id, ndim;
+  uint8_t code, bits;
+  uint16_t lanes;
+  int64_t *shape, *strides;
+  uint64_t byte_offset;
+};
+struct DLPackExchangeAPI {
+  uint32_t major, minor;
+  void* previous;
+  void *allocate, *managed_from_object, *managed_to_object;
+  int (*tensor_from_object)(void* object, DLTensor* out);  // may be null
+  void* current_stream;
+};
+using TensorFromObject = int (*)(void*, DLTensor*);
+
+// That of torch's tensors; null where torch has none that is known here.
+TensorFromObject tensor_from_object(const py::object& tensor_type) {
+  const py::object capsule = py::getattr(tensor_type, "__dlpack_c_exchange_api__", py::none());
+  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
+  const auto* api = static_cast<DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  return api->major == 1 ? api->tensor_from_object : nullptr;
+}
+
+constexpr int kMostDims = 8;
+
+// Where the numbers of a tensor lie, how many, and of which kind.
+struct Memory {
+  uintptr_t address = 0;
+  int64_t kind[2] = {};  // of its numbers, and their device
+  int32_t ndim = 0;
+  int64_t shape[kMostDims], strides[kMostDims];
+
+  bool is_contiguous() const {
+    int64_t stride = 1;
+    for (int i = ndim - 1; i >= 0; stride *= shape[i], --i) {
+      if (shape[i] == 0) return true;
+      if (shape[i] != 1 && strides[i] != stride) return false;
+    }
+    return true;
+  }
+
+  bool operator==(const Memory& other) const {
+    bool equal = address == other.address && kind[0] == other.kind[0] && kind[1] == other.kind[1] && ndim == other.ndim;
+    for (int i = 0; equal && i < ndim; ++i) equal = shape[i] == other.shape[i] && strides[i] == other.strides[i];
+    return equal;
+  }
+};
+
+// Reads tensors: by one call where torch offers it, by its methods elsewhere.
+class Reader {
+ public:
+  Reader() : type_(py::module_::import("torch").attr("Tensor")), from_object_(tensor_from_object(type_)) {}
+
+  // The class of tensors.
+  const py::object& type() const { return type_; }
+
+  // False where a tensor has no numbers that can be read.
+  bool read(PyObject* tensor, Memory* memory) const {
+    if (from_object_ == nullptr) return read_by_methods(tensor, memory);
+    DLTensor found;
+    if (from_object_(tensor, &found) != 0) {
+      PyErr_Clear();
+      return false;
+    }
+    if (found.ndim > kMostDims || found.device_type != kCPU) return false;
+    memory->address = reinterpret_cast<uintptr_t>(found.data) + found.byte_offset;
+    memory->kind[0] = found.code | found.bits << 8 | found.lanes << 16;
+    memory->ndim = found.ndim;
+    std::copy_n(found.shape, found.ndim, memory->shape);
+    std::copy_n(found.strides, found.ndim, memory->strides);
+    return true;
+  }
+
+  // Whether the signs of its numbers are to be turned round.
+  bool is_neg(PyObject* tensor) const {
+    return checked(PyObject_Vectorcall(is_neg_.ptr(), &tensor, 1, nullptr)).ptr() != Py_False;
+  }
+
+  int64_t version(PyObject* tensor) const { return checked(PyObject_GetAttr(tensor, version_.ptr())).cast<int64_t>(); }
+
+ private:
+  static constexpr int32_t kCPU = 1;  // of DLPack
+
+  static py::object called(PyObject* tensor, const py::object& name) {
+    return checked(PyObject_CallMethodNoArgs(tensor, name.ptr()));
+  }
+
+  bool read_by_methods(PyObject* tensor, Memory* memory) const {
+    const auto shape = py::tuple(called(tensor, size_)), strides = py::tuple(called(tensor, stride_));
+    if (shape.size() > kMostDims) return false;
+    memory->address = called(tensor, data_ptr_).cast<uintptr_t>();
+    memory->kind[0] = reinterpret_cast<intptr_t>(checked(PyObject_GetAttr(tensor, dtype_.ptr())).ptr());
+    memory->kind[1] = called(tensor, device_).cast<int64_t>();
+    memory->ndim = static_cast<int32_t>(shape.size());
+    for (int i = 0; i < memory->ndim; ++i) {
+      memory->shape[i] = shape[i].cast<int64_t>();
+      memory->strides[i] = strides[i].cast<int64_t>();
+    }
+    return true;
+  }
+
+  py::object type_;
+  TensorFromObject from_object_;
+  py::object data_ptr_ = interned("data_ptr"), size_ = interned("size"), stride_ = interned("stride");
+  py::object dtype_ = interned("dtype"), device_ = interned("get_device");
+  py::object is_neg_ = type_.attr("is_neg");  // looked up once
+  py::object version_ = interned("_version");
 };
 
 class Unchanged {
@@ -43,17 +151,11 @@ class Unchanged {
       keep(row[1]);
       kinds_.push_back({keep(row[0]), reinterpret_cast<PyTypeObject*>(row[1].ptr())});
     }
-    for (const py::handle each : tensors) {
-      Memory memory = memory_of(each);
-      memory.shape = keep(each.attr(names_.shape));
-      memory.dtype = keep(each.attr(names_.dtype));
-      tensors_.push_back(memory);
-    }
+    for (const py::handle each : tensors) tensors_.push_back(looked_at(each));
     for (const py::handle each : contents) {
-      Memory memory = memory_of(each);
-      memory.size = each.attr(names_.nbytes).cast<int64_t>();
-      memory.digest = digest_memory(memory.address, memory.size);
-      contents_.push_back(memory);
+      Contents found{looked_at(each), each.attr("nbytes").cast<int64_t>(), 0};
+      found.digest = digest_memory(found.of.memory.address, found.size);
+      contents_.push_back(found);
     }
     for (const py::handle each : versions) {
       const auto row = each.cast<py::tuple>();
@@ -72,17 +174,11 @@ class Unchanged {
     for (const auto& [object, kind] : kinds_)
       if (Py_TYPE(object) != kind) return false;
     for (const auto& [tensor, version] : versions_)
-      if (checked(PyObject_GetAttr(tensor, names_.version.ptr())).cast<int64_t>() != version) return false;
-    for (const Memory& each : tensors_) {
-      if (!is_there(each) || checked(PyObject_GetAttr(each.tensor, names_.dtype.ptr())).ptr() != each.dtype)
-        return false;
-      const py::object shape = checked(PyObject_GetAttr(each.tensor, names_.shape.ptr()));
-      const int equal = PyObject_RichCompareBool(shape.ptr(), each.shape, Py_EQ);
-      if (equal < 0) throw py::error_already_set();
-      if (equal == 0) return false;
-    }
-    for (const Memory& each : contents_)
-      if (!is_there(each) || digest_memory(each.address, each.size) != each.digest) return false;
+      if (reader_.version(tensor) != version) return false;
+    for (const Looked& each : tensors_)
+      if (!is_there(each)) return false;
+    for (const Contents& each : contents_)
+      if (!is_there(each.of) || digest_memory(each.of.memory.address, each.size) != each.digest) return false;
     return true;
   }
 
@@ -100,10 +196,12 @@ class Unchanged {
   struct Held {
     PyObject *dict, *key, *value;
   };
-  struct Memory {
+  struct Looked {
     PyObject* tensor;
-    uintptr_t address;
-    PyObject *shape, *dtype;
+    Memory memory;
+  };
+  struct Contents {
+    Looked of;
     int64_t size;
     uint64_t digest;
   };
@@ -113,31 +211,26 @@ class Unchanged {
     return owned_.back().ptr();
   }
 
-  Memory memory_of(py::handle tensor) {
-    PyObject* kept = keep(py::reinterpret_borrow<py::object>(tensor));
-    require(is_plain(kept), "tensors must be contiguous and no negative views");
-    return {kept, address_of(kept), nullptr, nullptr, 0, 0};
+  Looked looked_at(py::handle tensor) {
+    if (!py::isinstance(tensor, reader_.type())) throw py::type_error("tensors must be those of torch");
+    Looked found{keep(py::reinterpret_borrow<py::object>(tensor)), {}};
+    require(reader_.read(found.tensor, &found.memory) && found.memory.is_contiguous() && !reader_.is_neg(found.tensor),
+            "tensors must be contiguous and no negative views, on the CPU");
+    return found;
   }
 
-  uintptr_t address_of(PyObject* tensor) const {
-    return checked(PyObject_CallMethodNoArgs(tensor, names_.data_ptr.ptr())).cast<uintptr_t>();
+  bool is_there(const Looked& looked) const {
+    Memory now;
+    return reader_.read(looked.tensor, &now) && now == looked.memory && !reader_.is_neg(looked.tensor);
   }
 
-  bool is_plain(PyObject* tensor) const {
-    return checked(PyObject_CallMethodNoArgs(tensor, names_.is_contiguous.ptr())).ptr() == Py_True &&
-           checked(PyObject_CallMethodNoArgs(tensor, names_.is_neg.ptr())).ptr() == Py_False;
-  }
-
-  bool is_there(const Memory& memory) const {
-    return address_of(memory.tensor) == memory.address && is_plain(memory.tensor);
-  }
-
-  Names names_;
+  Reader reader_;
   std::vector<py::object> owned_;  // all objects that the others point to
   std::vector<Held> held_;
   std::vector<std::pair<PyObject*, Py_ssize_t>> sizes_;
   std::vector<std::pair<PyObject*, PyTypeObject*>> kinds_;
-  std::vector<Memory> tensors_, contents_;
+  std::vector<Looked> tensors_;
+  std::vector<Contents> contents_;
   std::vector<std::pair<PyObject*, int64_t>> versions_;
 };
 

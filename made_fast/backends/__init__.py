@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -261,3 +261,10 @@ def memory_digests() -> Callable[[Sequence[int], Sequence[int], int, int, int, i
     """
     row = _compiled()
     return None if row is None else load(row).digest_parts  # type: ignore[no-any-return]
+
+
+@functools.cache
+def watching() -> Callable[..., Any] | None:
+    """The class that says whether objects and tensors are as they were; None where nothing was compiled."""
+    row = _compiled()
+    return None if row is None else load(row).Unchanged  # type: ignore[no-any-return]

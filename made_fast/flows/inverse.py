@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from made_fast.arguments import with_values
+from made_fast.layers.unchanged import Seen, Unchanged, unchanged
 from made_fast.outputs.point import Point
 from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Multiply, Op, Program, Term
 from made_fast.sampling.kept import Kept, State
@@ -175,7 +176,7 @@ def compiled(sampler: Sampler) -> Solve:
 def kept_solve(module: nn.Module, make: Callable[[Solve | None], Solve], stale: str = "refresh") -> Kept[Solve]:
     """A solver of a module's map, made again when its parameters or buffers have changed; see ``Kept``."""
     changed = "parameters or buffers have changed since this flow was made; make it again"
-    return Kept(partial(_tensors_of, module), make, stale, changed=changed)
+    return Kept(partial(_tensors_of, module), make, stale, changed=changed, watch=partial(_watch, module))
 
 
 def _tensors_of(module: nn.Module) -> State:
@@ -187,6 +188,13 @@ def _tensors_of(module: nn.Module) -> State:
         if type(value) in (bool, int, float, str) and name != "training"
     ]
     return State([tensor.detach() for tensor in (*module.parameters(), *module.buffers())], plain)
+
+
+def _watch(module: nn.Module) -> Unchanged | None:
+    """Watches what ``_tensors_of`` reads."""
+    seen = Seen()
+    seen.everything(module, deep=False)
+    return unchanged(seen.but_contents())
 
 
 def solved_by(kept: Kept[Solve], z: Tensor, context: Tensor | None) -> Tensor:

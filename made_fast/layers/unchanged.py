@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from made_fast import backends
@@ -13,6 +15,7 @@ from made_fast.masks import mask_digest
 
 __all__ = ["Seen", "Unchanged", "is_watched", "unchanged"]
 
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # training, hooks and so on
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -33,7 +36,7 @@ class Seen:
         sizes: a dict, and how many keys it has.
         kinds: an object, and its class.
         tensors: whose memory, shape and dtype must stay, whatever is written to them; contiguous.
-        contents: tensors whose numbers must stay too; contiguous.
+        contents: those whose numbers must stay too; contiguous.
         versions: a tensor, and its count of writes.
     """
 
@@ -65,18 +68,66 @@ class Seen:
     def layer(self, layer: nn.Module) -> None:
         """A layer, which nobody watches and whose weights are plain parameters, with the buffer ``mask`` if it has one."""
         self.module(layer)
-        self.attributes(layer, "_parameters", "_buffers")
+        self.attributes(layer, "_parameters")
         self.sizes.append((layer._parameters, len(layer._parameters)))
         for name, parameter in layer._parameters.items():
             self.held.append((layer._parameters, name, parameter))
             if parameter is not None:
                 self.kinds.append((parameter, type(parameter)))
                 self.tensors.append(parameter)
-        mask = layer._buffers.get("mask")
-        self.held.append((layer._buffers, "mask", mask))
-        if mask is not None:
-            self.kinds.append((mask, type(mask)))
-            self.contents.append(mask)
+        self.buffer(layer, "mask")
+
+    def buffer(self, module: nn.Module, name: str) -> None:
+        """A buffer with its numbers, or that there is none."""
+        self.attributes(module, "_buffers")
+        tensor = module._buffers.get(name)
+        self.held.append((module._buffers, name, tensor))
+        if tensor is not None:
+            self.kinds.append((tensor, type(tensor)))
+            self.contents.append(tensor)
+
+    def everything(self, top: nn.Module, *, deep: bool) -> bool:
+        """Children, tensors, counts of writes to them and own attributes, but no hooks, of a module and of all below it.
+
+        Args:
+            top: the module.
+            deep: whether tensors in attributes are seen too, and what dicts and tuples hold.
+
+        Returns:
+            Whether all of that can be seen: what is in a list cannot.
+        """
+        for module in top.modules():
+            own = module.__dict__
+            self.kinds.append((module, type(module)))
+            self.sizes.append((own, len(own)))
+            for name, value in own.items():
+                if name not in _OF_EVERY_MODULE:
+                    self.held.append((own, name, value))
+                    if deep and not self._within(value):
+                        return False
+            for name in ("_modules", "_parameters", "_buffers"):
+                self.held.append((own, name, own[name]))
+                self._within(own[name])
+        return True
+
+    def _within(self, value: Any) -> bool:
+        """What an attribute holds."""
+        if isinstance(value, Tensor):
+            self.kinds.append((value, type(value)))
+            self.tensors.append(value)
+        elif isinstance(value, dict):
+            self.sizes.append((value, len(value)))
+            self.held += [(value, key, each) for key, each in value.items()]
+            return all(map(self._within, value.values()))
+        elif isinstance(value, tuple):
+            return all(map(self._within, value))
+        return not isinstance(value, (list, set, np.ndarray))
+
+    def but_contents(self) -> Seen:
+        """The same with the counts of writes to all tensors, for one who compares their contents himself."""
+        tensors = [*self.tensors, *self.contents]
+        counted = [(each, each._version) for each in tensors if not each.is_inference()]
+        return Seen(self.held, self.sizes, self.kinds, tensors, [], [*self.versions, *counted])
 
 
 class Unchanged(Protocol):
@@ -86,18 +137,21 @@ class Unchanged(Protocol):
         """Whether all is what it was."""
 
 
-def unchanged(seen: Seen, backend: backends.Backend) -> Unchanged | None:
-    """Watches what was seen, by native code where the backend has it; None where a tensor cannot be watched.
+def unchanged(seen: Seen) -> Unchanged | None:
+    """Watches what was seen, by native code where something was compiled; None where a tensor cannot be watched.
 
     Args:
         seen: as it is now.
-        backend: that which runs the networks.
     """
-    if not all(each.is_contiguous() and not each.is_neg() for each in (*seen.tensors, *seen.contents)):
+    if not all(map(_can_be_watched, (*seen.tensors, *seen.contents))):
         return None
-    make = getattr(backends.load(backend), "Unchanged", InPython)
+    make = backends.watching() or InPython
     found: Unchanged = make(seen.held, seen.sizes, seen.kinds, seen.tensors, seen.contents, seen.versions)
     return found
+
+
+def _can_be_watched(tensor: Tensor) -> bool:
+    return tensor.is_cpu and tensor.layout is torch.strided and tensor.is_contiguous() and not tensor.is_neg()
 
 
 class InPython:
@@ -113,8 +167,8 @@ class InPython:
         versions: Sequence[tuple[Tensor, int]],
     ) -> None:
         self._held, self._sizes, self._kinds, self._versions = held, sizes, kinds, versions
-        self._tensors = [(each, each.data_ptr(), each.shape, each.dtype) for each in tensors]
-        self._contents = [(each, each.data_ptr(), mask_digest(each)) for each in contents]
+        self._tensors = [(each, _memory_of(each)) for each in tensors]
+        self._contents = [(each, _memory_of(each), mask_digest(each)) for each in contents]
 
     def same(self) -> bool:
         """See ``Unchanged``."""
@@ -123,10 +177,12 @@ class InPython:
             and all(len(of) == size for of, size in self._sizes)
             and all(type(thing) is kind for thing, kind in self._kinds)
             and all(tensor._version == version for tensor, version in self._versions)
-            and all(_is_there(each, at) and each.shape == s and each.dtype == t for each, at, s, t in self._tensors)
-            and all(_is_there(each, at) and mask_digest(each) == digest for each, at, digest in self._contents)
+            and all(_memory_of(each) == memory for each, memory in self._tensors)
+            and all(
+                _memory_of(each) == memory and mask_digest(each) == digest for each, memory, digest in self._contents
+            )
         )
 
 
-def _is_there(tensor: Tensor, address: int) -> bool:
-    return tensor.data_ptr() == address and tensor.is_contiguous() and not tensor.is_neg()
+def _memory_of(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg()

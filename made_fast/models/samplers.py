@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from made_fast.layers.unchanged import Seen, Unchanged, unchanged
 from made_fast.models.lowering import Places
-from made_fast.models.settled import settled
+from made_fast.models.settled import is_plain, settled
 from made_fast.programs.program import Program
 from made_fast.sampling.ensemble_sampler import EnsembleSampler
 from made_fast.sampling.kept import Kept
@@ -23,7 +24,19 @@ AnySampler = Sampler | EnsembleSampler
 
 def kept_sampler(model: Any) -> Kept[AnySampler]:
     """The sampler of a ``MADE``, made from what its ``_state`` gives."""
-    return Kept(model._state, partial(_made, model), renew=partial(_renewed, model, Places()))
+    return Kept(
+        model._state, partial(_made, model), renew=partial(_renewed, model, Places()), watch=partial(_watch, model)
+    )
+
+
+def _watch(model: Any) -> Unchanged | None:
+    """Watches what ``_state`` reads, where layers are plain ones."""
+    if not is_plain(model.layers):
+        return None
+    seen = Seen()
+    model.whole.show(model, seen)
+    seen.attributes(model, "output")
+    return unchanged(seen.but_contents())
 
 
 def _made(model: Any, last: AnySampler | None) -> AnySampler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -80,7 +81,7 @@ class Whole:
         backend = serving(x, context)
         if backend is None:
             return None
-        chain = self._last.of(network, backend, x) if layer_masks is None else None
+        chain = self._last.of((network.__dict__, backend), x) if layer_masks is None else None
         if chain is None:
             call = self.call_by(backend, network, x, layer_masks)
             if call is None:
@@ -89,7 +90,7 @@ class Whole:
             if layer_masks is None:
                 seen = Seen()
                 self.show(network, seen)
-                self._last.keep(network, backend, x, chain, seen)
+                self._last.keep((network.__dict__, backend), x, chain, seen)
         return chain if pays(chain, x) else None
 
     def show(self, network: Any, seen: Seen) -> None:
@@ -135,28 +136,28 @@ class LastChain:
     def __init__(self) -> None:
         self._kept: Any = None
 
-    def of(self, owner: nn.Module, backend: Any, x: Tensor) -> Chain | None:
+    def of(self, key: Sequence[Any], x: Tensor) -> Chain | None:
         """The chain, if it is the one for these rows; None if it must be made again.
 
         Args:
-            owner: that which keeps it; a shallow copy of it has other attributes.
-            backend: which serves the rows.
+            key: what the chain belongs to, compared by identity: the attributes of that which keeps it, since a shallow copy
+                has others, and the backend which serves the rows.
             x: the rows.
         """
         if self._kept is None:
             return None
-        attributes, of_backend, dtype, chain, unchanged = self._kept
-        if attributes is not owner.__dict__ or of_backend is not backend or dtype is not x.dtype:
+        known, dtype, chain, unchanged = self._kept
+        if dtype is not x.dtype or len(known) != len(key) or not all(map(operator.is_, known, key)):
             return None
         return chain if unchanged.same() else None
 
-    def keep(self, owner: nn.Module, backend: Any, x: Tensor, chain: Chain, seen: Seen) -> None:
+    def keep(self, key: Sequence[Any], x: Tensor, chain: Chain, seen: Seen) -> None:
         """Keeps a chain, and what was seen when it was made, if that can be watched."""
         known = set(
             map(id, seen.tensors)
         )  # what is made anew with each call, a bias under a mask say, cannot be watched
-        watched = unchanged(seen, backend) if all(id(each) in known for each in chain.weights) else None
-        self._kept = None if watched is None else (owner.__dict__, backend, x.dtype, chain, watched)
+        watched = unchanged(seen) if all(id(each) in known for each in chain.weights) else None
+        self._kept = None if watched is None else (key, x.dtype, chain, watched)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LastChain:
         return LastChain()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from made_fast import backends
 from made_fast.arguments import one_of
 
-__all__ = ["Kept", "Stale", "State", "check_stale"]
+__all__ = ["Kept", "Stale", "State", "Watch", "check_stale"]
 
 T = TypeVar("T")
 # After a change: make it again, raise; or never look for one. ``"exact"`` is ``"refresh"`` that looks at everything.
@@ -22,6 +22,7 @@ _TRIES = 8  # to make something from tensors that another thread keeps writing t
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 _PART, _WHOLE = 1 << 15, 1 << 18  # bytes of large contents that one look compares, and of contents that are never cut
 _PARTS_PER_THREAD = 32  # that are read together: fewer take less time than it takes to wake another thread
+_WATCHES_IN_VAIN = 4  # one after another, each of which has seen something else before anything was asked for again
 
 
 class State(NamedTuple):
@@ -39,33 +40,54 @@ class State(NamedTuple):
     structure: int = 0
 
 
+class Watch(Protocol):
+    """Watches what a state is read from, at a fraction of the time that reading it takes."""
+
+    def same(self) -> bool:
+        """Whether all is as it was when this was made, but for numbers written to memory past torch's count of versions."""
+
+
 class _Contents:
     """What some tensors held.
 
-    Of tensors whose memory can be read, digests of it are noted, in parts that are lines spread over all of them; of others,
+    Of tensors whose memory can be read, digests of it are noted, in parts that are lines spread over each of them; of others,
     on a GPU say, copies.
 
     Args:
         tensors: as they are now.
+        parts: into how many they are cut.
         like: of other tensors of the same kinds, if there are some.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], like: _Contents | None = None) -> None:
+    def __init__(self, tensors: Sequence[Tensor], parts: int, like: _Contents | None = None) -> None:
         can_read = backends.memory_digests() is not None
         self._copies: dict[int, Tensor] = {}
         self._sizes: list[int] = []
-        self.parts = 1
+        self.parts = parts
         if like is not None and can_read and not like._copies:
-            self._sizes, self.parts = like._sizes, like.parts
+            self._sizes = like._sizes
         else:
             for number, tensor in enumerate(tensors):
                 if can_read and _is_readable(tensor):
                     self._sizes.append(tensor.nbytes)
                 else:
                     self._copies[number] = tensor.detach().clone()
-            size = sum(self._sizes)
-            self.parts = 1 if size <= _WHOLE else -(-size // _PART)
         self._digests = self._read(tensors, range(self.parts))
+        self._addresses = [] if self._copies else [tensor.data_ptr() for tensor in tensors]
+
+    @property
+    def can_be_watched(self) -> bool:
+        """Whether all was read from memory."""
+        return not self._copies and len(self._digests) == self.parts
+
+    def stayed(self, part: int | None) -> bool:
+        """What ``equal`` says of tensors that are known to lie where they lay."""
+        read: Any = backends.memory_digests()
+        if part is not None:
+            found: list[int] = read(self._addresses, self._sizes, part, part + 1, self.parts, 1)
+            return found[0] == self._digests[part]
+        threads = torch.get_num_threads() if self.parts > _PARTS_PER_THREAD else 1
+        return read(self._addresses, self._sizes, 0, self.parts, self.parts, threads) == self._digests  # type: ignore[no-any-return]
 
     def equal(self, tensors: Sequence[Tensor], part: int | None) -> bool:
         """Whether tensors of the same kinds hold the same: all of it, or one part as far as their memory can be read."""
@@ -139,7 +161,9 @@ class _Seen:
             structure, others = self.parts
             known = like.contents if like is not None and self.is_alike(like) else None
             first, second = (None, None) if known is None else known
-            self.contents = (_Contents(structure, first), _Contents(others, second))
+            size = sum([each.nbytes for each in self.tensors if _is_readable(each)]) if first is None else 0
+            parts = first.parts if first is not None else 1 if size <= _WHOLE else -(-size // _PART)
+            self.contents = (_Contents(structure, parts, first), _Contents(others, parts, second))
         return self.contents
 
     def without_tensors(self) -> _Seen:
@@ -162,15 +186,16 @@ class _Found(NamedTuple, Generic[T]):
     value: T
     others: list[Any] | None
     seen: _Seen
+    watch: Watch | None = None
 
 
 class Kept(Generic[T]):
     """Something made from tensors; made again when they have changed.
 
     A look compares where the tensors are and how often torch counted writes to them, and then their contents, since writes
-    through ``.data`` or ``.numpy()`` are not counted: all of them up to 256 KiB, beyond that 32 KiB in lines spread over all
-    tensors, others with each look. So a write to all of a large tensor is seen at once, one to a single number of it after as
-    many looks as the tensors have 32 KiB; ``stale="exact"`` compares everything with each look. Where a tensor has moved or
+    through ``.data`` or ``.numpy()`` are not counted: all of them up to 256 KiB, beyond that 32 KiB in lines spread over each
+    tensor, others with each look. So a write to all of a tensor is seen at once, one to a single number of it after as many
+    looks as the tensors have 32 KiB; ``stale="exact"`` compares everything with each look. Where a tensor has moved or
     was written to, everything is compared in any case.
 
     Copies and pickles leave it out, and make it again when it is asked for. Those of a ``portable`` one take it along; the
@@ -184,6 +209,7 @@ class Kept(Generic[T]):
         portable: whether copies and pickles take the value along, which must itself allow it.
         renew: makes the value from the last one and the tensors as they are now, where structure and kinds of all tensors are
             the same; None where it must be made by ``make``.
+        watch: watches all that ``read`` looks at, for as long as nothing changes; it gives None where that is not possible.
     """
 
     def __init__(
@@ -195,13 +221,14 @@ class Kept(Generic[T]):
         changed: str = "what this was made from has changed since; make it again",
         portable: bool = False,
         renew: Callable[[T, Sequence[Tensor]], T | None] | None = None,
+        watch: Callable[[], Watch | None] | None = None,
     ) -> None:
         check_stale(stale)
         self.read, self.make, self.stale, self.changed, self.portable = read, make, stale, changed, portable
-        self.renew = renew
+        self.renew, self.watch = renew, watch
         self._found: _Found[T] | None = None  # replaced as a whole
         self._copied_stale = False
-        self._looks = 0
+        self._looks = self._watches = 0  # and of those, the ones in vain
         self._lock = threading.RLock()
 
     @property
@@ -212,7 +239,7 @@ class Kept(Generic[T]):
     @property
     def is_stale(self) -> bool:
         """Whether there is nothing yet, or what it was made from has changed."""
-        return self._has_changed(_Seen(self.read()))
+        return self._has_changed(_Seen(self.read()), self._next_look())
 
     def current(self) -> T:
         """The value for the tensors as they are now.
@@ -220,19 +247,20 @@ class Kept(Generic[T]):
         Raises:
             RuntimeError: they have changed, and ``stale`` is ``"raise"``.
         """
-        entry = self._found
-        if entry is not None and self.stale == "keep":
+        entry, look = self._found, self._next_look()
+        if entry is not None and (self.stale == "keep" or self._stayed(entry, look)):
             return entry.value
         now = _Seen(self.read())
-        if not self._has_changed(now):
+        if not self._has_changed(now, look):
             assert self._found is not None
+            self._begin_to_watch()
             return self._found.value
         if entry is not None and self.stale == "raise":
             raise RuntimeError(self.changed)
         with self._lock:
             if self._found is not entry:  # another thread has made it meanwhile
                 now = _Seen(self.read())
-                if self._found is not None and not self._has_changed(now):
+                if self._found is not None and not self._has_changed(now, look):
                     return self._found.value
             return self._made(now)
 
@@ -241,7 +269,38 @@ class Kept(Generic[T]):
         with self._lock:
             return self._made(_Seen(self.read()), anew=True)
 
-    def _has_changed(self, now: _Seen) -> bool:
+    def _next_look(self) -> int:
+        self._looks = look = self._looks + 1
+        return look
+
+    def _stayed(self, entry: _Found[T], look: int) -> bool:
+        """Whether all that was watched stayed as it was, with the contents that this look compares."""
+        if entry.watch is None or not entry.watch.same():
+            return False
+        assert entry.seen.contents is not None
+        for contents in entry.seen.contents:
+            if not contents.stayed(None if self.stale == "exact" else look % contents.parts):
+                return False
+        self._watches = 0
+        return True
+
+    def _begin_to_watch(self) -> None:
+        """After a look that has found nothing changed. What is watched is looked at once more: others may write to it meanwhile."""
+        if self.watch is None or self._watches >= _WATCHES_IN_VAIN:
+            return
+        with self._lock:
+            entry = self._found
+            assert entry is not None and entry.seen.contents is not None
+            self._watches += 1
+            watch = self.watch() if all(each.can_be_watched for each in entry.seen.contents) else None
+            if watch is None:
+                self._found = entry._replace(watch=None)
+                return
+            now = _Seen(self.read())
+            same = now.marks == entry.seen.marks and now.others == entry.others and now.is_alike(entry.seen)
+            self._found = entry._replace(watch=watch if same else None)
+
+    def _has_changed(self, now: _Seen, look: int) -> bool:
         entry = self._found
         if entry is None:
             return True
@@ -252,15 +311,14 @@ class Kept(Generic[T]):
             return True
         assert last.contents is not None
         if now.marks == last.marks:
-            self._looks += 1
             for contents, tensors in zip(last.contents, now.parts, strict=True):
-                if not contents.equal(tensors, None if self.stale == "exact" else self._looks % contents.parts):
+                if not contents.equal(tensors, None if self.stale == "exact" else look % contents.parts):
                     return True
             return False
         if not all(one.same(two) for one, two in zip(last.contents, now.note(last), strict=True)):
             return True
         now.forget()
-        self._found = entry._replace(seen=now)
+        self._found = entry._replace(seen=now, watch=None)
         return False
 
     def _made(self, now: _Seen, *, anew: bool = False) -> T:
@@ -307,7 +365,7 @@ class Kept(Generic[T]):
         changed = self.is_stale
         return {
             **state,
-            "_found": self._found._replace(others=None, seen=self._found.seen.without_tensors()),
+            "_found": self._found._replace(others=None, seen=self._found.seen.without_tensors(), watch=None),
             "_copied_stale": changed,
         }
 

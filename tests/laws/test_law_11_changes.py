@@ -134,6 +134,7 @@ def test_samples_are_never_stale(kind: str, change: str) -> None:
         now = draw()
         torch.testing.assert_close(now, fresh(), rtol=1e-9, atol=1e-9)
         assert not torch.equal(now, before), time
+        assert torch.equal(draw(), now)  # nothing has changed, and from now on that is watched
         before = now
 
 

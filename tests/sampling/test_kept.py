@@ -69,6 +69,89 @@ def test_a_number_written_past_every_count_is_seen_after_some_looks() -> None:
             assert torch.equal(kept.current()[0], tensors[0])
 
 
+def test_a_write_to_all_of_a_small_tensor_among_large_ones_is_seen_at_once() -> None:
+    """By ``.data``, whichever lines of the large one have their turn."""
+    tensors = [torch.randn(1000, 1000), torch.randn(1500)]
+    kept, made = _kept(tensors)
+    for number in range(1, 150):
+        assert len(made) == number - 1
+        tensors[1].data.add_(1)
+        kept.current()
+
+
+class _Watch:
+    """Something that says what it is told to."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors, self.asked, self.says = [(each, each._version) for each in tensors], 0, True
+
+    def same(self) -> bool:
+        self.asked += 1
+        return self.says and all(each._version == version for each, version in self.tensors)
+
+
+@pytest.mark.skipif(backends.memory_digests() is None, reason="nothing was compiled")
+@pytest.mark.parametrize("shape", [SMALL, LARGE], ids=["small", "large"])
+def test_what_is_watched_is_not_read(shape: tuple[int, ...]) -> None:
+    tensors, reads, watches = [torch.randn(shape)], 0, []
+
+    def read() -> State:
+        nonlocal reads
+        reads += 1
+        return State(tensors)
+
+    def watch() -> _Watch:
+        watches.append(_Watch(tensors))
+        return watches[-1]
+
+    kept = Kept(read, lambda last: tensors[0].clone(), watch=watch)
+    for _ in range(2):
+        kept.current()
+    known = reads
+    for _ in range(5):
+        kept.current()
+    assert (reads, len(watches), watches[0].asked) == (known, 1, 5)
+    tensors[0].data.mul_(2)  # what no watch sees
+    assert torch.equal(kept.current(), tensors[0])
+    assert torch.equal(kept.current(), tensors[0])
+    assert len(watches) == 2
+    tensors[0].mul_(2)
+    assert torch.equal(kept.current(), tensors[0])
+    kept.current()
+    watches[-1].says = False  # the same contents
+    known = reads
+    kept.current()
+    assert reads > known and len(watches) == 4
+
+
+@pytest.mark.skipif(backends.memory_digests() is None, reason="nothing was compiled")
+def test_what_changes_while_a_watch_is_made_is_seen() -> None:
+    tensors, hidden = [torch.randn(SMALL)], [torch.randn(SMALL)]
+
+    def watch() -> _Watch:
+        tensors[0] = hidden[0]  # another thread, just before the watch looks
+        return _Watch(tensors)
+
+    kept = Kept(lambda: State(list(tensors)), lambda last: tensors[0].clone(), watch=watch)
+    for _ in range(3):
+        kept.current()
+    assert torch.equal(kept.current(), hidden[0])
+
+
+def test_watches_in_vain_end() -> None:
+    tensors, watches = [torch.randn(SMALL)], []
+
+    def watch() -> _Watch:
+        watches.append(_Watch(tensors))
+        watches[-1].says = False
+        return watches[-1]
+
+    kept = Kept(lambda: State(tensors), lambda last: tensors[0].clone(), watch=watch)
+    for _ in range(20):
+        kept.current()
+    assert len(watches) <= 4
+
+
 @pytest.mark.skipif(backends.memory_digests() is None, reason="nothing was compiled")
 def test_digests_do_not_depend_on_who_reads_which_parts() -> None:
     read: Any = backends.memory_digests()

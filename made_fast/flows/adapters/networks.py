@@ -6,7 +6,7 @@ where something watches, or a number is not finite, the library's own forward ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -14,14 +14,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from made_fast.flows.adapters.solving import copy_with
-from made_fast.layers.chains import NotFinite, run
+from made_fast.layers.chains import Chain, NotFinite
 from made_fast.layers.networks import Call, WholeNetwork
-from made_fast.layers.unchanged import is_watched
-from made_fast.models.whole import pays, serving
+from made_fast.layers.unchanged import Seen, is_watched
+from made_fast.models.whole import LastChain, pays, serving
 from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wire, Wiring
 
-__all__ = ["OneCall", "Reading", "Unreadable", "call_of", "in_one_call", "kind_of", "parameters_of", "run_finite"]
+__all__ = [
+    "OneCall",
+    "Reading",
+    "Unreadable",
+    "call_of",
+    "fits",
+    "in_one_call",
+    "kind_of",
+    "parameters_of",
+    "run_finite",
+]
 
 _PLAIN = (nn.Parameter, Tensor)
 _FUNCTIONS: dict[Any, str] = {
@@ -196,6 +206,21 @@ class Reading:
                 return False
         return True
 
+    def show(self, seen: Seen) -> None:
+        """What ``holds``, ``is_unwatched`` and ``tensors`` look at."""
+        for holder, name, value in self._attributes:
+            seen.held.append((holder, name, value))
+            if value is None and "_modules" in holder:  # a module in its place is in another holder
+                seen.held.append((holder["_modules"], name, None))
+        for module, _ in self._children:
+            seen.children(module)
+        for module, _ in self._modules:
+            seen.module(module)
+        for dropout in self._dropouts:
+            seen.attributes(dropout, "training", "p")
+        for layer in dict.fromkeys(module for module, _, _ in self._handed):
+            seen.layer(layer)
+
     def is_unwatched(self) -> bool:
         """Whether nobody looks at a module, and none depends on chance now."""
         for module, _ in self._modules:
@@ -231,6 +256,7 @@ class OneCall:
     def __init__(self, read: Callable[[Any, bool], Reading]) -> None:
         self._read = read
         self._net: nn.Module | None = None
+        self._last, self._macs = LastChain(), 0  # and multiply-adds of a row by it, those under masks among them
         self._known: dict[bool, tuple[Reading, WholeNetwork] | None] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OneCall:
@@ -240,30 +266,48 @@ class OneCall:
     def __reduce__(self) -> tuple[Any, ...]:
         return OneCall, (self._read,)
 
-    def call(self, backend: Any, net: nn.Module, x: Tensor, context: Tensor | None, least_macs: int = 0) -> Call | None:
-        """What ``layers.chains.run`` takes; None where the library's own forward must run.
+    def chain(self, backend: Any, net: nn.Module, x: Tensor, context: Tensor | None) -> Chain | None:
+        """The network alone, as one call; None where the library's own forward should run.
 
         Args:
             backend: that ``serving`` has found.
             net: the network.
             x: (..., D).
             context: (..., C) of the same rows, or None.
-            least_macs: multiply-adds of all rows below which the library's own forward should run.
+        """
+        key = (net.__dict__, backend, context is None)
+        chain = self._last.of(key, x)
+        if chain is None:
+            seen = Seen()
+            call = self.call(backend, net, x, context, seen)
+            if call is None:
+                return None
+            chain = Chain([call], finite=True)
+            self._last.keep(key, x, chain, seen)
+            known = self._known[context is not None]
+            assert known is not None
+            self._macs = known[0].macs
+        many = self._macs * x.numel() >= _LEAST_MACS * x.shape[-1]
+        return chain if many and fits(chain, x, context) else None
+
+    def call(self, backend: Any, net: nn.Module, x: Tensor, context: Tensor | None, seen: Seen) -> Call | None:
+        """The network for a chain, and what was seen of it; None where the library's own forward must run.
+
+        The arguments are those of ``chain``.
         """
         known = self._current(net, context is not None)
-        if known is None:
+        if known is None or not known[0].is_unwatched():
             return None
         reading, whole = known
-        if reading.macs * x.numel() < least_macs * x.shape[-1] or not reading.is_unwatched():
-            return None
-        width = 0 if context is None else context.shape[-1]
-        if (x.shape[-1], width) != (whole.wiring.features, whole.wiring.context_features):
-            return None
         found = reading.tensors(x)
         if found is None:
             return None
         native = whole.ready(backend, found[1])
-        return Call(whole.wiring, native, *found, _product) if native is not None and pays(native, x) else None
+        if native is None:
+            return None
+        seen.attributes(net, "_one_call")
+        reading.show(seen)
+        return Call(whole.wiring, native, *found, _product)
 
     def _current(self, net: nn.Module, with_context: bool) -> tuple[Reading, WholeNetwork] | None:
         """What was read; read again if the network is made of other modules now. What could not be read never is."""
@@ -287,23 +331,32 @@ def in_one_call(net: nn.Module, mixin: type, read: Callable[[Any, bool], Reading
     return copy_with(net, mixin, _one_call=OneCall(read))
 
 
-def call_of(backend: Any, net: nn.Module, x: Tensor, context: Tensor | None) -> Call | None:
-    """The call of a copy by ``in_one_call``; None for other networks, and where their own forward must run."""
+def call_of(backend: Any, net: nn.Module, x: Tensor, context: Tensor | None, seen: Seen) -> Call | None:
+    """See ``OneCall.call``, of a copy by ``in_one_call`` that nobody watches; None for other networks."""
     one_call: OneCall | None = net.__dict__.get("_one_call")
-    return None if one_call is None else one_call.call(backend, net, x, context)
+    if one_call is None or is_watched(net):
+        return None
+    seen.module(net)
+    return one_call.call(backend, net, x, context, seen)
+
+
+def fits(chain: Chain, x: Tensor, context: Tensor | None) -> bool:
+    """Whether rows (..., D) and context (..., C) or None are as wide as a chain reads them, and one call of it pays."""
+    wiring, width = chain.calls[0].wiring, 0 if context is None else context.shape[-1]
+    return (x.shape[-1], width) == (wiring.features, wiring.context_features) and pays(chain, x)
 
 
 def parameters_of(net: Any, x: Tensor, context: Tensor | None = None) -> Tensor | None:
     """What a copy by ``in_one_call`` makes of x (..., D), in one call; None where the library's own forward should run."""
     backend = serving(x, context)
-    call = None if backend is None else net._one_call.call(backend, net, x, context, _LEAST_MACS)
-    return None if call is None else run_finite([call], "parameters", 0.0, x, context)
+    chain = None if backend is None else net._one_call.chain(backend, net, x, context)
+    return None if chain is None else run_finite(chain, "parameters", 0.0, x, context)
 
 
-def run_finite(calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tensor | None) -> Any:
-    """See ``layers.chains.run``; None where a number is not finite: the libraries' masks let nan and infinity through."""
+def run_finite(chain: Chain, head: str, floor: float, x: Tensor, context: Tensor | None) -> Any:
+    """See ``Chain.run``; None where a number is not finite: the libraries' masks let nan and infinity through."""
     try:
-        return run(calls, head, floor, x, context, finite=True)
+        return chain.run(head, floor, x, context)
     except NotFinite:
         return None
 

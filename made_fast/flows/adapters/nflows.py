@@ -17,16 +17,17 @@ from made_fast.flows.adapters.networks import (
     Reading,
     Unreadable,
     call_of,
+    fits,
     in_one_call,
     kind_of,
     parameters_of,
     run_finite,
 )
 from made_fast.flows.adapters.solving import Adapter, Inverter, copy_with
-from made_fast.layers.chains import MOST_AT_ONCE
+from made_fast.layers.chains import MOST_AT_ONCE, Chain
 from made_fast.layers.networks import Call
-from made_fast.layers.unchanged import is_watched
-from made_fast.models.whole import serving
+from made_fast.layers.unchanged import Seen, is_watched
+from made_fast.models.whole import LastChain, serving
 from made_fast.programs.program import CONTEXT, X
 
 __all__ = ["composed", "levelled", "recognises"]
@@ -173,8 +174,7 @@ def _joined(cascade: Any, transforms: Iterable[Any]) -> list[Any]:
 
 
 def _run(cascade: Any, transforms: Sequence[Any], inputs: Tensor, context: Tensor | None) -> Any:
-    watched = any(map(is_watched, transforms))
-    found = None if watched else _density(transforms, inputs, context)
+    found = _density(transforms, inputs, context)
     return cascade(inputs, transforms, context) if found is None else found
 
 
@@ -186,27 +186,48 @@ def _density(transforms: Sequence[Any], x: Tensor, context: Tensor | None) -> tu
         x, context: (B, D) and (B, C) or None.
     """
     backend = serving(x, context)
-    features, epsilon = transforms[0]._affine
-    if backend is None or x.ndim != 2 or x.shape[1] != features:
+    if backend is None or x.ndim != 2:
         return None
+    first = transforms[0]
+    key = (backend, context is None, *[each.__dict__ for each in transforms])
+    chain = first._last.of(key, x)
+    if chain is None:
+        seen = Seen()
+        chain = _chain(backend, transforms, x, context, seen)
+        if chain is None:
+            return None
+        first._last.keep(key, x, chain, seen)
+    epsilon = first._affine[1]
+    return run_finite(chain, "softplus_scale", epsilon, x, context) if fits(chain, x, context) else None  # type: ignore[no-any-return]
+
+
+def _chain(backend: Any, transforms: Sequence[Any], x: Tensor, context: Tensor | None, seen: Seen) -> Chain | None:
+    """The networks of transforms, as of ``_density``, and what was seen of them; None if they are not that any more."""
+    features, epsilon = transforms[0]._affine
     calls: list[Call] = []
     reads: Tensor | None = None
     for each in transforms:
+        if len(transforms) > 1:  # the hooks of one are called by its own call
+            if is_watched(each):
+                return None
+            seen.module(each)
         if not _is_affine(each):
             order = _order_of(each._permutation, features)
             if order is None:
                 return None
+            seen.buffer(each, "_permutation")
             reads = order if reads is None else reads[order]
             continue
-        net = each._modules["autoregressive_net"]
-        if (each.features, each._epsilon) != (features, epsilon) or is_watched(net):
+        call = call_of(backend, each._modules["autoregressive_net"], x, context, seen)
+        if (each.features, each._epsilon) != (features, epsilon) or call is None:
             return None
-        call = call_of(backend, net, x, context)
-        if call is None or call.wiring.wires[-1].width != 2 * features:
+        if call.wiring.wires[-1].width != 2 * features:
             return None
+        seen.children(each, "autoregressive_net")
+        seen.attributes(each, "features", "_epsilon", "_affine")
         calls.append(call._replace(reads=reads))
         reads = None
-    return run_finite(calls, "softplus_scale", epsilon, x, context)  # type: ignore[no-any-return]
+    return Chain(calls, finite=True)
 
 
 def _order_of(permutation: Any, features: int) -> Tensor | None:
@@ -231,7 +252,12 @@ def levelled(module: Any, **options: Any) -> nn.Module:
     )
     affine = (module.features, module._epsilon) if is_affine else None
     return copy_with(
-        module, _Levelled, modules, _inverter=Inverter(module, _Adapter(module), **options), _affine=affine
+        module,
+        _Levelled,
+        modules,
+        _inverter=Inverter(module, _Adapter(module), **options),
+        _affine=affine,
+        _last=LastChain(),
     )
 
 

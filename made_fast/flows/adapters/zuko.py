@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from made_fast.flows.adapters.networks import (
     Reading,
     call_of,
+    fits,
     in_one_call,
     kind_of,
     parameters_of,
     run_finite,
 )
 from made_fast.flows.adapters.solving import Adapter, Inverter, copy_with
-from made_fast.layers.chains import MOST_AT_ONCE
+from made_fast.layers.chains import MOST_AT_ONCE, Chain
 from made_fast.layers.networks import Call
-from made_fast.layers.unchanged import is_watched
-from made_fast.models.whole import serving
+from made_fast.layers.unchanged import Seen, is_watched
+from made_fast.models.whole import LastChain, serving
 from made_fast.programs.program import X
 
 __all__ = ["composed", "levelled", "recognises"]
@@ -179,19 +180,35 @@ def _density(lazy: Sequence[Any], x: Tensor, c: Tensor | None) -> tuple[Tensor, 
         if torch.broadcast_shapes(shape, c.shape[:-1]) != shape:
             return None
         x = torch.cat([x, c.expand(*shape, c.shape[-1])], -1)
-    calls: list[Call] = []
-    for each in lazy:
-        net = each._modules["hyper"]
-        if each._affine != (each.univariate, features, slope) or is_watched(net) or is_watched(each):
+    key = (backend, *[each.__dict__ for each in lazy])
+    chain = lazy[0]._last.of(key, x)
+    if chain is None:
+        seen = Seen()
+        chain = _chain(backend, lazy, x, seen)
+        if chain is None:
             return None
-        call = call_of(backend, net, x, None)
-        if call is None or call.wiring.wires[-1].width != 2 * features:
-            return None
-        calls.append(call)
-    found = run_finite(calls, "softclip_scale", slope, x, None)
+        lazy[0]._last.keep(key, x, chain, seen)
+    found = run_finite(chain, "softclip_scale", slope, x, None) if fits(chain, x, None) else None
     if found is None or c is None:
         return found  # type: ignore[no-any-return]
     return found[0][..., :features], found[1]
+
+
+def _chain(backend: Any, lazy: Sequence[Any], x: Tensor, seen: Seen) -> Chain | None:
+    """The networks of affine transforms one after another, and what was seen of them; None if they are not that any more."""
+    features, slope = lazy[0]._affine[1:]
+    calls: list[Call] = []
+    for each in lazy:
+        if each._affine != (each.univariate, features, slope) or is_watched(each):
+            return None
+        call = call_of(backend, each._modules["hyper"], x, None, seen)
+        if call is None or call.wiring.wires[-1].width != 2 * features:
+            return None
+        seen.module(each)
+        seen.children(each, "hyper")
+        seen.attributes(each, "univariate", "_affine")
+        calls.append(call)
+    return Chain(calls, finite=True)
 
 
 def levelled(module: Any, **options: Any) -> nn.Module:
@@ -201,7 +218,9 @@ def levelled(module: Any, **options: Any) -> nn.Module:
     modules = {"hyper": in_one_call(module.hyper, _Network, _read)} if known else {}
     slope = _slope_of(module)
     affine = None if slope is None or not known else (module.univariate, adapter.features, slope)
-    return copy_with(module, _Levelled, modules, _inverter=Inverter(module, adapter, **options), _affine=affine)
+    return copy_with(
+        module, _Levelled, modules, _inverter=Inverter(module, adapter, **options), _affine=affine, _last=LastChain()
+    )
 
 
 def composed(module: nn.Module) -> nn.Module:
