@@ -202,7 +202,7 @@ Row<T> row_at(const Plan<T>& plan, const Request<T>& request, int64_t row, char*
           numbers(at.params),
           numbers(at.x),
           nullptr,
-          {plan, request, row, 1, kLanes<T>, scratch + at.drawing}};
+          {plan, request, row, 1, 1, kLanes<T>, scratch + at.drawing}};
 }
 
 }  // namespace MADE_FAST_ISA
