@@ -37,6 +37,7 @@ SUITES = {
     "gpu": "gpu.run",
     "gpu_checks": "gpu.checks",
     "triton_static": "triton_static.run",
+    "bits": "campaigns.bits",
     "fuzz": "campaigns.fuzz",
     "faults": "campaigns.faults",
     "chi_square": "campaigns.chi_square",

@@ -127,8 +127,10 @@ OUTPUTS: dict[str, Callable[[random.Random, int], Output | str]] = {
 }
 
 
-def random_request(rng: random.Random, model: MADE) -> tuple[int, Tensor | None, dict[str, Any]]:
-    """Rows, contexts, and the other arguments of ``sample``."""
+def random_request(
+    rng: random.Random, model: MADE, sizes: tuple[int, ...] = SIZES
+) -> tuple[int, Tensor | None, dict[str, Any]]:
+    """Rows, one of ``sizes``; contexts, and the other arguments of ``sample``."""
     generator = torch.Generator().manual_seed(rng.randrange(2**31))
     dtype = model.parameters_layer.weight.dtype
     contexts = rng.choice((1, 2, 3, 7)) if model.context_features else None
@@ -137,7 +139,7 @@ def random_request(rng: random.Random, model: MADE) -> tuple[int, Tensor | None,
     context = None
     if contexts:
         context = torch.randn(contexts, model.context_features, generator=generator).to(dtype)
-    count = rng.choice(SIZES if many is None else SIZES[:8])
+    count = rng.choice(sizes if many is None else sizes[:8])
     options: dict[str, Any] = {"seed": rng.choice((0, 1, 2**32, rng.randrange(2**63)))}
     if conditions:
         options |= _conditions(rng, generator, model, many)

@@ -86,7 +86,7 @@ def _by_engine(way: Way, trial: Trial) -> Drawn:
     found = []
     cut = request.count * 2 // 3
     for bounds in ([(0, request.count)], [(0, cut), (cut, request.count)]):
-        x, piece = _piece(request, program.dtype, model.features)
+        x, piece = piece_of(request, program.dtype, model.features)
         for start, stop in bounds:
             part = piece.part(start, stop)
             module.draw(packed, x[start:stop], part, isa=way.isa, rows_at_once=PATHS[way.path])
@@ -95,7 +95,8 @@ def _by_engine(way: Way, trial: Trial) -> Drawn:
     return Drawn(*found[0], same_in_pieces=same)
 
 
-def _piece(request: Request, dtype: torch.dtype, features: int) -> tuple[Tensor, Piece]:
+def piece_of(request: Request, dtype: torch.dtype, features: int) -> tuple[Tensor, Piece]:
+    """Poisoned memory for the rows of a request, and the whole of it as a piece."""
     def poisoned(*shape: int) -> Tensor:
         return torch.full(shape, torch.nan, dtype=dtype)
 

@@ -36,9 +36,10 @@ class Drawing {
  public:
   using Mask = typename Simd<T>::Scalar;
 
-  // `lanes` is a whole number of vectors, at least `rows`; the lanes behind the last row are row 0 once more.
-  Drawing(const Plan<T>& plan, const Request<T>& request, int64_t base, int rows, int lanes, char* scratch)
-      : plan_(plan), request_(request), base_(base), rows_(rows), lanes_(lanes), at_(plan, lanes) {
+  // `lanes` is a whole number of vectors, at least `rows`, and repeats after `period`, at least `rows` too; what lies
+  // between the last row and that is row 0 once more.
+  Drawing(const Plan<T>& plan, const Request<T>& request, int64_t base, int rows, int period, int lanes, char* scratch)
+      : plan_(plan), request_(request), base_(base), rows_(rows), lanes_(lanes), repeated_(period), at_(plan, lanes) {
     const auto place = [scratch](int64_t at) { return static_cast<void*>(scratch + at); };
     words_ = static_cast<uint32_t*>(place(at_.words));
     same_words_ = static_cast<uint32_t*>(place(at_.same_words));
@@ -121,35 +122,38 @@ class Drawing {
   };
 
   T* numbers(Numbers which) const { return numbers_ + which * lanes_; }
-  int64_t row_of(int lane) const { return base_ + (lane < rows_ ? lane : 0); }
+  int64_t row_of(int lane) const {
+    const int row = repeated_.row_of(lane);
+    return base_ + (row < rows_ ? row : 0);
+  }
 
-  // Words of all uniforms of a step, by lane; made for the four steps of a block, or for one row for 16 blocks.
+  // Words of all uniforms of a step, by lane; made for the four steps of a block, or of several blocks.
   const uint32_t* words_of(int32_t step, int64_t& stride) {
     const int64_t draws = plan_.most_draws;
     const int counters = (lanes_ + kPhiloxLanes - 1) / kPhiloxLanes * kPhiloxLanes;
-    const int block = rows_ == 1 ? step / (4 * kPhiloxLanes) : step / 4;
-    if (block != block_) {
-      block_ = block;
+    const int blocks = repeated_.blocks(), first_block = step / 4 & -blocks;
+    if (first_block != block_) {
+      block_ = first_block;
       for (int64_t i = 0; i < draws; ++i)
         for (int start = 0; start < counters; start += kPhiloxLanes)
-          make_words(block, i, start, words_ + i * 4 * counters + start, counters);
+          make_words(i, start, words_ + i * 4 * counters + start, counters);
     }
-    if (rows_ > 1) {
+    const uint32_t* words = words_ + (step & 3) * counters;
+    if (blocks == 1) {
       stride = 4 * counters;
-      return words_ + (step & 3) * counters;
+      return words;
     }
+    words += (step / 4 - first_block) << repeated_.shift;
     stride = kPhiloxLanes;
     for (int64_t i = 0; i < draws; ++i)
       for (int lane = 0; lane < kPhiloxLanes; ++lane)
-        same_words_[i * kPhiloxLanes + lane] =
-            words_[i * 4 * counters + (step & 3) * counters + step / 4 % kPhiloxLanes];
+        same_words_[i * kPhiloxLanes + lane] = words[i * 4 * counters + repeated_.row_of(lane)];
     return same_words_;
   }
 
-  void make_words(int block, int64_t draw, int start, uint32_t* words, int stride) const {
+  void make_words(int64_t draw, int start, uint32_t* words, int stride) const {
     const auto counter_of = [&](int i) {
-      return Counter{static_cast<uint64_t>(rows_ == 1 ? block * kPhiloxLanes + i : block),
-                     request_.noise_row(row_of(rows_ == 1 ? 0 : start + i))};
+      return Counter{static_cast<uint64_t>(block_ + repeated_.block_of(i)), request_.noise_row(row_of(start + i))};
     };
     noise_words(counter_of, static_cast<uint64_t>(draw), request_.seed, words, stride);
   }
@@ -186,6 +190,7 @@ class Drawing {
   const Request<T>& request_;
   int64_t base_;  // row of this piece in lane 0
   int rows_, lanes_;
+  Lanes16 repeated_;
   Positions at_;
   uint32_t *words_, *same_words_;
   T *room_, *numbers_;

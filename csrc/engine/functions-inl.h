@@ -174,6 +174,14 @@ __attribute__((noinline)) void apply(Function function, const T* in, T* out, int
   }
 }
 
+// The function of one number, which need not go through memory to lie in a vector.
+template <class T>
+MADE_FAST_NOINLINE T call_one(Function function, T x) {
+  Vec<T> alone{};
+  alone[0] = x;
+  return call<T>(function, alone)[0];
+}
+
 template <class T>
 __attribute__((noinline)) void add(const T* left, const T* right, T* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = left[i] + right[i];

@@ -81,6 +81,19 @@ MADE_FAST_INLINE void noise_words(const CounterOf& counter_of, uint64_t draw, ui
   philox(c0, draw, c2, c3, seed, words, stride);
 }
 
+// Few rows fill 16 counters with blocks that follow one another: lane i is block i >> shift of row i & mask.
+struct Lanes16 {
+  int mask, shift;
+
+  // Lanes repeat after `period` rows: 1, 2, 4 or 8; or each is a row.
+  explicit Lanes16(int period)
+      : mask(repeats(period) ? period - 1 : -1), shift(repeats(period) ? __builtin_ctz(period) : 31) {}
+  static bool repeats(int period) { return 2 * period <= kPhiloxLanes; }
+  int blocks() const { return mask < 0 ? 1 : kPhiloxLanes >> shift; }
+  int row_of(int lane) const { return lane & mask; }
+  int block_of(int lane) const { return lane >> shift; }
+};
+
 // logit(u) for the uniform of each word: u < sigmoid(l) iff l > logit(u), and the right side can be had before l is
 // known. `n` is a multiple of 16.
 template <class T>

@@ -65,6 +65,21 @@ struct Row {
     if (values[slot] != T(0)) add_columns(slot, values[slot], values);
   }
 
+  // Most steps are of one unit, and half of those are zero: as one branch.
+  void finish_unit(Function function, int64_t slot, bool param) {
+    if (known != nullptr) known[slot] = param ? kParameter : kValue;
+    T value = values[slot];
+    if (function == Function::relu) {
+      if (value <= T(0)) {
+        values[slot] = T(0);
+        return;
+      }
+    } else if (function != Function::identity) {
+      values[slot] = value = call_one<T>(function, value);
+    }
+    if (value != T(0) && !param) add_columns(slot, value, values);
+  }
+
   // The columns of a unit, times its value, to sums by slot.
   void add_columns(int64_t unit, T value, T* totals) {
     for (int64_t c = plan.column_start[unit]; c < plan.column_start[unit + 1]; ++c) {
@@ -161,6 +176,10 @@ struct Row {
       switch (step->kind) {
         case Kind::affine:
           if (plan.affines[step->left].open >= 0) add<T>(first, looked + step->first, first, step->count);
+          if (step->count == 1) {
+            finish_unit(step->function, step->first, step->first >= plan.first_param);
+            continue;
+          }
           apply<T>(step->function, first, first, step->count);
           break;
         case Kind::unary:
@@ -202,7 +221,7 @@ Row<T> row_at(const Plan<T>& plan, const Request<T>& request, int64_t row, char*
           numbers(at.params),
           numbers(at.x),
           nullptr,
-          {plan, request, row, 1, kLanes<T>, scratch + at.drawing}};
+          {plan, request, row, 1, 1, kLanes<T>, scratch + at.drawing}};
 }
 
 }  // namespace MADE_FAST_ISA

@@ -120,18 +120,17 @@ MADE_FAST_INLINE Vec<T> absolute(Vec<T> x) {
   return x < T(0) ? -x : x;
 }
 
-// Transposes a square of one vector each way: swaps the off-diagonal halves, then those of the quarters, and so on.
-template <class T, int half>
-MADE_FAST_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
+// Transposes a square of n vectors of n lanes: swaps the off-diagonal halves, then those of the quarters, and so on.
+template <class Vector, class Places, int n, int half = n / 2>
+MADE_FAST_INLINE void transpose_square(Vector (&rows)[n]) {
   if constexpr (half > 0) {
-    constexpr int n = kLanes<T>;
 #if defined(__clang__)
-    Vec<T> copy[n];
+    Vector copy[n];
     for (int i = 0; i < n; ++i) copy[i] = rows[i];
     for (int i = 0; i < n; ++i)
       for (int j = 0; j < n; ++j) rows[j][i] = copy[i][j];
 #else
-    Int<T> low{}, high{};
+    Places low{}, high{};
 #pragma GCC unroll 16
     for (int j = 0; j < n; ++j) {
       low[j] = j & half ? n + j - half : j;
@@ -140,13 +139,19 @@ MADE_FAST_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i) {
       if (i & half) continue;
-      const Vec<T> a = rows[i], b = rows[i + half];
+      const Vector a = rows[i], b = rows[i + half];
       rows[i] = __builtin_shuffle(a, b, low);
       rows[i + half] = __builtin_shuffle(a, b, high);
     }
-    transpose<T, half / 2>(rows);
+    transpose_square<Vector, Places, n, half / 2>(rows);
 #endif
   }
+}
+
+// A square of one vector each way.
+template <class T, int half>
+MADE_FAST_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
+  transpose_square<Vec<T>, Int<T>, kLanes<T>, half>(rows);
 }
 
 }  // namespace MADE_FAST_ISA

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "engine/drawing-inl.h"
+#include "engine/few-inl.h"
 #include "engine/functions-inl.h"
 #include "engine/lookups-inl.h"
 #include "engine/noise-inl.h"
@@ -27,6 +28,8 @@ struct Tile {
   static constexpr int stride = NV * kLanes<T>;
   static constexpr int width = (stride + kPhiloxLanes - 1) / kPhiloxLanes * kPhiloxLanes;  // rows, in whole counters
 
+  static constexpr bool kHasFew = NV == 1 && !kPairs && FewRows<T>::fits;
+
   const Plan<T>& plan;
   const Request<T>& request;
   T* table;
@@ -40,6 +43,8 @@ struct Tile {
   int64_t base;  // row of this piece in lane 0
   int rows;
   const Prefix<T>* prefix;  // of all these rows, or null
+  Lanes16 repeated;
+  const FewRows<T>* few;  // multiplies, or null
   int noise_block = -1;
   Int<T> nan_lanes{};
 
@@ -55,6 +60,9 @@ struct Tile {
 
   // Called for slots whose values are final and may be read.
   void publish(int64_t first, int64_t count) {
+    if constexpr (kHasFew) {
+      if (few != nullptr) few->publish(first, count, slot(first), stride);
+    }
     if constexpr (kPairs) {
       for (int64_t i = first; i < first + count; ++i)
         for (int v = 0; v < stride; v += kLanes<T>) put_half(slot(i) + v, pairs + (i / 2) * stride + v, i % 2 != 0);
@@ -81,8 +89,11 @@ struct Tile {
       if (u < kept) store_sums<T, NV>(sum[u], out + u * stride);
   }
 
-  void multiply_panel(int32_t number, int64_t first_slot) {
+  void multiply_panel(int32_t affine, int32_t number, int64_t first_slot) {
     const Panel& panel = plan.panels[number];
+    if constexpr (kHasFew) {
+      if (few != nullptr) return few->multiply(affine, number, place_of(first_slot));
+    }
     if constexpr (kPairs) {
       multiply_pairs<NV>(plan, plan.pair_panels[number], plan.bias + first_slot, pairs, place_of(first_slot));
     } else {
@@ -150,7 +161,7 @@ struct Tile {
     const bool looks_up = affine.open >= 0, rectify = step.function == Function::relu && !looks_up;
     for (int32_t unit = step.first; unit < step.first + step.count; ++unit) {
       const int32_t index = unit - affine.first_slot, number = affine.first_panel + index / kPanelRows;
-      if (index % kPanelRows == 0) multiply_panel(number, unit);
+      if (index % kPanelRows == 0) multiply_panel(step.left, number, unit);
       if (looks_up && index % kPanelRows == 0) start_lookups(affine, plan.panels[number], unit);
       if (index % kPanelRows == kPanelRows / 2) multiply_second_half(plan.panels[number], unit);
       rectify ? finish_unit<true>(unit) : finish_unit<false>(unit);
@@ -159,24 +170,44 @@ struct Tile {
     if (!rectify) apply<T>(step.function, slot(step.first), slot(step.first), int64_t(step.count) * stride);
   }
 
+  uint64_t noise_row(int lane) const {
+    const int row = repeated.row_of(lane);
+    return request.noise_row(base + (row < rows ? row : 0));
+  }
+
+  // Thresholds of the steps of a block; of few rows, of several blocks that follow one another.
   void make_limits(int block) {
     noise_block = block;
     alignas(kAlign) uint32_t words[4 * kWidest<T>];
     for (int start = 0; start < stride; start += kPhiloxLanes) {
       const auto counter_of = [&](int i) {
-        return Counter{static_cast<uint64_t>(block), request.noise_row(base + (start + i < rows ? start + i : 0))};
+        return Counter{static_cast<uint64_t>(block + repeated.block_of(i)), noise_row(start + i)};
       };
       noise_words(counter_of, 0, request.seed, words + start, width);
     }
-    thresholds<T>(words, limits, 4 * width);
+    const int blocks = repeated.blocks();
+    if (blocks == 1) return thresholds<T>(words, limits, 4 * width);
+    alignas(kAlign) T found[4 * kPhiloxLanes];
+    thresholds<T>(words, found, 4 * kPhiloxLanes);
+    for (int b = 0; b < blocks; ++b)
+      for (int w = 0; w < 4; ++w) {
+        const T* of_step = found + w * kPhiloxLanes + (b << repeated.shift);
+        T* out = limits + (4 * b + w) * width;
+        for (int lane = 0; lane < stride; ++lane) out[lane] = of_step[repeated.row_of(lane)];
+      }
+  }
+
+  // Those of one step, by lane.
+  const T* limits_of(int32_t noise_step) {
+    const int32_t block = noise_step / 4 & -repeated.blocks();
+    if (block != noise_block) make_limits(block);
+    return limits + (noise_step - 4 * block) * width;
   }
 
   // Bernoulli variables with nothing asked of them.
   void draw_plain(const Step& step) {
     for (int32_t index = step.first; index < step.first + step.count; ++index) {
-      const int32_t noise_step = plan.noise_steps[index];
-      if (noise_step >> 2 != noise_block) make_limits(noise_step >> 2);
-      const T* limit = limits + (noise_step & 3) * width;
+      const T* limit = limits_of(plan.noise_steps[index]);
       const T* logit = slot(plan.param_slots[index]);
       T* x = slot(plan.x_slot + index);
       for (int v = 0; v < stride; v += kLanes<T>) {
@@ -223,7 +254,8 @@ struct Tile {
     for (int64_t i = 0; i < plan.num_context_units; ++i) {
       T* values = slot(plan.context_slot + i);
       for (int r = 0; r < stride; ++r) {
-        const int64_t row = request.row_offset + base + (r < rows ? r : 0);
+        const int lane = repeated.row_of(r);
+        const int64_t row = request.row_offset + base + (lane < rows ? lane : 0);
         values[r] = request.context[row / request.rows_per_context * plan.context_features + plan.context_units[i]];
       }
     }
@@ -338,7 +370,12 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
               const Prefix<T>* prefix) {
   const TilePositions<T> at(plan, NV * kLanes<T>);
   const auto numbers = [scratch](int64_t place) { return reinterpret_cast<T*>(scratch + place); };
-  Drawing<T> drawing(plan, request, first, rows, NV * kLanes<T>, scratch + at.drawing);
+  const int period = period_of(rows, NV * kLanes<T>);
+  Drawing<T> drawing(plan, request, first, rows, period, NV * kLanes<T>, scratch + at.drawing);
+  const FewRows<T> few{plan, period, numbers(at.few), numbers(at.few_sums),
+                       reinterpret_cast<typename FewRows<T>::Ahead*>(scratch + at.aheads)};
+  const bool are_few = Tile<T, NV, kPairs>::kHasFew && period < kLanes<T> && prefix == nullptr;
+  if (are_few) few.begin();
   Tile<T, NV, kPairs> tile{plan,
                            request,
                            numbers(at.table),
@@ -351,7 +388,9 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
                            drawing,
                            first,
                            rows,
-                           prefix};
+                           prefix,
+                           Lanes16(period),
+                           are_few ? &few : nullptr};
   // The other half of a pair may be read, with weight zero, before it is known: it must be a number.
   if (kPairs) std::memset(tile.pairs, 0, static_cast<size_t>(at.drawn - at.pairs));
   tile.run();
