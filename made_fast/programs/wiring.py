@@ -9,7 +9,7 @@ from torch import Tensor
 
 from made_fast.programs.schedule import Kind
 
-__all__ = ["HEADS", "HEADS_WITH_Z", "MOST_NETWORKS", "Wire", "Wiring", "check_networks", "check_wiring"]
+__all__ = ["HEADS", "HEADS_WITH_Z", "MOST_NETWORKS", "Wire", "Wiring", "check_head", "check_networks", "check_wiring"]
 
 MOST_NETWORKS = 64  # one after another in one call: kMostNetworks of csrc/plan/network.h
 
@@ -103,15 +103,17 @@ def check_wiring(wiring: Wiring, masks: Mapping[int, Tensor]) -> None:
     _require(read >= set(range(2, len(widths) - 1)), "every value must be read")
 
 
-def check_networks(wirings: Sequence[Wiring], head: str) -> None:
-    """Raises ValueError unless a head can be made of networks one after another; as csrc/python/networks.cpp does."""
+def check_networks(wirings: Sequence[Wiring]) -> None:
+    """Raises ValueError unless networks can be one after another; this and ``check_head`` as csrc/python/network.cpp does."""
     _require(0 < len(wirings) <= MOST_NETWORKS, f"there must be 1 to {MOST_NETWORKS} networks")
     alike = len({(each.features, each.context_features) for each in wirings}) == 1
     _require(alike, "networks must read variables and a context of the same widths")
-    _require(
-        len(wirings) == 1 or head == "flow" or head in HEADS_WITH_Z,
-        "networks one after another must make affine transforms",
-    )
+
+
+def check_head(wirings: Sequence[Wiring], head: str) -> None:
+    """Raises ValueError unless a head can be made of networks one after another."""
+    affine = head == "flow" or head in HEADS_WITH_Z
+    _require(len(wirings) == 1 or affine, "networks one after another must make affine transforms")
     for wiring in wirings:
         made, features = wiring.wires[-1].width, wiring.features
         wanted = features if head in ("bernoulli", "spin", "categorical") else 2 * features

@@ -40,6 +40,12 @@ def jit(function: Callable[..., Any]) -> Any:
     return dispatcher
 
 
+def jit_part(function: Callable[..., Any]) -> Any:
+    """Compiles what only kernels call, as ``jit`` does; it is kept with those, and without what Python needs to call it."""
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy", **options)(function)
+
+
 def dispatch(name: str, parameters: str, arguments: str, cases: Mapping[int, Any]) -> Any:
     """A kernel that calls one of several by number.
 

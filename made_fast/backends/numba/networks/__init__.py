@@ -24,13 +24,13 @@ from made_fast.backends.numba.networks.plan import (
     SEGMENT,
     UNITS,
     Side,
-    SizeColumn,
     Status,
+    TaskColumn,
     plan_of,
     side_of,
 )
 from made_fast.backends.numba.networks.slopes import SLOPES
-from made_fast.programs.wiring import HEADS, HEADS_WITH_Z, Wiring, check_networks, check_wiring
+from made_fast.programs.wiring import HEADS, HEADS_WITH_Z, Wiring, check_head, check_networks, check_wiring
 
 __all__ = ["Network", "Networks"]
 
@@ -85,8 +85,12 @@ class Networks:
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._wirings = [each.wiring for each in networks]
-        check_networks(self._wirings, "flow" if len(networks) > 1 else "parameters")
+        check_networks(self._wirings)
         self._plan = plan_of([(each.wiring, each.sides) for each in networks])
+        self._units, self._room = (
+            self._plan.number(each) for each in (TaskColumn.UNITS_KEPT, TaskColumn.UNITS_OF_ROOM)
+        )
+        self._num_weights = sum(each.num_weights for each in self._wirings)
         self._macs = sum(each.macs for each in networks)
         self._pieces = [_pieces(each) for each in self._wirings]
         self._checked: set[str] = set()  # heads
@@ -119,13 +123,13 @@ class Networks:
         self._check(head, reads, weights)
         batch, wiring = x.shape[0], self._wirings[-1]
         blocks, threads = self._cut(batch)
-        values = x.new_empty(blocks * BLOCK * int(self._plan.sizes[SizeColumn.VALUES]) if keep else 0)
+        values = x.new_empty(blocks * BLOCK * self._units if keep else 0)
         width = wiring.wires[-1].width if head == "parameters" else wiring.features
         out = x.new_empty(batch, width) if head == "parameters" or head in HEADS_WITH_Z else None
         total = None if head == "parameters" else x.new_empty(batch)
-        addresses = _addresses((x, context, out, total, values if keep else None, None, *reads), weights)
-        given = (self._plan, addresses, HEADS.index(head), _NUMBERS[x.dtype](floor), batch, finite)
-        statuses = in_threads(forward, given, blocks, threads)
+        tensors = (x, context, out, total, values if keep else None, None)
+        task = self._task(tensors, head, batch, finite, reads, weights)
+        statuses = in_threads(forward, (task, _NUMBERS[x.dtype](floor)), blocks, threads)
         if Status.NO_PERMUTATION in statuses:
             raise ValueError("what a network reads must be a permutation")
         return None if Status.NOT_FINITE in statuses else (out, total, values)
@@ -159,12 +163,12 @@ class Networks:
         """
         self._check(head, reads, weights)
         blocks, threads = self._cut(batch)
-        room = values.new_empty(min(blocks, BLOCKS_AT_ONCE) * BLOCK * int(self._plan.sizes[SizeColumn.ROOM]))
+        room = values.new_empty(min(blocks, BLOCKS_AT_ONCE) * BLOCK * self._room)
         of_weights = [0 if each is None else each.data_ptr() for each in into_weights]
-        addresses = _addresses((*into, *grads, values, room, *reads), weights, of_weights)
-        given = (self._plan, addresses, HEADS.index(head), _NUMBERS[values.dtype](floor), batch)
+        task = self._task((*into, *grads, values, room), head, batch, finite, reads, weights, of_weights)
+        given = (task, _NUMBERS[values.dtype](floor))
         if threads == 1:
-            return backward(*given, finite) == Status.DONE  # type: ignore[no-any-return]
+            return backward(*given) == Status.DONE  # type: ignore[no-any-return]
         if finite and not gradients_are_finite(*given, False):
             return False
         for first in range(0, blocks, BLOCKS_AT_ONCE):
@@ -174,13 +178,30 @@ class Networks:
                 in_threads(backward_weights, (*given, first, count, network), self._pieces[network], threads)
         return not finite or bool(gradients_are_finite(*given, True))
 
+    def _task(
+        self,
+        tensors: Sequence[Tensor | None],
+        head: str,
+        batch: int,
+        finite: bool,
+        reads: Sequence[Tensor | None],
+        *weights: Sequence[int],
+    ) -> NDArray[np.int64]:
+        """See ``plan.TaskColumn``, whose first six columns are of ``tensors``."""
+        numbers = [0 if each is None else each.data_ptr() for each in tensors]
+        numbers += [HEADS.index(head), batch, finite, *self._plan.numbers]
+        numbers += [0 if each is None else each.data_ptr() for each in reads]
+        for each in weights:
+            numbers += each
+        return np.array(numbers, dtype=np.int64)
+
     def _check(self, head: str, reads: Sequence[Tensor | None], weights: Sequence[int]) -> None:
         if head not in self._checked:
-            check_networks(self._wirings, head)
+            check_head(self._wirings, head)
             self._checked.add(head)
         if len(reads) != len(self._wirings) or reads[0] is not None:
             raise ValueError("reads must be one for each network, of the first none")
-        if len(weights) != self._plan.sizes[SizeColumn.WEIGHTS]:
+        if len(weights) != self._num_weights:
             raise ValueError("weights must be as many as those of the networks")
 
     def _cut(self, batch: int) -> tuple[int, int]:
@@ -194,11 +215,3 @@ def _pieces(wiring: Wiring) -> int:
     widths = [wiring.features, wiring.context_features, *(wire.width for wire in wiring.wires)]
     read = [widths[value] for wire in wiring.wires for value, _ in wire.terms]
     return sum(-(-width // SEGMENT) for width in read) + sum(wire.bias >= 0 for wire in wiring.wires)
-
-
-def _addresses(tensors: Sequence[Tensor | None], *weights: Sequence[int]) -> NDArray[np.int64]:
-    """See ``plan.AddressColumn``."""
-    numbers = [0 if each is None else each.data_ptr() for each in tensors]
-    for each in weights:
-        numbers += each
-    return np.array(numbers, dtype=np.int64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from made_fast.backends.numba.jit import jit
+from made_fast.backends.numba.jit import jit_part
 from made_fast.backends.numba.networks.memory import copy
 from made_fast.backends.numba.special import softplus
 from made_fast.outputs.rules import LOG_SQRT_2_PI
@@ -21,13 +21,13 @@ PARAMETERS, AFFINE, FLOW, BERNOULLI, NORMAL, SPIN, CATEGORICAL, SOFTPLUS_SCALE, 
 MOST = 20.0  # beyond it torch takes the argument of a softplus itself
 
 
-@jit
+@jit_part
 def makes_z(head):
     """Whether z is handed over, beside a total."""
     return head in (AFFINE, SOFTPLUS_SCALE, SOFTCLIP_SCALE)
 
 
-@jit
+@jit_part
 def head_forward(head, is_last, floor, categories, features, width, stride, kept, params, x, room, total, to, z, order):
     """Adds what all variables give to the total, and writes z.
 
@@ -57,7 +57,7 @@ def head_forward(head, is_last, floor, categories, features, width, stride, kept
             copy(kept, x + d * stride, stride, to, z + order[d] * stride)
 
 
-@jit
+@jit_part
 def head_backward(
     head, is_last, floor, categories, features, width, stride, kept, params, x, room, total, z, grad, grad_x
 ):
@@ -89,18 +89,18 @@ def head_backward(
         copy(room, z + passed, features * stride - passed, room, grad_x + passed)
 
 
-@jit
+@jit_part
 def _sigmoid(x):
     return 1.0 / (1.0 + math.exp(-x))
 
 
-@jit
+@jit_part
 def _soft(raw):
     """As torch has it."""
     return float(raw) if raw > MOST else softplus(raw)
 
 
-@jit
+@jit_part
 def _scale_of(head, floor, raw):
     """A scale, its logarithm, and the slope of that."""
     if head == SOFTCLIP_SCALE:
@@ -110,14 +110,14 @@ def _scale_of(head, floor, raw):
     return scale, math.log(scale), (1.0 if raw > MOST else _sigmoid(raw)) / scale
 
 
-@jit
+@jit_part
 def _bits_forward(head, stride, kept, logit, x, room, total):
     for i in range(stride):
         sign = float(kept[x + i]) if head == SPIN else 2.0 * kept[x + i] - 1.0
         room[total + i] -= softplus(-sign * kept[logit + i])
 
 
-@jit
+@jit_part
 def _bits_backward(head, stride, kept, logit, x, room, total, grad, grad_x):
     step = 1.0 if head == SPIN else 2.0
     for i in range(stride):
@@ -127,7 +127,7 @@ def _bits_backward(head, stride, kept, logit, x, room, total, grad, grad_x):
         room[grad_x + i] = step * slope * kept[logit + i]
 
 
-@jit
+@jit_part
 def _divided_forward(floor, has_density, stride, kept, pair, x, room, total, to, at):
     """z = (x - shift) / scale; without a z that is wanted it is still written."""
     for i in range(stride):
@@ -137,7 +137,7 @@ def _divided_forward(floor, has_density, stride, kept, pair, x, room, total, to,
         room[total + i] -= math.log(scale) + (0.5 * z * z + LOG_SQRT_2_PI if has_density else 0.0)
 
 
-@jit
+@jit_part
 def _divided_backward(floor, has_density, stride, kept, pair, x, room, total, at, grad, grad_x):
     for i in range(stride):
         raw = kept[pair + stride + i]
@@ -150,7 +150,7 @@ def _divided_backward(floor, has_density, stride, kept, pair, x, room, total, at
         room[grad_x + i] = to_z / scale
 
 
-@jit
+@jit_part
 def _multiplied_forward(head, floor, stride, kept, pair, x, room, total, to, at):
     """z = x * scale + shift, the scale first or last."""
     raw, shift = (pair, pair + stride) if head == SOFTPLUS_SCALE else (pair + stride, pair)
@@ -160,7 +160,7 @@ def _multiplied_forward(head, floor, stride, kept, pair, x, room, total, to, at)
         room[total + i] += log_scale
 
 
-@jit
+@jit_part
 def _multiplied_backward(head, floor, stride, kept, pair, x, room, total, at, grad, grad_x):
     is_first = head == SOFTPLUS_SCALE
     raw, to_raw, to_shift = (pair, grad, grad + stride) if is_first else (pair + stride, grad + stride, grad)
@@ -172,7 +172,7 @@ def _multiplied_backward(head, floor, stride, kept, pair, x, room, total, at, gr
         room[grad_x + i] = to_z * scale
 
 
-@jit
+@jit_part
 def _log_sum(count, stride, kept, logit):
     """The greatest logit of one row, and log of the sum of exp of what each is above it."""
     most, total = kept[logit], 0.0
@@ -183,7 +183,7 @@ def _log_sum(count, stride, kept, logit):
     return most, math.log(total)
 
 
-@jit
+@jit_part
 def _categories_forward(categories, stride, kept, params, x, room, total):
     """The log-probability of one-hot x: the sum of x (logit - log of the sum of exp)."""
     at = 0
@@ -197,7 +197,7 @@ def _categories_forward(categories, stride, kept, params, x, room, total):
         at += categories[d] * stride
 
 
-@jit
+@jit_part
 def _categories_backward(categories, stride, kept, params, x, room, total, grad, grad_x):
     at = 0
     for d in range(len(categories)):

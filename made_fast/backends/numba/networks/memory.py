@@ -8,31 +8,46 @@ from numba import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from made_fast.backends.numba.jit import jit
-from made_fast.backends.numba.networks.plan import AddressColumn, SizeColumn, TermColumn, ValueColumn
+from made_fast.backends.numba.jit import jit_part
+from made_fast.backends.numba.networks.plan import TaskColumn, TermColumn, ValueColumn
 
 __all__ = [
-    "LANES",
     "all_finite",
     "copy",
     "fill",
+    "first_of",
+    "integer_at",
     "lanes_to_rows",
     "numbers_at",
     "orders_of",
     "part",
     "rows_to_lanes",
-    "size_of",
     "stride_of",
+    "term_of",
+    "value_of",
     "weight_of",
     "weights_are_finite",
 ]
 
 LANES = 16  # rows of a block are a multiple of this
-READS = len(AddressColumn)  # where the addresses of what networks read begin
-FEATURES, WEIGHTS = int(SizeColumn.FEATURES), int(SizeColumn.WEIGHTS)
-SOURCE, WEIGHT = int(TermColumn.SOURCE), int(TermColumn.WEIGHT)
+NUM_VALUE_COLUMNS, NUM_TERM_COLUMNS = len(ValueColumn), len(TermColumn)
+READS = len(TaskColumn)  # where the addresses of what networks read begin
+FEATURES, NETWORKS, WEIGHTS = int(TaskColumn.FEATURES), int(TaskColumn.NETWORKS), int(TaskColumn.WEIGHTS)
+FIRSTS, VALUES, TERMS = int(TaskColumn.FIRSTS), int(TaskColumn.VALUES), int(TaskColumn.TERMS)
+_, WEIGHT, ROWS, COLUMNS, _, _ = map(int, TermColumn)
 WIDTH, BIAS = int(ValueColumn.WIDTH), int(ValueColumn.BIAS)
 FIRST_TERM, STOP_TERM = int(ValueColumn.FIRST_TERM), int(ValueColumn.STOP_TERM)
+
+
+@intrinsic  # type: ignore[misc]
+def integer_at(typing_context, address, index):
+    """One int64."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(types.int64)))
+        return builder.load(builder.gep(pointer, [arguments[1]]))
+
+    return types.int64(types.intp, types.intp), generate
 
 
 @intrinsic  # type: ignore[misc]
@@ -66,30 +81,42 @@ def _array(context, builder, kind, pointer, count):
     return array._getvalue()
 
 
-@jit
-def weight_of(plan, addresses, number, count, like):
+@jit_part
+def first_of(task, network):
+    """Where the values of a network begin."""
+    return integer_at(task[FIRSTS], network)
+
+
+@jit_part
+def value_of(task, number, column):
+    """A number of the table of values."""
+    return integer_at(task[VALUES], number * NUM_VALUE_COLUMNS + column)
+
+
+@jit_part
+def term_of(task, number, column):
+    """A number of the table of terms."""
+    return integer_at(task[TERMS], number * NUM_TERM_COLUMNS + column)
+
+
+@jit_part
+def weight_of(task, number, count, like):
     """A weight, flat, by its number among those of all networks; the gradients follow them, empty if they are not wanted."""
-    address = addresses[READS + len(plan.firsts) - 1 + number]
+    address = task[READS + task[NETWORKS] + number]
     return numbers_at(address, count if address != 0 else 0, like)
 
 
-@jit
-def size_of(plan, value, term):
-    """Of the weight of a term of a value."""
-    return plan.values[value, WIDTH] * plan.values[plan.terms[term, SOURCE], WIDTH]
-
-
-@jit
-def orders_of(plan, addresses):
+@jit_part
+def orders_of(task):
     """Where variable d of the z of network k is in x of the next one, (K, D); the last number is -1 if it cannot be."""
-    networks, features = len(plan.firsts) - 1, plan.sizes[FEATURES]
+    networks, features = task[NETWORKS], task[FEATURES]
     orders = np.empty((networks, features), dtype=np.int64)
     for k in range(networks):
         for i in range(features):
             orders[k, i] = i
     for k in range(1, networks):
-        if addresses[READS + k] != 0:
-            reads = numbers_at(addresses[READS + k], features, np.int64(0))
+        if task[READS + k] != 0:
+            reads = numbers_at(task[READS + k], features, np.int64(0))
             orders[k - 1, :] = -1
             for i in range(features):
                 if 0 <= reads[i] < features and orders[k - 1, reads[i]] < 0:
@@ -99,13 +126,13 @@ def orders_of(plan, addresses):
     return orders
 
 
-@jit
+@jit_part
 def stride_of(rows):
     """How far it is to the next unit in a block of so many rows."""
     return (rows + LANES - 1) // LANES * LANES
 
 
-@jit
+@jit_part
 def fill(numbers, at, count, value):
     """Writes one number to many places."""
     to = part(numbers, at, count)
@@ -113,7 +140,7 @@ def fill(numbers, at, count, value):
         to[i] = value
 
 
-@jit
+@jit_part
 def copy(numbers, at, count, to, place):
     """Writes many numbers to as many places."""
     of, into = part(numbers, at, count), part(to, place, count)
@@ -121,7 +148,7 @@ def copy(numbers, at, count, to, place):
         into[i] = of[i]
 
 
-@jit
+@jit_part
 def rows_to_lanes(rows_of_all, first, rows, units, stride, to, at):
     """Writes rows of (B, units) as (units, stride), zero beyond the last row."""
     of, into = part(rows_of_all, first * units, rows * units), part(to, at, units * stride)
@@ -132,7 +159,7 @@ def rows_to_lanes(rows_of_all, first, rows, units, stride, to, at):
             into[unit * stride + row] = 0
 
 
-@jit
+@jit_part
 def lanes_to_rows(numbers, at, rows, units, stride, rows_of_all, first):
     """The other way."""
     of, into = part(numbers, at, units * stride), part(rows_of_all, first * units, rows * units)
@@ -141,7 +168,7 @@ def lanes_to_rows(numbers, at, rows, units, stride, rows_of_all, first):
             into[row * units + unit] = of[unit * stride + row]
 
 
-@jit
+@jit_part
 def all_finite(numbers):
     """Whether every number of a flat array is finite."""
     bad = 0
@@ -150,16 +177,16 @@ def all_finite(numbers):
     return bad == 0
 
 
-@jit
-def weights_are_finite(plan, addresses, like, gradients):
+@jit_part
+def weights_are_finite(task, like, gradients):
     """Whether all weights are finite, or their gradients as far as they are wanted."""
-    first = plan.sizes[WEIGHTS] if gradients else 0
-    for v in range(len(plan.values)):
-        for term in range(plan.values[v, FIRST_TERM], plan.values[v, STOP_TERM]):
-            number, count = first + plan.terms[term, WEIGHT], size_of(plan, v, term)
-            if not all_finite(weight_of(plan, addresses, number, count, like)):
+    first = task[WEIGHTS] if gradients else 0
+    for v in range(first_of(task, task[NETWORKS])):
+        for term in range(value_of(task, v, FIRST_TERM), value_of(task, v, STOP_TERM)):
+            count = term_of(task, term, ROWS) * term_of(task, term, COLUMNS)
+            if not all_finite(weight_of(task, first + term_of(task, term, WEIGHT), count, like)):
                 return False
-        bias = plan.values[v, BIAS]
-        if bias >= 0 and not all_finite(weight_of(plan, addresses, first + bias, plan.values[v, WIDTH], like)):
+        bias = value_of(task, v, BIAS)
+        if bias >= 0 and not all_finite(weight_of(task, first + bias, value_of(task, v, WIDTH), like)):
             return False
     return True

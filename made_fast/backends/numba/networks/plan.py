@@ -18,11 +18,10 @@ __all__ = [
     "BLOCK",
     "SEGMENT",
     "UNITS",
-    "AddressColumn",
     "Plan",
     "Side",
-    "SizeColumn",
     "Status",
+    "TaskColumn",
     "TermColumn",
     "ValueColumn",
     "plan_of",
@@ -56,25 +55,17 @@ class TermColumn(IntEnum):
 
     SOURCE = 0
     WEIGHT = 1
-    CUTS = 2
-    BACK_CUTS = 3
+    ROWS = 2
+    COLUMNS = 3
+    CUTS = 4
+    BACK_CUTS = 5
 
 
-class SizeColumn(IntEnum):
-    """Sizes; the room of a block begins with a total of each row, and then has z or its gradient."""
+class TaskColumn(IntEnum):
+    """The numbers of a call, all in one array: compiled code is handed little, and so is compiled sooner.
 
-    FEATURES = 0
-    CONTEXT = 1
-    VALUES = 2  # units of a block
-    ORDERED = 3  # where in its room the gradient of z is in the order of its network
-    ROOM = 4  # units of its room
-    WEIGHTS = 5  # of all networks
-
-
-class AddressColumn(IntEnum):
-    """What the addresses of a call are of, 0 of nothing; on the way back of the gradients of x, context and results.
-
-    There follow those of what each network reads, of all weights, and of their gradients.
+    Addresses are of the memory of tensors, 0 of nothing; on the way back of the gradients of x, context and results. After
+    the last column come those of what each network reads, of all weights, and of their gradients.
     """
 
     X = 0
@@ -83,6 +74,29 @@ class AddressColumn(IntEnum):
     TOTAL = 3
     KEPT = 4  # values of all units, block after block
     ROOM = 5  # of the way back
+    HEAD = 6
+    BATCH = 7
+    FINITE = 8
+    FEATURES = 9  # from here on all calls have the same
+    CONTEXT_FEATURES = 10
+    NETWORKS = 11
+    WEIGHTS = 12
+    UNITS_KEPT = 13  # of a block
+    UNITS_ORDERED = 14  # where in the room of a block the gradient of z is in the order of its network
+    UNITS_OF_ROOM = 15
+    FIRSTS = 16  # addresses of tables: see Plan
+    VALUES = 17
+    TERMS = 18
+    CUTS = 19  # of the masks, see Side
+    COLUMNS = 20
+    BITS = 21
+    BACK_CUTS = 22  # of the transposes
+    BACK_COLUMNS = 23
+    BACK_BITS = 24
+    NUM_COLUMNS = 25
+    NUM_BACK_COLUMNS = 26
+    CATEGORIES = 27
+    NUM_CATEGORIES = 28
 
 
 class Status(IntEnum):
@@ -108,23 +122,27 @@ class Side(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What compiled code is handed of K networks one after another.
+    """The tables of K networks one after another.
 
     Attributes:
-        sizes: see ``SizeColumn``.
+        numbers: of ``TaskColumn``, those that all calls have.
         firsts: (K + 1,), where the values of each network begin.
         values, terms: see ``ValueColumn`` and ``TermColumn``.
         forward, backward: all masks and all transposes, see ``Side``.
         categories: of each variable the number, or none.
     """
 
-    sizes: Numbers
+    numbers: list[int]
     firsts: Numbers
     values: Numbers
     terms: Numbers
     forward: Side
     backward: Side
     categories: Numbers
+
+    def number(self, column: TaskColumn) -> int:
+        """One that all calls have."""
+        return self.numbers[column - TaskColumn.FEATURES]
 
 
 def side_of(mask: NDArray[np.bool_]) -> Side:
@@ -150,11 +168,14 @@ def plan_of(networks: Sequence[tuple[Wiring, Mapping[int, tuple[Side, Side]]]]) 
     tables = _Tables(wiring.features, wiring.context_features)
     for each in networks:
         tables.add(*each)
-    sizes = [wiring.features, wiring.context_features, tables.units, tables.ordered, tables.room, tables.weights]
-    rows = (sizes, [*tables.firsts, len(tables.values)], tables.values, tables.terms)
-    sides = [Side(*map(np.concatenate, zip(*side, strict=True))) for side in tables.sides]
-    numbers = [np.array(each, dtype=np.int64) for each in (*rows, networks[-1][0].categories)]
-    return Plan(*numbers[:4], *sides, numbers[4])
+    rows = ([*tables.firsts, len(tables.values)], tables.values, tables.terms, networks[-1][0].categories)
+    firsts, values, terms, categories = [np.array(each, dtype=np.int64) for each in rows]
+    forward, backward = [Side(*map(np.concatenate, zip(*side, strict=True))) for side in tables.sides]
+    numbers = [wiring.features, wiring.context_features, len(networks), tables.weights]
+    numbers += [tables.units, tables.ordered, tables.room]
+    numbers += [each.ctypes.data for each in (firsts, values, terms, *forward, *backward)]
+    numbers += [len(forward.columns), len(backward.columns), categories.ctypes.data, len(categories)]
+    return Plan(numbers, firsts, values, terms, forward, backward, categories)
 
 
 class _Tables:
@@ -184,7 +205,10 @@ class _Tables:
         for wire in wiring.wires:
             first_term = len(self.terms)
             for value, weight in wire.terms:
-                self.terms.append([first + value, self.weights + weight, *map(self._cuts, (0, 1), masks[weight])])
+                sizes = wire.width, self.values[first + value][ValueColumn.WIDTH]
+                self.terms.append(
+                    [first + value, self.weights + weight, *sizes, *map(self._cuts, (0, 1), masks[weight])]
+                )
             alone = wire.kind == Kind.UNARY and wire.left >= 2 and readers[wire.left] == 1
             in_place = alone and wire.function not in FROM_ARGUMENT
             left = self.values[first + wire.left]

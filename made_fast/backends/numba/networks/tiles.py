@@ -3,16 +3,21 @@
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from made_fast.backends.numba.jit import jit
-from made_fast.backends.numba.networks.plan import SEGMENT, UNITS
+from made_fast.backends.numba.jit import jit_part
+from made_fast.backends.numba.networks.memory import integer_at, numbers_at, term_of
+from made_fast.backends.numba.networks.plan import SEGMENT, UNITS, TaskColumn, TermColumn
 
-__all__ = ["VECTOR", "add_products", "multiply", "pack"]
+__all__ = ["BACK", "FORWARD", "VECTOR", "add_products", "columns_of", "cut_of", "multiply", "pack"]
 
+FORWARD, BACK = int(TaskColumn.CUTS), int(TaskColumn.BACK_CUTS)  # of the masks, or of the transposes
+NUM_COLUMNS, NUM_BACK_COLUMNS = int(TaskColumn.NUM_COLUMNS), int(TaskColumn.NUM_BACK_COLUMNS)
+_, _, ROWS, COLUMNS, CUTS, BACK_CUTS = map(int, TermColumn)
 VECTOR = 64  # bytes; where the processor's are shorter it takes several
 
 
@@ -70,36 +75,54 @@ def add_products(
     return known, generate
 
 
-@jit
-def pack(side, first, rows, columns, weight, row_stride, column_stride, packed):
-    """Weights of the columns that a tile reads, four for each, zero where the mask is: nothing under it is read.
+@jit_part
+def cut_of(task, side, term, tile, segment):
+    """Where the columns of a segment of a tile begin; those of a whole tile are from its segment 0 to that of the next one.
 
     Args:
-        side: cuts, columns and bits of masks, see ``plan.Side``.
-        first: where the cuts of this one begin.
-        rows, columns: its sizes.
-        weight: flat; number (u, c) is at ``u * row_stride + c * column_stride``.
+        task: see ``plan.TaskColumn``.
+        side: ``FORWARD`` or ``BACK``.
+        term: number of the weight's.
+    """
+    columns, first = (COLUMNS, CUTS) if side == FORWARD else (ROWS, BACK_CUTS)
+    segments = (term_of(task, term, columns) + SEGMENT - 1) // SEGMENT
+    return integer_at(task[side], term_of(task, term, first) + tile * segments + segment)
+
+
+@jit_part
+def columns_of(task, side):
+    """Those of all tiles, and which of the four rows read each."""
+    count = task[NUM_COLUMNS if side == FORWARD else NUM_BACK_COLUMNS]
+    return numbers_at(task[side + 1], count, np.int32(0)), numbers_at(task[side + 2], count, np.uint8(0))
+
+
+@jit_part
+def pack(task, side, term, weight, packed):
+    """Weights of the columns that each tile reads, four for each, zero where the mask is: nothing under it is read.
+
+    Args:
+        task, side, term: see ``cut_of``.
+        weight: flat.
         packed: is written.
     """
-    cuts, all_columns, bits = side
-    segments = (columns + SEGMENT - 1) // SEGMENT
+    columns, bits = columns_of(task, side)
+    width = term_of(task, term, COLUMNS)
+    rows, step, across = (term_of(task, term, ROWS), width, 1) if side == FORWARD else (width, 1, width)
     for tile in range((rows + UNITS - 1) // UNITS):
-        for i in range(cuts[first + tile * segments], cuts[first + (tile + 1) * segments]):
-            at = tile * UNITS * row_stride + all_columns[i] * column_stride
+        for i in range(cut_of(task, side, term, tile, 0), cut_of(task, side, term, tile + 1, 0)):
+            at = tile * UNITS * step + columns[i] * across
             for r in range(UNITS):
-                packed[i * UNITS + r] = weight[at + r * row_stride] if (bits[i] >> r) & 1 else 0
+                packed[i * UNITS + r] = weight[at + r * step] if (bits[i] >> r) & 1 else 0
 
 
-@jit
-def multiply(side, first, rows, columns, packed, source, source_at, stride, out, out_at):
+@jit_part
+def multiply(task, side, term, packed, source, source_at, stride, out, out_at):
     """out (rows in whole tiles, stride) += packed weights times source (columns, stride); flat arrays."""
-    cuts, all_columns, _ = side
-    segments = (columns + SEGMENT - 1) // SEGMENT
+    columns, _ = columns_of(task, side)
+    rows = term_of(task, term, ROWS if side == FORWARD else COLUMNS)
     for tile in range((rows + UNITS - 1) // UNITS):
-        start = cuts[first + tile * segments]
-        count = cuts[first + (tile + 1) * segments] - start
+        start = cut_of(task, side, term, tile, 0)
+        count = cut_of(task, side, term, tile + 1, 0) - start
         for lane in range(0, stride, VECTOR // out.itemsize):
             at, value = out_at + tile * UNITS * stride + lane, source_at + lane
-            add_products(
-                out, at, stride, packed, start * UNITS, UNITS, 1, all_columns, start, count, source, value, stride
-            )
+            add_products(out, at, stride, packed, start * UNITS, UNITS, 1, columns, start, count, source, value, stride)
