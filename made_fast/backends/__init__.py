@@ -132,6 +132,7 @@ BACKENDS: tuple[Backend, ...] = (
         features=FEATURES,
         own_draw="native_draw",
         products=True,
+        networks=True,
     ),
     Backend(
         "triton",

@@ -14,11 +14,12 @@ from torch import Tensor
 from made_fast.layers import operators
 from made_fast.layers.heads import by_layers
 from made_fast.layers.networks import Call
+from made_fast.programs.wiring import MOST_NETWORKS
 from made_fast.tracing import may_bypass
 
 __all__ = ["MOST_AT_ONCE", "NLL", "Chain", "NotFinite", "run"]
 
-MOST_AT_ONCE = 64  # networks one after another in one call: kMostNetworks of csrc/plan/network.h
+MOST_AT_ONCE = MOST_NETWORKS
 
 
 class NotFinite(ArithmeticError):

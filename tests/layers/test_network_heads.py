@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from engines import network_engines
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from made_fast import build_config
 from made_fast.layers.chains import NotFinite, run
 from made_fast.layers.networks import Call, WholeNetwork, backend_for
 from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wire, Wiring
 
-pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
+pytestmark = pytest.mark.usefixtures("network_backend")
+every_engine = pytest.mark.parametrize("network_backend", network_engines(), indirect=True)
 
 FEATURES, PASSED, CONTEXT, HIDDEN, FLOOR = 5, 2, 3, 11, 1e-2
 HEADS = ("softplus_scale", "softclip_scale", "affine")
@@ -81,10 +82,9 @@ def _all(results: tuple[Tensor, Tensor], wanted: list[Tensor]) -> list[Tensor]:
     return [*results, *torch.autograd.grad(total, wanted)]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("isa", build_config().get("instruction_sets", []))
+@every_engine
 @pytest.mark.parametrize("head", HEADS)
-def test_a_head_is_its_formula(head: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MADE_FAST_ISA", isa)
+def test_a_head_is_its_formula(head: str) -> None:
     for dtype in (torch.float64, torch.float32):
         for rows, count, passed in ((1, 1, 0), (70, 3, 0), (70, 3, PASSED), (9, 2, PASSED)):
             if passed and head == "affine":

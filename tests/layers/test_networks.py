@@ -2,24 +2,27 @@
 # ruff: noqa: B023 - what closes over a loop is called in it
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
+from engines import network_engines
 from models import ENSEMBLES
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
-from made_fast import MADE, build_config
+from made_fast import MADE
 from made_fast.flows.maf import MaskedAutoregressiveFlow
 from made_fast.layers import chains
 from made_fast.models import whole
 from made_fast.outputs import Categorical, MixtureOfLogistics, MixtureOfNormals
-
-pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
+from made_fast.programs.functions import ACTIVATIONS
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-4}
+pytestmark = pytest.mark.usefixtures("network_backend")
+every_engine = pytest.mark.parametrize("network_backend", network_engines(), indirect=True)
 
 
 @pytest.fixture
@@ -117,10 +120,9 @@ def test_every_ensemble(name: str, calls: list[Any], monkeypatch: pytest.MonkeyP
     assert calls == [1] * 3
 
 
-@pytest.mark.parametrize("isa", build_config().get("instruction_sets", []))
+@every_engine
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 63, 64, 65, 128, 200])
-def test_every_number_of_rows(rows: int, isa: str, monkeypatch: pytest.MonkeyPatch, calls: list[Any]) -> None:
-    monkeypatch.setenv("MADE_FAST_ISA", isa)
+def test_every_number_of_rows(rows: int, monkeypatch: pytest.MonkeyPatch, calls: list[Any]) -> None:
     for dtype in (torch.float32, torch.float64):
         model = _model({"hidden_features": (11, 13), "direct": True, "context_features": 2}, "normal", dtype, 5)
         x, context = _inputs(model, rows, dtype)
@@ -167,6 +169,32 @@ def test_threads_change_nothing() -> None:
             torch.set_num_threads(threads)
         for others in found[1:]:
             assert all(map(torch.equal, found[0], others))
+
+
+def test_several_threads_at_once() -> None:
+    models = [_model({"hidden_features": (size, size)}, "normal", torch.float32) for size in (20, 30, 40, 50)]
+    inputs = [_inputs(model, 200, torch.float32)[0] for model in models]
+
+    def call(number: int) -> list[Tensor]:
+        model, x = models[number % 4], inputs[number % 4]
+        return _gradients(model, x, None, lambda: model.log_prob(x))
+
+    expected = [call(number) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for number, found in enumerate(pool.map(call, range(40))):
+            assert all(map(torch.equal, found, expected[number % 4]))
+
+
+def test_every_function(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for activation in ACTIVATIONS:
+        for residual in (False, True):  # what a residual connection reads cannot be written over
+            options = {"hidden_features": (12, 12, 12), "activation": activation, "residual": residual}
+            model = _model(options, "normal", torch.float64)
+            x, _ = _inputs(model, 20, torch.float64)
+            found = _gradients(model, x, None, lambda: model.log_prob(x))
+            expected = _layered(monkeypatch, lambda: _gradients(model, x, None, lambda: model.log_prob(x)))
+            _same(found, expected, torch.float64)
+    assert len(calls) == 2 * len(ACTIVATIONS)
 
 
 def test_derivatives_of_derivatives() -> None:

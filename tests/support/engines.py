@@ -12,7 +12,7 @@ import torch
 from drawing import draw_piece
 from torch import Tensor
 
-from made_fast import backends
+from made_fast import backends, build_config
 from made_fast.programs.program import Affine, Op, Program, Term
 from made_fast.programs.schedule import build_schedule
 
@@ -102,12 +102,20 @@ def marks_of(backend: str, device: str = "cpu") -> list[Any]:
     return [pytest.mark.triton, pytest.mark.interpreter] if backend == "triton" else []
 
 
-def names_of(dtype: torch.dtype = torch.float32, *, all_of: bool = False) -> list[Any]:
-    """Parameters: the backends that can be used on the CPU with this dtype, or whatever they are used on."""
+def names_of(dtype: torch.dtype = torch.float32, *, all_of: bool = False, networks: bool = False) -> list[Any]:
+    """Parameters: the backends that can be used on the CPU with this dtype, or whatever they are used on.
+
+    With ``networks`` those that run whole networks.
+    """
+    needs = backends.Needs(torch.device("cpu"), dtype, networks=networks)
     return [
         pytest.param(row.name, marks=marks_of(row.name), id=row.name)
         for row in backends.BACKENDS
-        if (
-            row.missing is None if all_of else backends.why_not(row, backends.Needs(torch.device("cpu"), dtype)) is None
-        )
+        if (row.missing is None if all_of else backends.why_not(row, needs) is None)
     ]
+
+
+def network_engines() -> list[Any]:
+    """Parameters: the backends that run whole networks, and cpp with each of its instruction sets."""
+    isas = build_config().get("instruction_sets", [])
+    return [*(f"cpp-{isa}" for isa in isas), *(each for each in names_of(networks=True) if each.id != "cpp")]

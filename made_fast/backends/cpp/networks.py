@@ -12,7 +12,7 @@ from torch import Tensor
 from made_fast import _core
 from made_fast.backends.cpp.engine import instruction_set
 from made_fast.programs.functions import FUNCTION_CODES
-from made_fast.programs.wiring import HEADS, Wiring
+from made_fast.programs.wiring import HEADS, HEADS_WITH_Z, Wiring
 
 __all__ = ["Network", "NetworkColumn", "Networks", "Unchanged"]
 
@@ -23,7 +23,6 @@ _MACS_PER_THREAD = 1_000_000  # of a forward pass
 _CHAINS_KEPT = 8
 _MOST_THREADS = 64  # kMostBlocksAtOnce
 _BLOCKS_SUMMED = 4  # kBlocksSummed: whole ones, so that sums do not depend on the threads
-_WITHOUT_Z = ("flow", "bernoulli", "normal", "spin", "categorical")
 
 
 class NetworkColumn(IntEnum):
@@ -123,7 +122,7 @@ class Networks:
         room = x.new_empty(room_size)
         total = None if head == "parameters" else x.new_empty(batch)
         width = self._wiring.wires[-1].width if head == "parameters" else self._wiring.features
-        out = None if head in _WITHOUT_Z else x.new_empty(batch, width)
+        out = x.new_empty(batch, width) if head == "parameters" or head in HEADS_WITH_Z else None
         call = _core.network_forward_f64 if x.dtype == torch.float64 else _core.network_forward_f32
         done = call(
             self._natives,

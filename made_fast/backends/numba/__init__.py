@@ -2,9 +2,12 @@
 
 from made_fast.backends.numba.drawing import Packed, draw, pack
 from made_fast.backends.numba.masked_products import masked_linear, masked_linear_grad_input, masked_linear_grad_weight
+from made_fast.backends.numba.networks import Network, Networks
 
 __all__ = [
     "TIMES_SLOWER",
+    "Network",
+    "Networks",
     "Packed",
     "draw",
     "masked_linear",

@@ -21,7 +21,7 @@ __all__ = ["dispatch", "in_threads", "jit"]
 _ENUMERATIONS: tuple[type[IntEnum], ...] = (Code, Encoding, Kind, StepColumn, GroupColumn)
 # What kernels are made from: the files of this backend, and numbers that come from elsewhere.
 _STAMP = (
-    *((path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.glob("*.py"))),
+    *((path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.rglob("*.py"))),
     *((enumeration.__name__, *((each.name, each.value) for each in enumeration)) for enumeration in _ENUMERATIONS),
     tuple(FUNCTION_CODES.items()),
 )
@@ -38,6 +38,12 @@ def jit(function: Callable[..., Any]) -> Any:
     if kept is not None:
         kept._source_stamp = _STAMP
     return dispatcher
+
+
+def jit_part(function: Callable[..., Any]) -> Any:
+    """Compiles what only kernels call, as ``jit`` does; it is kept with those, and without what Python needs to call it."""
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy", **options)(function)
 
 
 def dispatch(name: str, parameters: str, arguments: str, cases: Mapping[int, Any]) -> Any:
@@ -66,9 +72,11 @@ def dispatch(name: str, parameters: str, arguments: str, cases: Mapping[int, Any
     return jit(scope[name])
 
 
-def in_threads(function: Callable[..., object], arguments: tuple[object, ...], count: int) -> list[object]:
-    """Calls ``function(*arguments, start, stop)`` for as many parts of ``range(count)`` as there are threads."""
-    threads = max(1, min(torch.get_num_threads(), count))
+def in_threads(
+    function: Callable[..., object], arguments: tuple[object, ...], count: int, most: int | None = None
+) -> list[object]:
+    """Calls ``function(*arguments, start, stop)`` for as many parts of ``range(count)`` as there are threads, or ``most``."""
+    threads = max(1, min(torch.get_num_threads() if most is None else most, count))
     if threads == 1:
         return [function(*arguments, 0, count)]
     bounds = [count * thread // threads for thread in range(threads + 1)]
