@@ -6,15 +6,15 @@ import csv
 import importlib
 import importlib.util
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from made_fast.files import written_whole
 
-__all__ = ["FRAMES", "FrameFile", "write_frames"]
+__all__ = ["FRAMES", "FrameFile", "library", "write_frames"]
 
 FRAMES = (".csv", ".parquet")
 _ROWS = 1 << 16  # of a chunk
@@ -33,6 +33,7 @@ class FrameFile:
     Args:
         path: whose name ends in ``.csv`` or ``.parquet``.
         separator: of the cells of a CSV; a comma if left out.
+        text: columns of a CSV that are text, whatever stands in them.
 
     Attributes:
         names: of the columns.
@@ -44,7 +45,7 @@ class FrameFile:
         ModuleNotFoundError: neither polars nor pyarrow is installed.
     """
 
-    def __init__(self, path: Path, separator: str = ",") -> None:
+    def __init__(self, path: Path, separator: str = ",", text: Collection[str] = ()) -> None:
         self.path, self._kind = path, path.suffix.lower()
         if self._kind not in FRAMES:
             raise ValueError(f"{path} must end in {' or '.join(FRAMES)} to be read as a table")
@@ -52,8 +53,8 @@ class FrameFile:
             raise FileNotFoundError(f"no data at {path}" + (": it is a folder" if path.is_dir() else ""))
         if len(separator) != 1 or not separator.isascii() or separator in '"\r\n':
             raise ValueError(f"separator must be one sign of ASCII, got {separator!r}")
-        self._separator = separator
-        self._library = _library()
+        self._separator, self._text = separator, text
+        self._library = library()
         self._schema: Any = None
         self.names = self._parquet_names() if self._kind == ".parquet" else self._csv_names()
 
@@ -112,7 +113,8 @@ class FrameFile:
         """The types of a CSV's columns: those of the first rows, where all rows fit them, or else of the whole file."""
         import polars
 
-        first = self._scanned(infer_schema_length=_FIRST).head(_FIRST).collect()
+        known = {name: polars.String for name in self.names if name in self._text}
+        first = self._scanned(infer_schema_length=_FIRST, schema_overrides=known).head(_FIRST).collect()
         if not any(column.null_count() == len(first) for column in first):
             try:
                 for _ in self._scanned(schema=first.schema).collect_batches(chunk_size=_ROWS):
@@ -120,7 +122,7 @@ class FrameFile:
                 return first.schema
             except polars.exceptions.ComputeError:
                 pass  # a later cell is of another type
-        return self._scanned(infer_schema_length=None).collect_schema()
+        return self._scanned(infer_schema_length=None, schema_overrides=known).collect_schema()
 
     def _scanned(self, **options: Any) -> Any:
         import polars
@@ -142,8 +144,9 @@ class FrameFile:
             return
         from pyarrow import csv as arrow_csv
 
+        known = {name: pyarrow.string() for name in self.names if name in self._text}
         nulls = arrow_csv.ConvertOptions(
-            null_values=["", *_NULLS], strings_can_be_null=True, quoted_strings_can_be_null=False
+            column_types=known, null_values=["", *_NULLS], strings_can_be_null=True, quoted_strings_can_be_null=False
         )
         parsing = arrow_csv.ParseOptions(delimiter=self._separator, newlines_in_values=True)
         with arrow_csv.open_csv(self.path, parse_options=parsing, convert_options=nulls) as reader:
@@ -158,10 +161,16 @@ def _is_number(name: str) -> bool:
     return True
 
 
-def _library() -> str:
-    for name in ("polars", "pyarrow"):
-        if _has(name):
-            return name
+def library() -> Literal["polars", "pyarrow"]:
+    """The one that reads files of tables here.
+
+    Raises:
+        ModuleNotFoundError: there is none.
+    """
+    if _has("polars"):
+        return "polars"
+    if _has("pyarrow"):
+        return "pyarrow"
     raise ModuleNotFoundError(f"files of tables need polars or pyarrow: {_EXTRA}")
 
 

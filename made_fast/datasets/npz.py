@@ -88,14 +88,14 @@ def load(name_or_path: str | os.PathLike[str], shares: Sequence[float] = SHARES,
         numbers = torch.from_numpy(split_rows(len(parts["rows"]), shares, seed))
         parts = {name: parts["rows"][numbers == number] for number, name in enumerate(SPLITS)}
     features = parts["train"].shape[1]
-    return Dataset(Path(name_or_path).stem, *(parts[name] for name in SPLITS), image_shape(features))
+    return Dataset(Path(name_or_path).stem, parts["train"], parts["valid"], parts["test"], image_shape(features))
 
 
 def read_parts(name_or_path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Rows of a data set in the parts that it comes in.
 
     A ``.npz`` has the members ``train``, ``valid`` and ``test``, or ``train_data``, ``valid_data`` and ``test_data``, each
-    rows of numbers; or one member alone. With a member ``n_features`` they are rows of bits packed by ``np.packbits(axis=1)``.
+    rows of numbers; or one member alone. With a member ``n_features`` they are bits packed by ``np.packbits(axis=1)``.
     A ``.npy`` has rows of numbers, which stay on the disk until they are read; an ``.amat`` has rows of numbers as text,
     separated by spaces.
 

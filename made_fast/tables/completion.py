@@ -41,8 +41,10 @@ class Wanted:
 
     def repeated(self, count: int) -> Wanted:
         """Each row so many times, one after another."""
-        each = (part.repeat_interleave(count, 0) for part in (self.given, self.observed, self.filled))
-        return Wanted(*each, self.allowed)
+        given, observed, filled = (
+            part.repeat_interleave(count, 0) for part in (self.given, self.observed, self.filled)
+        )
+        return Wanted(given, observed, filled, self.allowed)
 
     def drawn(
         self, schema: Schema, draws: Draws, order: Tensor, *, candidates: int, seed: int, first_row: int, count: int

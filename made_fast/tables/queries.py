@@ -41,9 +41,10 @@ def parse(query: str) -> list[Conjunction]:
     """The conditions of a query by the names of columns, for each of the alternatives that ``or`` makes.
 
     ``age between 30 and 40 and (city in ('Rome', 'Oslo') or day >= '2024-01-01')``: ``=``, ``!=``, ``<``, ``<=``, ``>``,
-    ``>=``, ``between .. and ..``, ``in (..)``, ``not in (..)``, ``is null``, ``is not null``, joined by ``and`` and ``or``, of
-    which ``and`` binds more, and brackets. Text and dates stand in single quotes, names of columns with other signs than
-    letters, digits and ``_`` in double ones. Each condition but ``is null`` holds for cells that are present alone.
+    ``>=``, ``between .. and ..``, ``in (..)``, ``not in (..)``, ``is null``, ``is not null``, joined by ``and`` and
+    ``or``, of which ``and`` binds more, and brackets. Text and dates stand in single quotes, names of columns with
+    other signs than letters, digits and ``_`` in double ones. Each condition but ``is null`` holds for cells that
+    are present alone.
 
     Raises:
         ValueError: it is no such query; the message shows where.

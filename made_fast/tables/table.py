@@ -97,7 +97,8 @@ class Table:
 
         Args:
             frame: of pandas, polars or pyarrow; or a mapping from names to arrays. Its columns are drawn in their order: put
-                those that are usually known first.
+                those that are usually known first. With a ``Schema`` rows that its ``encode`` made will do, in fp32 too and
+                mapped from a file.
             valid: rows that decide on decay and stopping; a tenth of the frame, chosen by chance, if left out.
             columns: by name what is known better than the cells tell, a ``Column`` or the name of a kind; or a ``Schema``.
             hidden_features, activation: of the network, see ``MADE``.

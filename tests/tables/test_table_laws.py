@@ -239,7 +239,7 @@ def test_known_cells_and_a_query_hold_together_and_rows_are_numbered() -> None:
     drawn = table.sample(300, seed=1, given=given, where="city in ('Rome', 'Oslo') and size > 1")
     assert set(drawn["city"][:300]) == {"Rome"} and set(drawn["city"][300:]) == {"Rome", "Oslo"}
     assert set(drawn["size"]) == {2, 3} and set(drawn["flag"][:300]) == {True, False} and drawn["flag"][300:].all()
-    with pytest.raises(ValueError, match="where must hold for some row .* got a query of probability 0"):
+    with pytest.raises(ValueError, match=r"where must hold for some row .* got a query of probability 0"):
         table.sample(given={"city": ["Rome", "Lima"]}, where="city = 'Rome'", seed=0)
     for options in ({}, {"where": "size > 1"}):
         whole, part = table.sample(30, seed=4, **options), table.sample(12, seed=4, first_row=10, **options)
