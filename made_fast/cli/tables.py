@@ -6,7 +6,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,9 +113,8 @@ def _parts(args: argparse.Namespace, ends: list[int]) -> Any:
         words = ("train", "validate", "test")
         listed = " and ".join(f"{counts[number]:,} to {words[number]}" for number in wanted)
         note(f"{args.data} comes in no parts: {ends[0]:,} rows split by seed {args.seed} into {listed}")
-    others = [
-        np.full(last - first, number, dtype=np.uint8) for number, first, last in zip(named, ends, ends[1:], strict=True)
-    ]
+    lengths = [last - first for first, last in pairwise(ends)]
+    others = [np.full(length, number, dtype=np.uint8) for number, length in zip(named, lengths, strict=True)]
     for number, each in zip(named, others, strict=True):
         if not len(each):
             raise ValueError(f"{(args.valid, args.test)[number - 1]} must have at least one row, got none")
