@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from made_fast.files import followed
 
@@ -76,20 +76,18 @@ def output_of(text: str) -> Output:
     Raises:
         ValueError: there is none of that name, or its arguments do not fit.
     """
-    from made_fast.outputs.kinds import OUTPUTS, make_output
+    from made_fast.outputs.kinds import OUTPUTS
 
     name, colon, listed = text.partition(":")
-    if not colon:
-        return make_output(name)
-    if name not in OUTPUTS or name == "mixed":
-        raise ValueError(f"--output must be one of {', '.join(set(OUTPUTS) - {'mixed'})}, got {text!r}")
-    arguments: list[Any] = []
+    known = [each for each in OUTPUTS if each != "mixed"]
+    if name not in known:
+        raise ValueError(f"--output must be one of {', '.join(known)}, got {text!r}")
     try:
-        for each in listed.split(","):
-            arguments.append(int(each) if each.strip().isdecimal() else float(each))
-        return OUTPUTS[name](*arguments)
+        numbers = [int(each) if each.strip().isdecimal() else float(each) for each in listed.split(",") if colon]
+        made: Callable[..., Output] = OUTPUTS[name]
+        return made(*numbers)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"--output must have numbers that fit after the colon, got {text!r}: {error}") from None
+        raise ValueError(f"--output {name} must have numbers that fit after a colon, got {text!r}: {error}") from None
 
 
 def check_output(path: Path, *suffixes: str) -> None:
