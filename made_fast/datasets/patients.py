@@ -15,9 +15,9 @@ def load_patients() -> dict[str, npt.NDArray[Any]]:
 
     Returns:
         By name arrays (442,): ``sex``, text ``a`` and ``b``, since the source does not say which is which; ``age`` in years
-        and ``glucose`` in mg/dl, whole numbers; ``bmi`` in kg/m², ``pressure`` in mmHg and ``triglycerides``, a logarithm, real
-        numbers; ``progression`` of the disease after a year, a whole number. The rows are in an order by chance, always the
-        same.
+        and ``glucose`` in mg/dl, whole numbers; ``bmi`` in kg/m², ``pressure`` in mmHg and ``triglycerides``, a logarithm,
+        real numbers; ``progression`` of the disease after a year, a whole number. The rows are in an order by chance,
+        always the same.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
