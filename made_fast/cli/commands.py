@@ -60,7 +60,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _of_memory(error):
             raise
-        text = "there is not enough memory for this" if _of_memory(error) else " ".join(str(error).split())
+        told = " ".join(str(error).split())
+        plain = isinstance(error, MemoryError) and told  # our own says how much it would take
+        text = "there is not enough memory for this" if _of_memory(error) and not plain else told
         print(f"made-fast: error: {text}", file=sys.stderr)
         return 1
 
