@@ -52,9 +52,9 @@ def train_table(args: argparse.Namespace, fitted: Callable[..., int]) -> int:
         ends.append(survey.rows)
     if not ends[0]:
         raise ValueError(f"{args.data} must have at least one row below the names of its columns, got none")
+    parts, how = _parts(args, ends)
     schema = survey.schema(wishes)
-    note(str(schema))
-    parts = _parts(args, ends)
+    note(f"{schema}\n{how}" if how else str(schema))
     with tempfile.TemporaryDirectory(prefix="made_fast-") as folder:
         train, valid, test = encode_parts(schema, chunks(), parts, Path(folder))
         say(
@@ -97,8 +97,8 @@ def _check_names(file: FrameFile, names: list[str]) -> None:
         raise ValueError(f"{file.path} must have the columns of DATA, but lacks {left[0]!r}")
 
 
-def _parts(args: argparse.Namespace, ends: list[int]) -> Any:
-    """For each row of all files 0 if it is trained on, 1 if it validates and 2 if it tests."""
+def _parts(args: argparse.Namespace, ends: list[int]) -> tuple[Any, str]:
+    """For each row of all files 0 if it is trained on, 1 if it validates and 2 if it tests; and what is said of it."""
     import numpy as np
 
     from made_fast.datasets import SHARES, split_rows
@@ -108,17 +108,17 @@ def _parts(args: argparse.Namespace, ends: list[int]) -> Any:
     wanted = [number for number in range(3) if number not in named]
     whole = [shares[number] for number in wanted]
     own = np.array(wanted, dtype=np.uint8)[split_rows(ends[0], [each / sum(whole) for each in whole], args.seed)]
-    counts = np.bincount(own, minlength=3)
+    counts, how = np.bincount(own, minlength=3), ""
     if len(wanted) > 1:
         words = ("train", "validate", "test")
         listed = " and ".join(f"{counts[number]:,} to {words[number]}" for number in wanted)
-        note(f"{args.data} comes in no parts: {ends[0]:,} rows split by seed {args.seed} into {listed}")
+        how = f"{args.data} comes in no parts: {ends[0]:,} rows split by seed {args.seed} into {listed}"
     lengths = [last - first for first, last in pairwise(ends)]
     others = [np.full(length, number, dtype=np.uint8) for number, length in zip(named, lengths, strict=True)]
     for number, each in zip(named, others, strict=True):
         if not len(each):
             raise ValueError(f"{(args.valid, args.test)[number - 1]} must have at least one row, got none")
-    return np.concatenate([own, *others])
+    return np.concatenate([own, *others]), how
 
 
 def sample_table(table: Table, args: argparse.Namespace, rows: range, out: Path) -> int:

@@ -28,10 +28,8 @@ def empty_rows(count: int, features: int, dtype: torch.dtype, device: torch.devi
         except RuntimeError as error:  # torch has no name of its own for that of a CPU
             reason = error
     there = "" if whole is None else f", of {whole:,} of the machine"
-    raise MemoryError(
-        f"num_samples must leave room: {count:,} rows x {features:,} columns x {dtype.itemsize} bytes are {size:,} bytes{there}; "
-        "draw them in parts with first_row"
-    ) from reason
+    sizes = f"{count:,} rows x {features:,} columns x {dtype.itemsize} bytes are {size:,} bytes{there}"
+    raise MemoryError(f"num_samples must fit into memory: {sizes}; draw them in parts with first_row") from reason
 
 
 def _memory() -> int | None:

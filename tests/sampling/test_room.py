@@ -8,7 +8,7 @@ from made_fast import MADE
 from made_fast.sampling import room
 from made_fast.tables import Schema, Table
 
-WORDS = r"num_samples must leave room: 10,000,000,000,000 rows x 3 columns x {} bytes are {} bytes, of [\d,]+ of the machine"
+WORDS = r"num_samples must fit into memory: 10,000,000,000,000 rows x 3 columns x {} bytes are {} bytes, of [\d,]+ of"
 
 
 @pytest.mark.parametrize("masks", [1, 4])
