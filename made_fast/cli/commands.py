@@ -1,4 +1,4 @@
-"""The command ``made-fast``: demo, train, evaluate, sample, doctor, backends.
+"""The command ``made-fast``: demo, train, evaluate, sample, query, doctor, backends.
 
 Each command imports what it needs when it runs, so that ``--help`` waits for nothing.
 A mistake of the user ends in one line on stderr; a traceback means a bug.
@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from made_fast import interrupts
-from made_fast.cli import backends, demo, doctor, evaluate, sample, train
+from made_fast.cli import backends, demo, doctor, evaluate, query, sample, train
 
 __all__ = ["main"]
 
 _SIGPIPE = 13  # as shells count it, on every system
 
 # A command is a file with TEXT, EXAMPLE, ``add_options(parser)`` and ``run(args) -> status``; its name is that of the file.
-COMMANDS = (demo, train, evaluate, sample, doctor, backends)
+COMMANDS = (demo, train, evaluate, sample, query, doctor, backends)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +60,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _of_memory(error):
             raise
-        text = "there is not enough memory for this" if _of_memory(error) else " ".join(str(error).split())
+        told = " ".join(str(error).split())
+        plain = isinstance(error, MemoryError) and told  # our own says how much it would take
+        text = "there is not enough memory for this" if _of_memory(error) and not plain else told
         print(f"made-fast: error: {text}", file=sys.stderr)
         return 1
 
@@ -86,7 +88,9 @@ class _Version(argparse.Action):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="made-fast", description="Train a MADE on binary data and draw from it quickly.")
+    parser = _Parser(
+        prog="made-fast", description="Train a MADE on tables or arrays, draw from it quickly, and ask it."
+    )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLE", "TEXT", "add_options", "run"]
 
-TEXT = "Train on small digits, then time the cached sampler against the naive one."
-EXAMPLE = "made-fast demo --out samples.png"
+TEXT = (
+    "Train on small digits, then time the cached sampler against the naive one; or learn, ask and fill a small table."
+)
+EXAMPLE = "made-fast demo --out samples.png\n  made-fast demo --table"
 _ROWS = 1000  # drawn with both samplers
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``demo``."""
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="picture to write")
+    parser.add_argument("--out", type=Path, help="picture to write (default: samples.png)")
+    text = "of patients: a probability and hidden values, each compared with the truth; writes nothing"
+    parser.add_argument("--table", action="store_true", help=text)
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the training and the samples")
     add_threads(parser)
 
@@ -37,6 +41,13 @@ def run(args: argparse.Namespace) -> int:
     from made_fast import datasets, training
     from made_fast.models.made import MADE
 
+    if args.table:
+        from made_fast.cli.demo_table import run_table
+
+        if args.out is not None:
+            raise ValueError(f"--out must be left out with --table, which writes nothing, got {args.out}")
+        return run_table(args.seed)
+    args.out = args.out or Path("samples.png")
     check_output(args.out, ".png")
     datasets.load_pillow()
     data = datasets.load("digits")

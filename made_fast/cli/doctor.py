@@ -10,12 +10,15 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from made_fast.cli.options import count, positive, say
+from made_fast.cli.models import read_model
+from made_fast.cli.options import count, output_of, positive, say
 
 __all__ = ["EXAMPLE", "TEXT", "add_options", "run"]
 
-TEXT = "Explain what drawing from a module or a flow takes."
-EXAMPLE = "made-fast doctor mnist.safetensors\n  made-fast doctor package.module:model --context-features 3"
+TEXT = "Explain what drawing from a module or a flow takes, or what serves an output."
+EXAMPLE = """made-fast doctor mnist.safetensors
+  made-fast doctor package.module:model --context-features 3
+  made-fast doctor --output categorical:4"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "module",
         metavar="MODULE",
+        nargs="?",
         help="package.module:attribute, which is a module, a flow or a function that makes one; or a .safetensors file",
     )
     parser.add_argument(
@@ -30,8 +34,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--context-features", type=count, default=0, metavar="C", help="width of the context")
     parser.add_argument(
-        "--output", metavar="NAME", help="what the parameters mean, if the module reads one-hot categories"
+        "--output",
+        metavar="NAME",
+        help="what the parameters mean, if the module reads one-hot categories; without MODULE: what serves this output",
     )
+    parser.set_defaults(usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,8 +49,17 @@ def run(args: argparse.Namespace) -> int:
     """
     from made_fast.flows.adapters import is_flow
     from made_fast.models.made import MADE
+    from made_fast.tables.table import Table
 
-    module = MADE.load(Path(args.module)) if args.module.endswith(".safetensors") else _named(args.module)
+    if args.module is None:
+        if args.output is None:
+            args.usage_error("one of the arguments MODULE --output is required")
+        _say_output(args.output)
+        return 0
+    module = read_model(Path(args.module)) if args.module.endswith(".safetensors") else _named(args.module)
+    if isinstance(module, Table):
+        say(f"{args.module}: a table\n{module.schema}")
+        module = module.model
     if not (is_flow(module) or isinstance(module, MADE)):
         _say_module(module, args)
         return 0
@@ -61,6 +77,27 @@ def run(args: argparse.Namespace) -> int:
     else:
         _say_flow(module)
     return 0
+
+
+def _say_output(text: str) -> None:
+    """What an output takes and can do, and for each backend whether it draws such variables here, or why not."""
+    import torch
+
+    from made_fast.backends import BACKENDS, why_not
+    from made_fast.sampling.capabilities import METHODS, REQUESTS, able, claims
+    from made_fast.sampling.sampler import needs_of
+
+    output = output_of(text)
+    conditional = output.conditionals(1)[0]
+    able_to = [what for what in METHODS if able(what, conditional)]
+    numbers = f"{conditional.num_params} parameters for each variable, values {conditional.expected}"
+    say(f"{output}: {numbers}; {', '.join(able_to)}")
+    needs = needs_of([conditional], device=torch.device("cpu"), dtype=torch.float32)
+    for backend in BACKENDS:
+        reason = why_not(backend, needs)
+        asked = [what for what in REQUESTS if able(what, conditional) and claims(backend, [conditional], what)]
+        here = f"no, {reason}; elsewhere" if reason else "yes,"
+        say(f"  {backend.name:<9}  {here} with {', '.join(asked)}")
 
 
 def _say_flow(flow: Any) -> None:
@@ -90,7 +127,7 @@ def _say_module(module: Any, args: argparse.Namespace) -> None:
     features = args.features or first_width(module) - args.context_features
     if features < 1:
         raise ValueError("--features must be given: the module has no weight matrix from which to take it")
-    conditionals = () if args.output is None else make_output(args.output).conditionals(features)
+    conditionals = () if args.output is None else output_of(args.output).conditionals(features)
     captured = capture(module, features, args.context_features, conditionals=conditionals)
     one_each = set(captured.params_per_variable) == {1}
     captured.check_parameters(conditionals or (make_output("bernoulli").conditionals(features) if one_each else ()))

@@ -20,16 +20,17 @@ _Rows = npt.NDArray[Any]  # (n, D)
 
 
 def write_rows(
-    path: Path, chunks: Iterable[Tensor], num_rows: int, features: int, dtype: torch.dtype = torch.bool
+    path: Path | IO[str], chunks: Iterable[Tensor], num_rows: int, features: int, dtype: torch.dtype = torch.bool
 ) -> None:
-    """Write rows to ``.npy`` or ``.npz`` as they come, so that memory holds one chunk at a time.
+    """Write rows to ``.npy``, ``.npz`` or ``.csv`` as they come, so that memory holds one chunk at a time.
 
     ``.npy`` gets the plain ``(num_rows, D)`` matrix, of bits as uint8. ``.npz`` gets it as the member ``samples``; bits are
-    packed by ``np.packbits(axis=1)``, and then, and only then, there is a member ``n_features``. The bytes of the file depend
-    on the rows alone, not on the chunks. The file appears under its name when it is complete.
+    packed by ``np.packbits(axis=1)``, and then, and only then, there is a member ``n_features``. ``.csv`` gets numbers
+    separated by commas, with as many digits as bring them back. The bytes of the file depend on the rows alone, not on the
+    chunks. The file appears under its name when it is complete.
 
     Args:
-        path: a name that ends in ``.npy`` or ``.npz``.
+        path: a name that ends in ``.npy``, ``.npz`` or ``.csv``; or a file of text that is open.
         chunks: ``(n, D)`` tensors of this dtype on any device whose n add up to ``num_rows``; of bits uint8 ones too.
         num_rows: number of rows in all.
         features: number of variables D.
@@ -42,8 +43,14 @@ def write_rows(
     bits = dtype == torch.bool
     arrays = (_checked(chunk, features, dtype) for chunk in chunks)
     kind = np.dtype(np.uint8) if bits else torch.empty(0, dtype=dtype).numpy().dtype
+    if not isinstance(path, Path):
+        _write_text(path, arrays, num_rows)
+        return
     with written_whole(path) as partial:
-        if path.suffix == ".npz":
+        if path.suffix == ".csv":
+            with open(partial, "w", encoding="ascii") as text:
+                _write_text(text, arrays, num_rows)
+        elif path.suffix == ".npz":
             _write_npz(partial, arrays, (num_rows, features), kind, pack=bits)
         else:
             with open(partial, "wb") as file:
@@ -80,6 +87,20 @@ def _member(name: str) -> zipfile.ZipInfo:
     return info
 
 
+def _write_text(file: IO[str], chunks: Iterable[_Rows], num_rows: int) -> None:
+    rows = 0
+    for chunk in chunks:
+        digits = {2: "%.5g", 4: "%.9g", 8: "%.17g"}[chunk.dtype.itemsize] if chunk.dtype.kind == "f" else "%d"
+        np.savetxt(file, chunk, fmt=digits, delimiter=",")
+        rows += len(chunk)
+    _check_count(rows, num_rows)
+
+
+def _check_count(rows: int, num_rows: int) -> None:
+    if rows != num_rows:
+        raise ValueError(f"chunks must hold {num_rows} rows in all, got {rows}")
+
+
 def _write_matrix(file: IO[bytes], chunks: Iterable[_Rows], shape: tuple[int, int], kind: np.dtype[Any]) -> None:
     """Write the header of a ``.npy`` of this shape, then each chunk as it comes."""
     descr = np.lib.format.dtype_to_descr(kind)
@@ -88,5 +109,4 @@ def _write_matrix(file: IO[bytes], chunks: Iterable[_Rows], shape: tuple[int, in
     for chunk in chunks:
         rows += len(chunk)
         file.write(np.ascontiguousarray(chunk).tobytes())
-    if rows != shape[0]:
-        raise ValueError(f"chunks must hold {shape[0]} rows in all, got {rows}")
+    _check_count(rows, shape[0])

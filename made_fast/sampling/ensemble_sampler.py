@@ -21,6 +21,7 @@ from made_fast.programs.program import Program
 from made_fast.programs.schedule import Schedule
 from made_fast.requests.request import Request
 from made_fast.sampling.draws import Draws
+from made_fast.sampling.room import empty_rows
 from made_fast.sampling.sampler import Sampler, needs_of
 
 __all__ = ["EnsembleSampler"]
@@ -121,7 +122,7 @@ class EnsembleSampler(Draws):
     def _draw(self, request: Request) -> tuple[Tensor, Tensor | None]:
         needs = needs_of(self.conditionals, device=self.device, dtype=self._exact_dtype)
         backends.choose(request.backend, needs)  # or says why not, also where no row is drawn
-        x = torch.empty((request.count, self.features), dtype=request.dtype, device=self.device)
+        x = empty_rows(request.count, self.features, request.dtype or self.dtype, self.device)
         log_weight = None if request.conditions is None else x.new_empty(request.count, dtype=self._exact_dtype)
         noise_rows = request.noise_rows()
         masks = masks_of_rows(request.seed, noise_rows, self.num_masks)

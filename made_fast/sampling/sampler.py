@@ -23,6 +23,7 @@ from made_fast.programs.schedule import Schedule, build_schedule
 from made_fast.requests.piece import Piece
 from made_fast.requests.request import Request
 from made_fast.sampling.draws import Draws
+from made_fast.sampling.room import empty_rows
 
 __all__ = ["Sampler", "needs_of"]
 
@@ -210,7 +211,7 @@ class Sampler(Draws):
         result = request.dtype or self.dtype
         if result not in self._looks:
             self._looks[result] = check_dtype(self.conditionals, result)
-        x = torch.empty((count, self.features), dtype=result, device=device)
+        x = empty_rows(count, self.features, result, device)
         log_prob = torch.empty(count, dtype=dtype, device=device) if with_log_prob else None
         conditions = None if request.conditions is None else request.conditions.moved(device, dtype)
         log_weight = None if conditions is None else torch.empty(count, dtype=dtype, device=device)

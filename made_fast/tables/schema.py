@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from made_fast.arguments import shown
+from made_fast.arguments import described, shown
 from made_fast.outputs import Mixed
 from made_fast.tables.categories import Categories
 from made_fast.tables.cells import Cells
@@ -59,6 +59,11 @@ class Schema:
             ValueError: the frame has no cells, a name twice, or a column that is none; the message names it.
         """
         cells, form = read(frame)
+        return cls.of_cells(cells, form, columns)
+
+    @classmethod
+    def of_cells(cls, cells: Mapping[str, Cells], form: Form, columns: Mapping[str, Any] | None = None) -> Schema:
+        """The same of cells that were read from a frame of this form."""
         if not cells or not len(next(iter(cells.values()))):
             rows = len(next(iter(cells.values()))) if cells else 0
             raise ValueError(
@@ -111,13 +116,22 @@ class Schema:
         These are the D variables; of each of the R rounded ones the distances to the lower and the upper edge of its bin; and
         the log of what turns densities of the model into those of the columns.
 
+        A tensor of such rows is given back as it is.
+
         Raises:
             ValueError: a column is missing or unknown, or a cell is none of its column.
         """
+        width = self.starts[-1] + 2 * len(self.rounded) + 1
+        if isinstance(frame, Tensor):
+            if frame.ndim != 2 or frame.shape[1] != width or not frame.is_floating_point():
+                raise ValueError(
+                    f"frame must be rows (N, {width}) of Schema.encode where it is a tensor, got {described(frame)}"
+                )
+            return frame
         cells, _ = read(frame)
         self.check_names(cells, whole=True)
         total = len(next(iter(cells.values())))
-        rows = torch.empty(total, self.starts[-1] + 2 * len(self.rounded) + 1, dtype=torch.float64)
+        rows = torch.empty(total, width, dtype=torch.float64)
         for first in range(0, total, _AT_ONCE):
             part = {name: _rows(each, first, first + _AT_ONCE) for name, each in cells.items()}
             rows[first : first + _AT_ONCE] = torch.from_numpy(self._encoded(part, first))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +17,10 @@ from made_fast.sampling.draws import Draws
 from made_fast.sampling.estimates import Estimate
 from made_fast.sampling.kept import Kept
 from made_fast.sampling.sampler import Sampler
-from made_fast.tables.cells import Cells
-from made_fast.tables.columns import FittedColumn
+from made_fast.tables.completion import kept_cells, wanted_of
 from made_fast.tables.frames import read, write
 from made_fast.tables.likelihood import Likelihood, gated
-from made_fast.tables.queries import allowed_of
+from made_fast.tables.queries import Query, allowed_of, union_of
 from made_fast.tables.schema import Schema
 from made_fast.training import Epoch, History
 from made_fast.training import fit as fit_model
@@ -32,9 +28,6 @@ from made_fast.training import fit as fit_model
 __all__ = ["Table"]
 
 _PARAMETERS = 1 << 22  # of rows whose log-probability is computed at once
-_NUMBERS = 1 << 24  # of candidates that are drawn at once
-_FEW = 5  # candidates that carry a row's weight, below which a warning is due
-Query = str | Mapping[str, Any]
 
 
 class Table:
@@ -104,7 +97,8 @@ class Table:
 
         Args:
             frame: of pandas, polars or pyarrow; or a mapping from names to arrays. Its columns are drawn in their order: put
-                those that are usually known first.
+                those that are usually known first. With a ``Schema`` rows that its ``encode`` made will do, in fp32 too and
+                mapped from a file.
             valid: rows that decide on decay and stopping; a tenth of the frame, chosen by chance, if left out.
             columns: by name what is known better than the cells tell, a ``Column`` or the name of a kind; or a ``Schema``.
             hidden_features, activation: of the network, see ``MADE``.
@@ -175,7 +169,9 @@ class Table:
         num_samples: int | None = None,
         *,
         seed: int | None = None,
+        first_row: int = 0,
         given: Any = None,
+        where: Query | None = None,
         candidates: int = 100,
         progress: bool = False,
     ) -> Any:
@@ -184,13 +180,16 @@ class Table:
         Args:
             num_samples: how many rows; with ``given`` for each of its rows, one after another, 1 if left out.
             seed: of the noise; drawn from torch's generator if left out.
+            first_row: number of the first row: ``sample(n, seed=s)`` has in its rows a to b what ``sample(b - a, seed=s,
+                first_row=a)`` has.
             given: a frame with some of the columns. What is there is kept, and missing cells of it are filled: drawn as the
                 model has them given the rest, and given that they are there. Columns that it does not have are drawn as
                 the model has them, missing cells among them.
-            candidates: rows that are drawn for each one, of which one is chosen by its weight, where known cells come after
-                unknown ones. The more, the nearer to the exact conditional distribution; where all known ones come first
-                it is exact, and one is drawn.
-            progress: whether to show a progress bar.
+            where: what holds for all rows that are drawn, a query as ``probability`` takes it, without ``or``.
+            candidates: rows that are drawn for each one, of which one is chosen by its weight, where known cells or columns
+                of the query come after unknown ones. The more, the nearer to the exact conditional distribution; where all
+                known ones come first it is exact, and one is drawn.
+            progress: whether to show a progress bar; not where rows are given or restricted.
 
         Returns:
             A frame with the names, the order and the dtypes of the one that was fitted; but whole numbers that are taken for
@@ -204,21 +203,32 @@ class Table:
             ValueError: an argument does not fit; the message names it.
         """
         seed = int(torch.randint(2**63 - 1, ())) if seed is None else seed_number("seed", seed)
-        if given is None:
-            if num_samples is None:
-                raise ValueError("num_samples must be given where no rows are, got None")
-            x = self._draws().sample(whole_number("num_samples", num_samples), seed=seed, progress=progress)
+        if given is None and num_samples is None:
+            raise ValueError("num_samples must be given where no rows are, got None")
+        count = 1 if num_samples is None else whole_number("num_samples", num_samples, 1 if given is not None else 0)
+        first_row = whole_number("first_row", first_row)
+        if given is None and where is None:
+            x = self._draws().sample(count, seed=seed, first_row=first_row, progress=progress)
             return write(self.schema.decode(x), self.schema.form)
-        count = 1 if num_samples is None else whole_number("num_samples", num_samples, 1)
-        known, form = read(given)
-        self.schema.check_names(known, whole=False)
-        x = self._completed(known, count, seed, whole_number("candidates", candidates, 1))
-        cells = {
-            name: _kept(each, known[name], count) if name in known else each
-            for name, each in self.schema.decode(x).items()
-        }
+        known, form = (None, None) if given is None else read(given)
+        self.schema.check_names(known or {}, whole=False)
+        wanted = wanted_of(self.schema, known, count, {} if where is None else allowed_of(self.schema, where))
+        each = 1 if known is None else count
+        candidates = whole_number("candidates", candidates, 1)
+        x = wanted.repeated(each).drawn(
+            self.schema,
+            self._draws(),
+            self.model.order.cpu(),
+            candidates=candidates,
+            seed=seed,
+            first_row=first_row,
+            count=each,
+        )
+        cells = self.schema.decode(x)
+        for name, known_cells in (known or {}).items():
+            cells[name] = kept_cells(cells[name], known_cells, each)
         made = write(cells, self.schema.form)
-        if count == 1 and form.library == self.schema.form.library == "pandas":
+        if form is not None and count == 1 and form.library == self.schema.form.library == "pandas":
             made.index = given.index
         return made
 
@@ -233,8 +243,8 @@ class Table:
         """Estimates the probability of a query, or of each of several: times the number of rows it is how many there are.
 
         Args:
-            query: ``"age between 30 and 40 and city in ('Rome', 'Oslo') and day >= '2024-01-01'"``, conditions joined by
-                ``and``: ``=``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``between``, ``in``, ``not in``, ``is null``,
+            query: ``"age between 30 and 40 and (city in ('Rome', 'Oslo') or day >= '2024-01-01')"``, conditions joined by
+                ``and`` and ``or``: ``=``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``between``, ``in``, ``not in``, ``is null``,
                 ``is not null``; or a mapping by names of columns to a ``Between``, a set, a range, a value, or None for a
                 missing cell. Dates are text or dates. All but ``is null`` and None hold for present cells alone. A sequence
                 of such is answered in one call.
@@ -243,7 +253,8 @@ class Table:
             progress: whether to show a progress bar.
 
         Returns:
-            An ``Estimate``, which prints as ``0.4823 ± 0.0003``; the error is that of sampling.
+            An ``Estimate``, which prints as ``0.4823 ± 0.0003``; the error is that of sampling. Alternatives are counted by
+            inclusion and exclusion: the estimates of what several of them have in common are added and subtracted.
 
         Raises:
             ValueError: a query cannot be read, names no column, or compares one with what it never is.
@@ -251,9 +262,19 @@ class Table:
         single = isinstance(query, (str, Mapping))
         if not single and (not isinstance(query, Sequence) or not query):
             raise ValueError(f"query must be text, a mapping, or a sequence of at least one such, got {shown(query)}")
-        asked: Any = allowed_of(self.schema, query) if single else [allowed_of(self.schema, each) for each in query]
-        found = self._draws().estimate_probability(asked, num_samples, seed=seed, progress=progress)
-        return Estimate(found.value.clamp(max=1), found.standard_error)  # sums of fp32 may be above
+        unions = [union_of(self.schema, each) for each in ([query] if single else query)]
+        terms = [allowed for union in unions for _, allowed in union]
+        found = self._draws().estimate_probability(terms, num_samples, seed=seed, progress=progress)
+        # Of which query each term is: its row of ones and minus ones.
+        signs = torch.zeros(len(unions), len(terms), dtype=torch.float64)
+        place = 0
+        for number, union in enumerate(unions):
+            for sign, _ in union:
+                signs[number, place] = sign
+                place += 1
+        value, error = signs @ found.value.cpu(), (signs.abs() @ found.standard_error.cpu() ** 2).sqrt()
+        value = value.clamp(0, 1)  # sums of fp32 may be above
+        return Estimate(value[0], error[0]) if single else Estimate(value, error)
 
     def save(self, path: str | Path) -> None:
         """Writes weights, configuration and schema to a safetensors file; ``MADE.load`` reads the model of it alone.
@@ -289,90 +310,3 @@ class Table:
     def _draws(self) -> Draws:
         """What draws the variables: absent values are read as 0."""
         return self._gated.current() if self.schema.indicators else self.model
-
-    def _completed(self, known: Mapping[str, Cells], count: int, seed: int, candidates: int) -> Tensor:
-        """Variables (N * count, D) of rows whose known cells are kept."""
-        given, observed, kept = self._conditions(known)
-        given, observed, kept = (each.repeat_interleave(count, 0) for each in (given, observed, kept))
-        chosen, few = torch.empty_like(given), 0
-        chances = torch.rand(len(given), generator=torch.Generator().manual_seed(seed % 2**63), dtype=torch.float64)
-        late = self._is_late(observed, kept)
-        for rows, each in ((torch.nonzero(~late)[:, 0], 1), (torch.nonzero(late)[:, 0], candidates)):
-            for part in rows.split(max(1, _NUMBERS // (each * given.shape[1]))):
-                noise = (part[:, None] * candidates + torch.arange(each)).flatten()
-                allowed = [self._present(row) for row in kept[part]] if bool(kept[part].any()) else None
-                drawn = self._draws().sample(
-                    each, seed=seed, rows=noise, given=given[part], observed=observed[part], allowed=allowed
-                )
-                weight = drawn.log_weight.double().softmax(-1).cpu()
-                if each > 1 and weight.isnan().any():
-                    row = int(part[weight.isnan().any(-1)][0]) // count
-                    raise ValueError(
-                        f"given must hold cells that the model can have, got such of probability 0 in row {row}"
-                    )
-                few += int((1 / (weight**2).sum(-1) < min(_FEW, each)).sum()) if each > 1 else 0
-                pick = (weight.cumsum(-1) < chances[part, None]).sum(-1).clamp(max=each - 1)
-                chosen[part] = drawn.x.double().cpu()[torch.arange(len(part)), pick]
-        if few:
-            warnings.warn(
-                f"in {few} of {len(given)} rows fewer than {_FEW} of {candidates} candidates carry the weight: raise "
-                "candidates, or fit with the known columns first",
-                stacklevel=3,
-            )
-        return chosen
-
-    def _conditions(self, known: Mapping[str, Cells]) -> tuple[Tensor, Tensor, Tensor]:
-        """Given values and flags of variables (N, D), and which columns (N, columns) must be there without an indicator."""
-        total, starts = len(next(iter(known.values()))) if known else 0, self.schema.starts
-        if not total:
-            raise ValueError("given must have at least one row and one column, got none")
-        given, observed = (
-            torch.zeros(total, starts[-1], dtype=torch.float64),
-            torch.zeros(total, starts[-1], dtype=torch.bool),
-        )
-        kept = torch.zeros(total, len(self.schema.columns), dtype=torch.bool)
-        for name, cells in known.items():
-            place = self.schema.place(name)
-            column, present = self.schema.columns[place], torch.from_numpy(np.ascontiguousarray(cells.present))
-            values = self.schema.encoded_column(place, _filled(column, cells))
-            given[:, starts[place] : starts[place + 1]] = values
-            observed[:, starts[place + 1] - 1] = present
-            if column.has_indicator:  # known to be there, whether it is known or to be filled
-                given[:, starts[place]], observed[:, starts[place]] = 1, True
-            elif column.missing:
-                kept[:, place] = ~present
-        return given, observed, kept
-
-    def _is_late(self, observed: Tensor, kept: Tensor) -> Tensor:
-        """(N,) bool: which rows know something of a variable that is drawn after an unknown one, so that weights differ."""
-        held = observed.clone()
-        held[:, torch.tensor(self.schema.starts[1:]) - 1] |= kept
-        order = self.model.order.cpu()
-        unknown = (~observed[:, order]).cumsum(1) > 0
-        return (unknown[:, :-1] & held[:, order][:, 1:]).any(1)
-
-    def _present(self, kept: Tensor) -> dict[int, Any]:
-        """What variables may be where these columns must be there, the category of missing left out."""
-        return {
-            self.schema.starts[place]: range(len(self.schema.columns[place].values))  # type: ignore[attr-defined]
-            for place in torch.nonzero(kept)[:, 0].tolist()
-        }
-
-
-def _filled(column: FittedColumn, cells: Cells) -> Cells:
-    """Cells with some value of the column wherever one is missing and none may be; those are not read."""
-    if column.missing or cells.present.all():
-        return cells
-    if not cells.present.any():
-        return column.decode(np.zeros((len(cells), column.num_variables)))
-    values = np.where(cells.present, cells.values, cells.values[cells.present][0])
-    return replace(cells, values=values, present=np.ones(len(cells), dtype=bool))
-
-
-def _kept(drawn: Cells, known: Cells, count: int) -> Cells:
-    """What was known, as it was, and what was drawn elsewhere."""
-    present = known.present.repeat(count)
-    if drawn.of != known.of or not present.any():  # flags that were given as numbers, or nothing is known
-        return drawn
-    values = np.where(present, known.values.repeat(count), drawn.values).astype(drawn.values.dtype)
-    return replace(drawn, values=values, present=present | drawn.present)

@@ -74,7 +74,7 @@ def test_image_shape(features, shape):
     ("replaced", "message"),
     [
         ({"valid": None}, "lacks valid"),
-        ({"train": None, "n_features": None}, "lacks train, n_features"),
+        ({"train": None, "n_features": None}, "lacks train"),
         ({"train": np.zeros((0, 2), np.uint8)}, "train has no rows"),
         ({"test": np.zeros((2, 3), np.uint8)}, "test must have 2 bytes a row to hold 9 variables, got 3"),
         ({"test": np.zeros((2, 2))}, "test must be a uint8 matrix"),

@@ -134,7 +134,16 @@ def table() -> Table:
         ("real > 'x'", "query must compare column 'real' with numbers, got 'x'"),
         ("flag = 2", "query must compare column 'flag' with flags, got 2"),
         ("count between 1 or 2", "query must have 'and' at 16, got 'or'"),
-        ("count = 1 or size = 2", "query must have 'and' at 10, got 'or'"),
+        ("count = 1 or", "query must have the name of a column at 12, got 'its end'"),
+        ("(count = 1 or size = 2", r"query must have 'and', 'or' or '\)' at 22, got 'its end'"),
+        ("count = 1) and size = 2", r"query must have 'and' or 'or' at 9, got '\)'"),
+        ("count = 1 size = 2", "query must have 'and' or 'or' at 10, got 'size'"),
+        ("not size = 2", "query must have .*at 4, got 'size'"),
+        (
+            " or ".join(f"size = {1 + number % 3}" for number in range(9)),
+            "query must have at most 8 alternatives, got 9",
+        ),
+        ("size = 2 or real = 3", "query must give column 'real' a range"),
         ("count = ", "query must have a value, text in single quotes at 7, got 'its end'"),
         ("", "query must have the name of a column at 0"),
         ("count = 'open", "query must have a name, a value or a sign at 7"),
@@ -155,13 +164,15 @@ def test_queries_that_are_none(table: Table, query: Any, message: str) -> None:
 
 def test_the_language_of_queries() -> None:
     text = """ "a column" >= -1.5e3 AND `b` in ('it''s', NULL) and c is not null and c<>3 and d Between '2024-01-01' and 7 """
-    found = {name: [(each.sign, each.values) for each in predicates] for name, predicates in parse(text).items()}
+    found = {name: [(each.sign, each.values) for each in predicates] for name, predicates in parse(text)[0].items()}
     assert found == {
         "a column": [(">=", (-1500.0,))],
         "b": [("in", ("it's", None))],
         "c": [("present", ()), ("not in", (3,))],
         "d": [(">=", ("2024-01-01",)), ("<=", (7,))],
     }
+    alternatives = [[*each] for each in parse("a = 1 and (b = 2 OR (c = 3 or d = 4) and e = 5) or f = 6")]
+    assert alternatives == [["a", "b"], ["a", "c", "e"], ["a", "d", "e"], ["f"]]
 
 
 def test_dates_as_text_and_as_dates_are_the_same(table: Table) -> None:
@@ -206,6 +217,10 @@ def test_arguments_of_samples() -> None:
         ({"given": {"nothing": [1]}}, "column must be one of"),
         ({"given": {}}, "given must have at least one row and one column"),
         ({"given": {"size": [1]}, "candidates": 0}, "candidates must be"),
+        ({"num_samples": 2, "where": "size = 1 or size = 2"}, "where must be a query without 'or'"),
+        ({"num_samples": 2, "where": "size = 7"}, "query must name values of column 'size'"),
+        ({"num_samples": 2, "where": "real > 5 and real < 4"}, "got a query of probability 0"),
+        ({"num_samples": 2, "first_row": -1}, "first_row must be"),
         (
             {"given": {"size": [1, 2], "real": [50.0, 1e30]}},
             "given must hold cells that the model can have, .* in row 1",
