@@ -13,6 +13,7 @@ from torch import Tensor
 from made_fast import MADE, estimation
 from made_fast.estimation import (
     Estimate,
+    effective_sample_size,
     entropy,
     enumerate_log_prob,
     free_energy,
@@ -195,6 +196,14 @@ def test_log_mean_exp_of_impossible_weights() -> None:
             log_mean_exp(wrong)
 
 
+def test_the_effective_sample_size_of_anything_that_is_weighed() -> None:
+    assert float(effective_sample_size([0.0, 0.0, -torch.inf])) == pytest.approx(2)
+    assert effective_sample_size(torch.zeros(2, 1)).tolist() == [1, 1]
+    for wrong, said in ((torch.zeros(2, 0), "n one or more"), ([0.0, torch.inf], "got inf"), ([0.0, torch.nan], "nan")):
+        with pytest.raises(ValueError, match=rf"log_weights must .*{said}"):
+            effective_sample_size(wrong)
+
+
 # --- free energy
 
 
@@ -219,9 +228,10 @@ def test_a_perfect_model_has_no_error() -> None:
     with torch.no_grad():
         model.parameters_layer.bias.copy_(fields)
     found = free_energy(model, lambda x: -x @ fields, 100)
-    for estimate in found:
+    for estimate in (found.variational, found.corrected):
         assert float(estimate.value) == pytest.approx(-float(torch.nn.functional.softplus(fields).sum()), abs=1e-12)
         assert float(estimate.standard_error) < 1e-12
+    assert float(found.effective_sample_size) == pytest.approx(100)
 
 
 def test_free_energy_of_each_context(build: Build) -> None:
@@ -234,6 +244,20 @@ def test_free_energy_of_each_context(build: Build) -> None:
     found = free_energy(model, lambda x: betas[:, None] * cost(x), 20_000, betas[:, None], seed=0)
     exact = torch.tensor([exact_free_energy(scale=float(beta)) for beta in betas], dtype=torch.float64)
     assert_within(found.corrected, exact)
+    error = found.corrected.standard_error
+    torch.testing.assert_close(found.effective_sample_size, 20_000 / (1 + 19_999 * error**2))
+
+
+def test_a_free_energy_warns_where_few_samples_carry_it() -> None:
+    """Of independent fair bits one state of 32 has nearly all the mass."""
+    model = MADE(5, ())
+    with torch.no_grad():
+        model.parameters_layer.bias.zero_()
+    with pytest.warns(UserWarning, match="600 samples are worth 1.*train longer, or draw more") as warned:
+        found = free_energy(model, lambda x: -20 * x.prod(-1), 600, seed=0)
+    assert warned[0].filename == __file__
+    assert "effective_sample_size=" in repr(found)
+    assert 10 < float(found.effective_sample_size) < 30
 
 
 # --- gradient

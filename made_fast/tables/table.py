@@ -16,8 +16,9 @@ from torch import Tensor
 from made_fast.arguments import seed_number, shown, whole_number
 from made_fast.models import files
 from made_fast.models.made import MADE
+from made_fast.requests.request import Request
 from made_fast.sampling.draws import Draws
-from made_fast.sampling.estimates import Estimate
+from made_fast.sampling.estimates import Estimate, effective_sample_size
 from made_fast.sampling.kept import Kept
 from made_fast.sampling.sampler import Sampler
 from made_fast.tables.cells import Cells
@@ -301,18 +302,18 @@ class Table:
             for part in rows.split(max(1, _NUMBERS // (each * given.shape[1]))):
                 noise = (part[:, None] * candidates + torch.arange(each)).flatten()
                 allowed = [self._present(row) for row in kept[part]] if bool(kept[part].any()) else None
-                drawn = self._draws().sample(
+                x, log_weight = self._candidates(
                     each, seed=seed, rows=noise, given=given[part], observed=observed[part], allowed=allowed
                 )
-                weight = drawn.log_weight.double().softmax(-1).cpu()
+                weight = log_weight.softmax(-1)
                 if each > 1 and weight.isnan().any():
                     row = int(part[weight.isnan().any(-1)][0]) // count
                     raise ValueError(
                         f"given must hold cells that the model can have, got such of probability 0 in row {row}"
                     )
-                few += int((1 / (weight**2).sum(-1) < min(_FEW, each)).sum()) if each > 1 else 0
+                few += int((effective_sample_size(log_weight) < min(_FEW, each)).sum()) if each > 1 else 0
                 pick = (weight.cumsum(-1) < chances[part, None]).sum(-1).clamp(max=each - 1)
-                chosen[part] = drawn.x.double().cpu()[torch.arange(len(part)), pick]
+                chosen[part] = x[torch.arange(len(part)), pick]
         if few:
             warnings.warn(
                 f"in {few} of {len(given)} rows fewer than {_FEW} of {candidates} candidates carry the weight: raise "
@@ -320,6 +321,17 @@ class Table:
                 stacklevel=3,
             )
         return chosen
+
+    def _candidates(self, count: int, **options: Any) -> tuple[Tensor, Tensor]:
+        """Variables (N, count, D) and log-weights (N, count), fp64 on the CPU; the arguments are those of ``sample``."""
+        draws = self._draws()
+        request = Request.checked(draws.conditionals, draws.context_features, count, **options)
+        request.check_possible()
+        x, _, log_weight = draws._drawn(request, False)  # `sample` itself would warn of weights that are used up here
+        assert log_weight is not None
+        return x.double().cpu().reshape(*request.shape, draws.features), log_weight.double().cpu().reshape(
+            request.shape
+        )
 
     def _conditions(self, known: Mapping[str, Cells]) -> tuple[Tensor, Tensor, Tensor]:
         """Given values and flags of variables (N, D), and which columns (N, columns) must be there without an indicator."""
