@@ -11,6 +11,8 @@ from made_fast.sampling.estimates import effective_sample_size, least_effective
 
 __all__ = ["ScoredSamples", "WeightedSamples", "warn_if_uneven"]
 
+_EVEN = 1.7  # between logs of weights: half of the samples or more are left, 4 k / (1 + k)**2 of them where weights differ k-fold
+
 
 class WeightedSamples(NamedTuple):
     """Samples under conditions.
@@ -68,6 +70,9 @@ def warn_if_uneven(log_weight: Tensor, remedy: str, *, stacklevel: int) -> None:
     """
     count = log_weight.shape[-1]
     if count < 2 or not log_weight.numel():
+        return
+    least, most = log_weight.aminmax(dim=-1)
+    if bool((most - least).max() <= _EVEN):
         return
     sizes = effective_sample_size(log_weight).flatten()
     low = int((sizes < least_effective(count) * (1 - 1e-9)).sum())  # by more than rounding
