@@ -11,7 +11,9 @@ from made_fast.sampling.estimates import effective_sample_size, least_effective
 
 __all__ = ["ScoredSamples", "WeightedSamples", "warn_if_uneven"]
 
-_EVEN = 1.7  # between logs of weights: half of the samples or more are left, 4 k / (1 + k)**2 of them where weights differ k-fold
+_EVEN = (
+    1.7  # of logs of weights; where weights differ up to k-fold, 4 k / (1 + k)**2 of the samples are left: here half
+)
 
 
 class WeightedSamples(NamedTuple):

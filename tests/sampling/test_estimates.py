@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from made_fast import MADE
+from made_fast import MADE, estimation
 from made_fast.sampling.estimates import (
     effective_sample_size,
     least_effective,
@@ -145,3 +145,23 @@ def test_weighted_samples_say_what_they_are_worth() -> None:
         scored = model.sample_and_log_prob(400, seed=0, given=torch.ones(6), observed=late)
     assert found[0].filename == __file__
     assert "log_prob=" in repr(scored) and 5 < scored.effective_sample_size < 20
+
+
+def test_the_effective_sample_size_of_anything_that_is_weighed() -> None:
+    assert float(estimation.effective_sample_size([0.0, 0.0, -torch.inf])) == pytest.approx(2)
+    assert estimation.effective_sample_size(torch.zeros(2, 1)).tolist() == [1, 1]
+    for wrong, said in ((torch.zeros(2, 0), "n one or more"), ([0.0, torch.inf], "got inf"), ([0.0, torch.nan], "nan")):
+        with pytest.raises(ValueError, match=rf"log_weights must .*{said}"):
+            estimation.effective_sample_size(wrong)
+
+
+def test_a_free_energy_warns_where_few_samples_carry_it() -> None:
+    """Of independent fair bits one state of 32 has nearly all the mass."""
+    model = MADE(5, ())
+    with torch.no_grad():
+        model.parameters_layer.bias.zero_()
+    with pytest.warns(UserWarning, match="600 samples are worth 1.*train longer, or draw more") as warned:
+        found = estimation.free_energy(model, lambda x: -20 * x.prod(-1), 600, seed=0)
+    assert warned[0].filename == __file__
+    assert "effective_sample_size=" in repr(found)
+    assert 10 < float(found.effective_sample_size) < 30
