@@ -62,8 +62,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     log_weight = -BETA * energy(states).double()
     exact = -torch.logsumexp(log_weight, 0)
     print(f"beta F, exact:       {exact:.4f} nats")
-    for name, estimate in zip(("variational", "corrected"), found, strict=True):
+    for name, estimate in (("variational", found.variational), ("corrected", found.corrected)):
         print(f"beta F, {name + ':':12} {estimate.value:.4f} +- {estimate.standard_error:.4f}")
+    print(f"20,000 samples are worth {found.effective_sample_size:,.0f} of the Boltzmann distribution")
 
     # How far the network is from the Boltzmann distribution, state by state.
     divergence = (log_prob.double().exp() * (log_prob.double() - (log_weight + exact))).sum()

@@ -25,12 +25,14 @@ from made_fast.arguments import finite, shown, tensor_of, whole_number, with_val
 from made_fast.models.made import MADE
 from made_fast.sampling import estimates
 from made_fast.sampling.estimates import Estimate, mean_of
+from made_fast.sampling.weighted import warn_if_uneven
 
 __all__ = [
     "BASELINES",
     "Estimate",
     "FreeEnergy",
     "ScoreFunctionLoss",
+    "effective_sample_size",
     "entropy",
     "enumerate_log_prob",
     "free_energy",
@@ -53,10 +55,12 @@ class FreeEnergy(NamedTuple):
         variational: mean of ``log q + cost``, an upper bound of beta F in expectation; it exceeds it by KL(q || p).
         corrected: ``-log mean exp(-(cost + log q))``, whose Z is unbiased: it approaches beta F with more samples, as long
             as q leaves no state out. If q does, neither figure shows it.
+        effective_sample_size: fp64, how many samples of the Boltzmann distribution those of q are worth; see the function.
     """
 
     variational: Estimate
     corrected: Estimate
+    effective_sample_size: Tensor
 
 
 class ScoreFunctionLoss(NamedTuple):
@@ -165,10 +169,43 @@ def log_mean_exp(log_weights: Tensor) -> Estimate:
     Raises:
         ValueError: there are fewer than two.
     """
+    return estimates.log_mean_exp(_log_weights(log_weights, 2, "two"))
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    r"""Returns how many samples of equal weight would do as well as these: :math:`(\sum_i w_i)^2 / \sum_i w_i^2`.
+
+    n for equal weights, 1 where one sample carries everything, 0 where all weights are 0. Where it is small, means weighted
+    by these samples rest on a few of them; samples that were never drawn are not known to it, so it can be too large. The
+    error of ``log_mean_exp`` and of ``log_marginal`` says the same: an error e means about 1 / e**2 effective samples.
+
+    Args:
+        log_weights: (..., n) logs of weights, which need not sum to 1.
+
+    Returns:
+        (...), fp64.
+
+    Raises:
+        ValueError: there is none, or one is nan or infinite above.
+
+    Source: Kong, "A note on importance sampling using standardized weights", University of Chicago 1992.
+
+    Examples:
+        >>> effective_sample_size(torch.tensor([[0.0, 0.0, 0.0], [0.0, -100.0, -100.0]]))
+        tensor([3., 1.], dtype=torch.float64)
+    """
+    log_weights = _log_weights(log_weights, 1, "one")
+    wrong = log_weights.isnan() | torch.isposinf(log_weights)
+    if bool(wrong.any()):
+        raise ValueError(f"log_weights must be below infinity, got {log_weights[wrong][0].item()}")
+    return estimates.effective_sample_size(log_weights)
+
+
+def _log_weights(log_weights: Tensor, least: int, said: str) -> Tensor:
     log_weights = with_values("log_weights", tensor_of("log_weights", log_weights))
-    if log_weights.ndim == 0 or log_weights.shape[-1] < 2:
-        raise ValueError(f"log_weights must have shape (..., n), n two or more, got {tuple(log_weights.shape)}")
-    return estimates.log_mean_exp(log_weights)
+    if log_weights.ndim == 0 or log_weights.shape[-1] < least:
+        raise ValueError(f"log_weights must have shape (..., n), n {said} or more, got {tuple(log_weights.shape)}")
+    return log_weights
 
 
 def free_energy(
@@ -193,16 +230,22 @@ def free_energy(
         options: of ``Sampler.sample``: ``generator``, ``first_row``, ``rows``, ``dtype``, ``backend``, ``progress``.
 
     Returns:
-        The variational estimate and the one corrected by importance weights, each scalar, or (B,) with a context; fp64.
+        The variational estimate, the one corrected by importance weights, and what these weights leave of the samples, each
+        scalar, or (B,) with a context; fp64.
 
     Raises:
         ValueError: an argument does not fit, or the cost is not finite; the message names it.
+
+    Warns:
+        UserWarning: the effective sample size is below 5 % of n, or below 10 (of fewer than 20 samples: half of n).
     """
     num_samples = _checked(num_samples, options)
     x, log_prob = model.sample_and_log_prob(num_samples, context, mask=mask, seed=seed, **options)
     action = log_prob.double() + _cost_of(cost, x)
+    warn_if_uneven(-action, "train longer, or draw more: `corrected` cannot be trusted", stacklevel=2)
     log_partition = estimates.log_mean_exp(-action)
-    return FreeEnergy(mean_of(action), Estimate(-log_partition.value, log_partition.standard_error))
+    corrected = Estimate(-log_partition.value, log_partition.standard_error)
+    return FreeEnergy(mean_of(action), corrected, estimates.effective_sample_size(-action))
 
 
 def score_function_loss(

@@ -219,9 +219,10 @@ def test_a_perfect_model_has_no_error() -> None:
     with torch.no_grad():
         model.parameters_layer.bias.copy_(fields)
     found = free_energy(model, lambda x: -x @ fields, 100)
-    for estimate in found:
+    for estimate in (found.variational, found.corrected):
         assert float(estimate.value) == pytest.approx(-float(torch.nn.functional.softplus(fields).sum()), abs=1e-12)
         assert float(estimate.standard_error) < 1e-12
+    assert float(found.effective_sample_size) == pytest.approx(100)
 
 
 def test_free_energy_of_each_context(build: Build) -> None:
@@ -234,6 +235,8 @@ def test_free_energy_of_each_context(build: Build) -> None:
     found = free_energy(model, lambda x: betas[:, None] * cost(x), 20_000, betas[:, None], seed=0)
     exact = torch.tensor([exact_free_energy(scale=float(beta)) for beta in betas], dtype=torch.float64)
     assert_within(found.corrected, exact)
+    error = found.corrected.standard_error
+    torch.testing.assert_close(found.effective_sample_size, 20_000 / (1 + 19_999 * error**2))
 
 
 # --- gradient

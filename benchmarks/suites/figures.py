@@ -22,11 +22,11 @@ from benchmarks.experiments.leak import Unwatched
 from benchmarks.report import write_figure
 from made_fast import MADE
 from made_fast.masks import input_degrees, layer_degrees, rank_of
-from made_fast.programs import Kind, Schedule
+from made_fast.plots import levels, masks
+from made_fast.plots.panels import BLUE, GREY, INK, ORANGE, PALE, SEEN
 
 TEXT = "the drawings of the documentation"
 QUICK = {"out": Path("out/figures"), "only": ["dependence"]}
-BLUE, ORANGE, GREY, PALE, INK = "#3b5bb5", "#e8862e", "#b9bdc9", "#e6e9f1", "#22252e"
 TILE = 16  # units of a tile in the picture of the staircase
 PANEL = 8  # units that the engine multiplies together (csrc/plan/plan.h)
 
@@ -109,10 +109,10 @@ def network() -> Figure:
     left.axis("off")
     left.set_title("degree of each unit; order: $x_1, x_3, x_0, x_2$", fontsize=9)
     names = ("first hidden layer", "second hidden layer", "parameters")
-    for axis, layer, (rows, columns), name in zip(right, model.masked_layers, layers, names, strict=True):
-        assert layer.mask is not None
-        axis.imshow(layer.mask.numpy(), cmap=ListedColormap([PALE, BLUE]), vmin=0, vmax=1, aspect="auto")
+    masks(model, ax=right)
+    for axis, (rows, columns), name in zip(right, layers, names, strict=True):
         axis.set_title(f"mask: {name}", fontsize=8)
+        axis.set_xlabel("")
         axis.set_xticks(range(len(columns)), columns, fontsize=7)
         axis.set_yticks(range(len(rows)), rows, fontsize=6)
         axis.tick_params(length=0)
@@ -171,41 +171,24 @@ def orders() -> Figure:
     return figure
 
 
-def _drawn_before(schedule: Schedule) -> Array:
-    """For each slot of the table, how many variables have been drawn when its value is made."""
-    when, drawn = np.zeros(schedule.num_slots, dtype=int), 0
-    for kind, first, count, *_ in schedule.steps.tolist():
-        if kind == Kind.DRAW:
-            drawn += count
-        else:
-            when[first : first + count] = drawn
-    return when
-
-
 def work() -> Figure:
     """Which units are evaluated at which step, by the slow loop and by the schedule."""
     model = MADE(24, (40, 40))
-    schedule = model.sampler().schedule
-    when, widths = _drawn_before(schedule), (40, 40, 24)
-    places = np.concatenate([np.arange(plan.first_slot, plan.first_slot + len(plan.rows)) for plan in schedule.affines])
     figure, axes = _axes(7.6, 4.0, 2, sharey=True)
-    units = len(places)
-    every, once = np.ones((units, 24), dtype=int), np.zeros((units, 24), dtype=int)
-    once[np.arange(units), when[places]] = 1
-    titles = (f"slow loop: {every.sum():,} units evaluated", f"schedule: {once.sum():,} units evaluated")
-    for axis, evaluated, title in zip(axes, (every, once), titles, strict=True):
-        axis.imshow(
-            evaluated, cmap=ListedColormap([PALE, BLUE]), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
-        )
-        for edge in np.cumsum(widths)[:-1]:
+    units = sum(len(plan.rows) for plan in model.sampler().schedule.affines)
+    every = np.ones((units, 24), dtype=int)
+    axes[0].imshow(every, cmap=ListedColormap([PALE, BLUE]), vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    levels(model, ax=axes[1])
+    for axis, title in zip(axes, ("slow loop", "schedule"), strict=True):
+        for edge in np.cumsum((40, 40)):
             axis.axhline(edge - 0.5, color=INK, linewidth=0.8)
         for step in range(23):
             axis.axvline(step + 0.5, color="white", linewidth=0.6)
-        axis.set_title(title, fontsize=9)
+        evaluated = every.sum() if axis is axes[0] else units
+        axis.set_title(f"{title}: {evaluated:,} units evaluated", fontsize=9)
         axis.set_xlabel("variables drawn so far", fontsize=8)
         axis.tick_params(labelsize=7)
-    middles = np.cumsum(widths) - np.array(widths) / 2
-    axes[0].set_yticks(middles, ["hidden 1", "hidden 2", "parameters"], rotation=90, va="center", fontsize=8)
+    _legend(figure, (BLUE, "evaluated"), (SEEN, "may be seen"), (PALE, "must not be seen"))
     return figure
 
 

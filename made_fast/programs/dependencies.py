@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from made_fast.programs.program import Affine, Op, Program
 
-__all__ = ["closure_of", "dependencies", "masks_of", "reads", "ring_message"]
+__all__ = ["closure_of", "dependencies", "masks_of", "reaches", "reads", "ring_message"]
 
 BoolArray = NDArray[np.bool_]
 
@@ -28,6 +28,11 @@ def _masks_of(op: Op) -> list[BoolArray]:
 
 def reads(program: Program) -> BoolArray:
     """Which variables each parameter depends on, by the masks: bool (P, D)."""
+    return reaches(program)[-1]
+
+
+def reaches(program: Program) -> list[BoolArray]:
+    """For each value of a program, which variables each of its units depends on, by the masks: bool (n, D)."""
     features = program.features
     variables = np.repeat(np.eye(features, dtype=np.float32), program.input_units, axis=0)  # (E, D)
     reach = [variables, np.zeros((program.context_features, features), dtype=np.float32)]
@@ -35,7 +40,7 @@ def reads(program: Program) -> BoolArray:
         sources = [reach[source] for source in op.sources]
         parts = [mask @ part for mask, part in zip(masks, sources, strict=True)] if masks else sources
         reach.append((sum(parts[1:], parts[0]) > 0).astype(np.float32))  # (n, D)
-    return reach[-1] > 0
+    return [each > 0 for each in reach]
 
 
 def dependencies(program: Program) -> BoolArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,30 +14,12 @@ from made_fast.outputs.conditional import Conditional
 from made_fast.requests.conditions import Allowed
 from made_fast.requests.request import Request
 from made_fast.sampling.estimates import Estimate, log_mean_exp, mean_of_weights
+from made_fast.sampling.weighted import ScoredSamples, WeightedSamples, warn_if_uneven
 from made_fast.tracing import uncompiled
 
 __all__ = ["Draws", "ScoredSamples", "WeightedSamples"]
 
-
-class WeightedSamples(NamedTuple):
-    """Samples under conditions.
-
-    Attributes:
-        x: (..., D).
-        log_weight: (...), the log of the probability of what was observed and of the mass of what was allowed, each given
-            the variables before it. Weighted by its exponential the samples follow the exact conditional distribution.
-    """
-
-    x: Tensor
-    log_weight: Tensor
-
-
-class ScoredSamples(NamedTuple):
-    """Samples under conditions with the model's log-probability of each; see ``WeightedSamples``."""
-
-    x: Tensor
-    log_prob: Tensor
-    log_weight: Tensor
+_REMEDY = "draw more, or train with an order (or draw by a mask) in which what is known comes first"
 
 
 class Draws(ABC):
@@ -109,6 +91,9 @@ class Draws(ABC):
 
         Raises:
             ValueError: an argument does not fit; the message names it.
+
+        Warns:
+            UserWarning: the effective sample size of a row is below 5 % of n, or below 10 (of fewer than 20: half of n).
         """
         request = Request.checked(
             self.conditionals,
@@ -133,7 +118,7 @@ class Draws(ABC):
         request.check_possible()
         x, _, log_weight = (self if mask is None else self._of_mask(mask))._drawn(request, False)
         x = x if len(request.shape) == 1 else x.reshape(*request.shape, self.features)
-        return x if log_weight is None else WeightedSamples(x, log_weight.reshape(request.shape))
+        return x if log_weight is None else WeightedSamples(x, _weighed(log_weight, request))
 
     @uncompiled
     def sample_and_log_prob(
@@ -186,7 +171,7 @@ class Draws(ABC):
         x, log_prob, log_weight = (self if mask is None else self._of_mask(mask))._drawn(request, True)
         assert log_prob is not None
         x, log_prob = x.reshape(*request.shape, self.features), log_prob.reshape(request.shape)
-        return (x, log_prob) if log_weight is None else ScoredSamples(x, log_prob, log_weight.reshape(request.shape))
+        return (x, log_prob) if log_weight is None else ScoredSamples(x, log_prob, _weighed(log_weight, request))
 
     @uncompiled
     def log_marginal(
@@ -309,3 +294,10 @@ class Draws(ABC):
         _, _, log_weight = (self if mask is None else self._of_mask(mask))._drawn(request, False)
         assert log_weight is not None
         return request.weights(log_weight)
+
+
+def _weighed(log_weight: Tensor, request: Request) -> Tensor:
+    """The log-weights (n,) or (N, n) of samples that a user has asked for."""
+    log_weight = log_weight.reshape(request.shape)
+    warn_if_uneven(log_weight, _REMEDY, stacklevel=3)
+    return log_weight

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Estimate", "log_mean_exp", "mean_of", "mean_of_weights"]
+__all__ = ["Estimate", "effective_sample_size", "least_effective", "log_mean_exp", "mean_of", "mean_of_weights"]
 
 
 _ROUNDING = 1e-15  # an error so small, as a share of the value, is that of adding equal numbers
@@ -71,7 +71,23 @@ def mean_of_weights(log_weight: Tensor) -> Estimate:
 def log_mean_exp(log_weight: Tensor) -> Estimate:
     """The log of the mean of weights, from their logs (..., n); its error to first order, that of the mean over the mean."""
     log_weight = log_weight.double()
-    largest = log_weight.amax(-1, keepdim=True)
-    shift = torch.where(torch.isfinite(largest), largest, 0)
+    shift = _largest(log_weight)
     mean, error = mean_of(torch.exp(log_weight - shift))
     return Estimate(torch.log(mean) + shift[..., 0], torch.where(mean > 0, error / mean, torch.nan))
+
+
+def _largest(log_weight: Tensor) -> Tensor:
+    """The largest of each row (..., 1), by which weights may be divided; 0 where it is infinite."""
+    largest = log_weight.amax(-1, keepdim=True)
+    return torch.where(torch.isfinite(largest), largest, 0)
+
+
+def effective_sample_size(log_weight: Tensor) -> Tensor:
+    """How many samples of equal weight would do as well, fp64 (...), from logs of weights (..., n); 0 if all are 0."""
+    weight = torch.exp(log_weight.double() - _largest(log_weight.double()))
+    return weight.sum(-1).square() / (weight * weight).sum(-1).clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def least_effective(count: int) -> float:
+    """The effective sample size below which n samples want a warning: 5 % of n or 10, whichever is more; of few, half."""
+    return max(0.05 * count, min(10.0, 0.5 * count))

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from made_fast.noise import uniform
+from made_fast.requests.request import Request
 from made_fast.sampling.draws import Draws
+from made_fast.sampling.estimates import effective_sample_size
 from made_fast.tables.cells import Cells
 from made_fast.tables.columns import FittedColumn
 from made_fast.tables.schema import Schema
@@ -74,22 +76,22 @@ class Wanted:
                 known: dict[str, Any] = {"given": self.given[part], "observed": self.observed[part]}
                 known["allowed"] = self._allowed(schema, part)
                 try:
-                    drawn = draws.sample(each, seed=seed, rows=noise, **known)
+                    x, log_weight = _candidates(draws, each, seed=seed, rows=noise, **known)
                 except ValueError as error:
                     if "the probability is 0" not in str(error):
                         raise
                     raise ValueError(
                         "where must hold for some row that has the cells that are given, got a query of probability 0"
                     ) from None
-                weight = drawn.log_weight.double().softmax(-1).cpu()
+                weight = log_weight.softmax(-1)
                 if each > 1 and weight.isnan().any():
                     row = int(part[weight.isnan().any(-1)][0]) // count
                     raise ValueError(
                         f"given must hold cells that the model can have, got such of probability 0 in row {row}"
                     )
-                few += int((1 / (weight**2).sum(-1) < min(_FEW, each)).sum()) if each > 1 else 0
+                few += int((effective_sample_size(log_weight) < min(_FEW, each)).sum()) if each > 1 else 0
                 pick = (weight.cumsum(-1) < chances[part, None]).sum(-1).clamp(max=each - 1)
-                chosen[part] = drawn.x.double().cpu()[torch.arange(len(part)), pick]
+                chosen[part] = x[torch.arange(len(part)), pick]
         if few:
             warnings.warn(
                 f"in {few} of {len(self.given)} rows fewer than {_FEW} of {candidates} candidates carry the weight: raise "
@@ -118,6 +120,16 @@ class Wanted:
                 made[variable] = values & set(made.get(variable, values))
             found.append(made)
         return found
+
+
+def _candidates(draws: Draws, count: int, **options: Any) -> tuple[Tensor, Tensor]:
+    """Variables (N, count, D) and log-weights (N, count), fp64 on the CPU; the options are those of ``sample``."""
+    request = Request.checked(draws.conditionals, draws.context_features, count, **options)
+    request.check_possible()
+    x, _, log_weight = draws._drawn(request, False)  # `sample` itself would warn of weights that are used up here
+    assert log_weight is not None
+    shape = request.shape
+    return x.double().cpu().reshape(*shape, draws.features), log_weight.double().cpu().reshape(shape)
 
 
 def wanted_of(schema: Schema, known: Mapping[str, Cells] | None, rows: int, allowed: Mapping[int, Any]) -> Wanted:
