@@ -12,7 +12,6 @@ WORKERS ?= -n 2 --dist worksteal
 GPU_PYTHON ?= python3
 GPU_MINUTES ?= 5
 OUT ?= out
-DOCS_EXTRA := import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')
 
 # The oldest Triton that is supported, the one everything else is tested with, and whatever is newest.
 TRITON_VERSIONS ?= 3.6 $(shell sed -n 's/^triton==//p' constraints.txt) newest
@@ -64,24 +63,29 @@ docs: $(VENV)/docs  ## the documentation as pages in site/; a broken link or anc
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch first and pinned: as a mere dependency a newer, much larger build could be chosen.
+# The pip that comes with older Pythons has no --group.
+$(VENV)/pip: | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt --upgrade 'pip>=25.1'
+	touch $@
+
 $(NAMES): | $(VENV)/bin/python
 	rm -f $(VENV)/names-*
 	touch $@
 
-$(VENV)/installed: $(SOURCES) $(NAMES) | $(VENV)/bin/python
+# torch first and pinned: as a mere dependency a newer, much larger build could be chosen.
+$(VENV)/installed: $(SOURCES) $(NAMES) $(VENV)/pip
 	$(BIN)/pip install --quiet -c constraints.txt torch numpy
-	CMAKE_ARGS="$(CMAKE_ARGS)" $(BIN)/pip install --quiet -c constraints.txt -e '.[demo,test,bench,peers]'
+	$(BIN)/pip install --quiet -c constraints.txt --group test --group bench --group peers
+	CMAKE_ARGS="$(CMAKE_ARGS)" $(BIN)/pip install --quiet -c constraints.txt -e '.[demo]'
 	touch $@
 
 $(VENV)/linters: $(VENV)/installed
-	$(BIN)/pip install --quiet -c constraints.txt ruff mypy clang-format
+	$(BIN)/pip install --quiet -c constraints.txt --group lint
 	touch $@
 
 # The pages are made from the sources: what they describe need not be installed.
-$(VENV)/docs: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -c "$(DOCS_EXTRA)" > $(VENV)/docs.txt
-	$(BIN)/pip install --quiet -c constraints.txt -r $(VENV)/docs.txt
+$(VENV)/docs: pyproject.toml constraints.txt $(VENV)/pip
+	$(BIN)/pip install --quiet -c constraints.txt --group docs
 	touch $@
 
 findings:  ## run each script of findings/ and say ok, changed or failed; fetches packages

@@ -52,7 +52,8 @@ def install(known: dict[str, str]) -> str:
     """Builds the package with the machine's own tools; returns what is in use then."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
     pip += ["--disable-pip-version-check", "--upgrade", "--target", str(SITE), "."]
-    missing = [name for name in ("scikit_build_core", "pybind11") if importlib.util.find_spec(name) is None]
+    needed = ("scikit_build_core", "pybind11", "setuptools_scm", "hatch_fancy_pypi_readme")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         print(f"--- install: left out, {' and '.join(missing)} missing", flush=True)
     code = 1 if missing else call("install", pip, known, INSTALL_SECONDS)

@@ -4,7 +4,7 @@ The library's way of drawing from a masked network is one whole forward for each
 Each forward costs the same, so where all of them would take too long, the first ones are timed and counted as often as there
 are more; the column "forwards timed" says how many. Both draw normals, in fp32, from the same module. Draws are compared
 before anything is timed: those of the library's forward and ours, from the same uniforms. "Kept" leaves out the comparison of
-the module's parameters with those that were captured (``stale="keep"``). Needs the extra ``peers``.
+the module's parameters with those that were captured (``stale="keep"``). Needs the group ``peers``.
 """
 
 from __future__ import annotations

@@ -16,26 +16,22 @@ namespace made_fast {
 namespace MADE_FAST_ISA {
 
 extern const Engine engine;
+#if defined(__AVX512BF16__)  // all else is done by the same instructions as before, and compiled there
 const Engine engine = {MADE_FAST_STRING(MADE_FAST_ISA),
-                       &fma_rate<float>,
-                       &fma_rate<double>,
-                       &scratch_bytes<float>,
-                       &scratch_bytes<double>,
-                       &draw<float, false>,
-                       &draw<double, false>,
-#if defined(__AVX512BF16__)
-                       &draw<float, true>,
-#else
                        nullptr,
+                       nullptr,
+                       &scratch_bytes<float>,
+                       nullptr,
+                       nullptr,
+                       nullptr,
+                       &draw<float, true>};
+#else
+const Engine engine = {
+    MADE_FAST_STRING(MADE_FAST_ISA), &fma_rate<float>,         &fma_rate<double>,        &scratch_bytes<float>,
+    &scratch_bytes<double>,          &draw<float, false>,      &draw<double, false>,     nullptr,
+    &masked_matmul<float>,           &masked_matmul<double>,   &masked_outer<float>,     &masked_outer<double>,
+    &network_forward<float>,         &network_forward<double>, &network_backward<float>, &network_backward<double>};
 #endif
-                       &masked_matmul<float>,
-                       &masked_matmul<double>,
-                       &masked_outer<float>,
-                       &masked_outer<double>,
-                       &network_forward<float>,
-                       &network_forward<double>,
-                       &network_backward<float>,
-                       &network_backward<double>};
 
 }  // namespace MADE_FAST_ISA
 }  // namespace made_fast

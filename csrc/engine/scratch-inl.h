@@ -2,10 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 
 #include "engine/isa-inl.h"
+#include "plan/aligned_memory.h"
 #include "plan/plan.h"
 
 namespace made_fast {
@@ -14,11 +14,11 @@ namespace MADE_FAST_ISA {
 // Scratch of one thread, kept for its next call: a fresh mapping would cost a page fault for every 4 KiB, each time.
 class Scratch {
  public:
-  ~Scratch() { std::free(data_); }
+  ~Scratch() { free_aligned(data_); }
   void* get(int64_t bytes, bool poisoned) {
     if (bytes > size_) {
-      std::free(data_);
-      data_ = std::aligned_alloc(kAlign, static_cast<size_t>((bytes + kAlign - 1) / kAlign * kAlign));
+      free_aligned(data_);
+      data_ = allocate_aligned(static_cast<size_t>(bytes));
       size_ = data_ == nullptr ? 0 : bytes;
     }
     // What is not written must show: what is read too early gives nan, not a stale number.

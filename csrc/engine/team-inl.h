@@ -4,15 +4,30 @@
 // threads sleep at every barrier, and waking one takes as long as the work between two of them.
 #pragma once
 
+#if !defined(_WIN32)
 #include <sched.h>
+#endif
 
 #include <cstdint>
 
 #include "engine/isa-inl.h"
 #include "plan/plan.h"
 
+#if defined(_WIN32)
+extern "C" __declspec(dllimport) int __stdcall SwitchToThread(void);  // windows.h would define names of ours
+#endif
+
 namespace made_fast {
 namespace MADE_FAST_ISA {
+
+// Another thread may have the processor.
+inline void give_way() {
+#if defined(_WIN32)
+  SwitchToThread();
+#else
+  sched_yield();
+#endif
+}
 
 inline void relax() {
 #if defined(__SSE__)
@@ -51,7 +66,7 @@ class Team {
       }
       for (int spins = 0; __atomic_load_n(&team.round_, __ATOMIC_ACQUIRE) == round; ++spins) {
         relax();
-        if (spins >= kPatience) sched_yield();  // the others may have no processor to run on
+        if (spins >= kPatience) give_way();  // the others may have no processor to run on
       }
     }
   };

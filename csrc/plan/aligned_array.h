@@ -2,11 +2,10 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
 #include <new>
 
-#include "plan/plan.h"
+#include "plan/aligned_memory.h"
 
 namespace made_fast {
 
@@ -16,8 +15,7 @@ class AlignedArray {
   // Room for `size` values, not yet written.
   T* allocate(size_t size) {
     size_ = size;
-    const size_t bytes = (size * sizeof(T) + kAlign) / kAlign * kAlign;
-    data_.reset(static_cast<T*>(std::aligned_alloc(kAlign, bytes)));
+    data_.reset(static_cast<T*>(allocate_aligned(size * sizeof(T) + 1)));  // an empty one has an address too
     if (!data_) throw std::bad_alloc();
     return data_.get();
   }
@@ -27,7 +25,7 @@ class AlignedArray {
 
  private:
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    void operator()(T* p) const { free_aligned(p); }
   };
   std::unique_ptr<T, Free> data_;
   size_t size_ = 0;

@@ -41,6 +41,11 @@ void bind_build(py::module_& module) {
   module.def("has_bf16", [] { return bf16_engine() != nullptr; });
   module.def("fma_rate", &fma_rate, py::arg("isa"), py::arg("double_precision"), py::arg("num_threads"),
              py::arg("repeats"));
+#if defined(_OPENMP)
+  module.attr("openmp") = true;
+#else
+  module.attr("openmp") = false;
+#endif
   module.def("compiler", [] { return std::pair<std::string, std::string>(MADE_FAST_COMPILER, MADE_FAST_BUILD_TYPE); });
 }
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -30,8 +32,24 @@ FEATURES = ("given", "allowed", "temperature", "greedy", "top_k", "top_p")
 _log = logging.getLogger("made_fast")
 _HAS_CORE = importlib.util.find_spec("made_fast._core") is not None
 _HAS_NUMBA = importlib.util.find_spec("numba") is not None
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_TRITON_FLOOR = (3, 6)
+# Of Triton: for CUDA and Windows, as builds of torch for CUDA and for AMD bring it.
+_TRITON_PACKAGES = ("triton", "triton-windows", "pytorch-triton", "pytorch-triton-rocm", "triton-rocm")
 _TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # then its kernels run on CPU tensors, slowly
+
+
+def _without_triton() -> str | None:
+    """What of Triton is missing, by its metadata: to import it takes a tenth of a second."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install 'made_fast[triton]')"
+    for name in _TRITON_PACKAGES:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if tuple(map(int, re.findall(r"\d+", version)[:2])) < _TRITON_FLOOR:
+            return f"needs triton 3.6 or newer, which comes with torch 2.10 and newer, found {name} {version}"
+    return None
 
 
 class Needs(NamedTuple):
@@ -137,7 +155,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend(
         "triton",
         "kernels for GPUs, compiled at first use",
-        None if _HAS_TRITON else "triton is not installed (pip install 'made_fast[triton]')",
+        _without_triton(),
         devices=("cpu",) if _TRITON_INTERPRETED else ("cuda",),
         # The interpreter multiplies bf16 wrongly.
         dtypes=(torch.float32, torch.float16, *([] if _TRITON_INTERPRETED else [torch.bfloat16])),

@@ -1,6 +1,7 @@
 """The doors that docs/extend.md describes: a toy backend, a toy output and a toy command come in by them, and work."""
 
 import argparse
+import importlib.metadata
 import sys
 import types
 from dataclasses import dataclass
@@ -49,6 +50,31 @@ def test_a_backend_placed_first_draws_what_it_can(toy: list[str]) -> None:
     assert toy == ["pack", "draw"]
     assert not bool(unexplained_differences(model, x, seed=3).any())
     assert backends.table()[0].name == "toy"
+
+
+def test_a_triton_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.6 to 2.9 bring Triton 3.2 to 3.5, which these kernels were not written for."""
+    installed = {"triton": "3.2.0"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(backends.importlib.metadata, "version", version)
+    assert backends._without_triton() == (
+        "needs triton 3.6 or newer, which comes with torch 2.10 and newer, found triton 3.2.0"
+    )
+    for name, number in {"triton": "3.6.0", "triton-windows": "3.10.0.post1", "pytorch-triton": "4.0+git1"}.items():
+        installed = {name: number}
+        assert backends._without_triton() is None, name
+    installed = {"pytorch-triton-rocm": "3.5.1"}
+    assert "found pytorch-triton-rocm 3.5.1" in str(backends._without_triton())
+    installed = {}  # built from its sources, say
+    assert backends._without_triton() is None
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    assert "is not installed" in str(backends._without_triton())
 
 
 def test_a_backend_without_the_memory_to_load_it(toy: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

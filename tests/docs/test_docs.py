@@ -56,7 +56,7 @@ NOT_RUN = (
 )
 
 # Pages whose blocks need packages that the tests can do without. `make test` has all but RARE, and then skips nothing else.
-RARE = {"sbi", "netket"}  # are in no extra
+RARE = {"sbi", "netket"}  # are in no group
 NEEDED = {
     "flows.md": ("zuko",),
     "libraries/nflows.md": ("nflows",),

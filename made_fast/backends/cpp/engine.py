@@ -77,11 +77,12 @@ def has_bf16() -> bool:
 
 
 def build_config() -> dict[str, object]:
-    """Compiler, build type, instruction sets that can run here, and the one in use."""
+    """Compiler, build type, whether there are threads, instruction sets that can run here, and the one in use."""
     compiler, build_type = _core.compiler()
     return {
         "compiler": compiler,
         "build_type": build_type,
+        "openmp": _core.openmp,
         "instruction_sets": _core.instruction_sets(),
         "instruction_set": instruction_set(),
         "bf16": has_bf16(),
