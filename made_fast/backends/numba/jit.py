@@ -15,8 +15,9 @@ from made_fast.masks.plan import GroupColumn
 from made_fast.outputs.codes import Code, Encoding
 from made_fast.programs.functions import FUNCTION_CODES
 from made_fast.programs.schedule import Kind, StepColumn
+from made_fast.programs.wiring import HEADS
 
-__all__ = ["dispatch", "in_threads", "jit"]
+__all__ = ["dispatch", "in_threads", "jit", "jit_part"]
 
 _ENUMERATIONS: tuple[type[IntEnum], ...] = (Code, Encoding, Kind, StepColumn, GroupColumn)
 # What kernels are made from: the files of this backend, and numbers that come from elsewhere.
@@ -24,6 +25,7 @@ _STAMP = (
     *((path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.rglob("*.py"))),
     *((enumeration.__name__, *((each.name, each.value) for each in enumeration)) for enumeration in _ENUMERATIONS),
     tuple(FUNCTION_CODES.items()),
+    HEADS,
 )
 
 
