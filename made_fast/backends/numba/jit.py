@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numba.extending
 import torch
 
 from made_fast.masks.plan import GroupColumn
@@ -17,7 +18,7 @@ from made_fast.programs.functions import FUNCTION_CODES
 from made_fast.programs.schedule import Kind, StepColumn
 from made_fast.programs.wiring import HEADS
 
-__all__ = ["dispatch", "in_threads", "jit", "jit_part"]
+__all__ = ["dispatch", "in_threads", "intrinsic", "jit", "jit_part"]
 
 _ENUMERATIONS: tuple[type[IntEnum], ...] = (Code, Encoding, Kind, StepColumn, GroupColumn)
 # What kernels are made from: the files of this backend, and numbers that come from elsewhere.
@@ -44,8 +45,15 @@ def jit(function: Callable[..., Any]) -> Any:
 
 def jit_part(function: Callable[..., Any]) -> Any:
     """Compiles what only kernels call, as ``jit`` does; it is kept with those, and without what Python needs to call it."""
-    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy", **options)(function)
+    njit: Any = numba.njit  # whose stubs know fewer options
+    return njit(nogil=True, fastmath={"contract"}, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
+        function
+    )
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """A function that kernels call and that writes LLVM's code itself."""
+    return numba.extending.intrinsic(function)
 
 
 def dispatch(name: str, parameters: str, arguments: str, cases: Mapping[int, Any]) -> Any:
