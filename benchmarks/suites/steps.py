@@ -2,7 +2,8 @@
 
 A step is forward, loss and backward; ours also by ``training.backward``, in one call. Flows are affine, with random weights of the same sizes on both sides; a flow of zuko
 (NSF: of splines) or nflows is held against itself, accelerated, and a MADE against the same layers as
-``F.linear(x, W * mask)``: there results and gradients are compared first.
+``F.linear(x, W * mask)``: there results and gradients are compared first. Where nothing is compiled at install, numba runs
+networks: in one call, against their layers one by one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import copy
 import importlib
 import importlib.util
+import os
 import warnings
 from functools import partial
 from typing import Any
@@ -217,6 +219,31 @@ def _made_rows(text: str, seconds: float) -> list[dict[str, Any]]:
     return _rows({"step": steps, "log_prob": plain}, "W * mask", seconds, case)
 
 
+def _numba_rows(text: str, seconds: float) -> list[dict[str, Any]]:
+    """A MADE by numba: in one call, and by layers as where somebody looks at one of them."""
+    features, hidden, batch = _sizes(text)
+    torch.manual_seed(0)
+    x = (torch.rand(batch, features) < 0.5).float()
+    ours = MADE(features, hidden)
+    layers = copy.deepcopy(ours)
+    layers.hidden[0].register_forward_hook(lambda *_: None)
+    case = {"D": features, "hidden": str(hidden), "transforms": "-", "rows": batch}
+    before = os.environ.get("MADE_FAST_BACKEND")
+    os.environ["MADE_FAST_BACKEND"] = "numba"
+    try:
+        calls: dict[str, Any] = {"ours": lambda: ours.log_prob(x), "by layers": lambda: layers.log_prob(x)}
+        difference = float((calls["ours"]() - calls["by layers"]()).abs().max().detach())
+        if not difference < 1e-3:
+            raise WrongResult(f"log-probabilities differ by {difference:.1e}")
+        steps = {"ours": _step(ours, calls["ours"]), "by layers": _step(layers, calls["by layers"])}
+        plain = {name: _without_gradients(call) for name, call in calls.items()}
+        return _rows({"step, numba": steps, "log_prob, numba": plain}, "by layers", seconds, case)
+    finally:
+        os.environ.pop("MADE_FAST_BACKEND")
+        if before is not None:
+            os.environ["MADE_FAST_BACKEND"] = before
+
+
 def _sizes(text: str) -> Any:
     """``D,LxH,...`` as numbers: D, the hidden widths, and the others."""
     features, hidden, *others = text.split(",")
@@ -241,7 +268,10 @@ def run(arguments: argparse.Namespace) -> None:
     cases += [(_accelerated_rows, text) for text in arguments.flows]
     rows: list[dict[str, Any]] = []
     printed = 0
-    for measured, text in [*cases, *((_made_rows, text) for text in arguments.mades)]:
+    cases += [(_made_rows, text) for text in arguments.mades]
+    if importlib.util.find_spec("numba") is not None:
+        cases += [(_numba_rows, text) for text in arguments.mades]
+    for measured, text in cases:
         rows += measured(text, arguments.seconds)
         for row in rows[printed:]:
             print({name: str(value) for name, value in row.items()}, flush=True)

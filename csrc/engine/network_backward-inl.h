@@ -13,19 +13,17 @@
 namespace made_fast {
 namespace MADE_FAST_ISA {
 
-// The way back through one network in one block: its room holds the gradients, and the values that weights are
-// multiplied by in segments.
+// The way back through one network in one block: its room holds the gradients.
 template <class T>
 struct BackBlock {
   const NetworkView* network;
   Values<T> values;
-  T *total, *grad_z, *in_order, *grad_context, *grads, *all_segments;
+  T *total, *grad_z, *in_order, *grad_context, *grads;
   int64_t rows, stride;
   // What a network gives x, the one before it gave z.
   MADE_FAST_INLINE T* grad(int v) const {
     return v == 0 ? grad_z : v == 1 ? grad_context : grads + network->grads[v] * stride;
   }
-  MADE_FAST_INLINE T* segments(int v) const { return all_segments + network->row_columns[v] * stride; }
 };
 
 template <class T>
@@ -41,25 +39,21 @@ BackBlock<T> back_block(const NetworkTask<T>& task, const Place<T>& place, int64
   block.in_order = block.grad_z + network.widths[0] * block.stride;
   block.grad_context = block.in_order + network.widths[0] * block.stride;
   block.grads = block.grad_context + network.widths[1] * block.stride;
-  block.all_segments = block.grads + network.grad_units * block.stride;
   return block;
 }
 
-// out (segments, stride, 16) from in (units, stride): rows again, a segment of the columns after the other, zero beyond
-// the last unit.
+// out (vectors, stride, lanes) from in (units, stride): rows again, a vector of the columns after the other, zero
+// beyond the last unit.
 template <class T>
-void lanes_to_segments(const T* in, int64_t units, int64_t stride, T* out) {
+void lanes_to_columns(const T* in, int64_t units, int64_t stride, T* out) {
   constexpr int lanes = kLanes<T>;
-  const int64_t columns = in_segments(units);
-  for (int64_t unit = 0; unit < columns; unit += lanes) {
-    T* segment = out + unit / kSegment * kSegment * stride + unit % kSegment;
+  for (int64_t unit = 0; unit < units; unit += lanes)
     for (int64_t row = 0; row < stride; row += lanes) {
       Vec<T> square[lanes] = {};
       for (int i = 0; i < lanes && unit + i < units; ++i) square[i] = load<T>(in + (unit + i) * stride + row);
       transpose<T, lanes / 2>(square);
-      for (int i = 0; i < lanes; ++i) store<T>(segment + (row + i) * kSegment, square[i]);
+      for (int i = 0; i < lanes; ++i) store<T>(out + unit * stride + (row + i) * lanes, square[i]);
     }
-  }
 }
 
 // The numbers that a mask keeps, one byte for each, and zero for the others, whatever they are.
@@ -91,19 +85,24 @@ MADE_FAST_INLINE void hand_over(Vec<T> sum, Share share, const uint8_t* mask, in
   }
 }
 
-// The sums over the rows of a block of delta, four units in lanes, times kVecs vectors of columns in segments.
+// The sums over the rows of a block of delta, four units in lanes, times kVecs vectors of columns.
 template <class T, int kVecs>
 MADE_FAST_INLINE void outer_products(const T* const (&delta)[kUnitsAtOnce], const T* const (&from)[kVecs], int64_t rows,
                                      Vec<T> (&sum)[kUnitsAtOnce][kVecs]) {
   for (int64_t row = 0; row < rows; ++row) {
     Vec<T> value[kVecs];
-    for (int v = 0; v < kVecs; ++v) value[v] = load<T>(from[v] + row * kSegment);
+    for (int v = 0; v < kVecs; ++v) value[v] = load<T>(from[v] + row * kLanes<T>);
     for (int r = 0; r < kUnitsAtOnce; ++r) {
       const Vec<T> by = splat<T>(delta[r][row]);
       for (int v = 0; v < kVecs; ++v) sum[r][v] = by * value[v] + sum[r][v];
     }
   }
 }
+
+// As many columns as are looked at together.
+constexpr int kVecsAtOnce = MADE_FAST_REGISTERS / (2 * kUnitsAtOnce);  // half of the registers hold sums
+template <class T>
+constexpr int64_t kColumnsAtOnce = kVecsAtOnce * kLanes<T>;
 
 // What some blocks add to the gradient of a weight.
 template <class T>
@@ -114,6 +113,9 @@ struct OuterProduct {
   int64_t num_blocks;
   bool first;  // of all blocks: the gradient is written, zero where the mask is
   T* grad_weight;
+  // The columns that are looked at, from the first of them on, of each block as lanes_to_columns has them.
+  int64_t first_column;
+  const T* columns;
 };
 
 template <class T, int kVecs>
@@ -133,11 +135,9 @@ MADE_FAST_INLINE void tile_gradient(const OuterProduct<T>& task, int64_t unit, i
   Vec<T> sum[kUnitsAtOnce][kVecs] = {};
   for (int64_t b = 0; b < task.num_blocks && used > 0; ++b) {
     const BackBlock<T>& block = task.blocks[b];
-    const T *from[kVecs], *delta[kUnitsAtOnce], *segments = block.segments(term.source), *own = block.grad(task.value);
-    for (int v = 0; v < kVecs; ++v) {
-      const int64_t at = column + v * lanes;
-      from[v] = segments + at / kSegment * kSegment * block.stride + at % kSegment;
-    }
+    const T *from[kVecs], *delta[kUnitsAtOnce], *own = block.grad(task.value);
+    const T* columns = task.columns + b * kColumnsAtOnce<T> * kBlockRows;
+    for (int v = 0; v < kVecs; ++v) from[v] = columns + (column - task.first_column + v * lanes) * block.stride;
     for (int r = 0; r < kUnitsAtOnce; ++r) delta[r] = own + (unit + r < term.rows ? unit + r : unit) * block.stride;
     outer_products<T, kVecs>(delta, from, block.rows, sum);
   }
@@ -158,13 +158,20 @@ void columns_gradient(const OuterProduct<T>& task, int64_t column) {
     tile_gradient<T, kVecs>(task, unit, column, shares);
 }
 
-// The gradient of as many columns as are looked at together.
-constexpr int kVecsAtOnce = MADE_FAST_REGISTERS / (2 * kUnitsAtOnce);  // half of the registers hold sums
-
+// The gradient of kColumnsAtOnce columns, or of those that are left.
 template <class T>
-void weight_gradient(const OuterProduct<T>& task, int64_t column) {
-  const int64_t vectors = (task.term.columns - column + kLanes<T> - 1) / kLanes<T>;
-  if (vectors >= kVecsAtOnce) return columns_gradient<T, kVecsAtOnce>(task, column);
+void weight_gradient(OuterProduct<T> task, int64_t column) {
+  alignas(64) T columns[kBlocksSummed * kColumnsAtOnce<T> * kBlockRows];
+  const int64_t left = task.term.columns - column, count = left < kColumnsAtOnce<T> ? left : kColumnsAtOnce<T>;
+  for (int64_t b = 0; b < task.num_blocks; ++b) {
+    const BackBlock<T>& block = task.blocks[b];
+    lanes_to_columns<T>(block.values[task.term.source] + column * block.stride, count, block.stride,
+                        columns + b * kColumnsAtOnce<T> * kBlockRows);
+  }
+  task.first_column = column;
+  task.columns = columns;
+  const int64_t vectors = (count + kLanes<T> - 1) / kLanes<T>;
+  if (vectors == kVecsAtOnce) return columns_gradient<T, kVecsAtOnce>(task, column);
   for (int64_t v = 0; v < vectors; ++v) columns_gradient<T, 1>(task, column + v * kLanes<T>);
 }
 
@@ -221,16 +228,12 @@ MADE_FAST_INLINE Vec<T> derivative(Function function, Vec<T> x, Vec<T> y) {
   return splat<T>(__builtin_nanf(""));  // never: unknown functions are refused when the plan is made
 }
 
-// Writes or adds the gradients of what a sum reads, and lays out the values that its weights were multiplied by.
+// Writes or adds the gradients of what a sum reads.
 template <class T>
 void affine_backward(const Place<T>& place, const NetworkOp& op, const T* own, const BackBlock<T>& block,
-                     const bool (&wanted)[2], bool* written, bool* laid_out) {
+                     const bool (&wanted)[2], bool* written) {
   for (int i = 0; i < op.num_terms; ++i) {
     const NetworkTerm& term = place.network->terms[op.first_term + i];
-    if (place.grad_weights[term.weight] != nullptr && !laid_out[term.source]) {
-      lanes_to_segments<T>(block.values[term.source], term.columns, block.stride, block.segments(term.source));
-      laid_out[term.source] = true;
-    }
     if (term.source < 2 && !wanted[term.source]) continue;
     const Summand<T> summand = {
         &term.backward, place.weights[term.weight], {1, term.columns}, place.packed + term.backward.packed, own};
@@ -300,7 +303,7 @@ void backward_block(const NetworkTask<T>& task, const Place<T>* places, int numb
   const int64_t features = network.widths[0], context = network.widths[1], width = network.widths[last];
   const bool wanted[2] = {number > 0 || task.grad_x != nullptr, task.grad_context != nullptr};
   if (is_last) take_gradients<T>(task, network, first, block);
-  bool written[kMostValues] = {}, laid_out[kMostValues] = {};
+  bool written[kMostValues] = {};
   written[0] = written[1] = written[last] = true;  // what has the gradients of z, and zeros
   if (task.head == Head::parameters)
     rows_to_lanes<T>(task.grad_out + first * width, block.rows, width, block.stride, block.grad(last));
@@ -315,7 +318,7 @@ void backward_block(const NetworkTask<T>& task, const Place<T>* places, int numb
     const NetworkOp& op = network.ops[v - 2];
     if (!written[v]) continue;
     if (op.kind == Kind::affine)
-      affine_backward<T>(place, op, block.grad(v), block, wanted, written, laid_out);
+      affine_backward<T>(place, op, block.grad(v), block, wanted, written);
     else
       pointwise_backward<T>(op, v, block, written);
   }
@@ -336,10 +339,9 @@ void weights_backward(const Place<T>& place, const BackBlock<T>* blocks, int64_t
       const NetworkTerm& term = network.terms[op.first_term + i];
       T* to = place.grad_weights[term.weight];
       if (to == nullptr) continue;
-      const OuterProduct<T> task = {term, v, blocks, count, first, to};
+      const OuterProduct<T> task = {term, v, blocks, count, first, to, 0, nullptr};
 #pragma omp for schedule(static) nowait
-      for (int64_t column = 0; column < term.columns; column += kVecsAtOnce * kLanes<T>)
-        weight_gradient<T>(task, column);
+      for (int64_t column = 0; column < term.columns; column += kColumnsAtOnce<T>) weight_gradient<T>(task, column);
     }
     if (op.bias < 0 || place.grad_weights[op.bias] == nullptr) continue;
 #pragma omp single nowait

@@ -80,16 +80,13 @@ void Network::add_term(const NetworkTermSource& source) {
 
 // A function of a value that nobody else reads is computed where the value is.
 void Network::place() {
-  std::vector<int> readers(widths_.size()), is_source(widths_.size());
+  std::vector<int> readers(widths_.size());
   for (const NetworkOp& op : ops_) {
     if (op.kind == Kind::affine) continue;
     ++readers[static_cast<size_t>(op.left)];
     if (op.kind != Kind::unary) ++readers[static_cast<size_t>(op.right)];
   }
-  for (const NetworkTerm& term : terms_) {
-    ++readers[static_cast<size_t>(term.source)];
-    is_source[static_cast<size_t>(term.source)] = 1;
-  }
+  for (const NetworkTerm& term : terms_) ++readers[static_cast<size_t>(term.source)];
   for (size_t v = 2; v + 1 < widths_.size(); ++v) require(readers[v] > 0, "every value must be read");
   for (size_t v = 0; v < widths_.size(); ++v) {
     const NetworkOp* op = v < 2 ? nullptr : &ops_[v - 2];
@@ -99,10 +96,8 @@ void Network::place() {
     const bool in_place = alone && slope_follows(op->function);
     values_.push_back(in_place ? values_[left] : view_.value_units);
     grads_.push_back(alone ? grads_[left] : view_.grad_units);
-    row_columns_.push_back(is_source[v] ? view_.row_units : -1);
     if (!in_place) view_.value_units += widths_[v];
     if (!alone && v >= 2) view_.grad_units += widths_[v];  // those of x and the context are kept elsewhere
-    if (is_source[v]) view_.row_units += in_segments(widths_[v]);
   }
 }
 
@@ -159,7 +154,6 @@ Network::Network(const NetworkSource& source) : ops_(source.ops), categories_(so
   view_.ops = ops_.data();
   view_.values = values_.data();
   view_.grads = grads_.data();
-  view_.row_columns = row_columns_.data();
   view_.categories = categories_.data();
   view_.num_categorical = static_cast<int32_t>(categories_.size());
 }

@@ -61,11 +61,9 @@ struct NetworkView {
   const NetworkOp* ops;
   const int64_t* values;  // (num_values,) places of the values; functions are computed in place where they can be
   const int64_t* grads;   // (num_values,) places of their gradients
-  const int64_t*
-      row_columns;  // (num_values,) places of what weights are multiplied by, rows of whole segments; -1: none
-  int64_t value_units, grad_units, row_units;  // of all places
-  int64_t packed_forward, packed_backward;     // numbers of all packed weights
-  int64_t macs;                                // multiply-adds of a row
+  int64_t value_units, grad_units;          // of all places
+  int64_t packed_forward, packed_backward;  // numbers of all packed weights
+  int64_t macs;                             // multiply-adds of a row
   const int32_t*
       categories;  // (num_categorical,) how many units of x, one of them 1, and of parameters each variable has
   int32_t num_categorical;
@@ -110,12 +108,12 @@ int64_t network_values(const NetworkTask<T>& task) {
 }
 
 // Numbers that `room` must have for each thread, or on the way back for each block at once: the gradients of one
-// network and of x (in both orders), the context and a total, the values that weights are multiplied by.
+// network and of x (in both orders), the context and a total.
 template <class T>
 int64_t network_room(const NetworkTask<T>& task) {
   int64_t most = 0;
   for (int k = 0; k < task.num_networks; ++k) {
-    const int64_t units = task.networks[k]->grad_units + task.networks[k]->row_units;
+    const int64_t units = task.networks[k]->grad_units;
     if (units > most) most = units;
   }
   return (most + 2 * task.networks[0]->widths[0] + task.networks[0]->widths[1] + 1) * kBlockRows;
@@ -179,7 +177,7 @@ class Network {
   std::vector<NetworkTerm> terms_;
   std::vector<std::unique_ptr<Tiles>> tiles_;
   std::vector<std::unique_ptr<Mask>> masks_;
-  std::vector<int64_t> values_, grads_, row_columns_;
+  std::vector<int64_t> values_, grads_;
   NetworkView view_{};
 };
 

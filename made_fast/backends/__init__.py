@@ -1,8 +1,9 @@
 """The table of backends, and how one is chosen.
 
 To add a backend: write one file, or a package, with ``pack(program, schedule)`` and ``draw(packed, out, piece)`` as
-``reference.py`` has them, and add one row here, best first. One that has the masked products too says so in its row; one that
-can pack other weights by what it has planned has ``repack(packed, tensors)`` and ``unpack(packed)`` as ``cpp`` has them.
+``reference.py`` has them, and add one row here, best first. One that has the masked products too says so in its row, and so
+does one with ``Network`` and ``Networks`` as ``numba`` has them; one that can pack other weights by what it has planned has
+``repack(packed, tensors)`` and ``unpack(packed)`` as ``cpp`` has them.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ def why_not(backend: Backend, needs: Needs) -> str | None:
     if needs.products and not backend.products:
         return "has no masked products"
     if needs.networks and not backend.networks:
-        return "does not run whole networks"
+        return "runs networks by layers, not in one call"
     for output in needs.outputs:
         if backend.outputs and output not in backend.outputs:
             return f"has no output {output!r}, only {', '.join(backend.outputs)}"

@@ -104,7 +104,8 @@ def test_rows_state_what_engines_know() -> None:
     if "numba" in ENGINES:
         functions: Any = importlib.import_module("made_fast.backends.numba.functions")
         conditionals: Any = importlib.import_module("made_fast.backends.numba.conditionals")
-        assert set(ROWS["numba"].functions) == set(functions.FUNCTIONS)
+        slopes: Any = importlib.import_module("made_fast.backends.numba.networks.slopes")
+        assert set(ROWS["numba"].functions) == set(functions.FUNCTIONS) == set(slopes.SLOPES)
         assert set(ROWS["numba"].outputs) == {code.name.lower() for code in conditionals.CONDITIONALS}
     if "triton" in ENGINES:
         functions = importlib.import_module("made_fast.backends.triton.functions")
@@ -117,7 +118,11 @@ def test_rows_state_what_engines_know() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["masks.plan", "programs.schedule", "backends.numba.draw_kernel", "backends.triton.columns"]
+    "module",
+    [
+        *("masks.plan", "programs.schedule", "backends.numba.draw_kernel", "backends.numba.networks.plan"),
+        "backends.triton.columns",
+    ],
 )
 def test_columns_are_numbered_from_zero(module: str) -> None:
     """Rows are written in the order of the names, read by their numbers."""

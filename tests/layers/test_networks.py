@@ -17,8 +17,8 @@ from made_fast import MADE
 from made_fast.flows.maf import MaskedAutoregressiveFlow
 from made_fast.layers import chains
 from made_fast.models import whole
+from made_fast.models.made import HIDDEN_ACTIVATIONS
 from made_fast.outputs import Categorical, MixtureOfLogistics, MixtureOfNormals
-from made_fast.programs.functions import ACTIVATIONS
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-4}
 pytestmark = pytest.mark.usefixtures("network_backend")
@@ -186,7 +186,7 @@ def test_several_threads_at_once() -> None:
 
 
 def test_every_function(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    for activation in ACTIVATIONS:
+    for activation in HIDDEN_ACTIVATIONS:
         for residual in (False, True):  # what a residual connection reads cannot be written over
             options = {"hidden_features": (12, 12, 12), "activation": activation, "residual": residual}
             model = _model(options, "normal", torch.float64)
@@ -194,7 +194,7 @@ def test_every_function(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> No
             found = _gradients(model, x, None, lambda: model.log_prob(x))
             expected = _layered(monkeypatch, lambda: _gradients(model, x, None, lambda: model.log_prob(x)))
             _same(found, expected, torch.float64)
-    assert len(calls) == 2 * len(ACTIVATIONS)
+    assert len(calls) == 2 * len(HIDDEN_ACTIVATIONS)
 
 
 def test_derivatives_of_derivatives() -> None:

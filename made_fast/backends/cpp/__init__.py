@@ -13,10 +13,11 @@ from made_fast.backends.cpp.engine import (
     repack,
     unpack,
 )
-from made_fast.backends.cpp.networks import Network, Unchanged
+from made_fast.backends.cpp.networks import Network, Networks, Unchanged
 
 __all__ = [
     "Network",
+    "Networks",
     "Packed",
     "Unchanged",
     "build_config",

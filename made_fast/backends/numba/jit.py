@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numba.extending
 import torch
 
 from made_fast.masks.plan import GroupColumn
 from made_fast.outputs.codes import Code, Encoding
 from made_fast.programs.functions import FUNCTION_CODES
 from made_fast.programs.schedule import Kind, StepColumn
+from made_fast.programs.wiring import HEADS
 
-__all__ = ["dispatch", "in_threads", "jit"]
+__all__ = ["dispatch", "in_threads", "intrinsic", "jit", "jit_part"]
 
 _ENUMERATIONS: tuple[type[IntEnum], ...] = (Code, Encoding, Kind, StepColumn, GroupColumn)
 # What kernels are made from: the files of this backend, and numbers that come from elsewhere.
@@ -24,6 +26,7 @@ _STAMP = (
     *((path.name, path.stat().st_mtime, path.stat().st_size) for path in sorted(Path(__file__).parent.rglob("*.py"))),
     *((enumeration.__name__, *((each.name, each.value) for each in enumeration)) for enumeration in _ENUMERATIONS),
     tuple(FUNCTION_CODES.items()),
+    HEADS,
 )
 
 
@@ -42,8 +45,15 @@ def jit(function: Callable[..., Any]) -> Any:
 
 def jit_part(function: Callable[..., Any]) -> Any:
     """Compiles what only kernels call, as ``jit`` does; it is kept with those, and without what Python needs to call it."""
-    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy", **options)(function)
+    njit: Any = numba.njit  # whose stubs know fewer options
+    return njit(nogil=True, fastmath={"contract"}, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
+        function
+    )
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """A function that kernels call and that writes LLVM's code itself."""
+    return numba.extending.intrinsic(function)
 
 
 def dispatch(name: str, parameters: str, arguments: str, cases: Mapping[int, Any]) -> Any:

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 from numba import types
-from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from made_fast.backends.numba.jit import jit_part
+from made_fast.backends.numba.jit import intrinsic, jit_part
 from made_fast.backends.numba.networks.plan import TaskColumn, TermColumn, ValueColumn
 
 __all__ = [
@@ -39,7 +38,7 @@ WIDTH, BIAS = int(ValueColumn.WIDTH), int(ValueColumn.BIAS)
 FIRST_TERM, STOP_TERM = int(ValueColumn.FIRST_TERM), int(ValueColumn.STOP_TERM)
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def integer_at(typing_context, address, index):
     """One int64."""
 
@@ -50,7 +49,7 @@ def integer_at(typing_context, address, index):
     return types.int64(types.intp, types.intp), generate
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def numbers_at(typing_context, address, count, like):
     """So many numbers of the type of ``like``, as a flat array that owns nothing."""
     made = types.Array(types.unliteral(like), 1, "C")
@@ -62,7 +61,7 @@ def numbers_at(typing_context, address, count, like):
     return made(types.intp, types.intp, like), generate
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def part(typing_context, numbers, at, count):
     """So many numbers of a flat array, which must outlive what is returned: a slice without its checks."""
     made = types.Array(numbers.dtype, 1, "C")

@@ -7,9 +7,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from made_fast.backends.numba.jit import jit_part
+from made_fast.backends.numba.jit import intrinsic, jit_part
 from made_fast.backends.numba.networks.memory import integer_at, numbers_at, term_of
 from made_fast.backends.numba.networks.plan import SEGMENT, UNITS, TaskColumn, TermColumn
 
@@ -21,7 +20,7 @@ _, _, ROWS, COLUMNS, CUTS, BACK_CUTS = map(int, TermColumn)
 VECTOR = 64  # bytes; where the processor's are shorter it takes several
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def add_products(
     typing_context, sums, at, unit_stride, factors, factor, step, unit_step, places, first, count, values, value, stride
 ):
@@ -30,11 +29,11 @@ def add_products(
     ``sums[at + r * unit_stride + lane] += factors[factor + i * step + r * unit_step] * values[value + places[first + i] *
     stride + lane]`` for the units r, the lanes of a vector and i < count. Arrays are flat.
     """
-    whole = (at, unit_stride, factor, step, unit_step, first, count, value, stride)
+    whole = types.intp
     known = types.void(
-        sums, at, unit_stride, factors, factor, step, unit_step, places, first, count, values, value, stride
+        *(sums, whole, whole, factors, whole, whole, whole),
+        *(places, whole, whole, values, whole, whole),
     )
-    assert all(isinstance(each, types.Integer) and each.bitwidth == 64 for each in whole)
 
     def generate(context, builder, signature, arguments):
         names = ("sums", "factors", "places", "values")
