@@ -19,6 +19,8 @@ extern const Engine engine;
 const Engine engine = {MADE_FAST_STRING(MADE_FAST_ISA),
                        &fma_rate<float>,
                        &fma_rate<double>,
+                       kSingleRows<float>,
+                       kSingleRows<double>,
                        &scratch_bytes<float>,
                        &scratch_bytes<double>,
                        &draw<float, false>,
