@@ -1,7 +1,7 @@
 """Where the time of small draws goes: the engine, what Python does around it, and one dense forward beside them.
 
-Small binary models, and one inverted transform of a small flow, from one row to 10,000, on one thread and by its own clock. The
-call and the engine's part of it take turns in one process after the values were checked.
+Small binary models, and one inverted transform of a small flow, from one row to 10,000, on one thread and by its own clock.
+The call and the engine's part of it take turns in one process after the values were checked.
 """
 
 from __future__ import annotations
