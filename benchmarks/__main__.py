@@ -14,6 +14,7 @@ from benchmarks import WrongResult
 # Name -> where it is; each is a ``Suite``. They are imported when they are asked for, since what they need differs.
 SUITES = {
     "sampling": "suites.sampling",
+    "small": "suites.small",
     "fresh": "suites.fresh",
     "training": "suites.training",
     "outputs": "suites.outputs",

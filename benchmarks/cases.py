@@ -186,6 +186,7 @@ _SMALL = _grid(["16x32x2"], [24])
 CASES: dict[str, Group] = {
     "sampling": Group(_grid(SHAPES, [960]), _grid(["16x32x2", "24x16x1"], [64])),
     "one row": Group(_grid(SHAPES, [1]), _grid(["16x32x2", "24x16x1"], [1])),
+    "small": Group(_grid(["16x256x2", "64x512x2"], [1]), _grid(["16x32x2"], [1])),
     "batch sizes": Group(_grid([MIDDLE], [1, 4, 16, 64, 256, 1024, 4096]), _grid(["16x32x2"], [1, 4])),
     "variables": Group(
         _grid([f"{features}x512x2" for features in (16, 64, 256, 784, 1568, 3072)], [256]),

@@ -1,8 +1,8 @@
 """Digests of draws, to hold two builds against each other: a seed gives the same bits on both.
 
-``python -m benchmarks bits --write FILE`` on one, ``python -m benchmarks bits --against FILE`` on the other, on one processor.
-Random models and requests (``trials.py``) and a few larger networks, each with several numbers of rows, are drawn by each path
-of each instruction set, which must agree with one another's rows too.
+Written by ``python -m benchmarks bits --write FILE`` with one, compared by ``python -m benchmarks bits --against FILE`` with
+the other, on one processor. Random models and requests (``trials.py``) and a few larger networks, each with several numbers
+of rows, are drawn by each path of each instruction set, which must agree with one another's rows too.
 """
 
 from __future__ import annotations

@@ -97,6 +97,7 @@ def _by_engine(way: Way, trial: Trial) -> Drawn:
 
 def piece_of(request: Request, dtype: torch.dtype, features: int) -> tuple[Tensor, Piece]:
     """Poisoned memory for the rows of a request, and the whole of it as a piece."""
+
     def poisoned(*shape: int) -> Tensor:
         return torch.full(shape, torch.nan, dtype=dtype)
 

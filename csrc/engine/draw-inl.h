@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "engine/few-inl.h"
 #include "engine/prefix-inl.h"
 #include "engine/processor-inl.h"
 #include "engine/rows-inl.h"
@@ -16,10 +17,15 @@
 namespace made_fast {
 namespace MADE_FAST_ISA {
 
+// The path for one row reads every weight once per row, a tile once for all its rows: up to so many rows of a thread
+// take less time one by one. A tile of few rows is quicker where a panel of units fills a vector.
+template <class T>
+constexpr int64_t kSingleRows = FewRows<T>::fits ? 2 : 3;
+
 // Rows that one thread draws together: 1 for the path for few rows, else whole vectors.
 template <class T>
 int rows_together(const Plan<T>& plan, int64_t num_rows, int threads, int rows_at_once) {
-  if (draws_single_rows(plan, num_rows, threads, rows_at_once)) return 1;
+  if (draws_single_rows(plan, num_rows, threads, rows_at_once, kSingleRows<T>)) return 1;
   const int64_t share = rows_at_once == 0 ? (num_rows + threads - 1) / threads : rows_at_once;
   return whole_vectors<T>(share < 1 ? 1 : share < kTileRows<T> ? static_cast<int>(share) : kTileRows<T>);
 }

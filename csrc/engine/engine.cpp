@@ -20,17 +20,32 @@ extern const Engine engine;
 const Engine engine = {MADE_FAST_STRING(MADE_FAST_ISA),
                        nullptr,
                        nullptr,
+                       kSingleRows<float>,
+                       0,
                        &scratch_bytes<float>,
                        nullptr,
                        nullptr,
                        nullptr,
                        &draw<float, true>};
 #else
-const Engine engine = {
-    MADE_FAST_STRING(MADE_FAST_ISA), &fma_rate<float>,         &fma_rate<double>,        &scratch_bytes<float>,
-    &scratch_bytes<double>,          &draw<float, false>,      &draw<double, false>,     nullptr,
-    &masked_matmul<float>,           &masked_matmul<double>,   &masked_outer<float>,     &masked_outer<double>,
-    &network_forward<float>,         &network_forward<double>, &network_backward<float>, &network_backward<double>};
+const Engine engine = {MADE_FAST_STRING(MADE_FAST_ISA),
+                       &fma_rate<float>,
+                       &fma_rate<double>,
+                       kSingleRows<float>,
+                       kSingleRows<double>,
+                       &scratch_bytes<float>,
+                       &scratch_bytes<double>,
+                       &draw<float, false>,
+                       &draw<double, false>,
+                       nullptr,
+                       &masked_matmul<float>,
+                       &masked_matmul<double>,
+                       &masked_outer<float>,
+                       &masked_outer<double>,
+                       &network_forward<float>,
+                       &network_forward<double>,
+                       &network_backward<float>,
+                       &network_backward<double>};
 #endif
 
 }  // namespace MADE_FAST_ISA

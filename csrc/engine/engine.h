@@ -15,6 +15,7 @@ struct Engine {
   const char* name;
   double (*fma_rate_f32)(int num_threads, int64_t repeats) = nullptr;  // multiply-adds a second, from registers
   double (*fma_rate_f64)(int num_threads, int64_t repeats) = nullptr;
+  int64_t single_rows_f32 = 0, single_rows_f64 = 0;  // of a thread, that it draws one by one
   int64_t (*scratch_f32)(const Plan<float>&, int64_t num_rows, int num_threads, int rows_at_once) = nullptr;
   int64_t (*scratch_f64)(const Plan<double>&, int64_t num_rows, int num_threads, int rows_at_once) = nullptr;
   Status (*draw_f32)(const Plan<float>&, const Request<float>&) = nullptr;

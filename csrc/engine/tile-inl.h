@@ -251,13 +251,10 @@ struct Tile {
   }
 
   void fill_context() {
-    for (int64_t i = 0; i < plan.num_context_units; ++i) {
-      T* values = slot(plan.context_slot + i);
-      for (int r = 0; r < stride; ++r) {
-        const int lane = repeated.row_of(r);
-        const int64_t row = request.row_offset + base + (lane < rows ? lane : 0);
-        values[r] = request.context[row / request.rows_per_context * plan.context_features + plan.context_units[i]];
-      }
+    for (int r = 0; r < stride; ++r) {
+      const int lane = repeated.row_of(r);
+      const T* from = request.context + request.source(base + (lane < rows ? lane : 0)) * plan.context_features;
+      for (int64_t i = 0; i < plan.num_context_units; ++i) slot(plan.context_slot + i)[r] = from[plan.context_units[i]];
     }
   }
 

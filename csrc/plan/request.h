@@ -46,7 +46,9 @@ struct Request {
   int rows_at_once;  // 0: chosen; 1: the path for few rows; n: tiles of at most n rows
 
   bool plain() const { return !conditions.any() && decoding.plain() && log_weight == nullptr; }
-  int64_t source(int64_t row) const { return (row_offset + row) / rows_per_context; }
+  int64_t source(int64_t row) const {
+    return rows_per_context == 1 ? row_offset + row : (row_offset + row) / rows_per_context;  // a division takes long
+  }
   uint64_t noise_row(int64_t row) const {
     return rows == nullptr ? first_row + static_cast<uint64_t>(row) : static_cast<uint64_t>(rows[row]);
   }

@@ -157,7 +157,8 @@ class Sampler {
                              rows_at_once};
     const py::gil_scoped_release released;
     const int threads = useful_threads(packed_->plan(), num_rows, num_threads);
-    const bool single = draws_single_rows(packed_->plan(), num_rows, threads, rows_at_once);
+    const int64_t most_single = sizeof(T) == 4 ? engine.single_rows_f32 : engine.single_rows_f64;
+    const bool single = draws_single_rows(packed_->plan(), num_rows, threads, rows_at_once, most_single);
     const bool by_columns = single || conditions.observed != 0;  // a shared prefix is drawn like a row
     const Plan<T>& plan = by_columns ? packed_->plan_with_columns() : packed_->plan();
     if constexpr (sizeof(T) == 4) {

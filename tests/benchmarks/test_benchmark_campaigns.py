@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.campaigns import cells, chi_square, damaged, edges, fuzz, isolated, sanitize, uniforms
+from benchmarks.campaigns import bits, cells, chi_square, damaged, edges, fuzz, isolated, sanitize, uniforms
 from benchmarks.campaigns.judged import Judge, Tally
 from benchmarks.campaigns.trials import SIZES, trial_of
-from benchmarks.campaigns.ways import Drawn, Way, all_ways
+from benchmarks.campaigns.ways import PATHS, Drawn, Way, all_ways
 from made_fast import MADE, build_config
 
 minutes = pytest.mark.skipif(
@@ -37,6 +37,17 @@ def test_fuzz(tmp_path: Path) -> None:
     assert all(tally["draws"] > 1000 for tally in found["draws"].values())
     assert sum(row["attempts"] for row in found["edges"]) == fuzz.QUICK["edges"]
     assert sum(row["attempts"] for row in found["damaged"]) == fuzz.QUICK["damaged"] * len(damaged.FILES)
+
+
+@compiled
+def test_bits(tmp_path: Path) -> None:
+    file = tmp_path / "bits.json"
+    assert main(["bits", "--quick", "--write", str(file)]) == 0
+    assert main(["bits", "--quick", "--against", str(file)]) == 0
+    digests = json.loads(file.read_text())
+    assert len(digests) >= len(bits.QUICK["rows"]) * bits.QUICK["trials"] * len(PATHS)
+    file.write_text(json.dumps({**digests, next(iter(digests)): "another"}))
+    assert main(["bits", "--quick", "--against", str(file)]) == 1
 
 
 @compiled

@@ -165,7 +165,7 @@ def test_python_threads_at_once(backend: str, case: Case) -> None:
 def test_python_threads_that_wake_threads(build: Build, set_threads: Any, backend: str) -> None:
     """Large enough for each call to wake threads of its own."""
     large = backend != "reference"
-    options = {"hidden_features": (200 if large else 20,), "direct": True, "order": "random"}
+    options = {"hidden_features": (1200 if large else 20,), "direct": True, "order": "random"}
     model = build(options, _dtype_of(backend), features=40 if large else 9)
 
     def job(seed: int) -> Tensor:
@@ -252,11 +252,33 @@ def test_the_number_of_rows_at_once_changes_no_bit(engines: dict[str, Any], dtyp
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=["fp32", "fp64"])
+@pytest.mark.parametrize("option", ["random", "direct_deep", "residual_direct_context"])
+@pytest.mark.parametrize("output", ["bernoulli", "categorical"])
+def test_tiles_of_few_rows_change_no_bit(
+    engines: dict[str, Any], set_threads: Any, output: str, option: str, dtype: torch.dtype
+) -> None:
+    """Tiles of up to 8 rows multiply with units in the lanes; 40 variables make several panels that are multiplied ahead."""
+    set_threads(1)
+    model = made(output, option, dtype, 40)
+    program, context = model.program(), context_of(model, 3)
+    shared = {"seed": 5, "context": context, "rows_per_condition": 3, "first_row": 11}
+    for name, engine in engines.items():
+        if not name.endswith("-chosen"):
+            continue
+        packed = engine.pack(program)
+        expected = engine.draw(program, 9, packed=packed, rows_at_once=1, **shared)
+        for rows in range(1, 10):
+            found = engine.draw(program, rows, packed=packed, rows_at_once=48, **shared)
+            assert torch.equal(found[0], expected[0][:rows]), (name, rows)
+            assert torch.equal(found[1], expected[1][:rows]), (name, rows)
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=["fp32", "fp64"])
 def test_the_number_of_threads_changes_no_bit(
     build: Build, make_context: Context, engines: dict[str, Any], set_threads: Any, dtype: torch.dtype
 ) -> None:
     """Enough rows and units for several threads to be worth waking."""
-    options = {"hidden_features": (200,), "direct": True, "order": "random", "context_features": 2}
+    options = {"hidden_features": (1200,), "direct": True, "order": "random", "context_features": 2}
     model = build(options, dtype, features=40)
     program, context = model.program(), make_context(model, 100)
     assert context is not None
