@@ -132,6 +132,9 @@ class _Levelled:
     def inverse(self: Any, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x and log |det dx/dz| (B,), from z (B, D) and context (B, C) or None."""
         x = self._inverter(inputs, context)
+        found = None if self._affine is None else _density([self], x, context)
+        if found is not None:
+            return x, -found[1]
         params = self.autoregressive_net(x, context)
         return x, self._elementwise_inverse(inputs, params)[1]
 
@@ -141,8 +144,27 @@ class _Composed:
 
     def forward(self: Any, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z and log |det dz/dx| (B,), from x (B, D) and context (B, C) or None."""
+        parts = self._parts()
+        if len(parts) == 1:
+            return parts[0](inputs, context)  # type: ignore[no-any-return]
+        return self._cascade(inputs, parts, context)  # type: ignore[no-any-return]
+
+    def inverse(self: Any, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x and log |det dx/dz| (B,), from z (B, D) and context (B, C) or None."""
+        parts, x = self._parts(), inputs
+        if len(parts) == 1 and isinstance(parts[0], partial):
+            transforms = parts[0].args[1]
+            for each in reversed(transforms):
+                x = each._inverter(x, context) if _is_affine(each) else each.inverse(x, context)[0]
+            found = _density(transforms, x, context)
+            if found is not None:
+                return x, -found[1]
+        return super().inverse(inputs, context)  # type: ignore[misc,no-any-return]
+
+    def _parts(self: Any) -> list[Any]:
+        """See ``_joined``."""
         key = (self.__dict__,)
-        parts = self._last.of(key)
+        parts: list[Any] | None = self._last.of(key)
         if parts is None:
             parts = _joined(self._cascade, self._transforms)
             seen = Seen()
@@ -153,9 +175,7 @@ class _Composed:
                 seen.module(each)
                 seen.attributes(each, "_affine", "_dim")
             self._last.keep(key, parts, seen)
-        if len(parts) == 1:
-            return parts[0](inputs, context)  # type: ignore[no-any-return]
-        return self._cascade(inputs, parts, context)  # type: ignore[no-any-return]
+        return parts
 
 
 def _is_affine(transform: Any) -> bool:
