@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from made_fast.arguments import with_values
+from made_fast.arguments import finite, is_finite, with_values
 from made_fast.layers.unchanged import Seen, Unchanged, unchanged
 from made_fast.outputs.point import Point
 from made_fast.programs.program import CONTEXT, Add, Affine, Elementwise, Multiply, Op, Program, Term
+from made_fast.requests.request import Request
 from made_fast.sampling.kept import Kept, State
 from made_fast.sampling.sampler import Sampler
 
-__all__ = ["AutoregressiveMap", "Solve", "affine_inverse", "compiled", "invert", "kept_solve", "solved_by"]
+__all__ = ["AutoregressiveMap", "Solve", "affine_inverse", "compiled", "invert", "kept_solve", "solved", "solved_by"]
 
 Solve = Callable[[Tensor, "Tensor | None"], Tensor]
 
@@ -164,11 +165,14 @@ def compiled(sampler: Sampler) -> Solve:
     """
 
     def solve(z: Tensor, context: Tensor | None) -> Tensor:
-        if not bool(torch.isfinite(z).all()):
-            raise ValueError("z must be finite to be led back to x, found nan or inf")
         joined = z if context is None else torch.cat([z, context.to(z.dtype)], dim=1)
-        found: Tensor = sampler.sample(1, joined.to("cpu", sampler.dtype), seed=0)
-        return found[:, 0].to(z)
+        joined = joined.to("cpu", sampler.dtype)
+        if not is_finite(joined):
+            finite("context", z.new_zeros(()) if context is None else context)
+            raise ValueError("z must be finite to be led back to x, found nan or inf")
+        if joined.ndim != 2 or joined.shape[1] != sampler.context_features:
+            return sampler.sample(1, joined, seed=0)[:, 0].to(z)  # type: ignore[no-any-return]
+        return sampler._drawn(Request((len(joined), 1), 0, context=joined), False)[0].to(z)
 
     return solve
 
@@ -199,6 +203,11 @@ def _watch(module: nn.Module) -> Unchanged | None:
 
 def solved_by(kept: Kept[Solve], z: Tensor, context: Tensor | None) -> Tensor:
     """x (B, D) from z (B, D) and context (B, C) or None by the solver as it is now, without gradients."""
+    return solved(kept.current(), z, context)
+
+
+def solved(solve: Solve, z: Tensor, context: Tensor | None) -> Tensor:
+    """x (B, D) by a solver, without gradients."""
     z = with_values("z", z)  # an engine reads its memory
     with torch.no_grad():
-        return kept.current()(z, context)
+        return solve(z, context)

@@ -180,7 +180,7 @@ class MaskedAutoregressiveFlow(nn.Module):
         backend = serving(x, context)
         if backend is None:
             return None
-        chain = self._last.of((self.__dict__, backend), x)
+        chain = self._last.of((self.__dict__, backend, x.dtype))
         if chain is None:
             calls: list[Call] = []
             seen = Seen()
@@ -199,7 +199,7 @@ class MaskedAutoregressiveFlow(nn.Module):
                 seen.attributes(network.output, "conditional")
             chain = Chain(calls)
             if all(network.ensemble is None for network in self.networks):  # type: ignore[union-attr]
-                self._last.keep((self.__dict__, backend), x, chain, seen)
+                self._last.keep((self.__dict__, backend, x.dtype), chain, seen)
         return chain if pays(chain, x) else None
 
     def _checked(self, name: str, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:

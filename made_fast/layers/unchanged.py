@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from made_fast import backends
 from made_fast.masks import mask_digest
 
-__all__ = ["Seen", "Unchanged", "is_watched", "unchanged"]
+__all__ = ["Last", "Seen", "Unchanged", "is_watched", "unchanged"]
 
+T = TypeVar("T")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # training, hooks and so on
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -148,6 +150,38 @@ def unchanged(seen: Seen) -> Unchanged | None:
     make = backends.watching() or InPython
     found: Unchanged = make(seen.held, seen.sizes, seen.kinds, seen.tensors, seen.contents, seen.versions)
     return found
+
+
+class Last(Generic[T]):
+    """What was made last, for as long as nothing has changed of what it was made from. Copies begin anew."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Sequence[Any], T, Unchanged] | None = None
+
+    def of(self, key: Sequence[Any]) -> T | None:
+        """What was made; None if it must be made again.
+
+        Args:
+            key: what it was made for, compared by identity: the attributes of that which keeps it, since a shallow copy has
+                others, and all else that is not in what was seen.
+        """
+        if self._kept is None:
+            return None
+        known, value, watch = self._kept
+        if len(known) != len(key) or not all(map(operator.is_, known, key)):
+            return None
+        return value if watch.same() else None
+
+    def keep(self, key: Sequence[Any], value: T, seen: Seen) -> None:
+        """Keeps something, and what was seen when it was made, if that can be watched."""
+        watch = unchanged(seen)
+        self._kept = None if watch is None else (key, value, watch)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Last[T]:
+        return type(self)()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
 
 
 def _can_be_watched(tensor: Tensor) -> bool:

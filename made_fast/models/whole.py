@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from made_fast.layers import operators
 from made_fast.layers.chains import Chain
 from made_fast.layers.linear import MaskedLinear
 from made_fast.layers.networks import Call, WholeNetwork, backend_for
-from made_fast.layers.unchanged import Seen, is_watched, unchanged
+from made_fast.layers.unchanged import Last, Seen, is_watched
 from made_fast.outputs.codes import Code, Encoding
 from made_fast.outputs.conditional import Conditional
 from made_fast.programs.program import CONTEXT, X
@@ -81,7 +80,7 @@ class Whole:
         backend = serving(x, context)
         if backend is None:
             return None
-        chain = self._last.of((network.__dict__, backend), x) if layer_masks is None else None
+        chain = self._last.of((network.__dict__, backend, x.dtype)) if layer_masks is None else None
         if chain is None:
             call = self.call_by(backend, network, x, layer_masks)
             if call is None:
@@ -90,7 +89,7 @@ class Whole:
             if layer_masks is None:
                 seen = Seen()
                 self.show(network, seen)
-                self._last.keep((network.__dict__, backend), x, chain, seen)
+                self._last.keep((network.__dict__, backend, x.dtype), chain, seen)
         return chain if pays(chain, x) else None
 
     def show(self, network: Any, seen: Seen) -> None:
@@ -130,40 +129,14 @@ class Whole:
         return Call(self._whole.wiring, native, weights, masks)
 
 
-class LastChain:
-    """The chain of the last call, for as long as nothing has changed of what it was made from. Copies begin anew."""
+class LastChain(Last[Chain]):
+    """The chain of the last call. Its key says whose it is, which backend serves, and the dtype of the rows."""
 
-    def __init__(self) -> None:
-        self._kept: Any = None
-
-    def of(self, key: Sequence[Any], x: Tensor) -> Chain | None:
-        """The chain, if it is the one for these rows; None if it must be made again.
-
-        Args:
-            key: what the chain belongs to, compared by identity: the attributes of that which keeps it, since a shallow copy
-                has others, and the backend which serves the rows.
-            x: the rows.
-        """
-        if self._kept is None:
-            return None
-        known, dtype, chain, unchanged = self._kept
-        if dtype is not x.dtype or len(known) != len(key) or not all(map(operator.is_, known, key)):
-            return None
-        return chain if unchanged.same() else None
-
-    def keep(self, key: Sequence[Any], x: Tensor, chain: Chain, seen: Seen) -> None:
-        """Keeps a chain, and what was seen when it was made, if that can be watched."""
-        known = set(
-            map(id, seen.tensors)
-        )  # what is made anew with each call, a bias under a mask say, cannot be watched
-        watched = unchanged(seen) if all(id(each) in known for each in chain.weights) else None
-        self._kept = None if watched is None else (key, x.dtype, chain, watched)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> LastChain:
-        return LastChain()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return LastChain, ()
+    def keep(self, key: Sequence[Any], value: Chain, seen: Seen) -> None:
+        """See ``Last``. What is made anew with each call, a bias under a mask say, cannot be watched."""
+        known = set(map(id, seen.tensors))
+        if all(id(each) in known for each in value.weights):
+            super().keep(key, value, seen)
 
 
 def serving(x: Tensor, context: Tensor | None) -> Any:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -130,7 +131,29 @@ class Conditional(ABC):
         return (x if self.reads_itself else x * self.scale + self.shift)[..., None]
 
 
-def distinct_of(conditionals: Iterable[Conditional]) -> list[Conditional]:
+class _Same:
+    """A key by identity."""
+
+    def __init__(self, conditionals: tuple[Conditional, ...]) -> None:
+        self.conditionals = conditionals
+
+    def __hash__(self) -> int:
+        return id(self.conditionals)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.conditionals is self.conditionals
+
+
+def distinct_of(conditionals: Iterable[Conditional]) -> Sequence[Conditional]:
     """Those that differ, in the order of their first variables; models have few, of which many variables hold the same."""
+    return _distinct(_Same(conditionals)) if type(conditionals) is tuple else _found_in(conditionals)
+
+
+@lru_cache(maxsize=16)  # the masks of an ensemble have the same
+def _distinct(same: _Same) -> Sequence[Conditional]:
+    return _found_in(same.conditionals)
+
+
+def _found_in(conditionals: Iterable[Conditional]) -> Sequence[Conditional]:
     by_identity = {id(each): each for each in conditionals}  # their own hashes and comparisons take much longer
-    return list(dict.fromkeys(by_identity.values()))
+    return tuple(dict.fromkeys(by_identity.values()))

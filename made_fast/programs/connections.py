@@ -41,6 +41,15 @@ class Connections:
             return np.ones(self.shape, dtype=bool)
         return np.asarray(np.greater_equal.outer(self.rows, self.columns))
 
+    @property
+    def readers(self) -> IntArray:
+        """(m,) how many rows read each column."""
+        if self.mask is not None:
+            return np.asarray(self.mask.sum(0))
+        if self.rows is None or self.columns is None:
+            return np.full(self.shape[1], self.shape[0])
+        return self.shape[0] - np.searchsorted(np.sort(self.rows), self.columns, side="left")
+
     def read_by(self, rows: BoolArray) -> BoolArray:
         """(m,) whether any of some rows, a flag for each, reads a column."""
         if self.mask is not None:

@@ -55,10 +55,12 @@ def _nested_levels(
     of_variables = np.maximum.reduceat(counts[-1], np.cumsum([0, *program.params_per_variable[:-1]]))
     if (of_variables > rank).any():
         return None
-    drawn, known = np.zeros(program.features, dtype=np.int64), [0]  # known: when so many leading variables are
-    for variable in order.tolist():
-        drawn[variable] = known[of_variables[variable]]
-        known.append(max(known[-1], int(drawn[variable]) + 1))
+    drawn = np.zeros(program.features, dtype=np.int64)
+    in_order, known = [], [0]  # known: when so many leading variables are
+    for count in of_variables[order].tolist():
+        in_order.append(known[count])
+        known.append(max(known[-1], known[count] + 1))
+    drawn[order] = in_order
     levels = [np.where(units, np.asarray(known)[count], -1) for units, count in zip(alive, counts, strict=True)]
     levels[X] = np.repeat(drawn + 1, program.input_units)
     return levels

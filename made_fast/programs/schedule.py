@@ -17,6 +17,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.outputs.conditional import distinct_of
 from made_fast.programs.connections import Connections, connections_of, leading_columns
 from made_fast.programs.functions import FUNCTION_CODES
 from made_fast.programs.levels import alive_units, levels_of
@@ -144,25 +145,39 @@ class _Builder:
         self.program, self.connections, self.alive, self.levels = program, connections, alive, levels
         self.first_units = np.cumsum([0, *program.input_units])[:-1]  # (D,)
         self.draw_level = levels[X][self.first_units] - 1  # (D,)
-        self.variables = np.argsort(self.draw_level, kind="stable")
+        rank = np.argsort(program.order.cpu().numpy(), kind="stable")
+        self.variables = np.lexsort([rank, self.draw_level])
         # Parameters are finished when their variable is drawn, and lie together for each variable.
         levels[-1] = np.repeat(self.draw_level, program.params_per_variable)
         self.fused = self._fused_functions()
         # A variable with one parameter is drawn over it: nothing reads the parameter again.
-        plain = all(each.reads_itself for each in program.conditionals)
+        plain = all(each.reads_itself for each in distinct_of(program.conditionals))
         self.drawn_in_place = (X,) if set(program.params_per_variable) == {1} and plain else ()
+        # Of one level those come first that are read by most: so that what reads a part of them reads the first of them.
+        ties = self._unread()
+        ties[X], ties[-1] = np.repeat(rank, program.input_units), np.repeat(rank, program.params_per_variable)
         self.units: list[IntArray] = []  # value -> units in slot order
         self.first: list[int] = []  # value -> first slot
         slots = 0
         for value in range(len(levels)):
             kept = np.flatnonzero(alive[value])
-            self.units.append(kept[np.argsort(levels[value][kept], kind="stable")])
+            self.units.append(kept[np.lexsort([ties[value][kept], levels[value][kept]])])
             shared = self.fused.get(value)
             self.first.append(slots if shared is None else self.first[shared])
             slots += len(kept) if shared is None and value not in self.drawn_in_place else 0
         for value in self.drawn_in_place:
             self.first[value] = self.first[-1]
         self.num_slots = slots
+
+    def _unread(self) -> list[IntArray]:
+        """Of each value, minus how many units read each of its units, elementwise operations passed through."""
+        found: list[IntArray] = [np.zeros(width, dtype=np.int64) for width in self.program.widths]
+        for value in range(len(found) - 1, 1, -1):
+            op = self.program.ops[value - 2]
+            for index, source in enumerate(op.sources):
+                of_op = self.connections[value - 2]
+                found[source] = found[source] + (found[value] if not of_op else -of_op[index].readers)
+        return found
 
     def _fused_functions(self) -> dict[int, int]:
         """Elementwise values that may overwrite the affine value they read, since nothing else reads it."""

@@ -285,7 +285,7 @@ class Kept(Generic[T]):
         return True
 
     def _begin_to_watch(self) -> None:
-        """After a look that has found nothing changed. What is watched is looked at once more: others may write to it meanwhile."""
+        """After a look that has found nothing changed. What is watched is looked at once more: others may write to it."""
         if self.watch is None or self._watches >= _WATCHES_IN_VAIN:
             return
         with self._lock:

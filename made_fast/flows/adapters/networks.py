@@ -275,15 +275,15 @@ class OneCall:
             x: (..., D).
             context: (..., C) of the same rows, or None.
         """
-        key = (net.__dict__, backend, context is None)
-        chain = self._last.of(key, x)
+        key = (net.__dict__, backend, x.dtype, context is None)
+        chain = self._last.of(key)
         if chain is None:
             seen = Seen()
             call = self.call(backend, net, x, context, seen)
             if call is None:
                 return None
             chain = Chain([call], finite=True)
-            self._last.keep(key, x, chain, seen)
+            self._last.keep(key, chain, seen)
             known = self._known[context is not None]
             assert known is not None
             self._macs = known[0].macs

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from made_fast.flows.adapters.networks import (
 from made_fast.flows.adapters.solving import Adapter, Inverter, copy_with
 from made_fast.layers.chains import MOST_AT_ONCE, Chain
 from made_fast.layers.networks import Call
-from made_fast.layers.unchanged import Seen, is_watched
+from made_fast.layers.unchanged import Last, Seen, is_watched
 from made_fast.models.whole import LastChain, serving
 from made_fast.programs.program import CONTEXT, X
 
@@ -131,6 +132,9 @@ class _Levelled:
     def inverse(self: Any, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x and log |det dx/dz| (B,), from z (B, D) and context (B, C) or None."""
         x = self._inverter(inputs, context)
+        found = None if self._affine is None else _density([self], x, context)
+        if found is not None:
+            return x, -found[1]
         params = self.autoregressive_net(x, context)
         return x, self._elementwise_inverse(inputs, params)[1]
 
@@ -140,7 +144,38 @@ class _Composed:
 
     def forward(self: Any, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z and log |det dz/dx| (B,), from x (B, D) and context (B, C) or None."""
-        return self._cascade(inputs, _joined(self._cascade, self._transforms), context)  # type: ignore[no-any-return]
+        parts = self._parts()
+        if len(parts) == 1:
+            return parts[0](inputs, context)  # type: ignore[no-any-return]
+        return self._cascade(inputs, parts, context)  # type: ignore[no-any-return]
+
+    def inverse(self: Any, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x and log |det dx/dz| (B,), from z (B, D) and context (B, C) or None."""
+        parts, x = self._parts(), inputs
+        if len(parts) == 1 and isinstance(parts[0], partial):
+            transforms = parts[0].args[1]
+            for each in reversed(transforms):
+                x = each._inverter(x, context) if _is_affine(each) else each.inverse(x, context)[0]
+            found = _density(transforms, x, context)
+            if found is not None:
+                return x, -found[1]
+        return super().inverse(inputs, context)  # type: ignore[misc,no-any-return]
+
+    def _parts(self: Any) -> list[Any]:
+        """See ``_joined``."""
+        key = (self.__dict__,)
+        parts: list[Any] | None = self._last.of(key)
+        if parts is None:
+            parts = _joined(self._cascade, self._transforms)
+            seen = Seen()
+            seen.attributes(self, "_cascade")
+            seen.children(self, "_transforms")
+            seen.children(self._transforms)
+            for each in self._transforms:
+                seen.module(each)
+                seen.attributes(each, "_affine", "_dim")
+            self._last.keep(key, parts, seen)
+        return parts
 
 
 def _is_affine(transform: Any) -> bool:
@@ -154,7 +189,7 @@ def _is_permutation(transform: Any) -> bool:
 def _joined(cascade: Any, transforms: Iterable[Any]) -> list[Any]:
     """The transforms of a composition; those that one call can do together are one."""
     found: list[Any] = []
-    several: list[Any] = []  # an affine one, and what follows it
+    several: list[Any] = []  # affine ones and permutations
 
     def end() -> None:
         last = max((i for i, each in enumerate(several) if _is_affine(each)), default=-1)
@@ -164,7 +199,7 @@ def _joined(cascade: Any, transforms: Iterable[Any]) -> list[Any]:
         several.clear()
 
     for each in transforms:
-        if (_is_affine(each) and sum(map(_is_affine, several)) < MOST_AT_ONCE) or (several and _is_permutation(each)):
+        if (_is_affine(each) and sum(map(_is_affine, several)) < MOST_AT_ONCE) or _is_permutation(each):
             several.append(each)
         else:
             end()
@@ -182,28 +217,31 @@ def _density(transforms: Sequence[Any], x: Tensor, context: Tensor | None) -> tu
     """z (B, D) and the log-determinant (B,), in one call; None where the library must compute them.
 
     Args:
-        transforms: affine ones, the first and the last among them, and permutations.
+        transforms: affine ones, the last among them, and permutations.
         x, context: (B, D) and (B, C) or None.
     """
     backend = serving(x, context)
     if backend is None or x.ndim != 2:
         return None
-    first = transforms[0]
-    key = (backend, context is None, *[each.__dict__ for each in transforms])
-    chain = first._last.of(key, x)
+    first = next(filter(_is_affine, transforms))
+    key = (backend, x.dtype, context is None, *[each.__dict__ for each in transforms])
+    chain = first._last.of(key)
     if chain is None:
         seen = Seen()
         chain = _chain(backend, transforms, x, context, seen)
         if chain is None:
             return None
-        first._last.keep(key, x, chain, seen)
-    epsilon = first._affine[1]
-    return run_finite(chain, "softplus_scale", epsilon, x, context) if fits(chain, x, context) else None  # type: ignore[no-any-return]
+        first._last.keep(key, chain, seen)
+    if not fits(chain, x, context):
+        return None
+    for each in takewhile(_is_permutation, transforms):  # which a chain cannot begin with
+        x = x.index_select(1, each._permutation)
+    return run_finite(chain, "softplus_scale", first._affine[1], x, context)  # type: ignore[no-any-return]
 
 
 def _chain(backend: Any, transforms: Sequence[Any], x: Tensor, context: Tensor | None, seen: Seen) -> Chain | None:
     """The networks of transforms, as of ``_density``, and what was seen of them; None if they are not that any more."""
-    features, epsilon = transforms[0]._affine
+    features, epsilon = next(filter(_is_affine, transforms))._affine
     calls: list[Call] = []
     reads: Tensor | None = None
     for each in transforms:
@@ -216,7 +254,8 @@ def _chain(backend: Any, transforms: Sequence[Any], x: Tensor, context: Tensor |
             if order is None:
                 return None
             seen.buffer(each, "_permutation")
-            reads = order if reads is None else reads[order]
+            if calls:
+                reads = order if reads is None else reads[order]
             continue
         call = call_of(backend, each._modules["autoregressive_net"], x, context, seen)
         if (each.features, each._epsilon) != (features, epsilon) or call is None:
@@ -263,4 +302,8 @@ def levelled(module: Any, **options: Any) -> nn.Module:
 
 def composed(module: nn.Module) -> nn.Module:
     """A composition whose transforms were accelerated, so that those that can be are one call; others as they are."""
-    return copy_with(module, _Composed) if kind_of(module) == "nflows.transforms.base.CompositeTransform" else module
+    return (
+        copy_with(module, _Composed, _last=Last())
+        if kind_of(module) == "nflows.transforms.base.CompositeTransform"
+        else module
+    )

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from made_fast.arguments import with_values
 from made_fast.capture.captured import capture
 from made_fast.capture.export import detached_copy
-from made_fast.flows.inverse import AutoregressiveMap, Solve, compiled, invert, kept_solve, solved_by
+from made_fast.flows.inverse import AutoregressiveMap, Solve, compiled, invert, kept_solve, solved
 from made_fast.flows.levels import LevelSolver
 from made_fast.outputs.point import Point, PointConditional
 from made_fast.programs.program import Program
@@ -67,6 +68,7 @@ class Inverter:
         self.module, self.adapter, self.check = module, adapter, check
         self.how, self.why, self.difference = "", "", float("nan")
         self.num_levels = 0
+        self._chancy: list[Any] = []  # modules in it that may depend on chance or on the batch
         self._solve = kept_solve(module, self._make, stale)
 
     def prepare(self) -> None:
@@ -80,20 +82,25 @@ class Inverter:
             ValueError: a module in it depends on chance or on the batch, as in training mode.
         """
         module, adapter = self.module, self.adapter
-        for layer in module.modules():
-            if layer.training and (isinstance(layer, _BatchNorm) or (isinstance(layer, _DropoutNd) and layer.p > 0)):
+        with_values("z", z)
+        solve = self._solve.current()
+        for layer in self._chancy:
+            if layer.training and getattr(layer, "p", 1) > 0:
                 raise ValueError(
                     f"flow must be in evaluation mode to be inverted, its {layer} is not: call eval() first"
                 )
-        parameters: Sequence[Tensor] = [layer for layer in module.parameters() if layer.requires_grad]
+        parameters: Sequence[Tensor] = ()
+        if torch.is_grad_enabled():
+            parameters = [each for each in module.parameters() if each.requires_grad]
 
         def apply(before: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
             return adapter.apply(module, before, x, c)
 
-        return invert(AutoregressiveMap(apply, partial(solved_by, self._solve), parameters), z, context)
+        return invert(AutoregressiveMap(apply, partial(solved, solve), parameters), z, context)
 
     def _make(self, last: Solve | None) -> Solve:
         dtype = next(self.module.parameters()).dtype
+        self._chancy = [each for each in self.module.modules() if isinstance(each, (_BatchNorm, _DropoutNd))]
         double = self._frozen(torch.float64)
         self._rehearse(double)
         if self.how != "levels":  # what could not be compiled before cannot be now

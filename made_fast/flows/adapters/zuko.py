@@ -24,7 +24,7 @@ from made_fast.flows.adapters.networks import (
 from made_fast.flows.adapters.solving import Adapter, Inverter, copy_with
 from made_fast.layers.chains import MOST_AT_ONCE, Chain
 from made_fast.layers.networks import Call
-from made_fast.layers.unchanged import Seen, is_watched
+from made_fast.layers.unchanged import Last, Seen, is_watched
 from made_fast.models.whole import LastChain, serving
 from made_fast.programs.program import X
 
@@ -130,7 +130,24 @@ class _Composed:
 
     def forward(self: Any, c: Tensor | None = None) -> Any:
         """The transform given a context (..., C) or None, as the library makes it."""
-        transform = super().forward(c)  # type: ignore[misc]
+        if c is not None:
+            return self._joined(super().forward(c), c)  # type: ignore[misc]
+        key = (self.__dict__,)
+        transform = self._last.of(key)
+        if transform is None:
+            transform = self._joined(super().forward(None), None)  # type: ignore[misc]
+            seen = Seen()
+            seen.children(self, "transforms")
+            seen.children(self.transforms)
+            for each in self.transforms:  # which read their own attributes when they are called
+                seen.module(each)
+                seen.attributes(each, "_affine", "passes")
+            if all(each.__dict__.get("_affine") is not None for each in self.transforms):
+                self._last.keep(key, transform, seen)
+        return copy.copy(transform)
+
+    def _joined(self: Any, transform: Any, c: Tensor | None) -> Any:
+        """What the library made, where those transforms that can be are one call."""
         parts: list[Any] = []
         pairs = zip(self.transforms, transform.transforms, strict=True)
         for is_affine, several in groupby(pairs, _is_joined):
@@ -180,14 +197,14 @@ def _density(lazy: Sequence[Any], x: Tensor, c: Tensor | None) -> tuple[Tensor, 
         if torch.broadcast_shapes(shape, c.shape[:-1]) != shape:
             return None
         x = torch.cat([x, c.expand(*shape, c.shape[-1])], -1)
-    key = (backend, *[each.__dict__ for each in lazy])
-    chain = lazy[0]._last.of(key, x)
+    key = (backend, x.dtype, *[each.__dict__ for each in lazy])
+    chain = lazy[0]._last.of(key)
     if chain is None:
         seen = Seen()
         chain = _chain(backend, lazy, x, seen)
         if chain is None:
             return None
-        lazy[0]._last.keep(key, x, chain, seen)
+        lazy[0]._last.keep(key, chain, seen)
     found = run_finite(chain, "softclip_scale", slope, x, None) if fits(chain, x, None) else None
     if found is None or c is None:
         return found  # type: ignore[no-any-return]
@@ -225,4 +242,6 @@ def levelled(module: Any, **options: Any) -> nn.Module:
 
 def composed(module: nn.Module) -> nn.Module:
     """A composition whose transforms were accelerated, so that those that can be are one call; others as they are."""
-    return copy_with(module, _Composed) if kind_of(module) == "zuko.lazy.LazyComposedTransform" else module
+    return (
+        copy_with(module, _Composed, _last=Last()) if kind_of(module) == "zuko.lazy.LazyComposedTransform" else module
+    )
