@@ -222,11 +222,7 @@ def _check_large_data(names: Names) -> None:
 
 
 def _check_lightning(names: Names) -> None:
-    independent = -names["x"][800:].mean(0)
-    independent = -torch.special.xlogy(-independent, -independent) - torch.special.xlogy(
-        1 + independent, 1 + independent
-    )
-    assert float(names["trainer"].callback_metrics["valid_nll"]) < float(independent.sum())
+    assert float(names["trainer"].callback_metrics["valid_nll"]) < 10  # independent coins have 11.1, the rows 8.3
     assert names["samples"].shape == (1000, 16)
 
 
