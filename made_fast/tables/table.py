@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from made_fast.arguments import seed_number, shown, whole_number
+from made_fast.arguments import seed_number, shown, tensor_of, whole_number
 from made_fast.models import files
 from made_fast.models.made import MADE
 from made_fast.sampling.draws import Draws
@@ -24,6 +24,7 @@ from made_fast.tables.queries import Query, allowed_of, union_of
 from made_fast.tables.schema import Schema
 from made_fast.training import Epoch, History
 from made_fast.training import fit as fit_model
+from made_fast.training.optimizers import MakeOptimizer
 
 __all__ = ["Table"]
 
@@ -75,6 +76,8 @@ class Table:
         valid: Any = None,
         *,
         columns: Schema | Mapping[str, Any] | None = None,
+        weight: Tensor | None = None,
+        valid_weight: Tensor | None = None,
         hidden_features: Sequence[int] = (128, 128),
         activation: str = "silu",
         components: int = 5,
@@ -83,15 +86,17 @@ class Table:
         batch_size: int | None = None,
         learning_rate: float = 4e-3,
         weight_decay: float = 0.01,
+        optimizer: torch.optim.Optimizer | MakeOptimizer | None = None,
         averaging: float = 0.998,
         decay_after: int = 2,
         patience: int = 6,
         seed: int = 0,
         max_minutes: float | None = None,
+        device: torch.device | str = "cpu",
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
         progress: bool = False,
-        on_epoch: Callable[[Epoch], None] | None = None,
+        on_epoch: Callable[[Epoch], object] | None = None,
     ) -> Table:
         """Decides what the columns of a frame are, and fits a model to its rows.
 
@@ -101,12 +106,16 @@ class Table:
                 mapped from a file.
             valid: rows that decide on decay and stopping; a tenth of the frame, chosen by chance, if left out.
             columns: by name what is known better than the cells tell, a ``Column`` or the name of a kind; or a ``Schema``.
+            weight: (N,) of the rows of the frame, finite, 0 or more: those of a survey, say. A row of weight 2 counts as two.
+            valid_weight: of the rows of ``valid``, where that is given.
             hidden_features, activation: of the network, see ``MADE``.
             components: of the mixtures that real columns and whole numbers have.
             floor: least scale of real columns, where a deviation is about 1: differences below are noise.
             batch_size: a hundredth of the rows, but 50 to 512, if left out.
-            epochs, learning_rate, weight_decay, averaging, decay_after, patience, max_minutes, checkpoint, resume, progress,
-                on_epoch: see ``training.fit``. All figures are nats a row in the units of the columns.
+            learning_rate, weight_decay: of AdamW; an optimizer of one's own has its own.
+            device: of the training; the table lies on the CPU.
+            epochs, optimizer, averaging, decay_after, patience, max_minutes, checkpoint, resume, progress, on_epoch: see
+                ``training.fit``. All figures are nats a row in the units of the columns.
             seed: of the first weights, the choice of rows and their order.
 
         Raises:
@@ -117,10 +126,18 @@ class Table:
         rows, seed = schema.encode(frame), seed_number("seed", seed)
         if len(rows) < 2:
             raise ValueError(f"frame must have at least two rows, got {len(rows)}")
+        if weight is not None:
+            weight = tensor_of("weight", weight)
+            if weight.shape != (len(rows),):
+                raise ValueError(f"weight must have shape {(len(rows),)}, got {tuple(weight.shape)}")
         if valid is None:
+            if valid_weight is not None:
+                raise ValueError("valid_weight must be None where valid is, got weights")
             order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
             held_out = max(1, len(rows) // 10)
             train_rows, valid_rows = rows[order[held_out:]], rows[order[:held_out]]
+            if weight is not None:
+                weight, valid_weight = weight[order[held_out:]], weight[order[:held_out]]
         else:
             train_rows, valid_rows = rows, schema.encode(valid)
         with torch.random.fork_rng(devices=[]):
@@ -129,6 +146,7 @@ class Table:
             model = MADE(schema.starts[-1], hidden_features, output=output, activation=activation, direct=True)
         table = cls(schema, model)
         size = min(max(len(train_rows) // 100, 50), 512) if batch_size is None else batch_size
+        own = optimizer is not None
         options: dict[str, Any] = {"max_minutes": max_minutes, "checkpoint": checkpoint, "resume": resume}
         table.history = fit_model(
             Likelihood(model, schema),
@@ -136,8 +154,12 @@ class Table:
             valid_rows,
             epochs=epochs,
             batch_size=size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
+            learning_rate=None if own else learning_rate,
+            weight_decay=None if own else weight_decay,
+            optimizer=optimizer,
+            weight=weight,
+            valid_weight=valid_weight,
+            device=device,
             averaging=averaging,
             decay_after=decay_after,
             patience=patience,
@@ -146,7 +168,7 @@ class Table:
             on_epoch=on_epoch,
             **options,
         )
-        model.eval()
+        model.cpu().eval()
         return table
 
     @torch.no_grad()

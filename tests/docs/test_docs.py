@@ -52,13 +52,16 @@ NOT_RUN = (
     ("examples.md", "mnist.py", "a whole program, run by test_examples.py"),
     ("examples.md", "mixed_table.py", "a whole program, run by test_examples.py"),
     ("examples.md", "ising.py", "a whole program, run by test_examples.py"),
+    ("examples.md", "distributed_training.py", "a whole program, run by test_examples.py"),
     ("examples.md", "simulation_based_inference.py", "a whole program, run by test_examples.py"),
 )
 
 # Pages whose blocks need packages that the tests can do without. `make test` has all but RARE, and then skips nothing else.
-RARE = {"sbi", "netket"}  # are in no group
+RARE = {"sbi", "netket", "lightning", "pyarrow"}  # are in no group
 NEEDED = {
     "flows.md": ("zuko",),
+    "large-data.md": ("pyarrow",),
+    "lightning.md": ("lightning",),
     "libraries/nflows.md": ("nflows",),
     "libraries/zuko.md": ("zuko",),
     "libraries/normflows.md": ("normflows",),
@@ -210,6 +213,25 @@ def _check_tables(names: Names) -> None:
     assert (found - torch.tensor([each.mean() for each in asked])).abs().max() < 0.03
 
 
+def _check_large_data(names: Names) -> None:
+    assert names["by_seed"].best.valid_nll < 11
+    streamed = names["history"].columns()["train_nll"]
+    assert len(streamed) == 3
+    rows = torch.cat([*names["stream"]])
+    assert rows.shape == (2000, 16)
+    assert torch.equal(rows.sum(0), torch.from_numpy(names["bits"]).sum(0).float())
+
+
+def _check_lightning(names: Names) -> None:
+    assert float(names["trainer"].callback_metrics["valid_nll"]) < 10  # independent coins have 11.1, the rows 8.3
+    assert names["samples"].shape == (1000, 16)
+
+
+def _check_train(names: Names) -> None:
+    assert names["columns"]["learning_rate"][1] < 0.1
+    assert Path("history.csv").read_text().count("\n") == len(names["history"].epochs) + 1
+
+
 def _check_distributed(names: Names) -> None:
     assert np.array_equal(names["samples"], names["expected"])  # of the packed shards, read last
     joined = np.load("samples.npy")
@@ -240,6 +262,9 @@ def _check_own_module(names: Names) -> None:
 CHECKS: dict[str, Callable[[Names], None]] = {
     "own-outputs.md": _check_own_outputs,
     "distributed.md": _check_distributed,
+    "large-data.md": _check_large_data,
+    "lightning.md": _check_lightning,
+    "train.md": _check_train,
     "libraries/nflows.md": _check_equal("x", "y"),
     "libraries/zuko.md": _check_equal("x", "y"),
     "libraries/normflows.md": _check_equal("x", "y"),

@@ -33,10 +33,15 @@ def _simulation_based_inference(found: Figures) -> None:
     assert found["first"] == pytest.approx(0.5, abs=0.1)
 
 
+def _distributed_training(found: Figures) -> None:
+    assert 0 < found["nats"] - found["entropy"] < 0.1
+
+
 CHECKS: dict[str, Callable[[Figures], None]] = {
     "mnist": _mnist,
     "mixed_table": _mixed_table,
     "ising": _ising,
+    "distributed_training": _distributed_training,
     "simulation_based_inference": _simulation_based_inference,
 }
 

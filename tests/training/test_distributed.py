@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,7 +31,10 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from made_fast import MADE, training
 from made_fast.flows import MaskedAutoregressiveFlow
 
-pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
+pytestmark = [
+    pytest.mark.slow,  # three interpreters start
+    pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo"),
+]
 
 ROOT = Path(__file__).parents[2]
 CONTEXTS = {"context": CONTEXT[TRAIN], "valid_context": CONTEXT[VALID]}
@@ -197,6 +201,24 @@ def test_what_differs_is_refused_in_all_processes(found: list[dict[str, Any]]) -
     for each in found:
         for text, begin in zip(each["refused"], begins, strict=True):
             assert text.startswith(begin), text
+
+
+def test_the_example_says_the_same_under_torchrun() -> None:
+    """Each process prints the last line, of two numbers, for itself."""
+    path, said = str(ROOT / "examples" / "distributed_training.py"), list[list[float]]()
+    for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]):
+        done = subprocess.run(
+            [sys.executable, *launcher, path, "--quick"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        said.append([float(each) for each in re.findall(r"\d+\.\d+", done.stdout)])
+    assert len(said[0]) == 8
+    assert said[1] == pytest.approx(said[0] + said[0][-2:], abs=2e-4)
 
 
 if __name__ == "__main__":

@@ -185,7 +185,8 @@ def test_a_model_that_has_a_probability_for_nan_is_fitted() -> None:
 
 SCALES: list[tuple[str, dict[str, Any], Tensor, list[int]]] = [
     ("plain", {"output": "normal"}, REALS, []),
-    ("ten times", {"output": "normal"}, REALS * 10, []),
+    ("ten times", {"output": "normal"}, REALS * 10, [0, 1, 2, 3, 4]),
+    ("twice", {"output": "normal"}, REALS * 2 + 5, []),
     ("a far mean", {"output": "normal"}, REALS + torch.tensor([0, 5000, 0, 0, 0]), [1]),
     ("wide", {"output": "normal"}, REALS * torch.tensor([1, 1, 1, 300, 1]), [3]),
     ("narrow", {"output": "normal"}, REALS * torch.tensor([1e-4, 1, 1, 300, 1]), [0, 3]),

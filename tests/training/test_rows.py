@@ -24,6 +24,9 @@ from rows_of_runs import (
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
 from made_fast import training
+from made_fast.training.batches import rows_of
+from made_fast.training.layout import Layout
+from made_fast.training.processes import Processes
 
 
 def assert_alike(left: training.History, right: training.History, tolerance: float = 1e-6) -> None:
@@ -204,3 +207,26 @@ def test_a_memory_mapped_array_gives_the_numbers_of_a_tensor(tmp_path: Any) -> N
 
 def test_evaluate_takes_what_ends_after_one_pass() -> None:
     assert training.evaluate(bits(), iter(BITS.split(40))) == training.evaluate(bits(), BITS)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_parts_of_processes_are_the_whole(count: int) -> None:
+    """Of each minibatch, of what is validated, and of the batches of a loader; a minibatch of fewer rows all of them have."""
+    numbers = torch.arange(61.0)[:, None].expand(-1, 2).contiguous()
+    everyone = [Processes(rank, count, torch.device("cpu")) for rank in range(count)]
+    rows = rows_of("train", numbers, Layout(bits()))
+    taken = [list(rows.minibatches(10, torch.Generator().manual_seed(0), each, 1)) for each in everyone]
+    seen = []
+    for batches in zip(*taken, strict=True):
+        together = torch.cat([each.rows.x[:, 0] for each in batches])
+        assert all(each.copies == (count if len(batches) > each.number else 1) for each in batches)
+        assert len(together) == batches[0].number * batches[0].copies
+        seen += together[: batches[0].number].tolist()
+        for each in batches:
+            whole = torch.cat([other.rows.x for other in batches])[: each.number]
+            assert torch.equal(whole[each.part], each.rows.x)
+    assert sorted(seen) == list(range(61))
+    for given in (numbers, Numbered(numbers), numbers.split(5)):
+        parts = [rows_of("valid", given, Layout(bits())).in_order(10, each) for each in everyone]
+        evaluated = [row for part in parts for rows in part for row in rows.x[:, 0].tolist()]
+        assert sorted(evaluated) == list(range(61))
