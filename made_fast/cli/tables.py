@@ -52,8 +52,8 @@ def train_table(args: argparse.Namespace, fitted: Callable[..., int]) -> int:
         ends.append(survey.rows)
     if not ends[0]:
         raise ValueError(f"{args.data} must have at least one row below the names of its columns, got none")
-    parts, how = _parts(args, ends)
     schema = survey.schema(wishes)
+    parts, how = _parts(args, ends)
     note(f"{schema}\n{how}" if how else str(schema))
     with tempfile.TemporaryDirectory(prefix="made_fast-") as folder:
         train, valid, test = encode_parts(schema, chunks(), parts, Path(folder))
