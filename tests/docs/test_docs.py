@@ -4,12 +4,14 @@ Pages are found, not listed. What a page takes for granted, what it needs, and t
 tables, each with its reason.
 """
 
+import datetime
 import doctest
 import importlib
 import linecache
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -23,7 +25,7 @@ import torch
 from quick import some
 from torch import Tensor, nn
 
-from made_fast import MADE, backends
+from made_fast import MADE, backends, cli
 from made_fast.datasets.samples import write_rows
 from made_fast.testing import unexplained_differences
 
@@ -58,6 +60,7 @@ NOT_RUN = (
 # Pages whose blocks need packages that the tests can do without. `make test` has all but RARE, and then skips nothing else.
 RARE = {"sbi"}  # is in no extra
 NEEDED = {
+    "command-line.md": ("polars", "narwhals"),
     "flows.md": ("zuko",),
     "libraries/nflows.md": ("nflows",),
     "libraries/zuko.md": ("zuko",),
@@ -209,6 +212,22 @@ def _check_tables(names: Names) -> None:
     assert (found - torch.tensor([each.mean() for each in asked])).abs().max() < 0.03
 
 
+def _check_command_line(names: Names) -> None:
+    """Runs its commands, which follow the files that its blocks have written."""
+    shells = re.findall(r"^```\n(.*?)^```", PAGES["command-line.md"].read_text(), re.MULTILINE | re.DOTALL)
+    for line in "".join(shells).splitlines():
+        words = shlex.split(line)
+        assert cli.main([*words[1:], *(["--threads", "1"] if words[1] != "doctor" else [])]) == 0, line
+    import polars
+
+    drawn, twenty = polars.read_parquet("drawn.parquet"), polars.read_parquet("twenty.parquet")
+    assert drawn.schema == polars.read_csv("drawn.csv", try_parse_dates=True).schema
+    assert drawn.columns == ["city", "age", "joined", "income"] and len(drawn) == 1000
+    assert set(twenty["city"][:20]) == {"Oslo"} and set(twenty["age"][20:]) == {71} and len(twenty) == 40
+    assert twenty["joined"].min() >= datetime.date(2024, 7, 1)
+    assert names["people"].select(polars.len()).item() == 6000
+
+
 def _check_distributed(names: Names) -> None:
     assert np.array_equal(names["samples"], names["expected"])  # of the packed shards, read last
     joined = np.load("samples.npy")
@@ -237,6 +256,7 @@ def _check_own_module(names: Names) -> None:
 
 # What must be true of the names that a page defines, beyond its own assertions.
 CHECKS: dict[str, Callable[[Names], None]] = {
+    "command-line.md": _check_command_line,
     "own-outputs.md": _check_own_outputs,
     "distributed.md": _check_distributed,
     "libraries/nflows.md": _check_equal("x", "y"),
@@ -292,6 +312,7 @@ def run_page(page: str, names: Names | None = None) -> Names:
 
 # Pages that train, start processes or need libraries that are not ours.
 LONG = {
+    "command-line.md",
     "flows.md",
     "distributed.md",
     "README.md",
