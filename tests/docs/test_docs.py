@@ -4,14 +4,12 @@ Pages are found, not listed. What a page takes for granted, what it needs, and t
 tables, each with its reason.
 """
 
-import datetime
 import doctest
 import importlib
 import linecache
 import math
 import os
 import re
-import shlex
 import subprocess
 import sys
 import warnings
@@ -22,10 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import check_files, run_commands
 from quick import some
 from torch import Tensor, nn
 
-from made_fast import MADE, backends, cli
+from made_fast import MADE, backends
 from made_fast.datasets.samples import write_rows
 from made_fast.testing import unexplained_differences
 
@@ -212,20 +211,9 @@ def _check_tables(names: Names) -> None:
     assert (found - torch.tensor([each.mean() for each in asked])).abs().max() < 0.03
 
 
-def _check_command_line(names: Names) -> None:
-    """Runs its commands, which follow the files that its blocks have written."""
-    shells = re.findall(r"^```\n(.*?)^```", PAGES["command-line.md"].read_text(), re.MULTILINE | re.DOTALL)
-    for line in "".join(shells).splitlines():
-        words = shlex.split(line)
-        assert cli.main([*words[1:], *(["--threads", "1"] if words[1] != "doctor" else [])]) == 0, line
-    import polars
-
-    drawn, twenty = polars.read_parquet("drawn.parquet"), polars.read_parquet("twenty.parquet")
-    assert drawn.schema == polars.read_csv("drawn.csv", try_parse_dates=True).schema
-    assert drawn.columns == ["city", "age", "joined", "income"] and len(drawn) == 1000
-    assert set(twenty["city"][:20]) == {"Oslo"} and set(twenty["age"][20:]) == {71} and len(twenty) == 40
-    assert twenty["joined"].min() >= datetime.date(2024, 7, 1)
-    assert names["people"].select(polars.len()).item() == 6000
+def _check_command_line(_: Names) -> None:
+    run_commands(PAGES["command-line.md"].read_text())
+    check_files()
 
 
 def _check_distributed(names: Names) -> None:
