@@ -7,7 +7,6 @@ from pathlib import Path
 
 from made_fast import cli
 
-
 PAGE = Path(__file__).parents[2] / "docs" / "command-line.md"
 
 
