@@ -158,14 +158,15 @@ def _filled(table: Table, args: argparse.Namespace, rows: range) -> Iterator[Any
     options = {"seed": args.seed, "where": args.where, "candidates": args.candidates}
     file, done = frames_of(table, args.given, args.separator), 0
     with tqdm(unit="row", unit_scale=True, disable=not args.progress) as bar:
-        for chunk in file.chunks():
+        size = max(1, _ROWS // max(1, number))
+        for part in (chunk.slice(at, size) for chunk in file.chunks() for at in range(0, len(chunk), size)):
             try:
-                yield table.sample(number, first_row=args.first_row + done, given=chunk, **options)
+                yield table.sample(number, first_row=args.first_row + done, given=part, **options)
             except ValueError as error:
                 later = f" after the first {done // number:,}" if done else ""
                 raise ValueError(f"{args.given}: {error}{later}") from None
-            done += len(chunk) * number
-            bar.update(len(chunk) * number)
+            done += len(part) * number
+            bar.update(len(part) * number)
     if not done:
         raise ValueError(f"{args.given} must have at least one row below the names of its columns, got none")
 

@@ -227,7 +227,9 @@ def _write_text(file: IO[str], frames: Iterator[Any]) -> int:
 
 
 def _write_parquet(partial: Path, frames: Iterator[Any]) -> int:
-    rows, first = 0, next(frames)
+    rows, first = 0, next(frames, None)
+    if first is None:
+        raise ValueError("frames must be at least one, whose columns the file has; got none")
     if _has("pyarrow"):
         from pyarrow.parquet import ParquetWriter
 

@@ -81,7 +81,11 @@ class Survey:
         """
         cells = self._sample
         if self.rows > _SAMPLE:
-            cells = {name: _joined(each, self._seen[name].cells()) for name, each in cells.items()}
+            seen = {name: each.cells() for name, each in self._seen.items()}
+            # Of text all values are seen, each as often as counts; of numbers the sample has what scales are found from.
+            cells = {
+                name: seen[name] if each.of == "text" else _joined(each, seen[name]) for name, each in cells.items()
+            }
         return Schema.of_cells(cells, self._form or Form("mapping", {}), columns)
 
 

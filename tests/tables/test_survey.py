@@ -92,7 +92,7 @@ def test_scales_of_a_sample_are_near_those_of_the_whole(monkeypatch: pytest.Monk
 
 
 def test_columns_as_they_are_wished(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey, "_SAMPLE", 50)
+    monkeypatch.setattr(survey, "_SAMPLE", 299)  # with all but one of the rows
     data = {"n": np.arange(300) % 40, "t": np.array(["a"] * 298 + ["b", "c"])}
     found = surveyed(data, 64, {"n": "category", "t": Column(other="rest")})
     assert found.columns[0].values == tuple(range(40)) and found.columns[1].values == ("a", "rest")
