@@ -45,9 +45,11 @@ def train_table(args: argparse.Namespace, fitted: Callable[..., int]) -> int:
         return (chunk.select(kept) for chunk in chain.from_iterable(file.chunks() for file in files))
 
     survey, ends = Survey(), []
-    for file in files:
-        _check_names(file, kept)
-        for chunk in file.chunks():
+    for number, path in enumerate(paths):
+        _check_names(files[number], kept)
+        if number:  # what is text in DATA may look like numbers elsewhere
+            files[number] = FrameFile(path, args.separator, survey.texts)
+        for chunk in files[number].chunks():
             survey.add(chunk.select(kept))
         ends.append(survey.rows)
     if not ends[0]:

@@ -48,19 +48,18 @@ class Survey:
         """Looks at the next chunk.
 
         Raises:
-            ValueError: it has other columns than those before, or cells that no kind of column takes.
+            ValueError: it has other columns than those before, or cells of another type, or such as no kind of column takes.
         """
         cells, form = read(frame)
         if self._form is None:
-            self._form, self._sample = (
-                form,
-                {name: _rows(each, np.zeros(0, dtype=np.int64)) for name, each in cells.items()},
-            )
-            self._seen = {name: _Seen(name, each) for name, each in cells.items()}
-        elif form != self._form:
+            self._form, nothing = form, np.zeros(0, dtype=np.int64)
+            self._sample = {name: _rows(each, nothing) for name, each in cells.items()}
+            self._seen = {name: _Seen(name, each) for name, each in self._sample.items()}
+        elif [*cells] != [*self._seen]:
             raise ValueError(
-                f"chunks must have the columns and dtypes of the first, {dict(self._form.dtypes)}, got {dict(form.dtypes)}"
+                f"chunks must have the columns of the first, {', '.join(self._seen)}; got {', '.join(cells)}"
             )
+        cells = {name: self._seen[name].alike(each) for name, each in cells.items()}
         count = len(next(iter(cells.values()))) if cells else 0
         # The rows with the smallest of random numbers are a sample without replacement, whatever the chunks.
         keys = np.concatenate([self._keys, np.random.default_rng([self.rows, 0]).random(count)])
@@ -72,6 +71,11 @@ class Survey:
             self._sample[name] = _rows(_joined(self._sample[name], each), kept)
             self._seen[name].add(each)
         self.rows += count
+
+    @property
+    def texts(self) -> list[str]:
+        """The names of columns of text."""
+        return [name for name, each in self._seen.items() if each.like.of == "text"]
 
     def schema(self, columns: Mapping[str, Any] | None = None) -> Schema:
         """What the columns are; see ``Schema.of``.
@@ -98,9 +102,15 @@ class _Seen:
         self.numbers: Array = like.values[:0]
         self.many = False
 
-    def add(self, cells: Cells) -> None:
-        if cells.of != self.like.of:
+    def alike(self, cells: Cells) -> Cells:
+        """The cells, of the type that the column has; where all are missing a file may say another."""
+        if cells.of == self.like.of:
+            return cells
+        if cells.present.any():
             raise ValueError(f"column {self.name!r} must hold {self.like.of}s in all chunks, got {cells.of}s")
+        return replace(self.like, values=np.zeros(len(cells), dtype=self.like.values.dtype), present=cells.present)
+
+    def add(self, cells: Cells) -> None:
         self.missing |= not bool(cells.present.all())
         found = cells.values[cells.present]
         if cells.of == "text":
@@ -147,7 +157,7 @@ def _joined(first: Cells, second: Cells) -> Cells:
     values, present = (
         np.concatenate(pair) for pair in ((first.values, second.values), (first.present, second.present))
     )
-    return replace(second, values=values, present=present)
+    return replace(first, values=values, present=present)
 
 
 def encode_parts(schema: Schema, chunks: Iterable[Any], parts: Array, folder: Path) -> list[Tensor]:

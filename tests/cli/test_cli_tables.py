@@ -211,6 +211,8 @@ def test_a_column_that_looks_like_numbers_elsewhere_is_still_text(tmp_path: Path
     assert call(capsys, "train", tmp_path / "p.csv", "--out", out, *TRAIN)[0] == 0
     (tmp_path / "q.csv").write_text("code,x\n001,3.5\n002,4.5\n")
     assert call(capsys, "evaluate", out, tmp_path / "q.csv")[0] == 0
+    words = ("--valid", tmp_path / "q.csv", "--test", tmp_path / "q.csv")
+    assert call(capsys, "train", tmp_path / "p.csv", "--out", tmp_path / "n.safetensors", *TRAIN, *words)[0] == 0
 
 
 MISTAKES = [
