@@ -20,7 +20,8 @@ from made_fast.tables.schema import Schema
 
 __all__ = ["Survey", "encode_parts"]
 
-_SAMPLE = 1 << 17  # rows that stand for all where scales are found
+_SAMPLE, _LEAST = 1 << 17, 1 << 13  # rows that stand for all where scales are found: so many, of wide tables fewer
+_CELLS = 1 << 24  # of such rows
 _MOST_TEXTS = 1 << 20  # different ones of a column, which are counted
 _SPREAD = 64  # numbers that stand for too many different ones
 
@@ -38,7 +39,7 @@ class Survey:
     """
 
     def __init__(self) -> None:
-        self.rows = 0
+        self.rows, self._most = 0, _SAMPLE
         self._sample: dict[str, Cells] = {}
         self._keys: Array = np.zeros(0)
         self._seen: dict[str, _Seen] = {}
@@ -53,6 +54,7 @@ class Survey:
         cells, form = read(frame)
         if self._form is None:
             self._form, nothing = form, np.zeros(0, dtype=np.int64)
+            self._most = min(_SAMPLE, max(_LEAST, _CELLS // max(1, len(cells))))
             self._sample = {name: _rows(each, nothing) for name, each in cells.items()}
             self._seen = {name: _Seen(name, each) for name, each in self._sample.items()}
         elif [*cells] != [*self._seen]:
@@ -61,11 +63,11 @@ class Survey:
             )
         cells = {name: self._seen[name].alike(each) for name, each in cells.items()}
         count = len(next(iter(cells.values()))) if cells else 0
-        # The rows with the smallest of random numbers are a sample without replacement, whatever the chunks.
+        # The rows with the smallest of random numbers are a sample without replacement.
         keys = np.concatenate([self._keys, np.random.default_rng([self.rows, 0]).random(count)])
         kept = np.arange(len(keys))
-        if len(keys) > _SAMPLE:
-            kept = np.sort(np.argpartition(keys, _SAMPLE)[:_SAMPLE])  # in the order of the file
+        if len(keys) > self._most:
+            kept = np.sort(np.argpartition(keys, self._most)[: self._most])  # in the order of the file
         self._keys = keys[kept]
         for name, each in cells.items():
             self._sample[name] = _rows(_joined(self._sample[name], each), kept)
@@ -84,7 +86,7 @@ class Survey:
             ValueError: there is no row, or a column that is none.
         """
         cells = self._sample
-        if self.rows > _SAMPLE:
+        if self.rows > self._most:
             seen = {name: each.cells() for name, each in self._seen.items()}
             # Of text all values are seen, each as often as counts; of numbers the sample has what scales are found from.
             cells = {
