@@ -45,15 +45,17 @@ def train_table(args: argparse.Namespace, fitted: Callable[..., int]) -> int:
         return (chunk.select(kept) for chunk in chain.from_iterable(file.chunks() for file in files))
 
     survey, ends = Survey(), []
-    for file in files:
-        _check_names(file, kept)
-        for chunk in file.chunks():
+    for number, path in enumerate(paths):
+        _check_names(files[number], kept)
+        if number:  # what is text in DATA may look like numbers elsewhere
+            files[number] = FrameFile(path, args.separator, survey.texts)
+        for chunk in files[number].chunks():
             survey.add(chunk.select(kept))
         ends.append(survey.rows)
     if not ends[0]:
         raise ValueError(f"{args.data} must have at least one row below the names of its columns, got none")
-    parts, how = _parts(args, ends)
     schema = survey.schema(wishes)
+    parts, how = _parts(args, ends)
     note(f"{schema}\n{how}" if how else str(schema))
     with tempfile.TemporaryDirectory(prefix="made_fast-") as folder:
         train, valid, test = encode_parts(schema, chunks(), parts, Path(folder))
@@ -158,14 +160,15 @@ def _filled(table: Table, args: argparse.Namespace, rows: range) -> Iterator[Any
     options = {"seed": args.seed, "where": args.where, "candidates": args.candidates}
     file, done = frames_of(table, args.given, args.separator), 0
     with tqdm(unit="row", unit_scale=True, disable=not args.progress) as bar:
-        for chunk in file.chunks():
+        size = max(1, _ROWS // max(1, number))
+        for part in (chunk.slice(at, size) for chunk in file.chunks() for at in range(0, len(chunk), size)):
             try:
-                yield table.sample(number, first_row=args.first_row + done, given=chunk, **options)
+                yield table.sample(number, first_row=args.first_row + done, given=part, **options)
             except ValueError as error:
                 later = f" after the first {done // number:,}" if done else ""
                 raise ValueError(f"{args.given}: {error}{later}") from None
-            done += len(chunk) * number
-            bar.update(len(chunk) * number)
+            done += len(part) * number
+            bar.update(len(part) * number)
     if not done:
         raise ValueError(f"{args.given} must have at least one row below the names of its columns, got none")
 

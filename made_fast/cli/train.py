@@ -153,7 +153,7 @@ def _train_arrays(args: argparse.Namespace) -> int:
     from made_fast.models.made import MADE
 
     output = output_of(args.output or "bernoulli")
-    data = _dataset(args)
+    data, how = _dataset(args)
     for part in ("train", "valid", "test"):
         rows = data.split(part)
         try:
@@ -162,6 +162,8 @@ def _train_arrays(args: argparse.Namespace) -> int:
                 output.check(each)
         except ValueError as error:
             raise ValueError(f"{data.name}, {part}: {error}") from None
+    if how:
+        note(how)
     torch.manual_seed(args.seed)
     options = ("order", "activation", "direct", "residual", "num_masks", "shuffle", "mask_conditioning", "seed")
     model = MADE(data.features, args.hidden, output=output, **{name: getattr(args, name) for name in options})
@@ -175,14 +177,14 @@ def _train_arrays(args: argparse.Namespace) -> int:
     return fitted(args, fit, lambda: model.save(args.out), model, data.test)
 
 
-def _dataset(args: argparse.Namespace) -> Dataset:
-    """The rows of the options in three parts."""
+def _dataset(args: argparse.Namespace) -> tuple[Dataset, str]:
+    """The rows of the options in three parts, and what is said of how they were split."""
     import torch
 
     from made_fast import datasets
     from made_fast.datasets.npz import Dataset
 
-    parts, chosen = datasets.read_parts(args.data), args.split or datasets.SHARES
+    parts, chosen, how = datasets.read_parts(args.data), args.split or datasets.SHARES, ""
     for name in ("valid", "test"):
         path = getattr(args, name)
         if path is not None:
@@ -198,14 +200,15 @@ def _dataset(args: argparse.Namespace) -> Dataset:
         parts |= {name: rows[numbers == number] for number, name in enumerate(wanted)}
         counts = " and ".join(f"{len(parts[name]):,} to {_VERBS[name]}" for name in wanted)
         if len(wanted) > 1:
-            note(f"{args.data} comes in no parts: split by seed {args.seed} into {counts}")
+            how = f"{args.data} comes in no parts: split by seed {args.seed} into {counts}"
     elif args.split is not None:
         raise ValueError(f"--split must be left out: {args.data} comes in parts")
     widths = {name: part.shape[1] for name, part in parts.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"DATA, --valid and --test must have as many columns as each other, got {widths}")
     name = args.data if args.data == "digits" else Path(args.data).stem
-    return Dataset(name, parts["train"], parts["valid"], parts["test"], datasets.image_shape(widths["train"]))
+    shape = datasets.image_shape(widths["train"])
+    return Dataset(name, parts["train"], parts["valid"], parts["test"], shape), how
 
 
 _VERBS = {"train": "train", "valid": "validate", "test": "test"}

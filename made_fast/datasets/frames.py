@@ -107,22 +107,35 @@ class FrameFile:
         if self._kind != ".parquet":
             self._schema = self._schema or self._types()
             lazy = self._scanned(schema=self._schema)
-        yield from lazy.collect_batches(chunk_size=_ROWS, maintain_order=True)
+        names = dict(
+            zip(lazy.collect_schema().names(), self.names, strict=True)
+        )  # polars leaves doubled quotes in them
+        yield from (batch.rename(names) for batch in lazy.collect_batches(chunk_size=_ROWS, maintain_order=True))
 
     def _types(self) -> Any:
         """The types of a CSV's columns: those of the first rows, where all rows fit them, or else of the whole file."""
         import polars
 
-        known = {name: polars.String for name in self.names if name in self._text}
-        first = self._scanned(infer_schema_length=_FIRST, schema_overrides=known).head(_FIRST).collect()
-        if not any(column.null_count() == len(first) for column in first):
-            try:
-                for _ in self._scanned(schema=first.schema).collect_batches(chunk_size=_ROWS):
+        known = self._typed(infer_schema_length=_FIRST)
+        try:
+            first = self._scanned(schema=known).head(_FIRST).collect()
+            if not any(column.null_count() == len(first) for column in first):
+                for _ in self._scanned(schema=known).collect_batches(chunk_size=_ROWS):
                     pass
-                return first.schema
-            except polars.exceptions.ComputeError:
-                pass  # a later cell is of another type
-        return self._scanned(infer_schema_length=None, schema_overrides=known).collect_schema()
+                return known
+        except polars.exceptions.ComputeError:
+            pass  # a later cell is of another type
+        return self._typed(infer_schema_length=None)
+
+    def _typed(self, **options: Any) -> dict[str, Any]:
+        """Types by the names that polars reads, of columns in their order."""
+        import polars
+
+        found = self._scanned(**options).collect_schema()
+        texts = [name in self._text for name in self.names]
+        return {
+            name: polars.String if text else dtype for text, (name, dtype) in zip(texts, found.items(), strict=True)
+        }
 
     def _scanned(self, **options: Any) -> Any:
         import polars
@@ -214,7 +227,9 @@ def _write_text(file: IO[str], frames: Iterator[Any]) -> int:
 
 
 def _write_parquet(partial: Path, frames: Iterator[Any]) -> int:
-    rows, first = 0, next(frames)
+    rows, first = 0, next(frames, None)
+    if first is None:
+        raise ValueError("frames must be at least one, whose columns the file has; got none")
     if _has("pyarrow"):
         from pyarrow.parquet import ParquetWriter
 

@@ -20,7 +20,8 @@ from made_fast.tables.schema import Schema
 
 __all__ = ["Survey", "encode_parts"]
 
-_SAMPLE = 1 << 17  # rows that stand for all where scales are found
+_SAMPLE, _LEAST = 1 << 17, 1 << 13  # rows that stand for all where scales are found: so many, of wide tables fewer
+_CELLS = 1 << 24  # of such rows
 _MOST_TEXTS = 1 << 20  # different ones of a column, which are counted
 _SPREAD = 64  # numbers that stand for too many different ones
 
@@ -38,7 +39,7 @@ class Survey:
     """
 
     def __init__(self) -> None:
-        self.rows = 0
+        self.rows, self._most = 0, _SAMPLE
         self._sample: dict[str, Cells] = {}
         self._keys: Array = np.zeros(0)
         self._seen: dict[str, _Seen] = {}
@@ -48,30 +49,35 @@ class Survey:
         """Looks at the next chunk.
 
         Raises:
-            ValueError: it has other columns than those before, or cells that no kind of column takes.
+            ValueError: it has other columns than those before, or cells of another type, or such as no kind of column takes.
         """
         cells, form = read(frame)
         if self._form is None:
-            self._form, self._sample = (
-                form,
-                {name: _rows(each, np.zeros(0, dtype=np.int64)) for name, each in cells.items()},
-            )
-            self._seen = {name: _Seen(name, each) for name, each in cells.items()}
-        elif form != self._form:
+            self._form, nothing = form, np.zeros(0, dtype=np.int64)
+            self._most = min(_SAMPLE, max(_LEAST, _CELLS // max(1, len(cells))))
+            self._sample = {name: _rows(each, nothing) for name, each in cells.items()}
+            self._seen = {name: _Seen(name, each) for name, each in self._sample.items()}
+        elif [*cells] != [*self._seen]:
             raise ValueError(
-                f"chunks must have the columns and dtypes of the first, {dict(self._form.dtypes)}, got {dict(form.dtypes)}"
+                f"chunks must have the columns of the first, {', '.join(self._seen)}; got {', '.join(cells)}"
             )
+        cells = {name: self._seen[name].alike(each) for name, each in cells.items()}
         count = len(next(iter(cells.values()))) if cells else 0
-        # The rows with the smallest of random numbers are a sample without replacement, whatever the chunks.
+        # The rows with the smallest of random numbers are a sample without replacement.
         keys = np.concatenate([self._keys, np.random.default_rng([self.rows, 0]).random(count)])
         kept = np.arange(len(keys))
-        if len(keys) > _SAMPLE:
-            kept = np.sort(np.argpartition(keys, _SAMPLE)[:_SAMPLE])  # in the order of the file
+        if len(keys) > self._most:
+            kept = np.sort(np.argpartition(keys, self._most)[: self._most])  # in the order of the file
         self._keys = keys[kept]
         for name, each in cells.items():
             self._sample[name] = _rows(_joined(self._sample[name], each), kept)
             self._seen[name].add(each)
         self.rows += count
+
+    @property
+    def texts(self) -> list[str]:
+        """The names of columns of text."""
+        return [name for name, each in self._seen.items() if each.like.of == "text"]
 
     def schema(self, columns: Mapping[str, Any] | None = None) -> Schema:
         """What the columns are; see ``Schema.of``.
@@ -80,8 +86,12 @@ class Survey:
             ValueError: there is no row, or a column that is none.
         """
         cells = self._sample
-        if self.rows > _SAMPLE:
-            cells = {name: _joined(each, self._seen[name].cells()) for name, each in cells.items()}
+        if self.rows > self._most:
+            seen = {name: each.cells() for name, each in self._seen.items()}
+            # Of text all values are seen, each as often as counts; of numbers the sample has what scales are found from.
+            cells = {
+                name: seen[name] if each.of == "text" else _joined(each, seen[name]) for name, each in cells.items()
+            }
         return Schema.of_cells(cells, self._form or Form("mapping", {}), columns)
 
 
@@ -94,9 +104,15 @@ class _Seen:
         self.numbers: Array = like.values[:0]
         self.many = False
 
-    def add(self, cells: Cells) -> None:
-        if cells.of != self.like.of:
+    def alike(self, cells: Cells) -> Cells:
+        """The cells, of the type that the column has; where all are missing a file may say another."""
+        if cells.of == self.like.of:
+            return cells
+        if cells.present.any():
             raise ValueError(f"column {self.name!r} must hold {self.like.of}s in all chunks, got {cells.of}s")
+        return replace(self.like, values=np.zeros(len(cells), dtype=self.like.values.dtype), present=cells.present)
+
+    def add(self, cells: Cells) -> None:
         self.missing |= not bool(cells.present.all())
         found = cells.values[cells.present]
         if cells.of == "text":
@@ -143,7 +159,7 @@ def _joined(first: Cells, second: Cells) -> Cells:
     values, present = (
         np.concatenate(pair) for pair in ((first.values, second.values), (first.present, second.present))
     )
-    return replace(second, values=values, present=present)
+    return replace(first, values=values, present=present)
 
 
 def encode_parts(schema: Schema, chunks: Iterable[Any], parts: Array, folder: Path) -> list[Tensor]:

@@ -173,7 +173,9 @@ def test_a_table_of_numbers_is_drawn_into_an_array_and_shards_join(tmp_path: Pat
     assert parts.equals(table.sample(31, seed=0, where="age > 40")) and parts["age"].min() > 40
 
 
-def test_holes_are_filled_and_rows_hold_what_is_asked(tmp_path: Path, capsys: Any, files: Path) -> None:
+def test_holes_are_filled_and_rows_hold_what_is_asked(
+    tmp_path: Path, capsys: Any, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = Table.load(files / "m.safetensors")
     (tmp_path / "holes.csv").write_text('income,city,age\n,"Oslo, N.",30\n1200.5,,NA\n')
     words = ("sample", files / "m.safetensors", "--given", tmp_path / "holes.csv", "--candidates", 20)
@@ -183,10 +185,23 @@ def test_holes_are_filled_and_rows_hold_what_is_asked(tmp_path: Path, capsys: An
     assert found.equals(table.sample(3, given=given, seed=0, candidates=20))
     assert found["age"][:3].to_list() == [30] * 3 and found["income"][3:].to_list() == [1200.5] * 3
     assert found.null_count().sum_horizontal()[0] == 0
+    monkeypatch.setattr(cli_tables, "_ROWS", 3)
+    assert call(capsys, *words, "-n", 3, "--out", tmp_path / "y.csv")[0] == 0
+    assert (tmp_path / "y.csv").read_bytes() == (tmp_path / "x.csv").read_bytes()
     status, text, _ = call(capsys, *words, "--where", "age between 20 and 35 and member = true", "--out", "-")
     assert status == 0
     drawn = polars.read_csv(io.StringIO(text))
     assert drawn["age"].is_between(20, 35).all() and drawn["member"].all() and len(drawn) == 2
+
+
+def test_a_training_that_ran_out_of_time_goes_on(tmp_path: Path, capsys: Any, files: Path) -> None:
+    words = ("train", files / "people.csv", *TRAIN, "--epochs", 2, "--out")
+    assert "time is up" in call(capsys, *words, tmp_path / "a.safetensors", "--max-minutes", 1e-9)[1]
+    status, text, err = call(capsys, *words, tmp_path / "a.safetensors", "--resume")
+    assert status == 0 and "best epoch" in text, err
+    assert call(capsys, *words, tmp_path / "b.safetensors")[0] == 0
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "b.safetensors"]
 
 
 def test_a_column_that_looks_like_numbers_elsewhere_is_still_text(tmp_path: Path, capsys: Any) -> None:
@@ -196,6 +211,8 @@ def test_a_column_that_looks_like_numbers_elsewhere_is_still_text(tmp_path: Path
     assert call(capsys, "train", tmp_path / "p.csv", "--out", out, *TRAIN)[0] == 0
     (tmp_path / "q.csv").write_text("code,x\n001,3.5\n002,4.5\n")
     assert call(capsys, "evaluate", out, tmp_path / "q.csv")[0] == 0
+    words = ("--valid", tmp_path / "q.csv", "--test", tmp_path / "q.csv")
+    assert call(capsys, "train", tmp_path / "p.csv", "--out", tmp_path / "n.safetensors", *TRAIN, *words)[0] == 0
 
 
 MISTAKES = [

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import check_command_line
 from quick import some
 from torch import Tensor, nn
 
@@ -59,6 +60,7 @@ NOT_RUN = (
 # Pages whose blocks need packages that the tests can do without. `make test` has all but RARE, and then skips nothing else.
 RARE = {"sbi", "netket", "lightning", "pyarrow"}  # are in no group
 NEEDED = {
+    "command-line.md": ("polars", "narwhals"),
     "flows.md": ("zuko",),
     "large-data.md": ("pyarrow",),
     "lightning.md": ("lightning",),
@@ -260,6 +262,7 @@ def _check_own_module(names: Names) -> None:
 
 # What must be true of the names that a page defines, beyond its own assertions.
 CHECKS: dict[str, Callable[[Names], None]] = {
+    "command-line.md": check_command_line,
     "own-outputs.md": _check_own_outputs,
     "distributed.md": _check_distributed,
     "large-data.md": _check_large_data,
@@ -318,14 +321,8 @@ def run_page(page: str, names: Names | None = None) -> Names:
 
 # Pages that train, start processes or need libraries that are not ours.
 LONG = {
-    "flows.md",
-    "distributed.md",
-    "README.md",
-    "tables.md",
-    "tables-by-hand.md",
-    "physics.md",
-    "index.md",
-    "understand/autoencoders.md",
+    *("command-line.md", "flows.md", "distributed.md", "README.md"),
+    *("tables.md", "tables-by-hand.md", "physics.md", "index.md", "understand/autoencoders.md"),
 }
 
 
