@@ -66,7 +66,8 @@ NEEDED = {
     "libraries/sbi.md": ("sbi",),
     "own-outputs.md": ("numba", "triton"),
     "quick-start.md": ("sklearn",),
-    "tables.md": ("pandas", "narwhals", "sklearn"),
+    "scikit-learn.md": ("pandas", "narwhals", "sklearn"),
+    "tables.md": ("pandas", "narwhals", "matplotlib"),
 }
 
 
@@ -209,6 +210,13 @@ def _check_tables(names: Names) -> None:
     assert (found - torch.tensor([each.mean() for each in asked])).abs().max() < 0.03
 
 
+def _check_scikit_learn(names: Names) -> None:
+    assert names["nats"].shape == (89,)
+    assert np.isfinite(names["scores"]).all() and names["search"].best_params_ == {"epochs": 30}
+    assert names["drawn"].dtypes.equals(names["frame"].dtypes)
+    assert names["accuracy"] > 0.8  # the most frequent class: 0.4
+
+
 def _check_distributed(names: Names) -> None:
     assert np.array_equal(names["samples"], names["expected"])  # of the packed shards, read last
     joined = np.load("samples.npy")
@@ -248,6 +256,7 @@ CHECKS: dict[str, Callable[[Names], None]] = {
     "outputs.md": _check_outputs,
     "conditions.md": _check_conditions,
     "physics.md": _check_physics,
+    "scikit-learn.md": _check_scikit_learn,
     "tables.md": _check_tables,
     "tables-by-hand.md": _check_tables_by_hand,
     "understand/autoencoders.md": _check_autoencoder,
@@ -295,6 +304,7 @@ LONG = {
     "flows.md",
     "distributed.md",
     "README.md",
+    "scikit-learn.md",
     "tables.md",
     "tables-by-hand.md",
     "physics.md",
