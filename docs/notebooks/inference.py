@@ -92,7 +92,7 @@ for place, name in enumerate(("amplitude", "frequency")):
 # Exact draws are blue and below the diagonal, those of the flow orange and above it.
 
 # %%
-axes = plots.pairs(exact, drawn, names=["amplitude", "frequency"])
+axes = plots.pairs(exact, drawn, names=["amplitude", "frequency"], labels=("exact", "flow"))
 
 # %% [markdown]
 # ## Is it calibrated?
