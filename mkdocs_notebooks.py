@@ -15,7 +15,6 @@ from typing import Any
 import jupytext
 import nbformat
 from jinja2 import DictLoader
-from jupyter_client import AsyncKernelManager
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
@@ -83,7 +82,9 @@ def _executed(name: str, source: str) -> Any:
         client = NotebookClient(
             notebook,
             timeout=_SECONDS,
-            km=AsyncKernelManager(kernel_name="python3", transport="ipc"),  # opens no port
+            startup_timeout=_SECONDS,
+            kernel_name="python3",
+            extra_arguments=["--log-level=ERROR"],  # it listens on this machine alone, and would warn of that
             resources={"metadata": {"path": folder}},
         )
         try:
