@@ -400,7 +400,19 @@ def _documented() -> set[str]:
     return shown
 
 
-@pytest.mark.parametrize("module", ["made_fast", "layers", "masks", "flows", "flows.adapters", "estimation", "testing"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "made_fast",
+        "layers",
+        "masks",
+        "flows",
+        "flows.adapters",
+        "estimation",
+        "plots",
+        "testing",
+    ],
+)
 def test_the_reference_has_all_public_names(module: str) -> None:
     name = module if module == "made_fast" else f"made_fast.{module}"
     public, shown = importlib.import_module(name).__all__, _documented()
