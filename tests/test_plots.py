@@ -170,6 +170,13 @@ def test_many_categories_are_put_together() -> None:
     assert axis.patches[23].get_height() == pytest.approx(rarest)
 
 
+def test_names_are_no_formulas() -> None:
+    pytest.importorskip("narwhals")
+    table = {"a$_{$": ["$^{$", "y"], "b$\\frac$": [1.0, 2.0]}
+    assert plots.marginals(table, table)[0].get_title() == "a$_{$"
+    plots.pairs(table, table)  # both are drawn at the end of the test
+
+
 def test_pairs_are_mirror_images_of_equal_tables() -> None:
     torch.manual_seed(0)
     x = torch.randn(400, 3)

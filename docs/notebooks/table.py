@@ -31,7 +31,7 @@ def flats(rows, seed):
 
 
 csv = flats(4000, seed=0).to_csv(index=False)  # stands for a file
-print(csv[:212])
+print(*csv.splitlines()[:6], sep="\n")
 
 # %% [markdown]
 # ## Read and fit

@@ -133,7 +133,7 @@ def _marginal(axis: Axes, column: Shared, said: tuple[str, str], *, missing: boo
         places = np.arange(len(labels))
         axis.bar(places - 0.2, heights[0], 0.4, color=_PALE_BLUE, label=said[0])
         axis.bar(places + 0.2, heights[1], 0.4, color=ORANGE, label=said[1])
-    axis.set_title(title, fontsize="medium")
+    axis.set_title(title, fontsize="medium", parse_math=False)  # a name may have dollars
     axis.tick_params(labelsize="small")
     axis.margins(x=0.02)
     _name_places(axis.xaxis, column, labels=labels if column.labels is not None else None)
@@ -165,13 +165,13 @@ def _outer_labels(axis: Axes, x: Shared, y: Shared, *, last: bool, first: bool) 
     axis.tick_params(labelsize="x-small")
     if last:
         _name_places(axis.xaxis, x)
-        axis.set_xlabel(x.name, fontsize="small")
+        axis.set_xlabel(x.name, fontsize="small", parse_math=False)
     else:
         axis.tick_params(bottom=False, labelbottom=False)
     if first:
         if x is not y:
             _name_places(axis.yaxis, y)
-        axis.set_ylabel(y.name, fontsize="small")
+        axis.set_ylabel(y.name, fontsize="small", parse_math=False)
     else:
         axis.tick_params(left=False, labelleft=False)
 
@@ -183,7 +183,7 @@ def _name_places(axis: Any, column: Shared, labels: list[str] | None = None) -> 
         step = -(-len(labels) // 12)  # more would not be read
         places = np.arange(len(labels))[::step]
         upright = axis.axis_name == "x" and sum(map(len, labels[::step])) > 24
-        axis.set_ticks(places, [labels[place] for place in places], rotation=90 if upright else 0)
+        axis.set_ticks(places, [labels[place] for place in places], rotation=90 if upright else 0, parse_math=False)
     elif column.moments:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
