@@ -57,7 +57,8 @@ lint: $(VENV)/linters
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*/*.h csrc/*/*.cpp)
 
-docs: $(VENV)/docs  ## the documentation as pages in site/; a broken link or anchor fails; to search in them: python -m http.server -d site
+# To search in the pages: python -m http.server -d site
+docs: $(VENV)/docs $(VENV)/installed  ## the documentation as pages in site/, notebooks executed; a broken link or a failing cell fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/bin/python:
@@ -83,8 +84,8 @@ $(VENV)/linters: $(VENV)/installed
 	$(BIN)/pip install --quiet -c constraints.txt --group lint
 	touch $@
 
-# The pages are made from the sources: what they describe need not be installed.
-$(VENV)/docs: pyproject.toml constraints.txt $(VENV)/pip
+# The reference is made from the sources; the notebooks are executed, so what they show must be installed.
+$(VENV)/docs: pyproject.toml constraints.txt $(VENV)/pip | $(VENV)/installed
 	$(BIN)/pip install --quiet -c constraints.txt --group docs
 	touch $@
 

@@ -150,7 +150,8 @@ def test_marginals_of_a_frame(kind: str) -> None:
 def test_marginals_of_numbers_choose_columns() -> None:
     torch.manual_seed(0)
     real, drawn = torch.randn(500, 40), torch.randn(300, 40) + 5
-    first, last = plots.marginals(real, drawn, [0, "z"], names=[*map(str, range(39)), "z"])
+    first, last = plots.marginals(real, drawn, [0, "z"], names=[*map(str, range(39)), "z"], labels=("a", "b"))
+    assert [each.get_text() for each in first.get_legend().get_texts()] == ["a", "b"]
     assert (first.get_title(), last.get_title()) == ("0", "z")
     shares = [patch.get_data().values for patch in last.patches]
     assert [each.sum() for each in shares] == pytest.approx([1, 1])
@@ -167,6 +168,13 @@ def test_many_categories_are_put_together() -> None:
     assert len(axis.patches) == 48
     rarest = sum(41 - number for number in range(23, 40)) / len(names)
     assert axis.patches[23].get_height() == pytest.approx(rarest)
+
+
+def test_names_are_no_formulas() -> None:
+    pytest.importorskip("narwhals")
+    table = {"a$_{$": ["$^{$", "y"], "b$\\frac$": [1.0, 2.0]}
+    assert plots.marginals(table, table)[0].get_title() == "a$_{$"
+    plots.pairs(table, table)  # both are drawn at the end of the test
 
 
 def test_pairs_are_mirror_images_of_equal_tables() -> None:
@@ -260,6 +268,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "flat table": (lambda: plots.marginals(X[0], X), r"real must be a data frame or have shape \(N, D\)"),
     "no such column": (lambda: plots.marginals(X, X, [4]), "columns must be among .* got 4"),
     "one name": (lambda: plots.marginals(X, X, "a"), "columns must be a sequence of names or numbers"),
+    "one label": (lambda: plots.pairs(X, X, labels="x"), "labels must be two, of real and of drawn, got 'x'"),
     "few names": (lambda: plots.marginals(X, X, names=["a"]), "names must be 4 different ones"),
     "infinite cells": (lambda: plots.marginals(X, X + torch.inf), "drawn must be finite or nan"),
     "no model": (

@@ -105,7 +105,7 @@ def _cells(argument: str, data: Any, names: Sequence[str] | None) -> dict[str, C
             raise ValueError(f"{argument} must be a data frame or have shape (N, D), got {x.shape}")
         if np.isinf(x).any():
             raise ValueError(f"{argument} must be finite or nan, found inf")
-        titles = [f"$x_{{{number}}}$" for number in range(x.shape[1])] if names is None else [*map(str, names)]
+        titles = [f"x{number}" for number in range(x.shape[1])] if names is None else [*map(str, names)]
         if len(titles) != x.shape[1] or len(set(titles)) < len(titles):
             raise ValueError(f"names must be {x.shape[1]} different ones, one for each column, got {shown(names)}")
         cells = {title: Cells(x[:, place], ~np.isnan(x[:, place]), "number") for place, title in enumerate(titles)}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from made_fast.arguments import shown
 from made_fast.plots.columns import Shared, shared_columns
 from made_fast.plots.panels import BLUE, GREY, ORANGE, panels
 
@@ -26,6 +27,7 @@ def marginals(
     columns: Sequence[str | int] | None = None,
     *,
     names: Sequence[str] | None = None,
+    labels: tuple[str, str] = ("real", "drawn"),
     ax: Any = None,
 ) -> NDArray[np.object_]:
     """Draws the share of rows by value, of real rows and of drawn ones, a panel for each column.
@@ -40,6 +42,7 @@ def marginals(
         drawn: likewise, (M, D) with the same columns.
         columns: names or numbers of up to 24 columns; all if left out.
         names: of the D columns of numbers.
+        labels: of the two tables, in the legend.
         ax: as many as there are columns; a figure of its own if left out.
 
     Returns:
@@ -49,10 +52,11 @@ def marginals(
         ValueError: the tables have no rows, differ in columns, or have more than 24 and ``columns`` chooses none.
         ModuleNotFoundError: matplotlib is not installed, or narwhals for a frame.
     """
+    said = _two_labels(labels)
     shared = shared_columns(real, drawn, columns, names, 1, _MOST_MARGINALS)
     axes = panels(ax, len(shared), columns=min(4, len(shared)), size=(3.2, 2.5))
     for number, (axis, column) in enumerate(zip(axes, shared, strict=True)):
-        _marginal(axis, column)
+        _marginal(axis, column, said)
         axis.set_ylabel("share of rows", fontsize="small")
         if number == 0:
             axis.legend(frameon=False, fontsize="small")
@@ -65,6 +69,7 @@ def pairs(
     columns: Sequence[str | int] | None = None,
     *,
     names: Sequence[str] | None = None,
+    labels: tuple[str, str] = ("real", "drawn"),
     ax: Any = None,
 ) -> NDArray[np.object_]:
     """Draws columns two at a time: real rows below the diagonal in blue, drawn ones above it in orange, mirrored.
@@ -74,7 +79,7 @@ def pairs(
     missing is left out of the panels of that column.
 
     Args:
-        real, drawn, names: as of ``marginals``.
+        real, drawn, names, labels: as of ``marginals``.
         columns: names or numbers of 2 to 6 columns; all if left out.
         ax: the square of their number; a figure of its own if left out.
 
@@ -85,6 +90,7 @@ def pairs(
         ValueError: the tables have no rows, differ in columns, or 2 to 6 are not chosen.
         ModuleNotFoundError: matplotlib is not installed, or narwhals for a frame.
     """
+    said = _two_labels(labels)
     shared = [each.coarser() for each in shared_columns(real, drawn, columns, names, 2, _MOST_PAIRS)]
     side = len(shared)
     grid = np.array(panels(ax, side * side, columns=side, size=(2.1, 2.0)), dtype=object).reshape(side, side)
@@ -92,7 +98,7 @@ def pairs(
         for column in range(side):
             axis = grid[row, column]
             if row == column:
-                _marginal(axis, shared[row], missing=False)
+                _marginal(axis, shared[row], said, missing=False)
                 axis.set_title("")
                 axis.set_xlim(shared[row].edges[0], shared[row].edges[-1])
                 axis.tick_params(left=False, labelleft=False)  # shares, where others have y
@@ -103,25 +109,31 @@ def pairs(
     return grid
 
 
-def _marginal(axis: Axes, column: Shared, *, missing: bool = True) -> None:
+def _two_labels(labels: tuple[str, str]) -> tuple[str, str]:
+    if isinstance(labels, str) or not isinstance(labels, Sequence) or len(labels) != 2:
+        raise ValueError(f"labels must be two, of real and of drawn, got {shown(labels)}")
+    return str(labels[0]), str(labels[1])
+
+
+def _marginal(axis: Axes, column: Shared, said: tuple[str, str], *, missing: bool = True) -> None:
     """One column of both tables."""
     absent = [float(np.isnan(each).mean()) for each in (column.real, column.drawn)]
     heights = [column.counts(each) for each in (column.real, column.drawn)]
     title = column.name
     if column.labels is None:
-        axis.stairs(heights[0], column.edges, fill=True, color=_PALE_BLUE, label="real")
-        axis.stairs(heights[1], column.edges, color=ORANGE, linewidth=1.4, label="drawn")
+        axis.stairs(heights[0], column.edges, fill=True, color=_PALE_BLUE, label=said[0])
+        axis.stairs(heights[1], column.edges, color=ORANGE, linewidth=1.4, label=said[1])
         if missing and any(absent):
-            title += f" (missing: {absent[0]:.1%}, drawn {absent[1]:.1%})"
+            title += f" (missing: {absent[0]:.1%}, {said[1]} {absent[1]:.1%})"
     else:
         labels = list(column.labels)
         if missing and any(absent):
             labels.append("missing")
             heights = [np.append(each, share) for each, share in zip(heights, absent, strict=True)]
         places = np.arange(len(labels))
-        axis.bar(places - 0.2, heights[0], 0.4, color=_PALE_BLUE, label="real")
-        axis.bar(places + 0.2, heights[1], 0.4, color=ORANGE, label="drawn")
-    axis.set_title(title, fontsize="medium")
+        axis.bar(places - 0.2, heights[0], 0.4, color=_PALE_BLUE, label=said[0])
+        axis.bar(places + 0.2, heights[1], 0.4, color=ORANGE, label=said[1])
+    axis.set_title(title, fontsize="medium", parse_math=False)  # a name may have dollars
     axis.tick_params(labelsize="small")
     axis.margins(x=0.02)
     _name_places(axis.xaxis, column, labels=labels if column.labels is not None else None)
@@ -153,13 +165,13 @@ def _outer_labels(axis: Axes, x: Shared, y: Shared, *, last: bool, first: bool) 
     axis.tick_params(labelsize="x-small")
     if last:
         _name_places(axis.xaxis, x)
-        axis.set_xlabel(x.name, fontsize="small")
+        axis.set_xlabel(x.name, fontsize="small", parse_math=False)
     else:
         axis.tick_params(bottom=False, labelbottom=False)
     if first:
         if x is not y:
             _name_places(axis.yaxis, y)
-        axis.set_ylabel(y.name, fontsize="small")
+        axis.set_ylabel(y.name, fontsize="small", parse_math=False)
     else:
         axis.tick_params(left=False, labelleft=False)
 
@@ -171,7 +183,7 @@ def _name_places(axis: Any, column: Shared, labels: list[str] | None = None) -> 
         step = -(-len(labels) // 12)  # more would not be read
         places = np.arange(len(labels))[::step]
         upright = axis.axis_name == "x" and sum(map(len, labels[::step])) > 24
-        axis.set_ticks(places, [labels[place] for place in places], rotation=90 if upright else 0)
+        axis.set_ticks(places, [labels[place] for place in places], rotation=90 if upright else 0, parse_math=False)
     elif column.moments:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 

@@ -50,11 +50,7 @@ PAGES = {
 # Blocks that are not run: a page, text that is in one block of it, the reason.
 NOT_RUN = (
     ("distributed.md", "import ray", "needs ray; its function is that of the next block, which is run"),
-    ("examples.md", "mnist.py", "a whole program, run by test_examples.py"),
-    ("examples.md", "mixed_table.py", "a whole program, run by test_examples.py"),
-    ("examples.md", "ising.py", "a whole program, run by test_examples.py"),
-    ("examples.md", "distributed_training.py", "a whole program, run by test_examples.py"),
-    ("examples.md", "simulation_based_inference.py", "a whole program, run by test_examples.py"),
+    *(("examples.md", path.name, "run by test_examples.py") for path in (ROOT / "examples").glob("*.py")),
 )
 
 # Pages whose blocks need packages that the tests can do without. `make test` has all but RARE, and then skips nothing else.
@@ -72,7 +68,8 @@ NEEDED = {
     "libraries/netket.md": ("netket",),
     "own-outputs.md": ("numba", "triton"),
     "quick-start.md": ("sklearn",),
-    "tables.md": ("pandas", "narwhals", "sklearn"),
+    "scikit-learn.md": ("pandas", "narwhals", "sklearn"),
+    "tables.md": ("pandas", "narwhals", "matplotlib"),
 }
 
 
@@ -321,7 +318,7 @@ def run_page(page: str, names: Names | None = None) -> Names:
 
 # Pages that train, start processes or need libraries that are not ours.
 LONG = {
-    *("command-line.md", "flows.md", "distributed.md", "README.md"),
+    *("command-line.md", "flows.md", "distributed.md", "README.md", "scikit-learn.md"),
     *("tables.md", "tables-by-hand.md", "physics.md", "index.md", "understand/autoencoders.md"),
 }
 
@@ -413,7 +410,9 @@ def _documented() -> set[str]:
     return shown
 
 
-@pytest.mark.parametrize("module", ["made_fast", "layers", "masks", "flows", "flows.adapters", "estimation", "testing"])
+@pytest.mark.parametrize(
+    "module", ["made_fast", "layers", "masks", "flows", "flows.adapters", "estimation", "plots", "testing"]
+)
 def test_the_reference_has_all_public_names(module: str) -> None:
     name = module if module == "made_fast" else f"made_fast.{module}"
     public, shown = importlib.import_module(name).__all__, _documented()
