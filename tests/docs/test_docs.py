@@ -23,8 +23,9 @@ import torch
 from quick import some
 from torch import Tensor, nn
 
-from made_fast import MADE, backends
+from made_fast import MADE, backends, outputs
 from made_fast.datasets.samples import write_rows
+from made_fast.outputs.dtypes import smallest_dtype
 from made_fast.testing import unexplained_differences
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,8 @@ PAGES = {
 # Blocks that are not run: a page, text that is in one block of it, the reason.
 NOT_RUN = (
     ("distributed.md", "import ray", "needs ray; its function is that of the next block, which is run"),
+    ("distributed.md", "from joblib import", "starts interpreters; its function is that of a block that is run"),
+    ("distributed.md", "from dask.distributed import", "needs dask; its function is that of a block that is run"),
     ("examples.md", "mnist.py", "a whole program, run by test_examples.py"),
     ("examples.md", "mixed_table.py", "a whole program, run by test_examples.py"),
     ("examples.md", "ising.py", "a whole program, run by test_examples.py"),
@@ -213,6 +216,11 @@ def _check_distributed(names: Names) -> None:
     assert np.array_equal(names["samples"], names["expected"])  # of the packed shards, read last
     joined = np.load("samples.npy")
     assert np.array_equal(joined, names["expected"])
+    types = re.findall(r"^\| `(\w+\(.*\))` \| `(\w+)`", (DOCS / "distributed.md").read_text(), re.MULTILINE)
+    assert len(types) == 10
+    for output, name in types:
+        model = MADE(2, (4,), output=eval(output, vars(outputs).copy()))
+        assert smallest_dtype(model.conditionals) == getattr(torch, name), output
 
 
 def _check_autoencoder(names: Names) -> None:
