@@ -1,4 +1,5 @@
 # Everything on a fresh machine with Python 3.11+, a C++ compiler and make. Environments live in .venv.
+SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -75,10 +76,14 @@ $(NAMES): | $(VENV)/bin/python
 
 # torch first and pinned: as a mere dependency a newer, much larger build could be chosen.
 $(VENV)/installed: $(SOURCES) $(NAMES) $(VENV)/pip
-	$(BIN)/pip install --quiet -c constraints.txt torch numpy
-	$(BIN)/pip install --quiet -c constraints.txt --group test --group bench --group peers
-	CMAKE_ARGS="$(CMAKE_ARGS)" $(BIN)/pip install --quiet -c constraints.txt -e '.[demo]'
-	touch $@
+	@echo "1/3 torch and numpy, 200 MB and more to fetch"
+	@$(BIN)/pip install -c constraints.txt torch numpy
+	@echo "2/3 what the tests and the demo need, 600 MB to fetch: a minute or two"
+	@$(BIN)/pip install --quiet -c constraints.txt --group test --group bench --group peers
+	@echo "3/3 the compiled module: about a minute of each of two cores, the longest files first"
+	@set -o pipefail; CMAKE_ARGS="$(CMAKE_ARGS)" $(BIN)/pip install -v -c constraints.txt -e '.[demo]' 2>&1 | tee $(VENV)/build.log \
+		| awk '/^ *\[[0-9]+\/[0-9]+\]/ { print; fflush() }' || { tail -n 80 $(VENV)/build.log; exit 1; }
+	@touch $@
 
 $(VENV)/linters: $(VENV)/installed
 	$(BIN)/pip install --quiet -c constraints.txt --group lint

@@ -23,6 +23,8 @@ TEXT = (
 )
 EXAMPLE = "made-fast demo --out samples.png\n  made-fast demo --table"
 _ROWS = 1000  # drawn with both samplers
+_MINUTES = 0.75  # of training, some 150 epochs
+_LEAST_EPOCHS = 60  # what fewer leave draws noise
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -53,12 +55,19 @@ def run(args: argparse.Namespace) -> int:
     data = datasets.load("digits")
     torch.manual_seed(args.seed)
     model = MADE(data.features, (256, 256), direct=True)
-    say(f"training a MADE on {len(data.train):,} handwritten digits of 8x8 pixels")
+    say(f"training a MADE on {len(data.train):,} handwritten digits of 8x8 pixels, for {60 * _MINUTES:.0f} s at most")
     start = time.monotonic()
-    settings: dict[str, Any] = {"batch_size": 50, "input_dropout": 0.1, "max_minutes": 0.75}
-    history = training.fit(model, data.train, data.valid, **settings, seed=args.seed, progress=True)
-    say(f"{len(history.epochs)} epochs in {time.monotonic() - start:.1f} s")
+    settings: dict[str, Any] = {"batch_size": 50, "input_dropout": 0.1, "seed": args.seed, "progress": True}
+    history = training.fit(model, data.train, data.valid, **settings, max_minutes=_MINUTES)
+    done = len(history.epochs)
+    if done < _LEAST_EPOCHS and time.monotonic() - start >= 60 * _MINUTES:
+        more = _LEAST_EPOCHS - done
+        say(f"{done} epochs in that time are too few, digits would be noise: training for {more} more, however long")
+        history = training.fit(model, data.train, data.valid, **settings, epochs=more)
+        done += len(history.epochs)
+    say(f"{done} epochs in {time.monotonic() - start:.1f} s")
     say(f"validation NLL {history.best.valid_nll:.3f} nats per image")
+    say(f"drawing {_ROWS:,} rows with both samplers, five times in turns")
     agree = _compare_samplers(model, args.seed)
     real = datasets.image_grid(data.test[:100], (8, 8), columns=10, scale=5)
     drawn = model.sample(100, seed=args.seed, dtype=torch.uint8)

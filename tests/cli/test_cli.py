@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from made_fast import MADE, __version__, backends, cli, training
-from made_fast.cli import commands
+from made_fast.cli import commands, demo
 from made_fast.cli import sample as cli_sample
 from made_fast.testing import naive_sample
 
@@ -340,6 +340,16 @@ def test_demo_trains_compares_and_paints(tmp_path, capsys, monkeypatch):
     assert str(tmp_path / "x.png") in text
     with image.open(tmp_path / "x.png") as picture:
         assert picture.size == (2 * 455 + 16, 455 + 28)
+
+
+@pytest.mark.slow
+def test_demo_trains_longer_on_a_busy_machine(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "_MINUTES", 1e-6)
+    monkeypatch.setattr(demo, "_LEAST_EPOCHS", 3)
+    status, text, _ = call(capsys, "demo", "--out", tmp_path / "x.png", "--threads", 1)
+    assert status == 0
+    assert re.search(r"^1 epochs in that time are too few.* for 2 more", text, re.MULTILINE)
+    assert re.search(r"^3 epochs in \d+\.\d s", text, re.MULTILINE)
 
 
 @pytest.mark.slow

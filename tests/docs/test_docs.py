@@ -51,6 +51,8 @@ PAGES = {
 NOT_RUN = (
     ("distributed.md", "import ray", "needs ray; its function is that of the next block, which is run"),
     *(("examples.md", path.name, "run by test_examples.py") for path in (ROOT / "examples").glob("*.py")),
+    ("distributed.md", "from joblib import", "starts interpreters; its function is that of a block that is run"),
+    ("distributed.md", "from dask.distributed import", "needs dask; its function is that of a block that is run"),
 )
 
 # Pages whose blocks need packages that the tests can do without. `make test` has all but RARE, and then skips nothing else.
