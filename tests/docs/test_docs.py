@@ -49,6 +49,8 @@ PAGES = {
 # Blocks that are not run: a page, text that is in one block of it, the reason.
 NOT_RUN = (
     ("distributed.md", "import ray", "needs ray; its function is that of the next block, which is run"),
+    ("export.md", "torch.onnx.export", "needs onnx; tests/layers/test_onnx.py exports the same"),
+    ("export.md", "huggingface_hub", "needs huggingface_hub; tests/models/test_hugging_face.py does the same"),
     ("examples.md", "mnist.py", "a whole program, run by test_examples.py"),
     ("examples.md", "mixed_table.py", "a whole program, run by test_examples.py"),
     ("examples.md", "ising.py", "a whole program, run by test_examples.py"),
