@@ -59,7 +59,7 @@ def test_a_flow_of_a_library_that_is_not_known() -> None:
 
 
 def test_networks_are_refused_as_before() -> None:
-    with pytest.raises(ValueError, match="^module must be autoregressive"):
+    with pytest.raises(ValueError, match=r"^module must be autoregressive"):
         made_fast.accelerate(nn.Linear(3, 3))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from exported import Both, example_model
 from quick import some
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,28 +17,6 @@ from made_fast.layers import decompositions
 from made_fast.outputs import OUTPUTS
 
 D = 9
-
-
-class Both(nn.Module):
-    """Parameters and log-probabilities."""
-
-    def __init__(self, model: MADE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.model(x, context), self.model.log_prob(x, context)
-
-
-def _model(name: str) -> MADE:
-    output = OUTPUTS[name].example()
-    for features in (5, *range(1, 9)):
-        try:
-            output.conditionals(features)
-        except ValueError:
-            continue
-        return MADE(features, (16, 16), output=output).eval()
-    raise AssertionError(name)
 
 
 def _dynamic(model: MADE, *inputs: Tensor) -> torch.export.ExportedProgram:
@@ -53,7 +32,7 @@ def _check(program: Any, model: MADE, *inputs: Tensor) -> None:
 
 @pytest.mark.parametrize("name", some([*OUTPUTS], {"categorical"}))
 def test_log_probabilities_are_exported_for_any_number_of_rows(name: str) -> None:
-    model = _model(name)
+    model = example_model(name)
     program = _dynamic(model, model.sample(12, seed=0)).module()
     for rows in (1, 7, 30):
         _check(program, model, model.sample(rows, seed=1))
@@ -62,7 +41,7 @@ def test_log_probabilities_are_exported_for_any_number_of_rows(name: str) -> Non
 def test_what_is_exported_is_finite_where_the_definition_is() -> None:
     """A sigmoid is 0 in fp32 below -104, and its log would be infinite."""
     for name in ("bernoulli", "mixture_of_logistics"):
-        model = _model(name)
+        model = example_model(name)
         nn.init.normal_(model.parameters_layer.bias, 0, 300)
         x = model.sample(12, seed=0, temperature=30.0) if name == "bernoulli" else model.sample(12, seed=0).roll(1, 0)
         program = _dynamic(model, x)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_export import Both, _model
+from exported import Both, example_model
 from torch import Tensor, nn
 
 from made_fast import MADE
@@ -16,8 +16,8 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package)
 
 MODELS: dict[str, Any] = {
-    **{name: lambda name=name: _model(name) for name in OUTPUTS},
-    "large logits": lambda: _model("bernoulli"),
+    **{name: lambda name=name: example_model(name) for name in OUTPUTS},
+    "large logits": lambda: example_model("bernoulli"),
     "residual": lambda: MADE(5, (16, 16), residual=True, direct=True, order="random", activation="gelu").eval(),
     "with a context": lambda: MADE(5, (16,), context_features=2, direct=True, activation="silu").eval(),
     "ensemble": lambda: MADE(5, (16,), num_masks=3, mask_conditioning=True).eval(),
