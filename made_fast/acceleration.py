@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from made_fast.arguments import flag, whole_number
 from made_fast.capture.captured import Captured, CaptureError, capture, first_width
 from made_fast.capture.export import Call, own_attributes
-from made_fast.flows.adapters import accelerate_flow, is_flow
+from made_fast.flows.adapters import accelerate_flow, is_flow, looks_like_a_flow, unknown
 from made_fast.outputs.kinds import make_output
 from made_fast.outputs.output import Output
 from made_fast.programs.program import Program
@@ -230,14 +230,21 @@ def accelerate(
                 raise ValueError(f"{name} must be left out for a flow, which says itself what it draws, got {value!r}")
         return accelerate_flow(module, stale=stale, check=check)
     if not isinstance(module, nn.Module):
-        raise ValueError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+        trains = hasattr(module, "build_posterior")  # as those who infer do in sbi
+        hint = ", which trains one: give what its build_posterior() returns" if trains else ""
+        raise ValueError(f"module must be a torch.nn.Module or a flow, got {type(module).__name__}{hint}")
     module = getattr(module, "_orig_mod", module)  # of torch.compile, which shares its parameters
     context = 0 if context_features is None else whole_number("context_features", context_features)
     output = None if output is None else make_output(output)
     features = _features_of(module, context, output) if features is None else whole_number("features", features, 1)
     options = {"context_features": context, "layout": layout, "call": call, "check": flag("check", check)}
     options |= {"backend": backend, "bounded": flag("bounded", bounded)}
-    return AcceleratedSampler(module, features, output, stale, options)
+    try:
+        return AcceleratedSampler(module, features, output, stale, options)
+    except CaptureError as reason:
+        if isinstance(module, Draws) or not looks_like_a_flow(module):
+            raise
+        raise CaptureError(unknown(module, str(reason))) from reason
 
 
 def _features_of(module: nn.Module, context_features: int, output: Output | None) -> int:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from made_fast.capture.rehearsal import rehearse
 
 __all__ = ["Call", "CaptureError", "Graph", "detached_copy", "exact_copy", "export", "own_attributes", "place_of"]
 
+_TORCH = f"{Path(torch.__file__).parent}/"
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # training, _parameters, _buffers, hooks and so on
 
 Call = Callable[[nn.Module, Tensor, Tensor | None], Any]
@@ -202,7 +204,7 @@ def _export_message(error: Exception, x: Tensor, context: Tensor | None) -> str:
 
 def _last_user_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith("File ")]
-    of_user = [line for line in lines if "/torch/" not in line]
+    of_user = [line for line in lines if _TORCH not in line]
     return f" ({of_user[-1]})" if of_user else ""
 
 
@@ -245,6 +247,6 @@ def place_of(node: fx.Node) -> str:
 def _frames(trace: str) -> Iterator[tuple[str, str]]:
     lines = [line.strip() for line in trace.splitlines()]
     for index, line in enumerate(lines):
-        if line.startswith("File ") and "made_fast/capture/export.py" not in line and "/torch/nn/" not in line:
+        if line.startswith("File ") and "made_fast/capture/export.py" not in line and f"{_TORCH}nn/" not in line:
             following = lines[index + 1] if index + 1 < len(lines) else ""
             yield line.removeprefix("File ").replace('"', ""), "" if following.startswith("File ") else following

@@ -1,10 +1,11 @@
-"""A module run once before it is exported: what it caches is real then, and what no program can hold is found in little time."""
+"""A module run once before it is exported: what it caches is real then, and what no program can hold is found at once."""
 
 from __future__ import annotations
 
 import functools
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +18,15 @@ __all__ = ["Hopeless", "rehearse", "what_stands_in_the_way"]
 
 Known = Callable[[Any], bool]
 
+_NOT_OF_USERS = tuple(f"{folder}/" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+
 
 class Hopeless(Exception):
     """Values decide which way is taken."""
 
 
 def rehearse(call: Callable[..., Any], module: nn.Module, x: Tensor, context: Tensor | None) -> Any:
-    """Calls a module on copies, so that an export finds real tensors in its caches: it would leave fake ones there for good."""
+    """Calls a module on copies, so that an export finds real tensors in its caches, where it would leave fake ones."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         return call(module, x.clone(), None if context is None else context.clone())
 
@@ -96,6 +99,5 @@ def _decomposed() -> Any:
 
 def _place() -> str:
     """Where the last call stands in code that is neither ours nor torch's."""
-    frames = [each for each in traceback.extract_stack() if "/torch/" not in each.filename]
-    frames = [each for each in frames if "/made_fast/" not in each.filename]
+    frames = [each for each in traceback.extract_stack() if not each.filename.startswith(_NOT_OF_USERS)]
     return f" in {frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line}" if frames else ""

@@ -80,9 +80,9 @@ def let_count() -> None:
 
 def _flops(x: Any, weight: Any, *others: Any, out_shape: Any = None, **options: Any) -> int:
     """Of a product of rows with a matrix, by their shapes."""
-    return 2 * math.prod(x[:-1]) * math.prod(weight)
+    return int(2 * math.prod(x[:-1]) * math.prod(weight))
 
 
 def _flops_of_grad_weight(grad: Any, x: Any, *others: Any, out_shape: Any = None, **options: Any) -> int:
     """Of the product of rows with rows."""
-    return 2 * math.prod(grad) * int(x[-1])
+    return int(2 * math.prod(grad) * x[-1])

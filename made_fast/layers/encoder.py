@@ -123,6 +123,8 @@ class Encoder(nn.Module):
         """The tables of the embedded variables one after another, as a ``Program`` holds them; detached."""
         if self.embedding is None:
             return None
+        if self.embedding.is_meta:
+            raise ValueError("weights must have memory, found none on meta")
         tables = []
         for variable, first in zip(self.embedded.tolist(), self.embedded_rows.tolist(), strict=True):
             conditional = self.conditionals[variable]

@@ -53,6 +53,8 @@ NOT_RUN = (
     *(("examples.md", path.name, "run by test_examples.py") for path in (ROOT / "examples").glob("*.py")),
     ("distributed.md", "from joblib import", "starts interpreters; its function is that of a block that is run"),
     ("distributed.md", "from dask.distributed import", "needs dask; its function is that of a block that is run"),
+    ("export.md", "torch.onnx.export", "needs onnx; tests/layers/test_onnx.py exports the same"),
+    ("export.md", "huggingface_hub", "needs huggingface_hub; tests/models/test_hugging_face.py does the same"),
 )
 
 # Pages whose blocks need packages that the tests can do without. `make test` has all but RARE, and then skips nothing else.

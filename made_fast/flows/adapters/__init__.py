@@ -9,10 +9,12 @@ from typing import Any
 from torch import nn
 
 from made_fast.flows.adapters import nflows, pyro, zuko
+from made_fast.flows.adapters.networks import kind_of
+from made_fast.flows.adapters.refusals import looks_like_a_flow, unknown, why_nothing
 from made_fast.flows.adapters.solving import Inverter
 from made_fast.sampling.kept import check_stale
 
-__all__ = ["accelerate_flow", "inverters", "is_flow"]
+__all__ = ["accelerate_flow", "inverters", "is_flow", "looks_like_a_flow", "unknown"]
 
 ADAPTERS: tuple[ModuleType, ...] = (nflows, zuko, pyro)
 
@@ -20,7 +22,10 @@ ADAPTERS: tuple[ModuleType, ...] = (nflows, zuko, pyro)
 _FLOWS = (
     *("nflows.flows.", "nflows.transforms.base", "normflows.core", "normflows.flows."),
     *("zuko.flows.", "zuko.lazy", "pyro.distributions."),
+    *("sbi.neural_nets.estimators.", "sbi.neural_nets.density_estimators."),
 )
+# Of zuko, where variables do not depend on one another, as in flows of a single variable: nothing is slow.
+_OF_EACH_ALONE = "zuko.flows.gaussianization.ElementWiseTransform"
 
 
 def is_flow(thing: Any) -> bool:
@@ -55,6 +60,9 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
             RuntimeError, ``"keep"`` compares nothing and draws from the old ones.
         check: whether each transform is checked in fp64 against the library's own quick direction whenever it is read.
 
+    Returns:
+        the flow itself where its transforms act on each variable alone, as those of zuko for a single variable.
+
     Raises:
         ValueError: it has no autoregressive transform that is known here, or a network cannot be read; the message
             says which and why.
@@ -77,9 +85,12 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
             f"{type(flow).__name__}"
         )
     if not inverters(accelerated):
+        inside = _modules_of(flow)
+        if any(kind_of(each) == _OF_EACH_ALONE for top in inside for each in top.modules()):
+            return flow
         raise ValueError(
             f"flow must have an autoregressive transform of nflows, normflows, zuko or pyro in it, found none in "
-            f"{type(flow).__name__}"
+            f"{type(flow).__name__}{why_nothing(inside)}"
         )
     for inverter in inverters(accelerated):
         inverter.prepare()
@@ -88,10 +99,14 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
 
 def inverters(flow: Any) -> list[Inverter]:
     """The inverters of an accelerated flow: how each transform is inverted, in how many levels, how exactly."""
-    parts = {"": flow} if isinstance(flow, nn.Module) else _parts_of(flow) or {}
-    tops = [each for part in parts.values() for each in _listed(part) if isinstance(each, nn.Module)]
-    found = [module.__dict__.get("_inverter") for top in tops for module in top.modules()]
+    found = [module.__dict__.get("_inverter") for top in _modules_of(flow) for module in top.modules()]
     return list({id(each): each for each in found if each is not None}.values())
+
+
+def _modules_of(flow: Any) -> list[nn.Module]:
+    """The modules that a flow consists of, be it one itself or not."""
+    parts = {"": flow} if isinstance(flow, nn.Module) else _parts_of(flow) or {}
+    return [each for part in parts.values() for each in _listed(part) if isinstance(each, nn.Module)]
 
 
 def _parts_of(thing: Any) -> dict[str, Any] | None:
