@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,10 @@ class Parts(NamedTuple):
     x: Tensor
     context: Tensor | None
     weight: Tensor | None
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Parts:
+        """What a function makes of each of them that there is."""
+        return Parts(*(None if each is None else function(each) for each in self))  # type: ignore[arg-type]
 
 
 class Layout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -125,11 +126,11 @@ class TensorRows(NumberedRows):
         """See ``NumberedRows``."""
         if not isinstance(numbers, Tensor):
             part = slice(numbers.start, numbers.stop)
-            return Parts(*(None if each is None else each[part] for each in self.parts))  # type: ignore[arg-type]
+            return self.parts.mapped(itemgetter(part))
         if self.alone:
             x = self.parts.x
             return Parts(x[numbers.to(x.device)], None, None)
-        return Parts(*(None if each is None else each[numbers.to(each.device)] for each in self.parts))  # type: ignore[arg-type]
+        return self.parts.mapped(lambda each: each[numbers.to(each.device)])
 
     def digest(self, model: nn.Module) -> str:
         """See ``Rows``; computed once."""
@@ -152,7 +153,7 @@ class TensorRows(NumberedRows):
     def sample(self, most: int) -> Parts:
         """So many rows at most, evenly spaced."""
         step = -(-len(self) // most)
-        return Parts(*(None if each is None else each[::step] for each in self.parts))  # type: ignore[arg-type]
+        return self.parts.mapped(itemgetter(slice(None, None, step)))
 
     def strange(self) -> int | None:
         """The number of the first row with a number that is not finite, its context included; None if there is none."""

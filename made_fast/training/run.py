@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -167,7 +168,7 @@ class Run:
                 made = like_model(self._like, x)
                 rows = batch.rows if made is x else Parts(made, None, None)
             else:
-                rows = Parts(*(None if each is None else like_model(self._like, each) for each in batch.rows))  # type: ignore[arg-type]
+                rows = batch.rows.mapped(partial(like_model, self._like))
             seen = self._damaged(rows.x, batch, noise) if self.settings.input_dropout else None
             loss, total = steps.gradients(rows, seen)
         except ValueError:

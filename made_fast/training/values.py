@@ -15,8 +15,8 @@ from made_fast.training.rows import TensorRows
 __all__ = ["refuse_strange", "refuse_strange_rows", "warn_of_scales"]
 
 _REAL = ("normal", "mixture_of_normals")  # conditionals that start with a location near 0 and a scale near 1
-# Deviations, and means in both directions. Within a thousand steps, of 2.9 nats: deviations of 5 and 10 cost a normal output 0.3 and
-# 3 nats and a flow 0.1 and 54, a mean of 10 costs 13 and 12, a deviation of 0.01 costs 0.8 and 0.4 in 1600 steps.
+# Deviations, and means in both directions. After a thousand steps, with 2.9 nats at deviation 1: deviations of 5 and 10 cost
+# a normal output 0.3 and 3 nats and a flow 0.1 and 54, a mean of 10 costs 13 and 12; one of 0.01, after 1600, 0.8 and 0.4.
 _LARGEST, _SMALLEST = 10.0, 0.01
 _MOST_ROWS, _MOST_COLUMNS = 10_000, 8  # that are looked at, that are named
 

@@ -7,7 +7,6 @@ tables, each with its reason.
 import doctest
 import importlib
 import linecache
-import math
 import os
 import re
 import subprocess
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import check_command_line
+from page_checks import check_conditions, check_large_data, check_lightning, check_physics, check_train
 from quick import some
 from torch import Tensor, nn
 
@@ -160,36 +160,6 @@ def _check_outputs(names: Names) -> None:
     assert ((names["mean"] >= 0) & (names["mean"] <= 15)).all()
 
 
-def _check_conditions(names: Names) -> None:
-    states, log_prob = names["states"], names["log_prob"].double()
-    assert log_prob.logsumexp(0).abs() < 1e-5
-    two = states[:, 5] == 2
-    exact = log_prob[two].logsumexp(0)
-    marginal = names["marginal"]
-    assert (marginal.value - exact).abs() < 5 * marginal.standard_error
-    share = log_prob[two & (states[:, 0] == 1)].logsumexp(0) - exact
-    assert abs(float(names["share"]) - math.exp(share)) < 0.03
-    assert 0 < names["effective"] < 20_000
-    inside = (states[:, 0] != 1) & (states[:, 3] >= 1) & (states[:, 5] >= 1)
-    answer = names["answer"]
-    assert (answer.value - log_prob[inside].logsumexp(0).exp()).abs() < 5 * answer.standard_error
-    assert names["low"] < answer.value < names["high"]
-    model = names["model"]
-    torch.testing.assert_close(names["nats"], model.log_prob(names["sharp"]).detach(), rtol=1e-4, atol=1e-4)
-    assert names["nats"].mean() > log_prob.exp() @ log_prob  # sharper than the model
-    assert names["best_nats"] > log_prob.median()
-
-
-def _check_physics(names: Names) -> None:
-    exact, bound, corrected = names["exact"], names["bound"], names["corrected"]
-    assert (corrected.value - exact).abs() < 5 * corrected.standard_error
-    assert corrected.standard_error < 0.01
-    gap = (bound.value - exact) - names["divergence"]
-    assert gap.abs() < 5 * bound.standard_error
-    assert 0 <= names["divergence"] < 0.05
-    assert (names["estimate"] - names["magnetisation"]).abs() < 0.01
-
-
 def _check_tables_by_hand(names: Names) -> None:
     table, mean, scale = names["table"], names["mean"], names["scale"]
     assert names["history"].best.valid_nll < 3.4
@@ -214,25 +184,6 @@ def _check_tables(names: Names) -> None:
     asked = (fresh.rooms.between(2, 3) & cheap, fresh.rent.isna(), march, fresh.lift & (fresh.area > 80), march & cheap)
     found = torch.stack([names["answer"].value, *several, names["same"].value])
     assert (found - torch.tensor([each.mean() for each in asked])).abs().max() < 0.03
-
-
-def _check_large_data(names: Names) -> None:
-    assert names["by_seed"].best.valid_nll < 11
-    streamed = names["history"].columns()["train_nll"]
-    assert len(streamed) == 3
-    rows = torch.cat([*names["stream"]])
-    assert rows.shape == (2000, 16)
-    assert torch.equal(rows.sum(0), torch.from_numpy(names["bits"]).sum(0).float())
-
-
-def _check_lightning(names: Names) -> None:
-    assert float(names["trainer"].callback_metrics["valid_nll"]) < 10  # independent coins have 11.1, the rows 8.3
-    assert names["samples"].shape == (1000, 16)
-
-
-def _check_train(names: Names) -> None:
-    assert names["columns"]["learning_rate"][1] < 0.1
-    assert Path("history.csv").read_text().count("\n") == len(names["history"].epochs) + 1
 
 
 def _check_distributed(names: Names) -> None:
@@ -266,9 +217,9 @@ CHECKS: dict[str, Callable[[Names], None]] = {
     "command-line.md": check_command_line,
     "own-outputs.md": _check_own_outputs,
     "distributed.md": _check_distributed,
-    "large-data.md": _check_large_data,
-    "lightning.md": _check_lightning,
-    "train.md": _check_train,
+    "large-data.md": check_large_data,
+    "lightning.md": check_lightning,
+    "train.md": check_train,
     "libraries/nflows.md": _check_equal("x", "y"),
     "libraries/zuko.md": _check_equal("x", "y"),
     "libraries/normflows.md": _check_equal("x", "y"),
@@ -276,8 +227,8 @@ CHECKS: dict[str, Callable[[Names], None]] = {
     "libraries/sbi.md": _check_equal("before", "after"),
     "libraries/your-own-module.md": _check_own_module,
     "outputs.md": _check_outputs,
-    "conditions.md": _check_conditions,
-    "physics.md": _check_physics,
+    "conditions.md": check_conditions,
+    "physics.md": check_physics,
     "tables.md": _check_tables,
     "tables-by-hand.md": _check_tables_by_hand,
     "understand/autoencoders.md": _check_autoencoder,
