@@ -109,8 +109,7 @@ class Drawn(nn.Module, Draws):
         context = context_like(context, self._sizes[1], weight, x)
         if may_look(x):
             output.check(x)
-            if x is not given:
-                check_rounded(self.conditionals, given, x)
+            check_rounded(self.conditionals, given, x)
         if context is not None:
             finite("context", context)
             context = context.expand(len(x), -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -273,11 +273,6 @@ class MADE(MaskedNetwork, Draws):
         masks, order = self._layer_masks(mask), self.order_of(self.mask_index if mask is None else mask)
         return self._settled().program_of(masks, order)
 
-    def _programs(self) -> Iterator[tuple[int, Program]]:
-        """The program of each mask that stands for the model, with its number."""
-        for mask in (0,) if self.ensemble is None else self.ensemble.evaluated:
-            yield mask, self.program(mask=mask)
-
     def check(self) -> Report:
         """Proves by its masks, and by Jacobians at random points, that the model is a density.
 
@@ -298,7 +293,9 @@ class MADE(MaskedNetwork, Draws):
         exact = settled(self, own=True).double().cpu().program()
         num_parameters = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
         description = f"MADE({self.extra_repr()})"
-        return report_on(self._programs(), exact, description=description, num_parameters=num_parameters)
+        masks = (0,) if self.ensemble is None else self.ensemble.evaluated
+        programs = ((mask, self.program(mask=mask)) for mask in masks)
+        return report_on(programs, exact, description=description, num_parameters=num_parameters)
 
     def save(self, path: str | Path, *, attachment: str = "") -> None:
         """Writes weights and configuration to a safetensors file.
@@ -387,8 +384,7 @@ class MADE(MaskedNetwork, Draws):
         given, (x, context) = x, self._checked(x, context)
         if may_look(x):
             self.output.check(x)
-            if x is not given:
-                check_rounded(self.conditionals, given, x)
+            check_rounded(self.conditionals, given, x)
         finite("context", context)
         return x, context
 
