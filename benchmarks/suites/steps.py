@@ -1,9 +1,9 @@
 """Training steps and log-probabilities of networks in one call, against layers of torch and against zuko, in turns.
 
-A step is forward, loss and backward; ours also by ``training.backward``, in one call. Flows are affine, with random weights of
-the same sizes on both sides; a flow of zuko (NSF: of splines) or nflows is held against itself, accelerated, and a MADE against
-the same layers as ``F.linear(x, W * mask)``: there results and gradients are compared first.
-Where nothing is compiled at install, numba runs networks: in one call, against their layers one by one.
+A step is forward, loss and backward; ours also by ``training.backward``, in one call. Flows are affine, with random weights
+of the same sizes on both sides; a flow of zuko (NSF: of splines) or nflows is held against itself, accelerated, and a MADE
+against the same layers as ``F.linear(x, W * mask)``: there results and gradients are compared first. Where nothing is
+compiled at install, numba runs networks: in one call, against their layers one by one.
 """
 
 from __future__ import annotations
