@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from made_fast.arguments import flag, whole_number
 from made_fast.capture.captured import Captured, CaptureError, capture, first_width
 from made_fast.capture.export import Call, own_attributes
-from made_fast.flows.adapters import accelerate_flow, is_flow, looks_like_a_flow, unknown
+from made_fast.flows.adapters import accelerate_flow, is_flow
+from made_fast.flows.adapters.refusals import looks_like_a_flow, unknown
 from made_fast.outputs.kinds import make_output
 from made_fast.outputs.output import Output
 from made_fast.programs.program import Program

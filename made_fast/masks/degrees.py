@@ -211,8 +211,8 @@ def _repeated(degrees: Tensor, counts: Sequence[int]) -> Tensor:
     """Each of the last dimension as often as it says there."""
     if _by_numpy(degrees):
         return torch.from_numpy(np.repeat(degrees.numpy(), counts, axis=-1))
-    times = torch.as_tensor(list(counts), device=degrees.device)
-    return torch.repeat_interleave(degrees, times, dim=-1, output_size=sum(counts))
+    places = [place for place, count in enumerate(counts) for _ in range(count)]
+    return degrees.index_select(-1, torch.tensor(places, dtype=torch.int64, device=degrees.device))
 
 
 def whole_mask(mask: Tensor, shape: Sequence[int]) -> Tensor:

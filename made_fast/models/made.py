@@ -112,21 +112,11 @@ class MADE(MaskedNetwork, Draws):
         with unwatched():
             first_order = make_order(order, features, seed=seed)
             conditionals = distribution.conditionals(len(first_order))
+        wiring: dict[str, Any] = {"activation": activation, "residual": residual, "direct": direct, "degrees": degrees}
+        ensemble: dict[str, Any] = {"num_masks": num_masks, "shuffle": shuffle, "mask_conditioning": mask_conditioning}
+        sizes: dict[str, Any] = {"context_features": context_features, "seed": seed}
         with nullcontext() if device is None else torch.device(device):
-            super().__init__(
-                conditionals,
-                first_order,
-                widths,
-                context_features=context_features,
-                activation=activation,
-                residual=residual,
-                direct=direct,
-                degrees=degrees,
-                num_masks=num_masks,
-                shuffle=shuffle,
-                mask_conditioning=mask_conditioning,
-                seed=seed,
-            )
+            super().__init__(conditionals, first_order, widths, **sizes, **wiring, **ensemble)
         if dtype is not None:
             self.to(dtype)
         self.output, self.hidden_features, self.seed, self.degrees = distribution, widths, seed, degrees

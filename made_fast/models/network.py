@@ -128,22 +128,17 @@ class MaskedNetwork(nn.Module):
         self.register_buffer("order", order)
         self.encoder = Encoder(conditionals) if Encoder.needed(conditionals) else None
         context = context_features > 0
-        drawn: list[Tensor] = []
-        with unwatched():  # structure is made of numbers, also where weights are to have no memory yet
-            for index, width in enumerate(hidden_features[:1] if residual else hidden_features):
-                minimum = int(drawn[-1].min()) if drawn else 1  # the smallest of the layer below
-                settings: dict[str, Any] = {"context": context, "kind": degrees, "seed": seed + 1 + index}
-                drawn.append(hidden_degrees(width, self.features, minimum=minimum, **settings))
         # Blocks of a residual network add units of equal degree, so all its layers share one set of degrees.
         sets = [0] * (2 * len(hidden_features) - 1) if residual else list(range(len(hidden_features)))
         wiring: dict[str, Any] = {"params_per_variable": self.params_per_variable, "direct": direct}
         wiring["input_units"] = [conditional.units for conditional in conditionals]
         self.ensemble: MaskSet | None = None
-        if num_masks != 1:
-            shared: dict[str, Any] = {"num_masks": num_masks, "shuffle": shuffle, "seed": seed, "context": context}
-            with unwatched():
+        with unwatched():  # structure is made of numbers, also where weights are to have no memory yet
+            widths = hidden_features[:1] if residual else hidden_features
+            drawn = _drawn_degrees(widths, self.features, context=context, kind=degrees, seed=seed)
+            if num_masks != 1:
+                shared: dict[str, Any] = {"num_masks": num_masks, "shuffle": shuffle, "seed": seed, "context": context}
                 self.ensemble = MaskSet(order, drawn, **shared, sets=sets, **wiring)
-        with unwatched():
             layers = layer_degrees(order, [drawn[number] for number in sets], **wiring)
             masks = [connectivity(*layer) if self.ensemble is None else None for layer in layers]
         masked = [
@@ -321,6 +316,16 @@ class MaskedNetwork(nn.Module):
         if parts.context is not None and context is not None:
             params = params + F.linear(context, parts.context)
         return self._share(params, x, first, last)
+
+
+def _drawn_degrees(widths: Sequence[int], features: int, *, context: bool, kind: str, seed: int) -> list[Tensor]:
+    """Degrees (H,) of hidden layers, each of which is to read the one below."""
+    drawn: list[Tensor] = []
+    for index, width in enumerate(widths):
+        minimum = int(drawn[-1].min()) if drawn else 1  # the smallest of the layer below
+        settings: dict[str, Any] = {"context": context, "kind": kind, "seed": seed + 1 + index}
+        drawn.append(hidden_degrees(width, features, minimum=minimum, **settings))
+    return drawn
 
 
 class _Rows:

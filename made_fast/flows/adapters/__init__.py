@@ -10,11 +10,11 @@ from torch import nn
 
 from made_fast.flows.adapters import nflows, pyro, zuko
 from made_fast.flows.adapters.networks import kind_of
-from made_fast.flows.adapters.refusals import looks_like_a_flow, unknown, why_nothing
+from made_fast.flows.adapters.refusals import why_nothing
 from made_fast.flows.adapters.solving import Inverter
 from made_fast.sampling.kept import check_stale
 
-__all__ = ["accelerate_flow", "inverters", "is_flow", "looks_like_a_flow", "unknown"]
+__all__ = ["accelerate_flow", "inverters", "is_flow"]
 
 ADAPTERS: tuple[ModuleType, ...] = (nflows, zuko, pyro)
 
