@@ -20,7 +20,7 @@ static bool x86_64_v4() {
 }
 #else
 static bool x86_64_v3() { return has("x86-64-v3"); }
-static bool x86_64_v4() { return has("x86-64-v4"); }
+[[maybe_unused]] static bool x86_64_v4() { return has("x86-64-v4"); }
 #endif
 #endif
 
