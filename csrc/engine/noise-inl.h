@@ -106,5 +106,14 @@ __attribute__((noinline)) void thresholds(const uint32_t* words, T* out, int n) 
   }
 }
 
+// Thresholds of 16 counters, four words apart by 16, to those of each step of their blocks, by lane, `width` apart.
+template <class T>
+void repeat_limits(const T* found, const Lanes16& repeated, int lanes, int width, T* limits) {
+  for (int step = 0; step < 4 * repeated.blocks(); ++step) {
+    const T* of_step = found + (step & 3) * kPhiloxLanes + ((step >> 2) << repeated.shift);
+    for (int lane = 0; lane < lanes; ++lane) limits[step * width + lane] = of_step[repeated.row_of(lane)];
+  }
+}
+
 }  // namespace MADE_FAST_ISA
 }  // namespace made_fast

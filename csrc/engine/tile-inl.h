@@ -60,9 +60,8 @@ struct Tile {
 
   // Called for slots whose values are final and may be read.
   void publish(int64_t first, int64_t count) {
-    if constexpr (kHasFew) {
+    if constexpr (kHasFew)
       if (few != nullptr) few->publish(first, count, slot(first), stride);
-    }
     if constexpr (kPairs) {
       for (int64_t i = first; i < first + count; ++i)
         for (int v = 0; v < stride; v += kLanes<T>) put_half(slot(i) + v, pairs + (i / 2) * stride + v, i % 2 != 0);
@@ -91,9 +90,8 @@ struct Tile {
 
   void multiply_panel(int32_t affine, int32_t number, int64_t first_slot) {
     const Panel& panel = plan.panels[number];
-    if constexpr (kHasFew) {
+    if constexpr (kHasFew)
       if (few != nullptr) return few->multiply(affine, number, place_of(first_slot));
-    }
     if constexpr (kPairs) {
       multiply_pairs<NV>(plan, plan.pair_panels[number], plan.bias + first_slot, pairs, place_of(first_slot));
     } else {
@@ -185,16 +183,10 @@ struct Tile {
       };
       noise_words(counter_of, 0, request.seed, words + start, width);
     }
-    const int blocks = repeated.blocks();
-    if (blocks == 1) return thresholds<T>(words, limits, 4 * width);
+    if (repeated.blocks() == 1) return thresholds<T>(words, limits, 4 * width);
     alignas(kAlign) T found[4 * kPhiloxLanes];
     thresholds<T>(words, found, 4 * kPhiloxLanes);
-    for (int b = 0; b < blocks; ++b)
-      for (int w = 0; w < 4; ++w) {
-        const T* of_step = found + w * kPhiloxLanes + (b << repeated.shift);
-        T* out = limits + (4 * b + w) * width;
-        for (int lane = 0; lane < stride; ++lane) out[lane] = of_step[repeated.row_of(lane)];
-      }
+    repeat_limits<T>(found, repeated, stride, width, limits);
   }
 
   // Those of one step, by lane.
