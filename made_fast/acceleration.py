@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from made_fast.arguments import flag, whole_number
 from made_fast.capture.captured import Captured, CaptureError, capture, first_width
-from made_fast.capture.export import Call, own_attributes
+from made_fast.capture.export import Call, own_attributes, watch_of
 from made_fast.flows.adapters import accelerate_flow, is_flow
 from made_fast.flows.adapters.refusals import looks_like_a_flow, unknown
 from made_fast.outputs.kinds import make_output
@@ -52,7 +52,9 @@ class AcceleratedSampler(Draws):
         self._backend, self._bounded = options.pop("backend"), options.pop("bounded", False)
         self._options = options
         self._features, self._output = features, None if output is None else make_output(output)
-        self._kept: Kept[_Made] = Kept(self._state, self._make, stale, changed=_CHANGED, portable=True)
+        self._kept: Kept[_Made] = Kept(
+            self._state, self._make, stale, changed=_CHANGED, portable=True, watch=self._watch
+        )
         self._kept.refresh()
         self.features, self.context_features = features, self.sampler.context_features
         self.conditionals = self.sampler.conditionals
@@ -142,6 +144,9 @@ class AcceleratedSampler(Draws):
 
     def _state(self) -> State:
         return State(*_state_of(self.module))
+
+    def _watch(self) -> Any:
+        return watch_of(self.module)
 
     def _make(self, last: _Made | None) -> _Made:
         output = self._output

@@ -20,8 +20,19 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 
 from made_fast.capture.rehearsal import rehearse
+from made_fast.layers.unchanged import Seen, Unchanged, unchanged
 
-__all__ = ["Call", "CaptureError", "Graph", "detached_copy", "exact_copy", "export", "own_attributes", "place_of"]
+__all__ = [
+    "Call",
+    "CaptureError",
+    "Graph",
+    "detached_copy",
+    "exact_copy",
+    "export",
+    "own_attributes",
+    "place_of",
+    "watch_of",
+]
 
 _TORCH = f"{Path(torch.__file__).parent}/"
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # training, _parameters, _buffers, hooks and so on
@@ -103,6 +114,12 @@ def detached_copy(module: nn.Module) -> nn.Module:
 def own_attributes(module: nn.Module) -> dict[str, Any]:
     """The plain attributes of a module: masks may be among them."""
     return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
+
+
+def watch_of(module: nn.Module) -> Unchanged | None:
+    """Watches the tensors and plain attributes of a module and of all below it; None where that cannot be done."""
+    seen = Seen()
+    return unchanged(seen.but_contents()) if seen.everything(module, deep=True) else None
 
 
 def _exact(value: Any) -> Any:
