@@ -36,6 +36,10 @@ class Unwatched:
     def admit(self, *arguments: object) -> None:
         """Takes everything."""
 
+    def absent(self, network: object) -> list[str]:
+        """Misses nothing."""
+        return []
+
     def show(self, seen: object) -> None:
         """Has seen nothing."""
 

@@ -119,7 +119,7 @@ def measure_free_energies(size: int, *, steps: int, batch: int, samples: int, se
         found = free_energy(
             model, lambda x, beta=beta: beta * energy(x, size), samples, seed=EVALUATION_SEED + first_seed
         )
-        (value, error), (corrected, its_error) = ((float(v), float(e)) for v, e in found)
+        (value, error), (corrected, its_error) = ((float(v), float(e)) for v, e in found[:2])
         rows.append(
             {
                 "beta": beta,

@@ -299,5 +299,5 @@ class Draws(ABC):
 def _weighed(log_weight: Tensor, request: Request) -> Tensor:
     """The log-weights (n,) or (N, n) of samples that a user has asked for."""
     log_weight = log_weight.reshape(request.shape)
-    warn_if_uneven(log_weight, _REMEDY, stacklevel=3)
+    warn_if_uneven(log_weight, _REMEDY, stacklevel=4)  # of whom calls `sample`, round which `uncompiled` lies
     return log_weight

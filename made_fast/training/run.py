@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import operator
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -228,7 +229,7 @@ class Run:
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.best_state = {name: state["best"][name] for name in state["average"]}
-            self.steps = int(state["steps"])
+            self.steps = operator.index(state["steps"])
             self.history = [Epoch(*values) for values in state["history"]]
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise ValueError(f"checkpoint {path} is damaged: delete it, start anew") from error

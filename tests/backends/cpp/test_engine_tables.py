@@ -83,13 +83,14 @@ def test_a_conditional_that_is_unknown_is_refused(name: str, enumeration: type[I
 
 
 def test_an_activation_code_that_is_unknown_is_refused() -> None:
+    unknown = len(FUNCTIONS)
     plan = plan_from_mask(np.ones((3, 4), dtype=np.bool_))
     x, weight, out = torch.ones(2, 4), torch.ones(3, 4), torch.zeros(2, 3)
     call = [cpp.instruction_set(), cpp._native(plan, "forward"), 2, x.data_ptr(), weight.data_ptr(), 4, 1, 0]
     assert core.masked_matmul_f32(*call, 0, out.data_ptr(), 1) == cpp.Status.OK
     assert torch.equal(out, torch.full((2, 3), 4.0))
-    with pytest.raises(ValueError, match=r"Function 11 is unknown to this build, which has 0 \(identity\)"):
-        core.masked_matmul_f32(*call, 11, out.data_ptr(), 1)
+    with pytest.raises(ValueError, match=rf"Function {unknown} is unknown to this build, which has 0 \(identity\)"):
+        core.masked_matmul_f32(*call, unknown, out.data_ptr(), 1)
 
 
 def _with_function(program: Program, function: str) -> Program:

@@ -16,6 +16,7 @@ SLOPES: dict[str, Callable[[Any, Any], Any]] = {
     "relu": lambda x, y: 0.0 if y <= 0 else 1.0,
     "leaky_relu": lambda x, y: 1.0 if y > 0 else 0.01,
     "elu": lambda x, y: 1.0 if y > 0 else y + 1.0,
+    "selu": lambda x, y: 1.0507009873554805 if y > 0 else y + 1.7580993408473766,
     "gelu": lambda x, y: 0.5 + 0.5 * math.erf(x * 0.7071067811865476) + x * 0.3989422804014327 * math.exp(-0.5 * x * x),
     "silu": lambda x, y: (1.0 + x - y) / (1.0 + math.exp(-x)),
     "softplus": lambda x, y: 1.0 / (1.0 + math.exp(-x)),
