@@ -159,7 +159,10 @@ def test_damaged_checkpoints_are_one_line(tmp_path: Path, capsys: Any) -> None:
             if result[0]:
                 one_line(result, "checkpoint")
             else:
-                assert (name, wrong) in (("history", []), ("steps", 7)) or not wrong  # another number is not seen to be wrong
+                assert (name, wrong) in (
+                    ("history", []),
+                    ("steps", 7),
+                ) or not wrong  # another number is not seen to be wrong
 
 
 def test_damaged_models_are_one_line(tmp_path: Path, capsys: Any) -> None:
