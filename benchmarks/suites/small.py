@@ -116,5 +116,5 @@ def run(arguments: argparse.Namespace) -> None:
     finally:
         torch.set_num_threads(threads)
     rows.sort(key=lambda row: row["case"])
-    text = f"# Small models\n\n{measured_on(facts)} One thread. {__doc__.splitlines()[0]}\n\n{table(COLUMNS, rows)}"
+    text = f"# Small\n\n{measured_on(facts)} One thread. {__doc__.splitlines()[0]}\n\n{table(COLUMNS, rows)}"
     write("small", arguments.out, text, {"machine": facts, "rows": rows})

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from made_fast.arguments import MOST_SEED, context_like, finite, like_weights, one_of, seed_number, whole_number
 from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, solved_by
+from made_fast.flows.noise import noise_sampler
 from made_fast.layers.chains import MOST_AT_ONCE, NLL, Chain
 from made_fast.layers.networks import Call
 from made_fast.layers.unchanged import Seen, is_watched
 from made_fast.models.made import MADE
+from made_fast.models.samplers import watch_of
 from made_fast.models.whole import LastChain, pays, serving
 from made_fast.outputs.dtypes import check_dtype, check_written, write_values
 from made_fast.outputs.normal import Normal
 from made_fast.outputs.point import Point
 from made_fast.outputs.rules import LOG_SQRT_2_PI
-from made_fast.programs.program import Affine, Program, Term, X
 from made_fast.requests.request import Request
 from made_fast.sampling.kept import Kept, State
 from made_fast.sampling.sampler import Sampler
@@ -120,14 +121,21 @@ class MaskedAutoregressiveFlow(nn.Module):
 
     def _solve(self, number: int, z: Tensor, context: Tensor | None) -> Tensor:
         """One transform inverted, without gradients."""
+        self._network(number)  # which must be what it was, however it is watched
         kept = self._inverses.get(number)
         if kept is None:
             read, make = partial(self._inverse_state, number), partial(self._make_inverse, number)
-            kept = self._inverses.setdefault(number, Kept(read, make))
+            kept = self._inverses.setdefault(number, Kept(read, make, watch=partial(self._watch_inverse, number)))
         return solved_by(kept, z, context)
 
     def _inverse_state(self, number: int) -> State:
         return self._network(number)._state()
+
+    def _watch_inverse(self, number: int) -> Any:
+        seen = Seen()
+        seen.children(self, "networks")
+        seen.children(self.networks, str(number))
+        return watch_of(self._network(number), seen)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns log p(x | context) in nats.
@@ -362,7 +370,8 @@ class MaskedAutoregressiveFlow(nn.Module):
                 f"z must have shape (B, {self.features}), with a context for each row, got {tuple(z.shape)}{of_context}"
             )
         for number in range(len(self.networks)):
-            parameters = [each for each in self._network(number).parameters() if each.requires_grad]
+            of = self._network(number).parameters() if torch.is_grad_enabled() else ()
+            parameters = [each for each in of if each.requires_grad]
 
             def apply(before: Tensor, itself: Tensor, c: Tensor | None, number: int = number) -> Tensor:
                 shift, scale = self._parts(number, before, c)
@@ -388,13 +397,4 @@ class MaskedAutoregressiveFlow(nn.Module):
         return State([self._network(0).order_of(0)], [next(self.parameters()).dtype])
 
     def _make_noise(self, last: Sampler | None) -> Sampler:
-        return _noise_sampler(self._network(0).order_of(0).cpu(), next(self.parameters()).dtype)
-
-
-def _noise_sampler(order: Tensor, dtype: torch.dtype) -> Sampler:
-    """Draws standard normal numbers, variable ``order[s]`` from the noise of step s: location 0, scale 1."""
-    features, output = len(order), Normal(floor=1.0)
-    nothing = torch.zeros(2 * features, features, dtype=dtype)
-    bias = torch.tensor([0.0, -1e4], dtype=dtype).repeat(features)  # softplus makes 0 of it, and the floor is the scale
-    ops = (Affine((Term(X, nothing, nothing != 0),), bias),)
-    return Sampler(Program(features, 0, ops, order, (2,) * features, output.conditionals(features)), output)
+        return noise_sampler(self._network(0).order_of(0).cpu(), next(self.parameters()).dtype)

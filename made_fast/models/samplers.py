@@ -17,7 +17,7 @@ from made_fast.sampling.ensemble_sampler import EnsembleSampler
 from made_fast.sampling.kept import Kept
 from made_fast.sampling.sampler import Sampler
 
-__all__ = ["kept_sampler"]
+__all__ = ["kept_sampler", "watch_of"]
 
 AnySampler = Sampler | EnsembleSampler
 
@@ -25,15 +25,15 @@ AnySampler = Sampler | EnsembleSampler
 def kept_sampler(model: Any) -> Kept[AnySampler]:
     """The sampler of a ``MADE``, made from what its ``_state`` gives."""
     return Kept(
-        model._state, partial(_made, model), renew=partial(_renewed, model, Places()), watch=partial(_watch, model)
+        model._state, partial(_made, model), renew=partial(_renewed, model, Places()), watch=partial(watch_of, model)
     )
 
 
-def _watch(model: Any) -> Unchanged | None:
-    """Watches what ``_state`` reads, where layers are plain ones."""
+def watch_of(model: Any, seen: Seen | None = None) -> Unchanged | None:
+    """Watches what ``_state`` of a ``MADE`` reads, where layers are plain ones, and what was seen besides."""
     if not is_plain(model.layers):
         return None
-    seen = Seen()
+    seen = Seen() if seen is None else seen
     model.whole.show(model, seen)
     seen.attributes(model, "output")
     return unchanged(seen.but_contents())
