@@ -29,7 +29,7 @@ MADE_FAST_ENUMERATION(Kind, MADE_FAST_KINDS)
 // Elementwise functions: places in FUNCTIONS of made_fast/programs/functions.py. Each has its case in `call` of
 // engine/functions-inl.h.
 #define MADE_FAST_FUNCTIONS(X) \
-  X(identity) X(relu) X(leaky_relu) X(elu) X(selu) X(gelu) X(silu) X(softplus) X(tanh) X(sigmoid) X(exp) X(reciprocal)
+  X(identity) X(relu) X(leaky_relu) X(elu) X(gelu) X(silu) X(softplus) X(tanh) X(sigmoid) X(exp) X(reciprocal) X(selu)
 MADE_FAST_ENUMERATION(Function, MADE_FAST_FUNCTIONS)
 
 // Distributions of one variable: Code of made_fast/outputs/codes.py. Each has its cases in engine/conditionals-inl.h.

@@ -94,7 +94,10 @@ class _Watch(TorchDispatchMode):
 
 @functools.cache
 def _decomposed() -> Any:
-    return torch.export.default_decompositions()
+    return {
+        *torch.export.default_decompositions(),
+        torch.ops.aten.native_batch_norm.default,
+    }  # which exports name otherwise
 
 
 def _place() -> str:

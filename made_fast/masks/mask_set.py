@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from made_fast import noise
 from made_fast.arguments import whole_number
 from made_fast.masks.degrees import layer_degrees
-from made_fast.tracing import are_real, have_values, may_bypass, unwatched
+from made_fast.tracing import are_real, have_values, is_exporting, may_bypass, unwatched
 
 __all__ = ["EVALUATION_MASKS", "SHUFFLES", "MaskSet", "check_degrees", "check_orders", "masks_of_rows"]
 
@@ -274,7 +274,7 @@ class MaskSet(nn.Module):
         known = [self.orders, *self.degrees]
         if self.num_masks:
             orders, *degrees = (tensor[first : first + count] for tensor in known)
-        elif not have_values(self.orders):
+        elif not have_values(self.orders) and not is_exporting():  # which records how they are made
             raise ValueError("weights must have memory to make the masks of an ensemble without end, found none")
         else:
             order, *base = (tensor[0].cpu() for tensor in known)

@@ -16,7 +16,6 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "leaky_relu": F.leaky_relu,
     "elu": F.elu,
-    "selu": F.selu,
     "gelu": F.gelu,
     "silu": F.silu,
     "softplus": F.softplus,
@@ -24,6 +23,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "exp": torch.exp,
     "reciprocal": torch.reciprocal,
+    "selu": F.selu,
 }
 
 
