@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -296,11 +296,16 @@ def check_close(name: str, result: Tensor, expected: Tensor, *, allowed: float =
         raise WrongResult(f"{name} is wrong by {error:.1e}")
 
 
-@contextmanager
-def plain_torch() -> Iterator[None]:
+def plain_torch() -> AbstractContextManager[None]:
     """Within the block models run on the reference, so that no kernel is judged by another one."""
+    return on_backend("reference")
+
+
+@contextmanager
+def on_backend(name: str) -> Iterator[None]:
+    """Within the block models run on a backend."""
     before = os.environ.get("MADE_FAST_BACKEND")
-    os.environ["MADE_FAST_BACKEND"] = "reference"
+    os.environ["MADE_FAST_BACKEND"] = name
     try:
         yield
     finally:

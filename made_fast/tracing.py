@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 __all__ = [
     "are_real",
     "as_made_here",
+    "have_values",
     "is_exporting",
     "is_recorded",
     "may_bypass",

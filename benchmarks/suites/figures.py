@@ -178,10 +178,10 @@ def work() -> Figure:
     units = sum(len(plan.rows) for plan in model.sampler().schedule.affines)
     every = np.ones((units, 24), dtype=int)
     axes[0].imshow(every, cmap=ListedColormap([PALE, BLUE]), vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    for edge in np.cumsum((40, 40)):
+        axes[0].axhline(edge - 0.5, color=INK, linewidth=0.8)
     levels(model, ax=axes[1])
     for axis, title in zip(axes, ("slow loop", "schedule"), strict=True):
-        for edge in np.cumsum((40, 40)):
-            axis.axhline(edge - 0.5, color=INK, linewidth=0.8)
         for step in range(23):
             axis.axvline(step + 0.5, color="white", linewidth=0.6)
         evaluated = every.sum() if axis is axes[0] else units

@@ -12,7 +12,6 @@ import argparse
 import copy
 import importlib
 import importlib.util
-import os
 import warnings
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import WrongResult
+from benchmarks.contenders import on_backend
 from benchmarks.report import machine, measured_on, table, write
 from benchmarks.timing import Call, measure, medians, ratio
 from made_fast import MADE, accelerate
@@ -228,9 +228,7 @@ def _numba_rows(text: str, seconds: float) -> list[dict[str, Any]]:
     layers = copy.deepcopy(ours)
     layers.hidden[0].register_forward_hook(lambda *_: None)
     case = {"D": features, "hidden": str(hidden), "transforms": "-", "rows": batch}
-    before = os.environ.get("MADE_FAST_BACKEND")
-    os.environ["MADE_FAST_BACKEND"] = "numba"
-    try:
+    with on_backend("numba"):
         calls: dict[str, Any] = {"ours": lambda: ours.log_prob(x), "by layers": lambda: layers.log_prob(x)}
         difference = float((calls["ours"]() - calls["by layers"]()).abs().max().detach())
         if not difference < 1e-3:
@@ -238,10 +236,6 @@ def _numba_rows(text: str, seconds: float) -> list[dict[str, Any]]:
         steps = {"ours": _step(ours, calls["ours"]), "by layers": _step(layers, calls["by layers"])}
         plain = {name: _without_gradients(call) for name, call in calls.items()}
         return _rows({"step, numba": steps, "log_prob, numba": plain}, "by layers", seconds, case)
-    finally:
-        os.environ.pop("MADE_FAST_BACKEND")
-        if before is not None:
-            os.environ["MADE_FAST_BACKEND"] = before
 
 
 def _sizes(text: str) -> Any:

@@ -152,7 +152,7 @@ MADE_FAST_INLINE void tile_gradient(const OuterProduct<T>& task, int64_t unit, i
 // The gradient of kVecs vectors of columns.
 template <class T, int kVecs>
 void columns_gradient(const OuterProduct<T>& task, int64_t column) {
-  const int64_t segments = in_segments(task.term.columns) / kSegment;
+  const int64_t segments = (task.term.columns + kSegment - 1) / kSegment;
   const Share* shares = task.term.shares;
   for (int64_t unit = 0; unit < task.term.rows; unit += kUnitsAtOnce, shares += segments)
     tile_gradient<T, kVecs>(task, unit, column, shares);

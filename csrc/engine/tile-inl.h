@@ -28,7 +28,7 @@ struct Tile {
   static constexpr int stride = NV * kLanes<T>;
   static constexpr int width = (stride + kPhiloxLanes - 1) / kPhiloxLanes * kPhiloxLanes;  // rows, in whole counters
 
-  static constexpr bool kHasFew = NV == 1 && !kPairs && FewRows<T>::fits;
+  static constexpr bool kHasFew = NV == 1 && !kPairs && FewRows<T>::fits;  // as has_few of TilePositions
 
   const Plan<T>& plan;
   const Request<T>& request;
@@ -168,9 +168,10 @@ struct Tile {
     if (!rectify) apply<T>(step.function, slot(step.first), slot(step.first), int64_t(step.count) * stride);
   }
 
-  uint64_t noise_row(int lane) const {
+  // The row of a lane; the lanes behind the last are row 0 once more.
+  int64_t row_of(int lane) const {
     const int row = repeated.row_of(lane);
-    return request.noise_row(base + (row < rows ? row : 0));
+    return base + (row < rows ? row : 0);
   }
 
   // Thresholds of the steps of a block; of few rows, of several blocks that follow one another.
@@ -179,7 +180,7 @@ struct Tile {
     alignas(kAlign) uint32_t words[4 * kWidest<T>];
     for (int start = 0; start < stride; start += kPhiloxLanes) {
       const auto counter_of = [&](int i) {
-        return Counter{static_cast<uint64_t>(block + repeated.block_of(i)), noise_row(start + i)};
+        return Counter{static_cast<uint64_t>(block + repeated.block_of(i)), request.noise_row(row_of(start + i))};
       };
       noise_words(counter_of, 0, request.seed, words + start, width);
     }
@@ -244,8 +245,7 @@ struct Tile {
 
   void fill_context() {
     for (int r = 0; r < stride; ++r) {
-      const int lane = repeated.row_of(r);
-      const T* from = request.context + request.source(base + (lane < rows ? lane : 0)) * plan.context_features;
+      const T* from = request.context + request.source(row_of(r)) * plan.context_features;
       for (int64_t i = 0; i < plan.num_context_units; ++i) slot(plan.context_slot + i)[r] = from[plan.context_units[i]];
     }
   }

@@ -97,8 +97,6 @@ struct NetworkTask {
 
 inline int64_t network_blocks(int64_t batch) { return (batch + kBlockRows - 1) / kBlockRows; }
 
-inline int64_t in_segments(int64_t columns) { return (columns + kSegment - 1) / kSegment * kSegment; }
-
 // Numbers that `values` must have for one block.
 template <class T>
 int64_t network_values(const NetworkTask<T>& task) {

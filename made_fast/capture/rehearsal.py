@@ -14,14 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["Hopeless", "rehearse", "what_stands_in_the_way"]
+__all__ = ["rehearse", "what_stands_in_the_way"]
 
 Known = Callable[[Any], bool]
 
 _NOT_OF_USERS = tuple(f"{folder}/" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
 
 
-class Hopeless(Exception):
+class _Hopeless(Exception):
     """Values decide which way is taken."""
 
 
@@ -47,7 +47,7 @@ def what_stands_in_the_way(
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), watch:
             results = call(module, inputs[0], inputs[1] if context is not None else None)
-    except Hopeless as reason:
+    except _Hopeless as reason:
         return str(reason)
     except Exception:  # the export says it in its own words
         return None
@@ -78,7 +78,7 @@ class _Watch(TorchDispatchMode):
         if not marks or name.startswith("new_") or name.endswith("_like"):
             return result
         if name in ("_local_scalar_dense", "nonzero"):
-            raise Hopeless(f"its way depends on values of tensors{_place()}")
+            raise _Hopeless(f"its way depends on values of tensors{_place()}")
         mark = next((each for each in marks if each), "")
         if not mark and not self._can(func):
             mark = f"operation {func} on values that depend on the input has no translation{_place()}"

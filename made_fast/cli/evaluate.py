@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         why = f"{args.model} has weights that are not finite, or too large"
         raise ValueError(f"the NLL of the {part}rows is {nll.mean().item()}: {why}")
     half_width = 1.96 * nll.std().item() / math.sqrt(len(nll)) if len(nll) > 1 else math.inf
-    name = args.data if args.data == "digits" else Path(args.data).stem
+    name = Path(args.data).stem
     figure = shown((nll.mean().item(), half_width))
     say(f"{part}NLL {figure} nats (95% interval, {len(nll):,} rows of {name})")
     return 0

@@ -16,12 +16,12 @@ __all__ = ["context_of", "frames_of", "read_model"]
 
 def read_model(path: Path) -> MADE | Table:
     """The table of a file that holds one, and else the model."""
-    from made_fast.models import files
     from made_fast.models.made import MADE
     from made_fast.tables.table import Table
 
     model = MADE.load(path)
-    return Table.load(path) if files.attachment(path) else model
+    table = Table._of_file(path, model)
+    return model if table is None else table
 
 
 def context_of(model: MADE, path: Path | None) -> Tensor | None:

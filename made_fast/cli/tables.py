@@ -132,7 +132,7 @@ def sample_table(table: Table, args: argparse.Namespace, rows: range, out: Path)
             raise ValueError(f"--{name.replace('_', '-')} must be left out: {args.model} is a table")
     if args.backend != "auto":
         raise ValueError(f"--backend must be left out: {args.model} is a table, which is drawn by the first that can")
-    frames = _drawn(table, args, rows) if args.given is None else _filled(table, args, rows)
+    frames = _drawn(table, args, rows) if args.given is None else _filled(table, args)
     if out.suffix == ".npy":
         if args.given is not None:
             raise ValueError(f"--out must end in .csv or .parquet, or be -, where rows are given, got {out}")
@@ -152,7 +152,7 @@ def _drawn(table: Table, args: argparse.Namespace, rows: range) -> Iterator[Any]
             bar.update(number)
 
 
-def _filled(table: Table, args: argparse.Namespace, rows: range) -> Iterator[Any]:
+def _filled(table: Table, args: argparse.Namespace) -> Iterator[Any]:
     """Frames of the rows of ``--given`` with their missing cells filled, each row as often as ``-n`` says."""
     from tqdm import tqdm
 

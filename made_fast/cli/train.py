@@ -169,10 +169,9 @@ def _train_arrays(args: argparse.Namespace) -> int:
     model = MADE(data.features, args.hidden, output=output, **{name: getattr(args, name) for name in options})
     size = sum(parameter.numel() for parameter in model.parameters())
     say(f"{data.name}: {len(data.train):,} rows of {data.features} variables; {size:,} parameters")
-    settings = {"input_dropout": args.input_dropout}
 
     def fit(**more: Any) -> History:
-        return training.fit(model, data.train, data.valid, **settings, **more)
+        return training.fit(model, data.train, data.valid, input_dropout=args.input_dropout, **more)
 
     return fitted(args, fit, lambda: model.save(args.out), model, data.test)
 
@@ -206,7 +205,7 @@ def _dataset(args: argparse.Namespace) -> tuple[Dataset, str]:
     widths = {name: part.shape[1] for name, part in parts.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"DATA, --valid and --test must have as many columns as each other, got {widths}")
-    name = args.data if args.data == "digits" else Path(args.data).stem
+    name = Path(args.data).stem
     shape = datasets.image_shape(widths["train"])
     return Dataset(name, parts["train"], parts["valid"], parts["test"], shape), how
 

@@ -23,7 +23,6 @@ __all__ = ["direct_sampler", "read", "read_file", "update"]
 _LAYER = "_layers_"
 _BITS, _SPINS = (0.0, 1.0), (-1.0, 1.0)
 _NDARRAY, _SCALAR = 1, 3  # codes of flax.serialization
-_MOST_BYTES = 1 << 31
 
 
 def read(variables: Mapping[str, Any], *, local_states: Sequence[float], machine_pow: float, activation: str) -> MADE:
@@ -52,17 +51,19 @@ def read(variables: Mapping[str, Any], *, local_states: Sequence[float], machine
     layers = _layers_of(variables, len(states))
     kernel = layers[0][0]
     sites, widths = len(kernel), [len(each[0]) for each in layers[1:]]
-    two = sorted(states) in (list(_BITS), list(_SPINS))
-    output: Any = ("bernoulli" if 0.0 in states else "spin") if two else Categorical(len(states))
+    output: Any = Categorical(len(states))
+    if _have_one_parameter(states):
+        output = "bernoulli" if 0.0 in states else "spin"
     if widths and activation == "identity":
         raise ValueError("activation must be a function that is not linear, got 'identity'")
     model = MADE(sites, widths, output=output, activation=activation if widths else "relu")
     model = model.to(torch.float64 if kernel.dtype == np.float64 else torch.float32)
     state = model.state_dict()
-    for number, (mask, _, _) in enumerate(_for_made(layers, states, power)):
+    made = _for_made(layers, states, power)
+    for number, (mask, _, _) in enumerate(made):
         state[_name_of(number, len(layers)) + ".mask"] = mask
     model.load_state_dict(state)
-    _write(model, layers, states, power)
+    _write(model, made)
     return model
 
 
@@ -84,7 +85,7 @@ def update(model: MADE, variables: Mapping[str, Any], *, local_states: Sequence[
             f"variables must be those of a network with {[model.features, *model.hidden_features]} inputs of its layers, "
             f"got {sizes}"
         )
-    _write(model, layers, states, positive_number("machine_pow", machine_pow))
+    _write(model, _for_made(layers, states, positive_number("machine_pow", machine_pow)))
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
@@ -143,6 +144,11 @@ def _checked_states(local_states: Sequence[float]) -> tuple[float, ...]:
     if len(states) < 2 or len(set(states)) < len(states) or not all(map(math.isfinite, states)):
         raise ValueError(f"local_states must be two or more different finite numbers, got {states}")
     return states
+
+
+def _have_one_parameter(states: tuple[float, ...]) -> bool:
+    """Whether they are read as they are, as bits or spins; others are one-hot categories."""
+    return tuple(sorted(states)) in (_BITS, _SPINS)
 
 
 Layer = tuple[NDArray[Any], NDArray[Any], int, int]  # kernel, bias, and units of a site in and out
@@ -220,7 +226,7 @@ def _for_made(layers: Sequence[Layer], states: tuple[float, ...], power: float) 
     of two.
     """
     made = []
-    two = len(states) == 2 and sorted(states) in (list(_BITS), list(_SPINS))
+    two = _have_one_parameter(states)
     for number, (kernel, bias, units, out) in enumerate(layers):
         sites = bias.shape[0]
         sees = np.triu(np.ones((sites, sites), bool), 1 if number == 0 else 0)
@@ -241,10 +247,8 @@ def _for_made(layers: Sequence[Layer], states: tuple[float, ...], power: float) 
 
 
 @torch.no_grad()
-def _write(model: MADE, layers: Sequence[Layer], states: tuple[float, ...], power: float) -> None:
-    for layer, (_, weight, bias) in zip(
-        [*model.hidden, model.parameters_layer], _for_made(layers, states, power), strict=True
-    ):
+def _write(model: MADE, made: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    for layer, (_, weight, bias) in zip([*model.hidden, model.parameters_layer], made, strict=True):
         layer.weight.copy_(weight)  # type: ignore[operator, union-attr]
         layer.bias.copy_(bias)  # type: ignore[operator, union-attr]
 

@@ -23,7 +23,7 @@ from made_fast.requests.request import Request
 from made_fast.sampling.kept import Kept, State
 from made_fast.sampling.sampler import Sampler
 
-__all__ = ["AutoregressiveMap", "Solve", "affine_inverse", "compiled", "invert", "kept_solve", "solved", "solved_by"]
+__all__ = ["AutoregressiveMap", "Solve", "affine_inverse", "compiled", "invert", "kept_solve", "solved"]
 
 Solve = Callable[[Tensor, "Tensor | None"], Tensor]
 
@@ -168,7 +168,7 @@ def compiled(sampler: Sampler) -> Solve:
         joined = z if context is None else torch.cat([z, context.to(z.dtype)], dim=1)
         joined = joined.to("cpu", sampler.dtype)
         if not is_finite(joined):
-            finite("context", z.new_zeros(()) if context is None else context)
+            finite("context", context)
             raise ValueError("z must be finite to be led back to x, found nan or inf")
         if joined.ndim != 2 or joined.shape[1] != sampler.context_features:
             return sampler.sample(1, joined, seed=0)[:, 0].to(z)  # type: ignore[no-any-return]
@@ -201,13 +201,8 @@ def _watch(module: nn.Module) -> Unchanged | None:
     return unchanged(seen.but_contents())
 
 
-def solved_by(kept: Kept[Solve], z: Tensor, context: Tensor | None) -> Tensor:
-    """x (B, D) from z (B, D) and context (B, C) or None by the solver as it is now, without gradients."""
-    return solved(kept.current(), z, context)
-
-
 def solved(solve: Solve, z: Tensor, context: Tensor | None) -> Tensor:
-    """x (B, D) by a solver, without gradients."""
+    """x (B, D) from z (B, D) and context (B, C) or None by a solver, without gradients."""
     z = with_values("z", z)  # an engine reads its memory
     with torch.no_grad():
         return solve(z, context)

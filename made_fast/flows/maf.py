@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from made_fast.arguments import MOST_SEED, context_like, finite, like_weights, one_of, seed_number, whole_number
-from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, solved_by
+from made_fast.flows.inverse import AutoregressiveMap, Solve, affine_inverse, compiled, invert, solved
 from made_fast.flows.noise import noise_sampler
-from made_fast.layers.chains import MOST_AT_ONCE, NLL, Chain
+from made_fast.layers.chains import NLL, Chain
 from made_fast.layers.networks import Call
 from made_fast.layers.unchanged import Seen, is_watched
 from made_fast.models.made import MADE
@@ -24,6 +24,7 @@ from made_fast.outputs.dtypes import check_dtype, check_written, write_values
 from made_fast.outputs.normal import Normal
 from made_fast.outputs.point import Point
 from made_fast.outputs.rules import LOG_SQRT_2_PI
+from made_fast.programs.wiring import MOST_NETWORKS
 from made_fast.requests.request import Request
 from made_fast.sampling.kept import Kept, State
 from made_fast.sampling.sampler import Sampler
@@ -126,7 +127,7 @@ class MaskedAutoregressiveFlow(nn.Module):
         if kept is None:
             read, make = partial(self._inverse_state, number), partial(self._make_inverse, number)
             kept = self._inverses.setdefault(number, Kept(read, make, watch=partial(self._watch_inverse, number)))
-        return solved_by(kept, z, context)
+        return solved(kept.current(), z, context)
 
     def _inverse_state(self, number: int) -> State:
         return self._network(number)._state()
@@ -183,7 +184,7 @@ class MaskedAutoregressiveFlow(nn.Module):
 
     def _chain(self, x: Tensor, context: Tensor | None) -> Chain | None:
         """All networks for one call, from the last to the first; None where they must run one by one."""
-        if torch.compiler.is_compiling() or len(self.networks) > MOST_AT_ONCE:
+        if torch.compiler.is_compiling() or len(self.networks) > MOST_NETWORKS:
             return None
         backend = serving(x, context)
         if backend is None:
@@ -388,9 +389,8 @@ class MaskedAutoregressiveFlow(nn.Module):
 
     def _base_noise(self, request: Request) -> Tensor:
         """(count, D): the standard normal numbers that the first network draws, by an engine."""
-        noise: Tensor = self._noise.current().sample(
-            request.count, seed=request.seed, first_row=request.first_row, rows=request.rows
-        )
+        drawn = self._noise.current()
+        noise: Tensor = drawn.sample(request.count, seed=request.seed, first_row=request.first_row, rows=request.rows)
         return noise.to(next(self.parameters()))
 
     def _noise_state(self) -> State:

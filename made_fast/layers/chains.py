@@ -14,23 +14,13 @@ from torch import Tensor
 from made_fast.layers import operators
 from made_fast.layers.heads import by_layers
 from made_fast.layers.networks import Call
-from made_fast.programs.wiring import MOST_NETWORKS
 from made_fast.tracing import may_bypass
 
-__all__ = ["MOST_AT_ONCE", "NLL", "Chain", "NotFinite", "run"]
-
-MOST_AT_ONCE = MOST_NETWORKS
+__all__ = ["NLL", "Chain", "NotFinite"]
 
 
 class NotFinite(ArithmeticError):
     """A number is not finite, and what becomes of it must be as the definition says."""
-
-
-def run(
-    calls: Sequence[Call], head: str, floor: float, x: Tensor, context: Tensor | None, *, finite: bool = False
-) -> Any:
-    """``Chain(calls, finite=finite).run``."""
-    return Chain(calls, finite=finite).run(head, floor, x, context)
 
 
 class Chain:
@@ -190,7 +180,7 @@ def _any_needs_gradient(*tensors: Tensor | None) -> bool:
 
 
 class _Network(torch.autograd.Function):
-    """Networks one after another; see ``run``."""
+    """Networks one after another; see ``Chain.run``."""
 
     @staticmethod
     def forward(ctx: Any, headed: _Headed, x: Tensor, context: Tensor | None, *weights: Tensor) -> tuple[Tensor, ...]:

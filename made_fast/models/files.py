@@ -19,7 +19,7 @@ from made_fast.files import written_whole
 from made_fast.outputs.codes import Encoding
 from made_fast.outputs.kinds import make_output
 
-__all__ = ["attachment", "check_state", "check_widths", "fitting", "load", "load_checked", "save"]
+__all__ = ["Config", "attachment", "check_state", "check_widths", "fitting", "load", "load_checked", "save"]
 
 _FORMAT = "made_fast 1"
 _FLAGS = ("residual", "direct", "mask_conditioning")
@@ -32,6 +32,7 @@ class Config(dict[str, Any]):
     """Arguments by name; a call returns them."""
 
     def __call__(self) -> dict[str, Any]:
+        """A plain copy."""
         return dict(self)
 
 

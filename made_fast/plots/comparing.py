@@ -119,14 +119,13 @@ def _marginal(axis: Axes, column: Shared, said: tuple[str, str], *, missing: boo
     """One column of both tables."""
     absent = [float(np.isnan(each).mean()) for each in (column.real, column.drawn)]
     heights = [column.counts(each) for each in (column.real, column.drawn)]
-    title = column.name
-    if column.labels is None:
+    title, labels = column.name, None if column.labels is None else list(column.labels)
+    if labels is None:
         axis.stairs(heights[0], column.edges, fill=True, color=_PALE_BLUE, label=said[0])
         axis.stairs(heights[1], column.edges, color=ORANGE, linewidth=1.4, label=said[1])
         if missing and any(absent):
             title += f" (missing: {absent[0]:.1%}, {said[1]} {absent[1]:.1%})"
     else:
-        labels = list(column.labels)
         if missing and any(absent):
             labels.append("missing")
             heights = [np.append(each, share) for each, share in zip(heights, absent, strict=True)]
@@ -136,7 +135,7 @@ def _marginal(axis: Axes, column: Shared, said: tuple[str, str], *, missing: boo
     axis.set_title(title, fontsize="medium", parse_math=False)  # a name may have dollars
     axis.tick_params(labelsize="small")
     axis.margins(x=0.02)
-    _name_places(axis.xaxis, column, labels=labels if column.labels is not None else None)
+    _name_places(axis.xaxis, column, labels=labels)
 
 
 def _pair(below: Axes, above: Axes, x: Shared, y: Shared) -> None:

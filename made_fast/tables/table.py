@@ -314,12 +314,19 @@ class Table:
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated or foreign, has no table, or does not fit its own configuration.
         """
-        model = MADE.load(path).eval()
+        table = cls._of_file(path, MADE.load(path))
+        if table is None:
+            raise ValueError(f"{path} has a model but no table: read it by MADE.load")
+        return table
+
+    @classmethod
+    def _of_file(cls, path: str | Path, model: MADE) -> Table | None:
+        """The table of a file whose model was read; None if it has none."""
         text = files.attachment(path)
         if not text:
-            raise ValueError(f"{path} has a model but no table: read it by MADE.load")
+            return None
         with files.fitting(path):
-            return cls(Schema.from_json(text), model)
+            return cls(Schema.from_json(text), model.eval())
 
     def __repr__(self) -> str:
         """The schema, a line for each column."""

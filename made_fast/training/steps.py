@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from made_fast.training.layout import Parts
-from made_fast.training.processes import ALONE, Processes
+from made_fast.training.processes import Processes
 
 __all__ = ["Steps", "nll_of", "steps_of"]
 
@@ -37,7 +37,7 @@ class Steps:
     """
 
     def __init__(
-        self, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes = ALONE
+        self, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes
     ) -> None:
         self.model, self.optimizer, self.processes = model, optimizer, processes
         self._parameters: list[Tensor] = list(model.parameters())

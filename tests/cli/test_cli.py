@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import call, one_line
 
-from made_fast import MADE, __version__, backends, cli, training
+from made_fast import MADE, __version__, backends, training
 from made_fast.cli import commands, demo
 from made_fast.cli import sample as cli_sample
 from made_fast.testing import naive_sample
@@ -33,21 +34,6 @@ def start(*words: str, **options) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, **options)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def call(capsys, *words: object) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a command line that runs in this process."""
-    try:
-        status = cli.main([str(word) for word in words])
-    except SystemExit as stop:
-        status = stop.code
-    return status, *capsys.readouterr()
-
-
-def assert_one_line_error(result: tuple[int, str, str], status: int, message: str) -> None:
-    assert result[0] == status, result
-    assert re.fullmatch(r"made-fast: error: [^\n]+\n", result[2]), result[2]
-    assert re.search(message, result[2]), result[2]
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +89,7 @@ def test_help_shows_the_defaults_that_say_something(capsys):
 def test_usage_errors_leave_with_2():
     process = start("sample", "m.safetensors")
     out, err = process.communicate()
-    assert_one_line_error((process.returncode, out, err), 2, "required: --out")
+    one_line((process.returncode, out, err), "required: --out", 2)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +107,7 @@ def test_usage_errors_leave_with_2():
     ],
 )
 def test_usage_errors_are_one_line(capsys, words, message):
-    assert_one_line_error(call(capsys, *words), 2, message)
+    one_line(call(capsys, *words), message, 2)
 
 
 TRAIN = ("--hidden", "16", "--epochs", "3", "--threads", "1")
@@ -193,7 +179,7 @@ def test_a_killed_training_resumes_to_the_numbers_of_an_uninterrupted_one(tmp_pa
         assert f"go on with: made-fast {' '.join(words)} {tmp_path / 'm.safetensors'} --resume" in err
     assert not (tmp_path / "m.safetensors").exists()
     again = call(capsys, *words, tmp_path / "m.safetensors")
-    assert_one_line_error(again, 1, r"m\.safetensors\.ckpt is from an unfinished run: add --resume to go on")
+    one_line(again, r"m\.safetensors\.ckpt is from an unfinished run: add --resume to go on", 1)
     resumed = call(capsys, *words, tmp_path / "m.safetensors", "--resume")
     whole = call(capsys, *words, tmp_path / "whole.safetensors")
     assert resumed[0] == whole[0] == 0
@@ -216,7 +202,7 @@ def test_out_of_time_keeps_the_checkpoint_and_says_how_to_go_on(tmp_path, capsys
 
 def test_diverging_training_is_one_line(tmp_path, capsys):
     result = call(capsys, "train", "digits", "--out", tmp_path / "m.safetensors", *TRAIN, "--lr", "1e25")
-    assert_one_line_error(result, 1, "loss is (nan|inf) in epoch 1: lower the learning rate")
+    one_line(result, "loss is (nan|inf) in epoch 1: lower the learning rate", 1)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +234,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys, monkeypatch, 
     (tmp_path / "bad.npz").write_bytes(b"hello, hello")
     write_data(tmp_path / "rows.npz")
     words = [model_file if word == "MODEL" else word for word in words]
-    assert_one_line_error(call(capsys, *words), 1, message)
+    one_line(call(capsys, *words), message, 1)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.npz", "rows.npz"]
 
 
@@ -260,7 +246,7 @@ def test_bad_output_is_found_before_any_work(tmp_path, capsys, monkeypatch, mode
     monkeypatch.setattr(MADE, "load", work)
     for words in (["train", "digits"], ["sample", model_file], ["demo"]):
         result = call(capsys, *words, "--out", tmp_path / "gone" / "x.png")
-        assert_one_line_error(result, 1, "does not exist")
+        one_line(result, "does not exist", 1)
 
 
 def draw(capsys, model_file: Path, out: Path, *words: object) -> np.ndarray:
@@ -311,7 +297,7 @@ def test_png_is_a_grid_of_the_samples(tmp_path, capsys, model_file, words, cells
 def test_png_of_images_that_are_not_square(tmp_path, capsys):
     MADE(6, (4,)).save(tmp_path / "m.safetensors")
     words = ("sample", tmp_path / "m.safetensors", "-n", 4, "--columns", 4, "--out", tmp_path / "x.png")
-    assert_one_line_error(call(capsys, *words), 1, "--image-shape must be given so that H x W is 6")
+    one_line(call(capsys, *words), "--image-shape must be given so that H x W is 6", 1)
     assert call(capsys, *words, "--image-shape", 2, 3)[0] == 0
     with image.open(tmp_path / "x.png") as picture:
         scale = 56 // 3

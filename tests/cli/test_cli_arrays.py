@@ -7,24 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import call, one_line
 
-from made_fast import MADE, cli
+from made_fast import MADE
 
 TRAIN = ("--hidden", 8, "--epochs", 1, "--threads", 1)
-
-
-def call(capsys: Any, *words: object) -> tuple[int, str, str]:
-    try:
-        status = cli.main([str(word) for word in words])
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    return status, *capsys.readouterr()
-
-
-def one_line(result: tuple[int, str, str], message: str) -> None:
-    assert result[0] == 1, result
-    assert re.fullmatch(r"made-fast: error: [^\n]+\n", result[2]), result[2]
-    assert re.search(message, result[2]), result[2]
 
 
 @pytest.fixture(autouse=True)

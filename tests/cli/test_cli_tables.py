@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import call, one_line
 
 from made_fast import cli
 from made_fast.cli import tables as cli_tables
@@ -24,20 +24,6 @@ polars = pytest.importorskip("polars")
 pytest.importorskip("narwhals")
 
 TRAIN = ("--hidden", 8, "--components", 2, "--epochs", 1, "--threads", 1)
-
-
-def call(capsys: Any, *words: object) -> tuple[int, str, str]:
-    try:
-        status = cli.main([str(word) for word in words])
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    return status, *capsys.readouterr()
-
-
-def one_line(result: tuple[int, str, str], message: str) -> None:
-    assert result[0] == 1, result
-    assert re.fullmatch(r"made-fast: error: [^\n]+\n", result[2]), result[2]
-    assert re.search(message, result[2]), result[2]
 
 
 def people(rows: int = 600) -> Any:
@@ -308,6 +294,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, capsys: Any,
     words: tuple[object, ...] = ("sample", files / "m.safetensors", "-n", 20_000, "--out", tmp_path / name)
     if name == "m.safetensors":
         words = ("train", files / "people.csv", "--out", tmp_path / name, *TRAIN)
+    import resource  # of POSIX alone
+
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:

@@ -1,6 +1,5 @@
 """Files that made-fast writes hold the values that were drawn; files that it reads may be damaged."""
 
-import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import call, one_line
 from models import OUTPUTS
 
-from made_fast import MADE, cli
+from made_fast import MADE
 from made_fast.outputs import Categorical, Mixed
 
 image = pytest.importorskip("PIL.Image")
@@ -23,20 +23,6 @@ DTYPES = {  # the smallest that holds them
     **dict.fromkeys(("normal", "mixture_of_normals", "mixed"), "float32"),
     **{"spin": "int8", "300": "int16", "200 and spins": "int16", "mixed_finite": "int8"},
 }
-
-
-def call(capsys: Any, *words: object) -> tuple[int, str, str]:
-    try:
-        status = cli.main([str(word) for word in words])
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    return status, *capsys.readouterr()
-
-
-def one_line(result: tuple[int, str, str], message: str, status: int = 1) -> None:
-    assert result[0] == status, result
-    assert re.fullmatch(r"made-fast: error: [^\n]+\n", result[2]), result[2]
-    assert re.search(message, result[2]), result[2]
 
 
 def saved(path: Path, output: Any, dtype: torch.dtype = torch.float32, **options: Any) -> MADE:

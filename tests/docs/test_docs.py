@@ -19,8 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import check_command_line
-from page_checks import check_conditions, check_large_data, check_lightning, check_physics, check_train
+from page_checks import (
+    check_command_line,
+    check_conditions,
+    check_large_data,
+    check_lightning,
+    check_physics,
+    check_train,
+)
 from quick import some
 from torch import Tensor, nn
 

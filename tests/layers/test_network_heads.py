@@ -10,7 +10,7 @@ from engines import network_engines
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from made_fast.layers.chains import NotFinite, run
+from made_fast.layers.chains import Chain, NotFinite
 from made_fast.layers.networks import Call, WholeNetwork, backend_for
 from made_fast.programs.schedule import Kind
 from made_fast.programs.wiring import Wire, Wiring
@@ -91,13 +91,13 @@ def test_a_head_is_its_formula(head: str) -> None:
                 continue
             calls, (x, context) = _chain(dtype, passed, count), _inputs(dtype, rows, passed)
             wanted = [x, context, *(each for call in calls for each in call.weights)]
-            found = _all(run(calls, head, FLOOR, x, context), wanted)
+            found = _all(Chain(calls).run(head, FLOOR, x, context), wanted)
             expected = _all(_by_hand(calls, head, x, context), wanted)
             for one, other in zip(found, expected, strict=True):
                 scale = float(other.detach().abs().max()) + 1
                 torch.testing.assert_close(one, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale)
             with torch.no_grad():
-                torch.testing.assert_close(run(calls, head, FLOOR, x, context), (found[0], found[1]))
+                torch.testing.assert_close(Chain(calls).run(head, FLOOR, x, context), (found[0], found[1]))
 
 
 def test_scales_at_the_edges() -> None:
@@ -110,7 +110,7 @@ def test_scales_at_the_edges() -> None:
                 call.weights[4].fill_(raw)
             x, context = _inputs(torch.float64, 4, 0)
             wanted = [x, *call.weights]
-            found = _all(run([call], head, FLOOR, x, context), wanted)
+            found = _all(Chain([call]).run(head, FLOOR, x, context), wanted)
             torch.testing.assert_close(found, _all(_by_hand([call], head, x, context), wanted), rtol=1e-11, atol=1e-11)
 
 
@@ -120,7 +120,7 @@ def test_derivatives_of_derivatives(head: str) -> None:
 
     def function(x: Tensor, context: Tensor, weight: Tensor) -> Any:
         first = calls[0]._replace(weights=[weight, *calls[0].weights[1:]])
-        return run([first, calls[1]], head, FLOOR, x, context)
+        return Chain([first, calls[1]]).run(head, FLOOR, x, context)
 
     assert gradcheck(function, (x, context, calls[0].weights[0]))
     assert gradgradcheck(function, (x, context, calls[0].weights[0]))
@@ -130,7 +130,7 @@ def test_a_network_reads_a_permutation() -> None:
     calls, (x, context) = _chain(torch.float64, 0, 2), _inputs(torch.float64, 3, 0)
     for wrong in ([0, 1, 2, 3, 3], [0, 1, 2, 3, 5], [-1, 1, 2, 3, 4]):
         with pytest.raises(ValueError, match="must be a permutation"):
-            run([calls[0], calls[1]._replace(reads=torch.tensor(wrong))], "affine", FLOOR, x, context)
+            Chain([calls[0], calls[1]._replace(reads=torch.tensor(wrong))]).run("affine", FLOOR, x, context)
 
 
 def test_numbers_that_are_not_finite_are_refused_or_given_to_the_definition() -> None:
@@ -144,17 +144,17 @@ def test_numbers_that_are_not_finite_are_refused_or_given_to_the_definition() ->
                     kept = tensor.view(-1)[place].clone()
                     tensor.view(-1)[place] = bad
                     with pytest.raises(NotFinite):
-                        run(calls, head, FLOOR, x, context, finite=True)
-                    run(calls, head, FLOOR, x, context)
+                        Chain(calls, finite=True).run(head, FLOOR, x, context)
+                    Chain(calls).run(head, FLOOR, x, context)
                     tensor.view(-1)[place] = kept
         with torch.no_grad():
             calls[2].weights[4].fill_(torch.finfo(dtype).max)
         with pytest.raises(NotFinite):  # of finite numbers
-            run(calls, head, FLOOR, x * torch.finfo(dtype).max, context, finite=True)
+            Chain(calls, finite=True).run(head, FLOOR, x * torch.finfo(dtype).max, context)
         calls = _chain(dtype, 0)
         wanted = [x, *(each for call in calls for each in call.weights)]
         gradients = []
-        for z, total in (run(calls, head, FLOOR, x, context, finite=True), _by_hand(calls, head, x, context)):
+        for z, total in (Chain(calls, finite=True).run(head, FLOOR, x, context), _by_hand(calls, head, x, context)):
             weight = torch.ones_like(total)
             weight[3] = torch.nan
             gradients.append(torch.autograd.grad((total * weight).sum() + z.sum(), wanted))

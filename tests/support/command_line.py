@@ -1,25 +1,22 @@
-"""The commands of the page about the command line."""
+"""Command lines that run in the process of a test."""
 
-import datetime
 import re
-import shlex
-from pathlib import Path
+from typing import Any
 
 from made_fast import cli
 
-PAGE = Path(__file__).parents[2] / "docs" / "command-line.md"
+
+def call(capsys: Any, *words: object) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a command line."""
+    try:
+        status = cli.main([str(word) for word in words])
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    return status, *capsys.readouterr()
 
 
-def check_command_line(_: object) -> None:
-    """Runs all that stand in blocks without a language, where the page's blocks of Python have run; looks at their files."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    for line in "".join(block for kind, block in blocks if not kind).splitlines():
-        words = shlex.split(line)
-        assert cli.main([*words[1:], *(["--threads", "1"] if words[1] != "doctor" else [])]) == 0, line
-    import polars
-
-    drawn, twenty = polars.read_parquet("drawn.parquet"), polars.read_parquet("twenty.parquet")
-    assert drawn.schema == polars.read_csv("drawn.csv", try_parse_dates=True).schema
-    assert drawn.columns == ["city", "age", "joined", "income"] and len(drawn) == 1000
-    assert set(twenty["city"][:20]) == {"Oslo"} and set(twenty["age"][20:]) == {71} and len(twenty) == 40
-    assert twenty["joined"].min() >= datetime.date(2024, 7, 1)
+def one_line(result: tuple[int, str, str], message: str, status: int = 1) -> None:
+    """Asserts that it was refused by one line."""
+    assert result[0] == status, result
+    assert re.fullmatch(r"made-fast: error: [^\n]+\n", result[2]), result[2]
+    assert re.search(message, result[2]), result[2]

@@ -1,12 +1,19 @@
 """What must be true of the names that pages define, beyond the assertions of the pages themselves."""
 
+import datetime
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from made_fast import cli
+
 Names = dict[str, Any]
+
+COMMAND_LINE = Path(__file__).parents[2] / "docs" / "command-line.md"
 
 
 def check_conditions(names: Names) -> None:
@@ -56,3 +63,18 @@ def check_lightning(names: Names) -> None:
 def check_train(names: Names) -> None:
     assert names["columns"]["learning_rate"][1] < 0.1
     assert Path("history.csv").read_text().count("\n") == len(names["history"].epochs) + 1
+
+
+def check_command_line(_: object) -> None:
+    """Runs all that stand in blocks without a language, where the page's blocks of Python have run; looks at their files."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", COMMAND_LINE.read_text(), re.MULTILINE | re.DOTALL)
+    for line in "".join(block for kind, block in blocks if not kind).splitlines():
+        words = shlex.split(line)
+        assert cli.main([*words[1:], *(["--threads", "1"] if words[1] != "doctor" else [])]) == 0, line
+    import polars
+
+    drawn, twenty = polars.read_parquet("drawn.parquet"), polars.read_parquet("twenty.parquet")
+    assert drawn.schema == polars.read_csv("drawn.csv", try_parse_dates=True).schema
+    assert drawn.columns == ["city", "age", "joined", "income"] and len(drawn) == 1000
+    assert set(twenty["city"][:20]) == {"Oslo"} and set(twenty["age"][20:]) == {71} and len(twenty) == 40
+    assert twenty["joined"].min() >= datetime.date(2024, 7, 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from made_fast import _core
 from made_fast.backends.cpp.engine import instruction_set
+from made_fast.backends.known import ReadyNetwork, ReadyNetworks
 from made_fast.programs.functions import FUNCTION_CODES
 from made_fast.programs.wiring import HEADS, HEADS_WITH_Z, Wiring
 
@@ -20,7 +21,6 @@ Unchanged = _core.Unchanged  # of made_fast/layers/unchanged.py
 
 _BLOCK_ROWS = 64  # kBlockRows of csrc/plan/network.h
 _MACS_PER_THREAD = 1_000_000  # of a forward pass
-_CHAINS_KEPT = 8
 _MOST_THREADS = 64  # kMostBlocksAtOnce
 _BLOCKS_SUMMED = 4  # kBlocksSummed: whole ones, so that sums do not depend on the threads
 
@@ -36,7 +36,7 @@ class NetworkColumn(IntEnum):
     BIAS = 5
 
 
-class Network:
+class Network(ReadyNetwork):
     """A network made ready: its operations and masks, but no weights.
 
     Args:
@@ -64,21 +64,13 @@ class Network:
             categories=np.array(wiring.categories, dtype=np.int64),
         )
         self.macs = int(self.native.macs)
+        super().__init__(self.native)
 
-        self._chains: dict[tuple[_core.Network, ...], Networks] = {}
-
-    def one_after_another(self, networks: Sequence[Network]) -> Networks:
-        """Several of them as one, of which this is the first; a few are kept as long as it is."""
-        natives = tuple([each.native for each in networks])  # not the networks: they would hold one another
-        found = self._chains.get(natives)
-        if found is None:
-            if len(self._chains) >= _CHAINS_KEPT:
-                self._chains.clear()
-            found = self._chains[natives] = Networks(networks)
-        return found
+    def _chained(self, networks: Sequence[Network]) -> Networks:
+        return Networks(networks)
 
 
-class Networks:
+class Networks(ReadyNetworks):
     """Networks one after another, each reading the z of the one before.
 
     Args:
@@ -102,20 +94,7 @@ class Networks:
         keep: bool,
         finite: bool = False,
     ) -> tuple[Tensor | None, Tensor | None, Tensor] | None:
-        """Results of a head, and the values of all units.
-
-        Args:
-            head: of ``HEADS``; of several networks one that makes z, or ``"flow"``.
-            floor: of scales.
-            reads: for each network, int64 (D,) contiguous: which variable of the z before it is its i-th; None: the i-th.
-            x, context: (B, D) and (B, C) or None; contiguous, fp32 or fp64, B of 1 or more.
-            weights: addresses of those of all networks, contiguous, of the same dtype.
-            keep: whether the values are wanted; else their memory is bounded whatever B.
-            finite: whether it gives up where a number is not finite.
-
-        Returns:
-            (B, P), or z (B, D), or None; the total (B,) of a head or None; and the values. Or None: it has given up.
-        """
+        """See ``ReadyNetworks``."""
         batch, blocks, threads = self._cut(x.shape[0])
         block_values, room_size = self._sizes_of(threads)
         values = x.new_empty(block_values * (blocks if keep else threads))
@@ -157,20 +136,7 @@ class Networks:
         into_weights: Sequence[Tensor | None],
         finite: bool = False,
     ) -> bool:
-        """Writes the gradients of x, context and the weights.
-
-        Args:
-            head, floor, reads, weights: as before.
-            batch: B.
-            values: from ``forward``, kept.
-            grads: those of both results, contiguous, or None.
-            into: (B, D) and (B, C), contiguous, or None where they are not wanted.
-            into_weights: of the shapes of the weights, contiguous, or None.
-            finite: whether it gives up where a gradient that is given is not finite.
-
-        Returns:
-            Whether it has not given up.
-        """
+        """See ``ReadyNetworks``."""
         batch, blocks, threads = self._cut(batch)
         at_once = min(blocks, -(-threads // _BLOCKS_SUMMED) * _BLOCKS_SUMMED)
         room = values.new_empty(self._sizes_of(at_once)[1])

@@ -25,11 +25,12 @@ from made_fast.flows.adapters.networks import (
     run_finite,
 )
 from made_fast.flows.adapters.solving import Adapter, Inverter, copy_with
-from made_fast.layers.chains import MOST_AT_ONCE, Chain
+from made_fast.layers.chains import Chain
 from made_fast.layers.networks import Call
 from made_fast.layers.unchanged import Last, Seen, is_watched
 from made_fast.models.whole import LastChain, serving
 from made_fast.programs.program import CONTEXT, X
+from made_fast.programs.wiring import MOST_NETWORKS
 
 __all__ = ["composed", "levelled", "recognises"]
 
@@ -199,7 +200,7 @@ def _joined(cascade: Any, transforms: Iterable[Any]) -> list[Any]:
         several.clear()
 
     for each in transforms:
-        if (_is_affine(each) and sum(map(_is_affine, several)) < MOST_AT_ONCE) or _is_permutation(each):
+        if (_is_affine(each) and sum(map(_is_affine, several)) < MOST_NETWORKS) or _is_permutation(each):
             several.append(each)
         else:
             end()

@@ -22,11 +22,12 @@ from made_fast.flows.adapters.networks import (
     run_finite,
 )
 from made_fast.flows.adapters.solving import Adapter, Inverter, copy_with
-from made_fast.layers.chains import MOST_AT_ONCE, Chain
+from made_fast.layers.chains import Chain
 from made_fast.layers.networks import Call
 from made_fast.layers.unchanged import Last, Seen, is_watched
 from made_fast.models.whole import LastChain, serving
 from made_fast.programs.program import X
+from made_fast.programs.wiring import MOST_NETWORKS
 
 __all__ = ["composed", "levelled", "recognises"]
 
@@ -152,7 +153,7 @@ class _Composed:
         pairs = zip(self.transforms, transform.transforms, strict=True)
         for is_affine, several in groupby(pairs, _is_joined):
             lazy, made = map(list, zip(*several, strict=True))
-            if is_affine and 1 < len(made) <= MOST_AT_ONCE:
+            if is_affine and 1 < len(made) <= MOST_NETWORKS:
                 joined = copy.copy(made[0])
                 joined.call_and_ladj = _density_of(lazy, made, c)
                 made = [joined]

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from made_fast.backends.known import check_function
+from made_fast.backends.known import ReadyNetwork, ReadyNetworks, check_function
 from made_fast.backends.numba.jit import in_threads
 from made_fast.backends.numba.networks.backward import (
     BLOCKS_AT_ONCE,
@@ -35,11 +35,10 @@ from made_fast.programs.wiring import HEADS, HEADS_WITH_Z, Wiring, check_head, c
 __all__ = ["Network", "Networks"]
 
 _MACS_PER_THREAD = 4_000_000  # of a forward pass
-_CHAINS_KEPT = 8
 _NUMBERS = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-class Network:
+class Network(ReadyNetwork):
     """A network made ready: its operations and masks, but no weights.
 
     Args:
@@ -61,22 +60,13 @@ class Network:
             number: (side_of(mask.numpy()), side_of(mask.numpy().T)) for number, mask in masks.items()
         }
         self.macs = sum(UNITS * len(side.columns) for side, _ in self.sides.values())
+        super().__init__(object())
 
-        self._key = object()
-        self._chains: dict[tuple[object, ...], Networks] = {}
-
-    def one_after_another(self, networks: Sequence[Network]) -> Networks:
-        """Several of them as one, of which this is the first; a few are kept as long as it is."""
-        keys = tuple([each._key for each in networks])  # not the networks: they would hold one another
-        found = self._chains.get(keys)
-        if found is None:
-            if len(self._chains) >= _CHAINS_KEPT:
-                self._chains.clear()
-            found = self._chains[keys] = Networks(networks)
-        return found
+    def _chained(self, networks: Sequence[Network]) -> Networks:
+        return Networks(networks)
 
 
-class Networks:
+class Networks(ReadyNetworks):
     """Networks one after another, each reading the z of the one before.
 
     Args:
@@ -106,20 +96,7 @@ class Networks:
         keep: bool,
         finite: bool = False,
     ) -> tuple[Tensor | None, Tensor | None, Tensor] | None:
-        """Results of a head, and the values of all units.
-
-        Args:
-            head: of ``HEADS``; of several networks one that makes z, or ``"flow"``.
-            floor: of scales.
-            reads: for each network, int64 (D,) contiguous: which variable of the z before it is its i-th; None: the i-th.
-            x, context: (B, D) and (B, C) or None; contiguous, fp32 or fp64, B of 1 or more.
-            weights: addresses of those of all networks, contiguous, of the same dtype.
-            keep: whether the values are wanted; else their memory is bounded whatever B.
-            finite: whether it gives up where a number is not finite.
-
-        Returns:
-            (B, P), or z (B, D), or None; the total (B,) of a head or None; and the values. Or None: it has given up.
-        """
+        """See ``ReadyNetworks``."""
         self._check(head, reads, weights)
         batch, wiring = x.shape[0], self._wirings[-1]
         blocks, threads = self._cut(batch)
@@ -147,20 +124,7 @@ class Networks:
         into_weights: Sequence[Tensor | None],
         finite: bool = False,
     ) -> bool:
-        """Writes the gradients of x, context and the weights.
-
-        Args:
-            head, floor, reads, weights: as before.
-            batch: B.
-            values: from ``forward``, kept.
-            grads: those of both results, contiguous, or None.
-            into: (B, D) and (B, C), contiguous, or None where they are not wanted.
-            into_weights: of the shapes of the weights, contiguous, or None.
-            finite: whether it gives up where a gradient that is given or made is not finite.
-
-        Returns:
-            Whether it has not given up.
-        """
+        """See ``ReadyNetworks``."""
         self._check(head, reads, weights)
         blocks, threads = self._cut(batch)
         room = values.new_empty(min(blocks, BLOCKS_AT_ONCE) * BLOCK * self._room)
