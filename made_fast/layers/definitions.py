@@ -1,4 +1,4 @@
-"""The masked products in torch's own operations, and their multiply-adds: what exporters and counters of torch ask for."""
+"""The masked products in torch's own operations, their multiply-adds: what exporters, counters and compilers of torch ask."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from made_fast.backends import reference
 from made_fast.masks import whole_mask
 
-__all__ = ["decompositions", "flat", "grad_input", "grad_weight", "let_count", "register"]
+__all__ = ["decompositions", "flat", "grad_input", "grad_weight", "let_compile", "let_count", "register"]
 
 _COUNTER = "torch.utils.flop_counter"  # which loads a compiler, so that it is not loaded here
+_LOWERING = "torch._inductor.lowering"
 _LIKE_MASKED_LINEAR = ("masked_linear", "masked_linear_grad_input")
+_NAMES = (*_LIKE_MASKED_LINEAR, "masked_linear_grad_weight")
 
 
 def flat(x: Tensor) -> Tensor:
@@ -27,16 +29,19 @@ def flat(x: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None, activation: str, backend: str) -> Tensor:
+    let_compile()
     return reference.masked_linear(x, weight, whole_mask(mask, weight.shape), bias, activation)
 
 
 def grad_input(grad: Tensor, weight: Tensor, mask: Tensor, backend: str) -> Tensor:
     """The operator ``masked_linear_grad_input``: (..., in) from grad (..., out) and weight (out, in)."""
+    let_compile()
     return reference.masked_linear_grad_input(grad, weight, whole_mask(mask, weight.shape))
 
 
 def grad_weight(grad: Tensor, x: Tensor, mask: Tensor, backend: str) -> Tensor:
     """The operator ``masked_linear_grad_weight``: (out, in) from grad (..., out) and x (..., in)."""
+    let_compile()
     grad, x = flat(grad), flat(x)
     return reference.masked_linear_grad_weight(grad, x, whole_mask(mask, (grad.shape[-1], x.shape[-1])))
 
@@ -76,6 +81,17 @@ def let_count() -> None:
         known = getattr(getattr(mode, "counter", None), "flop_registry", None)
         if isinstance(known, dict):
             known.update(counter.flop_registry)
+
+
+def let_compile() -> None:
+    """Tells torch's compiler, if it is loaded, that our operators are called as they are.
+
+    It refuses, where the variable ``CI`` is set, to call what has a definition in torch's own operations. What traces for it
+    asks for shapes: of definitions where sizes are symbols, of the operators where they are numbers.
+    """
+    called_as_they_are = getattr(sys.modules.get(_LOWERING), "FALLBACK_ALLOW_LIST", None)
+    if called_as_they_are is not None:
+        called_as_they_are.update(f"made_fast::{name}" for name in _NAMES)
 
 
 def _flops(x: Any, weight: Any, *others: Any, out_shape: Any = None, **options: Any) -> int:
