@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "engine/quads-inl.h"
 #include "engine/scratch-inl.h"
 #include "engine/simd-inl.h"
 #include "plan/plan.h"
@@ -34,13 +35,14 @@ struct FewRows {
 
   // What of an affine operation is multiplied ahead.
   struct Ahead {
-    int32_t first, end, columns;  // panels [first, end) have these leading columns
+    int32_t first, end, columns, quads;  // panels [first, end) have these leading columns and quads
   };
 
   const Plan<T>& plan;
   int period;     // rows, 2, 4 or 8
   T* values;      // (slots, period) of finished slots
   T* sums;        // (num_affines, kSumsTogether, 8), by panel and by row
+  T* quad_sums;   // the same of quads
   Ahead* aheads;  // (num_affines,)
 
   void begin() const { std::memset(aheads, 0, static_cast<size_t>(plan.num_affines) * sizeof(Ahead)); }
@@ -57,15 +59,15 @@ struct FewRows {
     }
   }
 
-  // out (8, kLanes) = bias + sum over the columns of a panel, in all lanes.
-  void multiply(int32_t affine, int32_t number, T* out) const {
+  // out (8, kLanes) = bias + sum over the columns of a panel, in all lanes; of_quads that over its quads.
+  void multiply(int32_t affine, int32_t number, T* out, T* of_quads) const {
     switch (period) {
       case 2:
-        return multiply_rows<2>(affine, number, out);
+        return multiply_rows<2>(affine, number, out, of_quads);
       case 4:
-        return multiply_rows<4>(affine, number, out);
+        return multiply_rows<4>(affine, number, out, of_quads);
       case 8:
-        return multiply_rows<8>(affine, number, out);
+        return multiply_rows<8>(affine, number, out, of_quads);
     }
   }
 
@@ -76,10 +78,16 @@ struct FewRows {
   }
 
   template <int R>
-  void multiply_rows(int32_t affine, int32_t number, T* out) const {
+  void multiply_rows(int32_t affine, int32_t number, T* out, T* of_quads) const {
+    const int64_t kept = int64_t(affine) * kSumsTogether * kPanelRows;
     Ahead& ahead = aheads[affine];
     if (number >= ahead.end) start<R>(affine, number, ahead);
-    multiply_panels<R, kSumsTogether / R>(ahead, number, sums + int64_t(affine) * kSumsTogether * kPanelRows, out);
+    const AffineInfo& info = plan.affines[affine];
+    if (kHasQuads<T> && info.summed >= 0) {
+      const int32_t* quads = plan.affine_quads + info.first_quad;
+      add_quads<R, kSumsTogether / R>(ahead, number, quads, quad_sums + kept, of_quads);
+    }
+    multiply_panels<R, kSumsTogether / R>(ahead, number, sums + kept, out);
   }
 
   // Begins with panels from `number` on: those that read the same list, of which the first has the least.
@@ -87,7 +95,7 @@ struct FewRows {
   void start(int32_t affine, int32_t number, Ahead& ahead) const {
     const AffineInfo& info = plan.affines[affine];
     const int32_t last = info.first_panel + (info.num_rows + kPanelRows - 1) / kPanelRows;
-    ahead = {number, number + 1, 0};
+    ahead = {number, number + 1, 0, 0};
     while (ahead.end < last && ahead.end < number + kSumsTogether / R) {
       const Panel &before = plan.panels[ahead.end - 1], &next = plan.panels[ahead.end];
       if (next.columns != before.columns || next.num_columns < before.num_columns) break;
@@ -95,6 +103,8 @@ struct FewRows {
     }
     const T* bias = plan.bias + info.first_slot + int64_t(number - info.first_panel) * kPanelRows;
     T* to = sums + int64_t(affine) * kSumsTogether * kPanelRows;
+    if (info.summed >= 0)
+      std::memset(quad_sums + (to - sums), 0, static_cast<size_t>(kSumsTogether * kPanelRows) * sizeof(T));
     for (int32_t panel = number; panel < ahead.end; ++panel, bias += kPanelRows)
       for (int r = 0; r < R; ++r, to += kPanelRows) std::memcpy(to, bias, sizeof(Units));
   }
@@ -124,6 +134,51 @@ struct FewRows {
       }
     }
     ahead.columns = panel.num_columns;
+#pragma GCC unroll 16
+    for (int i = R; i < P * R; ++i) std::memcpy(own + i * kPanelRows, &sum[i], sizeof sum[i]);
+    const int32_t* late = plan.panel_columns + panel.late_columns;
+    for (int64_t c = 0; c < panel.num_late; ++c) {
+      const T* x = values + int64_t(late[c]) * R;
+      Units weight;
+      std::memcpy(&weight, plan.panel_weights + panel.late_weights + c * kPanelRows, sizeof weight);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r] += weight * x[r];
+    }
+    spread<R>(sum, panel.num_rows, out);
+  }
+
+  // The same of their quads.
+  template <int R, int P>
+  void add_quads(Ahead& ahead, int32_t number, const int32_t* quads, T* kept, T* out) const {
+    if constexpr (P > 1) {
+      if (ahead.end - number < P) return add_quads<R, P - 1>(ahead, number, quads, kept, out);
+    }
+    Units sum[P * R];
+    T* own = kept + int64_t(number - ahead.first) * R * kPanelRows;
+#pragma GCC unroll 16
+    for (int i = 0; i < P * R; ++i) std::memcpy(&sum[i], own + i * kPanelRows, sizeof sum[i]);
+    const Panel& panel = plan.panels[number];
+    const T* weights[P];
+    for (int p = 0; p < P; ++p) weights[p] = plan.panel_weights + plan.panels[number + p].quad_weights;
+    for (int64_t q = ahead.quads; q < panel.num_quads; ++q) {
+      T x[R][4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const T* from = values + int64_t(plan.quads[quads[q]].slots[i]) * R;
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) x[r][i] = from[r];
+      }
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        Units weight[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)  // one by one: a copy of all would go through memory, in halves of a vector
+          std::memcpy(&weight[i], weights[p] + q * kQuadWeights + i * kPanelRows, sizeof weight[i]);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) sum[p * R + r] += quad_input(weight, x[r]);
+      }
+    }
+    ahead.quads = panel.num_quads;
 #pragma GCC unroll 16
     for (int i = R; i < P * R; ++i) std::memcpy(own + i * kPanelRows, &sum[i], sizeof sum[i]);
     spread<R>(sum, panel.num_rows, out);

@@ -38,6 +38,13 @@ struct Prefix {
     return low;
   }
 
+  // How many of the leading quads of a list are observed.
+  int32_t count_quads(const Plan<T>& plan, const int32_t* quads, int32_t most) const {
+    int32_t count = 0;
+    while (count < most && plan.quads[quads[count]].last < num_drawn) ++count;
+    return count;
+  }
+
   // How many of the variables that a panel looks up are observed.
   int32_t count_looked_up(const Plan<T>& plan, const Panel& panel) const {
     int32_t count = 0;

@@ -11,6 +11,7 @@
 #include "engine/drawing-inl.h"
 #include "engine/functions-inl.h"
 #include "engine/noise-inl.h"
+#include "engine/quads-inl.h"
 #include "engine/scratch-inl.h"
 #include "plan/plan.h"
 #include "plan/request.h"
@@ -51,7 +52,7 @@ struct Row {
   const Plan<T>& plan;
   const Request<T>& request;
   T* values;       // (num_slots,): sums that are not finished, then values
-  T* looked;       // (looked_slots,): what look-ups add to the sums
+  T* looked;       // (looked_slots,): what look-ups and quads add to the sums
   T* limits;       // (D,): thresholds by noise step, of plain draws
   T* params;       // (most_params, lanes): those of one variable, the same in all lanes
   T* x;            // (2, lanes): what was drawn, and what is read of it
@@ -91,6 +92,53 @@ struct Row {
     }
   }
 
+  // Adds to their sums what the quads give that these variables complete.
+  void complete_quads(const Step& step) {
+    for (int32_t place = step.first; place < step.first + step.count && kHasQuads<T> && plan.num_summed > 0; ++place)
+      if (plan.quad_at[place] >= 0) add_quad(plan.quad_at[place]);
+  }
+
+  void add_quad(int32_t number) {
+    const int32_t* slots = plan.quads[number].slots;
+    int which[4], count = 0;  // those that are not zero
+    for (int i = 0; i < 4; ++i)
+      if (values[slots[i]] != T(0)) which[count++] = i;
+    if (count == 0) return;
+    T x[4];
+    for (int i = 0; i < count; ++i) x[i] = values[slots[which[i]]];
+    for (int64_t c = plan.quad_start[number]; c < plan.quad_start[number + 1]; ++c) {
+      const QuadColumns& columns = plan.quad_columns[c];
+      const T* weights[4];
+      for (int i = 0; i < count; ++i)
+        weights[i] = plan.column_weights + columns.weights + int64_t(which[i]) * columns.count;
+      T* sums = looked + columns.first_slot;
+      switch (count) {
+        case 1:
+          add_inputs<1>(weights, x, columns.count, sums);
+          break;
+        case 2:
+          add_inputs<2>(weights, x, columns.count, sums);
+          break;
+        case 3:
+          add_inputs<3>(weights, x, columns.count, sums);
+          break;
+        default:
+          add_inputs<4>(weights, x, columns.count, sums);
+      }
+    }
+  }
+
+  // As quad_input, without what is zero.
+  template <int n>
+  static void add_inputs(const T* const* weights, const T* x, int32_t count, T* sums) {
+    for (int32_t i = 0; i < count; i += kLanes<T>) {
+      Vec<T> input = load<T>(weights[0] + i) * x[0];
+#pragma GCC unroll 4
+      for (int j = 1; j < n; ++j) input += load<T>(weights[j] + i) * x[j];
+      store<T>(sums + i, load<T>(sums + i) + input);
+    }
+  }
+
   void make_limits(uint64_t row) {
     alignas(kAlign) uint32_t words[4 * kPhiloxLanes];
     alignas(kAlign) T found[4 * kPhiloxLanes];
@@ -117,6 +165,7 @@ struct Row {
         log_prob += static_cast<double>((-softplus_<T>(splat<T>(drawn > T(0) ? -logit : logit)))[0]);
     }
     finished(plan.x_slot + step.first, step.count);
+    complete_quads(step);
   }
 
   void draw(const Step& step, T* out) {
@@ -141,6 +190,7 @@ struct Row {
       const int32_t units = variable.x_slot < plan.num_slots ? plan.conditionals[variable.conditional].units : 0;
       finished(variable.x_slot, units);
     }
+    complete_quads(step);
   }
 
   // Sums and values before the first step.
@@ -175,7 +225,8 @@ struct Row {
       T* first = values + step->first;
       switch (step->kind) {
         case Kind::affine:
-          if (plan.affines[step->left].open >= 0) add<T>(first, looked + step->first, first, step->count);
+          if (plan.affines[step->left].sums_apart())
+            for (int32_t i = 0; i < step->count; ++i) first[i] += looked[step->first + i];
           if (step->count == 1) {
             finish_unit(step->function, step->first, step->first >= plan.first_param);
             continue;

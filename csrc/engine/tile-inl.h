@@ -15,6 +15,7 @@
 #include "engine/pairs-inl.h"
 #include "engine/panel-inl.h"
 #include "engine/prefix-inl.h"
+#include "engine/quads-inl.h"
 #include "engine/tile_positions-inl.h"
 #include "plan/plan.h"
 #include "plan/request.h"
@@ -37,6 +38,9 @@ struct Tile {
   T* drawn;   // (D, stride): variables in the order of drawing, unless they are drawn over their parameters
   T* params;  // (most_params, stride): those of one variable, where they do not lie together
   OpenPanels<T> open_panels;
+  T* quad_sums;          // (num_summed, 8, stride), those of the panels that are open
+  QuadCode* quad_codes;  // (num_quads, stride)
+  T* quad_tables;
   T* limits;  // (4, width): thresholds of the steps of the present noise block, of plain draws
   double* log_prob;
   Drawing<T>& drawing;
@@ -68,11 +72,24 @@ struct Tile {
     }
   }
 
+  struct Columns {
+    const T* weights;
+    const int32_t* slots;
+    int64_t count;
+  };
+
+  // Those of a list that are not in the prefix.
+  Columns not_known(int64_t weights, int64_t first, int32_t count, int weights_per_column = kPanelRows) const {
+    const int32_t* slots = plan.panel_columns + first;
+    const int64_t known = prefix == nullptr ? 0 : prefix->count_known(slots, count);
+    return {plan.panel_weights + weights + known * weights_per_column, slots + known, count - known};
+  }
+
   // out[0 .. kept) = (bias, or what out holds) + sum over columns of weight * input, for U units at a time in
   // registers.
   template <int U, bool kFromBias>
-  void multiply(const T* weights, int weights_per_column, const int32_t* columns, int num_columns, const T* bias,
-                T* out, int kept) {
+  void multiply(const Columns& early, const Columns& late, int weights_per_column, int part, const T* bias, T* out,
+                int kept) {
     Vec<T> sum[U][NV] = {};
     if constexpr (kFromBias) {
       fill<T, U, NV>(sum, bias);
@@ -81,40 +98,74 @@ struct Tile {
       for (int u = 0; u < U; ++u)
         if (u < kept) load_sums<T, NV>(sum[u], out + u * stride);
     }
-    accumulate<T, U, NV>(sum, PackedWeights<T>{weights, weights_per_column}, num_columns,
-                         [&](int64_t c) { return slot(columns[c]); });
+    accumulate<T, U, NV>(sum, PackedWeights<T>{early.weights + part, weights_per_column}, early.count,
+                         [&](int64_t c) { return slot(early.slots[c]); });
+    accumulate<T, U, NV>(sum, PackedWeights<T>{late.weights + part, weights_per_column}, late.count,
+                         [&](int64_t c) { return slot(late.slots[c]); });
 #pragma GCC unroll 8
     for (int u = 0; u < U; ++u)
       if (u < kept) store_sums<T, NV>(sum[u], out + u * stride);
   }
 
-  void multiply_panel(int32_t affine, int32_t number, int64_t first_slot) {
+  T* quad_sums_of(const AffineInfo& affine) const { return quad_sums + int64_t(affine.summed) * kPanelRows * stride; }
+
+  // Called when variables are drawn and published.
+  void complete_quads(const Step& step) {
+    if constexpr (kHasQuads<T>) {
+      if (kPairs || plan.num_summed == 0 || few != nullptr) return;
+      encode_quads(step);
+    }
+  }
+
+  void encode_quads(const Step& step) {
+    for (int32_t place = step.first; place < step.first + step.count; ++place) {
+      const int32_t quad = plan.quad_at[place];
+      if (quad < 0) continue;
+      const int32_t* slots = plan.quads[quad].slots;
+      const T* const x[4] = {slot(slots[0]), slot(slots[1]), slot(slots[2]), slot(slots[3])};
+      QuadSums<T, NV>::encode(x, quad_codes + int64_t(quad) * stride);
+    }
+  }
+
+  void sum_quads(const AffineInfo& affine, const Panel& panel, int64_t first_slot) {
+    T start[kPanelRows] = {};
+    if (prefix != nullptr)
+      std::memcpy(start, prefix->looked + first_slot, static_cast<size_t>(panel.num_rows) * sizeof(T));
+    const int32_t* quads = plan.affine_quads + affine.first_quad;
+    const int32_t known = prefix == nullptr ? 0 : prefix->count_quads(plan, quads, panel.num_quads);
+    QuadSums<T, NV>::sum(
+        plan.panel_weights + panel.quad_weights + known * kQuadWeights, panel.num_quads - known, affine.spins,
+        [&](int i) { return quad_codes + int64_t(quads[known + i]) * stride; }, start, quad_tables,
+        quad_sums_of(affine));
+  }
+
+  void multiply_panel(int32_t number_of_affine, int32_t number, int64_t first_slot) {
+    const AffineInfo& affine = plan.affines[number_of_affine];
     const Panel& panel = plan.panels[number];
     if constexpr (kHasFew)
-      if (few != nullptr) return few->multiply(affine, number, place_of(first_slot));
+      if (few != nullptr)
+        return few->multiply(number_of_affine, number, place_of(first_slot),
+                             affine.summed < 0 ? nullptr : quad_sums_of(affine));
     if constexpr (kPairs) {
       multiply_pairs<NV>(plan, plan.pair_panels[number], plan.bias + first_slot, pairs, place_of(first_slot));
     } else {
       constexpr int units = kUnits<NV>;
-      const int32_t* columns = plan.panel_columns + panel.columns;
-      const int64_t shared = prefix == nullptr ? 0 : prefix->count_known(columns, panel.num_columns);
+      if constexpr (kHasQuads<T>)
+        if (affine.summed >= 0) sum_quads(affine, panel, first_slot);
+      const Columns early = not_known(panel.weights, panel.columns, panel.num_columns);
+      const Columns late = not_known(panel.late_weights, panel.late_columns, panel.num_late);
       const T* start = prefix == nullptr ? plan.bias : prefix->values;
-      for (int part = 0; part < panel.num_rows; part += units) {
-        const T* weights = plan.panel_weights + panel.weights + shared * kPanelRows + part;
-        multiply<units, true>(weights, kPanelRows, columns + shared, panel.num_columns - static_cast<int>(shared),
-                              start + first_slot + part, place_of(first_slot + part), panel.num_rows - part);
-      }
+      for (int part = 0; part < panel.num_rows; part += units)
+        multiply<units, true>(early, late, kPanelRows, part, start + first_slot + part, place_of(first_slot + part),
+                              panel.num_rows - part);
     }
   }
 
   // When the fifth unit of a panel is due: what has become known since, for the four that are left.
   void multiply_second_half(const Panel& panel, int64_t first_slot) {
     constexpr int half = kPanelRows / 2;
-    const int32_t* columns = plan.panel_columns + panel.half_columns;
-    const int64_t shared = prefix == nullptr ? 0 : prefix->count_known(columns, panel.num_half_columns);
-    multiply<half, false>(plan.panel_weights + panel.half_weights + shared * half, half, columns + shared,
-                          panel.num_half_columns - static_cast<int>(shared), nullptr, place_of(first_slot),
-                          panel.num_rows - half);
+    multiply<half, false>(not_known(panel.half_weights, panel.half_columns, panel.num_half_columns, half), {}, half, 0,
+                          nullptr, place_of(first_slot), panel.num_rows - half);
   }
 
   void start_lookups(const AffineInfo& affine, const Panel& panel, int64_t first_slot) {
@@ -133,14 +184,14 @@ struct Tile {
     open_panels.add_to(affine.open, index, place_of(unit));
   }
 
-  // Adds the inputs of one unit that became known after its panel was multiplied, and rectifies if that is its
-  // function.
+  // Adds the inputs of one unit that became known after its panel was multiplied, and the sums of its quads if there
+  // are any; rectifies if that is its function.
   template <bool kRectify>
-  void finish_unit(int64_t unit) {
+  void finish_unit(int64_t unit, const T* of_quads) {
     const int64_t end = plan.tail_start[unit + 1];
     int64_t begin = plan.tail_start[unit];
     if (prefix != nullptr) begin += prefix->count_known(plan.tail_columns + begin, end - begin);
-    if (begin == end && !kRectify) return;
+    if (begin == end && !kRectify && of_quads == nullptr) return;
     T* own = place_of(unit);
     Vec<T> sum[NV];
 #pragma GCC unroll 3
@@ -150,6 +201,7 @@ struct Tile {
 #pragma GCC unroll 3
       for (int v = 0; v < NV; ++v) sum[v] += plan.tail_weights[i] * load<T>(input + v * kLanes<T>);
     }
+    if (of_quads != nullptr) add_sums<T, NV>(sum, of_quads);
 #pragma GCC unroll 3
     for (int v = 0; v < NV; ++v) store<T>(own + v * kLanes<T>, kRectify ? max0<T>(sum[v]) : sum[v]);
   }
@@ -162,7 +214,8 @@ struct Tile {
       if (index % kPanelRows == 0) multiply_panel(step.left, number, unit);
       if (looks_up && index % kPanelRows == 0) start_lookups(affine, plan.panels[number], unit);
       if (index % kPanelRows == kPanelRows / 2) multiply_second_half(plan.panels[number], unit);
-      rectify ? finish_unit<true>(unit) : finish_unit<false>(unit);
+      const T* of_quads = affine.summed < 0 ? nullptr : quad_sums_of(affine) + index % kPanelRows * stride;
+      rectify ? finish_unit<true>(unit, of_quads) : finish_unit<false>(unit, of_quads);
       if (looks_up) finish_lookups(unit, affine, plan.panels[number], index % kPanelRows);
     }
     if (!rectify) apply<T>(step.function, slot(step.first), slot(step.first), int64_t(step.count) * stride);
@@ -214,6 +267,7 @@ struct Tile {
       }
     }
     publish(plan.x_slot + step.first, step.count);
+    complete_quads(step);
   }
 
   // The parameters of a variable, one after the other.
@@ -241,6 +295,7 @@ struct Tile {
       }
       publish(variable.x_slot, conditional.units);
     }
+    complete_quads(step);
   }
 
   void fill_context() {
@@ -261,6 +316,8 @@ struct Tile {
     if (index == affine.num_rows || index % kPanelRows == 0) return;
     const Panel& panel = plan.panels[affine.first_panel + index / kPanelRows];
     const int32_t begin = index / kPanelRows * kPanelRows;
+    for (int32_t i = index; i < begin + panel.num_rows && affine.summed >= 0; ++i)
+      spread(prefix->looked[affine.first_slot + i], quad_sums_of(affine) + (i - begin) * stride);
     for (; index < begin + panel.num_rows; ++index)
       spread(prefix->values[affine.first_slot + index], place_of(affine.first_slot + index));
     if (affine.open >= 0) start_lookups(affine, panel, affine.first_slot + begin);
@@ -362,7 +419,7 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
   const int period = period_of(rows, NV * kLanes<T>);
   Drawing<T> drawing(plan, request, first, rows, period, NV * kLanes<T>, scratch + at.drawing);
   const FewRows<T> few{plan, period, numbers(at.few), numbers(at.few_sums),
-                       reinterpret_cast<typename FewRows<T>::Ahead*>(scratch + at.aheads)};
+                       numbers(at.few_quads), reinterpret_cast<typename FewRows<T>::Ahead*>(scratch + at.aheads)};
   const bool are_few = Tile<T, NV, kPairs>::kHasFew && period < kLanes<T> && prefix == nullptr;
   if (are_few) few.begin();
   Tile<T, NV, kPairs> tile{plan,
@@ -372,6 +429,9 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
                            numbers(at.drawn),
                            numbers(at.params),
                            {numbers(at.looked), reinterpret_cast<int32_t*>(scratch + at.known), NV * kLanes<T>},
+                           numbers(at.quad_sums),
+                           reinterpret_cast<QuadCode*>(scratch + at.quad_codes),
+                           numbers(at.quad_tables),
                            numbers(at.limits),
                            reinterpret_cast<double*>(scratch + at.log_prob),
                            drawing,

@@ -8,6 +8,7 @@
 #include "engine/lookups-inl.h"
 #include "engine/noise-inl.h"
 #include "engine/panel-inl.h"
+#include "engine/quads-inl.h"
 #include "engine/scratch-inl.h"
 #include "plan/plan.h"
 
@@ -24,11 +25,12 @@ constexpr int kLimits =
     4 * kWidest<T> > 2 * kPhiloxLanes* kPhiloxLanes ? 4 * kWidest<T> : 2 * kPhiloxLanes * kPhiloxLanes;
 
 // Where things lie in the scratch of a tile: the table (and that of pairs, and of few rows with its sums), what was
-// drawn where that is not in the table, the parameters of one variable, the sums of look-ups, thresholds,
+// drawn where that is not in the table, the parameters of one variable, the sums of look-ups and of quads, thresholds,
 // log-probabilities.
 template <class T>
 struct TilePositions {
-  int64_t table, pairs, few, few_sums, aheads, drawn, params, looked, known, limits, log_prob, drawing, bytes;
+  int64_t table, pairs, few, few_sums, few_quads, aheads, drawn, params, looked, known, quad_sums, quad_codes, quad_tables;
+  int64_t limits, log_prob, drawing, bytes;
   TilePositions(const Plan<T>& plan, int lanes) {
     using Few = FewRows<T>;
     const bool has_few = Few::fits && lanes == kLanes<T> && plan.pair_weights == nullptr;
@@ -39,11 +41,16 @@ struct TilePositions {
     pairs = places.add(plan.pair_weights == nullptr ? 0 : rows((plan.first_param + plan.ring + 1) / 2));
     few = places.add(has_few ? (plan.first_param + plan.ring) * kMostFew * int64_t(sizeof(T)) : 0);
     few_sums = places.add(affines * kSumsTogether * kPanelRows * int64_t(sizeof(T)));
+    few_quads = places.add(affines * kSumsTogether * kPanelRows * int64_t(sizeof(T)));
     aheads = places.add(affines * int64_t(sizeof(typename Few::Ahead)));
     drawn = places.add(plan.in_place ? 0 : rows(plan.features));
     params = places.add(plan.in_place ? 0 : rows(plan.most_params));
     looked = places.add(OpenPanels<T>::bytes_of_sums(plan, lanes));
     known = places.add(plan.num_open * int64_t(sizeof(int32_t)));
+    quad_sums = places.add(rows(plan.num_summed * kPanelRows));
+    quad_codes = places.add(plan.num_summed == 0 ? 0 : plan.num_quads * lanes * int64_t(sizeof(QuadCode)));
+    quad_tables =
+        places.add(plan.num_summed == 0 ? 0 : kTablesAtOnce * kQuadInputs * kPanelRows * int64_t(sizeof(T)));
     limits = places.add(kLimits<T> * int64_t(sizeof(T)));
     log_prob = places.add(kWidest<T> * int64_t(sizeof(double)));
     drawing = places.add(Drawing<T>::bytes(plan, lanes));

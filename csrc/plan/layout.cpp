@@ -18,6 +18,7 @@ Layout<T>::Layout(PlanSource<T> given) : source(std::move(given)) {
   check_source(source);
   tail_start.assign(static_cast<size_t>(source.shape.num_slots) + 1, 0);
   list_looked_up();
+  list_quads();
   for (const AffineSource& affine : source.affines) {
     plan_panels(affine);
     plan_lookups(affine, affines.back());
@@ -68,30 +69,66 @@ int64_t Layout<T>::ring_size() const {
 template <class T>
 void Layout<T>::plan_panels(const AffineSource& affine) {
   affines.push_back({static_cast<int32_t>(affine.first_slot), static_cast<int32_t>(panels.size()),
-                     static_cast<int32_t>(affine.num_rows), -1});
-  // Without a mask every panel reads leading columns, and all panels share one list of slots.
-  const int64_t shared = static_cast<int64_t>(panel_columns.size());
-  if (!affine.mask)
-    for (int64_t column = 0; column < affine.num_columns; ++column) list_column(affine, column);
-  else
-    make_room(affine);
+                     static_cast<int32_t>(affine.num_rows), -1, -1, 0, static_cast<int64_t>(affine_quads.size()), false});
+  plan_quads(affine, affines.back());
+  const AffineInfo info = affines.back();
+  const std::vector<int32_t> quads_of = quads_of_panels(affine, info);
+  const Shared shared = list_shared(affine, info);
+  const auto take = [this](int64_t width, int64_t count) {
+    const int64_t start = panel_size;
+    panel_size += width * count;
+    panel_macs += width * count;
+    return start;
+  };
   for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
     const int64_t rows = std::min<int64_t>(kPanelRows, affine.num_rows - row);
     const int64_t known = known_to(affine, row, rows);
     Panel panel{};
     panel.num_rows = static_cast<int32_t>(rows);
-    panel.columns = list_columns(affine, shared, row, rows, 0, known, panel.num_columns);
-    panel.weights = panel_size;
-    panel_size += int64_t{kPanelRows} * panel.num_columns;
-    panel_macs += int64_t{kPanelRows} * panel.num_columns;
+    panel.num_quads = quads_of[static_cast<size_t>(row / kPanelRows)];
+    panel.quad_weights = take(kPanelRows, int64_t{4} * panel.num_quads);
+    if (info.num_quads > 0) {
+      const int64_t next = panel.num_quads < info.num_quads ? quad_from[4 * (info.first_quad + panel.num_quads)] : known;
+      const int64_t early = std::min(known, next);
+      panel.columns = shared.apart;
+      panel.num_columns = static_cast<int32_t>(shared_to(shared.apart, shared.end, early) - shared.apart);
+      panel.late_columns = shared_to(shared.all, shared.apart, early);
+      panel.num_late = static_cast<int32_t>(known - early);
+    } else {
+      panel.columns = list_columns(affine, shared, row, rows, 0, known, panel.num_columns);
+    }
+    panel.weights = take(kPanelRows, panel.num_columns);
+    panel.late_weights = take(kPanelRows, panel.num_late);
     const int64_t later = rows > half ? std::max(known, known_to(affine, row + half, rows - half)) : known;
     panel.half_columns = list_columns(affine, shared, row + half, rows - half, known, later, panel.num_half_columns);
-    panel.half_weights = panel_size;
-    panel_size += half * panel.num_half_columns;
-    panel_macs += half * panel.num_half_columns;
+    panel.half_weights = take(half, panel.num_half_columns);
     panels.push_back(panel);
     for (int64_t r = row; r < row + rows; ++r) plan_tail(affine, r, r < row + half ? known : later);
   }
+}
+
+// Without a mask every panel reads leading columns, and all panels share lists of slots.
+template <class T>
+typename Layout<T>::Shared Layout<T>::list_shared(const AffineSource& affine, const AffineInfo& info) {
+  const auto size = [this] { return static_cast<int64_t>(panel_columns.size()); };
+  const int64_t all = size();
+  if (affine.mask) {
+    make_room(affine);
+    return {all, all, all};
+  }
+  for (int64_t column = 0; column < affine.num_columns; ++column) list_column(affine, column);
+  if (info.num_quads == 0) return {all, all, size()};
+  const int64_t apart = size();
+  const auto first = quad_from.begin() + 4 * info.first_quad;
+  for (int64_t column = 0; column < affine.num_columns; ++column)
+    if (!std::binary_search(first, quad_from.end(), column)) list_column(affine, column);
+  return {all, apart, size()};
+}
+
+// Of a shared list [first, end), where the columns from `column` on begin.
+template <class T>
+int64_t Layout<T>::shared_to(int64_t first, int64_t end, int64_t column) const {
+  return std::lower_bound(panel_from.begin() + first, panel_from.begin() + end, column) - panel_from.begin();
 }
 
 // Lists that grow bit by bit touch twice the memory that they need.
@@ -113,12 +150,12 @@ int64_t Layout<T>::known_to(const AffineSource& affine, int64_t row, int64_t row
 
 // Where the slots of the columns [begin, end) that any of the rows reads are listed, and how many they are.
 template <class T>
-int64_t Layout<T>::list_columns(const AffineSource& affine, int64_t shared, int64_t row, int64_t rows, int64_t begin,
-                                int64_t end, int32_t& count) {
-  const auto has_slot = [this](int64_t slot) { return !looked_up(slot); };
+int64_t Layout<T>::list_columns(const AffineSource& affine, const Shared& shared, int64_t row, int64_t rows,
+                                int64_t begin, int64_t end, int32_t& count) {
   if (!affine.mask) {
-    count = static_cast<int32_t>(std::count_if(affine.slots + begin, affine.slots + end, has_slot));
-    return shared + std::count_if(affine.slots, affine.slots + begin, has_slot);
+    const int64_t last = shared.apart > shared.all ? shared.apart : shared.end, first = shared_to(shared.all, last, begin);
+    count = static_cast<int32_t>(shared_to(shared.all, last, end) - first);
+    return first;
   }
   const auto start = static_cast<int64_t>(panel_columns.size());
   std::vector<uint8_t> any(static_cast<size_t>(affine.num_columns), 0);
@@ -229,26 +266,32 @@ std::vector<typename Layout<T>::ColumnSource> Layout<T>::find_columns() const {
 
 template <class T>
 void Layout<T>::plan_columns() {
-  constexpr int64_t lanes = kAlign / static_cast<int64_t>(sizeof(T));
   column_start.assign(static_cast<size_t>(source.shape.num_slots) + place_of.size() + 1, 0);
-  for (const ColumnSource& found : find_columns()) {
-    const int64_t first_slot = source.affines[static_cast<size_t>(found.affine)].first_slot;
-    const int64_t begin = (first_slot + found.first) / lanes * lanes;
-    const int64_t end = (first_slot + found.last + lanes - 1) / lanes * lanes;
+  const std::vector<ColumnSource> all = find_columns();
+  for (const ColumnSource& found : all)
     packings[static_cast<size_t>(found.affine)].columns.push_back(
-        {found.column, found.first, found.last, column_size + first_slot - begin});
-    columns.push_back({column_size, static_cast<int32_t>(begin), static_cast<int32_t>(end - begin)});
-    column_size += end - begin;
-    ++column_start[static_cast<size_t>(found.slot) + 1];
-    if (looked_up(found.slot)) plan.looked_slots = std::max(plan.looked_slots, end);
-  }
-  for (size_t i = 1; i < column_start.size(); ++i) column_start[i] += column_start[i - 1];
+        {found.column, found.first, found.last, 0, found.last, 0});
   for (Packing& packing : packings) {
     std::sort(packing.columns.begin(), packing.columns.end(),
               [](const ColumnTarget& a, const ColumnTarget& b) { return a.column < b.column; });
     for (size_t i = 0; i < packing.columns.size(); ++i)
       packing.target_of[static_cast<size_t>(packing.columns[i].column)] = static_cast<int32_t>(i);
   }
+  plan_quad_columns();
+  for (const ColumnSource& found : all) {
+    Packing& packing = packings[static_cast<size_t>(found.affine)];
+    const int64_t first_slot = source.affines[static_cast<size_t>(found.affine)].first_slot;
+    ColumnTarget& target = packing.columns[static_cast<size_t>(packing.target_of[static_cast<size_t>(found.column)])];
+    if (target.first >= target.far) continue;
+    const int64_t begin = whole_vectors(first_slot + target.first, false);
+    const int64_t end = whole_vectors(first_slot + std::min(target.far, target.last), true);
+    target.out = column_size + first_slot - begin;
+    columns.push_back({column_size, static_cast<int32_t>(begin), static_cast<int32_t>(end - begin)});
+    column_size += end - begin;
+    ++column_start[static_cast<size_t>(found.slot) + 1];
+    if (looked_up(found.slot)) plan.looked_slots = std::max(plan.looked_slots, end);
+  }
+  for (size_t i = 1; i < column_start.size(); ++i) column_start[i] += column_start[i - 1];
 }
 
 // Notes where the weights of an operation come from.
@@ -335,6 +378,12 @@ void Layout<T>::fill_plan() {
   p.tail_columns = tail_columns.data();
   p.lookups = lookups.data();
   p.num_lookups = num_lookups.data();
+  p.quads = quads.data();
+  p.num_quads = static_cast<int64_t>(quads.size());
+  p.quad_at = quad_at.data();
+  p.affine_quads = affine_quads.data();
+  p.quad_start = quad_start.data();
+  p.quad_columns = quad_columns.data();
   p.column_start = column_start.data();
   p.columns = columns.data();
 }

@@ -22,6 +22,8 @@ struct Run {
 struct ColumnTarget {
   int64_t column, first, last;  // rows [first, last) read it
   int64_t out;                  // into column_weights
+  int64_t far, far_out;         // rows from here on read it as part of a quad
+  int64_t place(int64_t row) const { return row + (row < far ? out : far_out); }
 };
 
 // A column of a unit that is looked up.
@@ -78,6 +80,10 @@ class Layout {
   std::vector<Column> columns;
   std::vector<int32_t> place_of;  // (units that are looked up,) which variable, in the order of drawing
   std::vector<Lookup> lookups;
+  std::vector<Quad> quads;
+  std::vector<int32_t> quad_at, affine_quads, quad_from;  // see Plan; the columns of the operation, four to a quad
+  std::vector<int64_t> quad_start;
+  std::vector<QuadColumns> quad_columns;
   std::vector<int32_t> num_lookups;
   std::vector<Packing> packings;     // of the affine operations
   std::vector<Block> blocks;         // of all of them
@@ -86,22 +92,39 @@ class Layout {
   int64_t panel_size = 0, lookup_size = 0, panel_macs = 0, column_size = 0, most_columns = 0;
 
  private:
+  // Where lists that all panels of an operation share start in panel_columns: of all its columns, and of those that are
+  // in no quad.
+  struct Shared {
+    int64_t all, apart, end;
+  };
+
   struct ColumnSource {
     int64_t slot, affine, column, first, last;  // rows [first, last) read the column
   };
 
   void list_variables();
   int64_t ring_size() const;
+  void list_quads();
+  void plan_quads(const AffineSource& affine, AffineInfo& info);
   void plan_panels(const AffineSource& affine);
+  Shared list_shared(const AffineSource& affine, const AffineInfo& info);
+  int64_t shared_to(int64_t first, int64_t end, int64_t column) const;
+  std::vector<int32_t> quads_of_panels(const AffineSource& affine, const AffineInfo& info) const;
   void make_room(const AffineSource& affine);
+  // A slot, at the start of its vector or the end of it.
+  static int64_t whole_vectors(int64_t slot, bool upwards) {
+    constexpr int64_t lanes = kAlign / static_cast<int64_t>(sizeof(T));
+    return (slot + (upwards ? lanes - 1 : 0)) / lanes * lanes;
+  }
   static int64_t known_to(const AffineSource& affine, int64_t row, int64_t rows);
-  int64_t list_columns(const AffineSource& affine, int64_t shared, int64_t row, int64_t rows, int64_t begin,
+  int64_t list_columns(const AffineSource& affine, const Shared& shared, int64_t row, int64_t rows, int64_t begin,
                        int64_t end, int32_t& count);
   void list_column(const AffineSource& affine, int64_t column);
   void plan_tail(const AffineSource& affine, int64_t row, int64_t from);
   void list_looked_up();
   void plan_lookups(const AffineSource& affine, AffineInfo& info);
   std::vector<ColumnSource> find_columns() const;
+  void plan_quad_columns();
   void plan_columns();
   void plan_packing(const AffineSource& affine);
   void fill_plan();

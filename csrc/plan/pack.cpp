@@ -157,7 +157,7 @@ void PackedPlan<T>::fill_block(const Block& block, const WeightSource<T>& from, 
     if (target.column >= block.most) break;
     const int64_t first = std::max(target.first, block.first), last = std::min(target.last, block.first + block.count);
     const T* column = rows + target.column * kPackedRows + first - block.first;
-    T* out = weights_->columns.data() + target.out + first;
+    T* out = weights_->columns.data() + target.place(first);
     if (last - first == kPackedRows)
       std::memcpy(out, column, kPackedRows * sizeof(T));
     else if (first < last)
@@ -201,12 +201,16 @@ void PackedPlan<T>::fill_panels(const AffineInfo& affine, const Block& block, co
   const Layout<T>& own = layout();
   for (int64_t row = 0; row < block.count; row += kPanelRows) {
     const Panel& panel = own.panels[static_cast<size_t>(affine.first_panel + (block.first + row) / kPanelRows)];
-    const int32_t* columns = own.panel_from.data() + panel.columns;
-    T* out = weights_->panels.data() + panel.weights;
-    for (int32_t c = 0; c < panel.num_columns; ++c, out += kPanelRows)  // of a known size: two or four moves
-      std::memcpy(out, rows + columns[c] * kPackedRows + row, kPanelRows * sizeof(T));
-    columns = own.panel_from.data() + panel.half_columns;
-    out = weights_->panels.data() + panel.half_weights;
+    const auto put = [&](const int32_t* columns, int64_t count, int64_t to) {
+      T* out = weights_->panels.data() + to;
+      for (int64_t c = 0; c < count; ++c, out += kPanelRows)  // of a known size: two or four moves
+        std::memcpy(out, rows + columns[c] * kPackedRows + row, kPanelRows * sizeof(T));
+    };
+    put(own.quad_from.data() + 4 * affine.first_quad, int64_t{4} * panel.num_quads, panel.quad_weights);
+    put(own.panel_from.data() + panel.columns, panel.num_columns, panel.weights);
+    put(own.panel_from.data() + panel.late_columns, panel.num_late, panel.late_weights);
+    const int32_t* columns = own.panel_from.data() + panel.half_columns;
+    T* out = weights_->panels.data() + panel.half_weights;
     for (int32_t c = 0; c < panel.num_half_columns; ++c, out += half)
       std::memcpy(out, rows + columns[c] * kPackedRows + row + half, half * sizeof(T));
   }
@@ -256,14 +260,18 @@ void PackedPlan<T>::fill_columns(const AffineInfo& affine, const Packing& packin
     const int32_t place = packing.target_of[static_cast<size_t>(columns[static_cast<size_t>(i)])];
     if (place < 0) return;  // no row reads it
     const ColumnTarget& target = packing.columns[static_cast<size_t>(place)];
-    T* out = weights_->columns.data() + target.out + row;
+    T* out = weights_->columns.data() + target.place(row);
     const int64_t first = std::max<int64_t>(target.first - row, 0), last = std::min(target.last - row, count);
     for (int64_t r = first; r < last; ++r) out[r] = from[r];
   };
   for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
     const Panel& panel = own.panels[static_cast<size_t>(affine.first_panel + row / kPanelRows)];
+    for (int64_t c = 0; c < int64_t{4} * panel.num_quads; ++c)
+      put(own.quad_from, 4 * affine.first_quad + c, row, kPanelRows, weights + panel.quad_weights + c * kPanelRows);
     for (int64_t c = 0; c < panel.num_columns; ++c)
       put(own.panel_from, panel.columns + c, row, kPanelRows, weights + panel.weights + c * kPanelRows);
+    for (int64_t c = 0; c < panel.num_late; ++c)
+      put(own.panel_from, panel.late_columns + c, row, kPanelRows, weights + panel.late_weights + c * kPanelRows);
     for (int64_t c = 0; c < panel.num_half_columns; ++c)
       put(own.panel_from, panel.half_columns + c, row + half, half, weights + panel.half_weights + c * half);
     for (int64_t r = row; r < row + panel.num_rows; ++r) {
@@ -294,7 +302,7 @@ void PackedPlan<T>::unpack(T* to) const {
       while (target.column >= run->first + run->count) ++run;
       T* array = arrays[static_cast<size_t>(run->array)] + run->column + target.column - run->first;
       for (int64_t r = target.first; r < target.last; ++r)
-        array[packing.rows[static_cast<size_t>(r)] * run->width] = columns[target.out + r];
+        array[packing.rows[static_cast<size_t>(r)] * run->width] = columns[target.place(r)];
     }
   }
   std::copy(weights_->tables.data(), weights_->tables.data() + own.source.table_size, arrays.back());

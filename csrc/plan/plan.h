@@ -20,6 +20,13 @@ struct Step {
   Function function;
 };
 
+// Four binary variables that follow one another in the order of drawing: their input is one of sixteen.
+struct Quad {
+  int32_t slots[4];  // of what is read of them
+  int32_t last;      // place of the last
+  bool spins;        // -1 or 1 is read, else 0 or 1
+};
+
 // Up to 8 consecutive rows of one affine operation, and what all of them can have when the first is due. Weights are
 // stored column by column, 8 to a column.
 struct Panel {
@@ -27,6 +34,12 @@ struct Panel {
   int64_t columns;  // into panel_columns: the slots to read
   int32_t num_columns;
   int32_t num_rows;
+  // The leading quads of its operation, summed apart from all columns; 4 x 8 weights each.
+  int64_t quad_weights;
+  int32_t num_quads;
+  // Columns behind the first quad that it has not: they follow on the others.
+  int32_t num_late;
+  int64_t late_weights, late_columns;
   // What becomes known between its first and its fifth unit, for the last four rows; 4 weights to a column.
   int64_t half_weights, half_columns;
   int32_t num_half_columns;
@@ -49,6 +62,17 @@ struct Column {
 struct AffineInfo {
   int32_t first_slot, first_panel, num_rows;
   int32_t open;  // its number among the operations that look up, or -1
+  // Its quads, and its number among the operations that have any, or -1; no operation has both.
+  int32_t summed, num_quads;
+  int64_t first_quad;  // into affine_quads
+  bool spins;          // all of them
+  bool sums_apart() const { return open >= 0 || summed >= 0; }
+};
+
+// The weights by which a quad enters later slots of one operation, (4, count), as those of a column.
+struct QuadColumns {
+  int64_t weights;  // into column_weights
+  int32_t first_slot, count;
 };
 
 // One variable that is drawn.
@@ -95,7 +119,14 @@ struct Plan {
   const T* lookup_weights;
   const int32_t* num_lookups;  // (num_slots,) how many leading ones of its panel a unit needs
   int64_t num_open;            // affine operations that look up
-  int64_t looked_slots;        // they end here
+  int64_t looked_slots;        // they, and those that have quads, end here
+
+  const Quad* quads;
+  int64_t num_quads, num_summed;  // all of them; affine operations that have some
+  const int32_t* quad_at;         // (D,) the quad that a place completes, or -1
+  const int32_t* affine_quads;    // numbers of the quads of all operations
+  const int64_t* quad_start;      // (num_quads + 1,) into quad_columns
+  const QuadColumns* quad_columns;
 
   const int64_t* column_start;  // (num_slots + units that are looked up + 1,) into columns
   const Column* columns;

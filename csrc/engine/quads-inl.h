@@ -1,0 +1,205 @@
+// Four binary variables in one step: their input to a unit is one of sixteen sums.
+//
+// The sums of a unit's quads are kept apart from those of its columns and added when it is finished. One input is
+// ((w0 x0 + w1 x1) + w2 x2) + w3 x3, in which products are exact: whether it is found in a table, by products or by
+// rows that skip zeros, the bits are the same.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "engine/panel-inl.h"
+#include "engine/simd-inl.h"
+#include "plan/plan.h"
+
+namespace made_fast {
+namespace MADE_FAST_ISA {
+
+// As Layout::list_quads: in fp64 a table takes twice the room, and products take no longer.
+template <class T>
+constexpr bool kHasQuads = sizeof(T) == 4;
+constexpr int kQuadWeights = 4 * kPanelRows;  // of a panel
+constexpr int kQuadInputs = 16;
+constexpr int kTablesAtOnce = 16;
+using QuadCode = uint16_t;  // which of the inputs
+
+// The input of some units, from weights and values of the four variables.
+template <class Units, class Value>
+MADE_FAST_INLINE Units quad_input(const Units (&w)[4], const Value (&x)[4]) {
+  return ((w[0] * x[0] + w[1] * x[1]) + w[2] * x[2]) + w[3] * x[3];
+}
+
+// The sums of one panel for a tile of NV vectors of rows.
+template <class T, int NV>
+class QuadSums {
+ public:
+  static constexpr int lanes = NV * kLanes<T>;
+
+  // The codes of all lanes, from the values (lanes,) of each variable.
+  static void encode(const T* const (&x)[4], QuadCode* codes) {
+    for (int start = 0; start < lanes; start += kLanes<T>) {
+      Int<T> code{};
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) code |= (load<T>(x[i] + start) > T(0)) & Scalar(Scalar(1) << (i + shift));
+      for (int lane = 0; lane < kLanes<T>; ++lane) codes[start + lane] = static_cast<QuadCode>(code[lane]);
+    }
+  }
+
+  // out (8, lanes) = what each unit starts from + the inputs of `count` quads, with the codes of quad i at codes_of(i).
+  template <class CodesOf>
+  static void sum(const T* weights, int count, bool spins, const CodesOf& codes_of, const T* start, T* tables, T* out) {
+    spins ? find_sums<true>(weights, count, codes_of, start, tables, out)
+          : find_sums<false>(weights, count, codes_of, start, tables, out);
+  }
+
+ private:
+  using Scalar = typename Simd<T>::Scalar;
+
+  template <bool spins, class CodesOf>
+  static void find_sums(const T* weights, int count, const CodesOf& codes_of, const T* start, T* tables, T* out) {
+    if constexpr (kPermutes)
+      by_permutes<spins>(weights, count, codes_of, start, out);
+    else
+      by_rows<spins>(weights, count, codes_of, start, tables, out);
+  }
+
+  // A panel of units in vectors that the processor has.
+  static constexpr int unit_bytes = kPanelRows * int(sizeof(T));
+  static constexpr int part_bytes = unit_bytes < MADE_FAST_VECTOR_BYTES ? unit_bytes : MADE_FAST_VECTOR_BYTES;
+  static constexpr int parts = unit_bytes / part_bytes, part_units = kPanelRows / parts;
+  typedef T Units __attribute__((vector_size(part_bytes)));
+
+#if defined(__AVX512F__)
+  // A table of sixteen fills a register. It serves vectors of rows, so it pays for many of them.
+  static constexpr bool kPermutes = sizeof(T) == 4;
+#else
+  static constexpr bool kPermutes = false;
+#endif
+  // Codes are kept as bytes from the first input of a table, or as its lane.
+  static constexpr int shift = kPermutes ? 0 : unit_bytes == 64 ? 6 : 5;
+  static_assert(kPermutes || unit_bytes == 1 << shift, "codes count in inputs of a panel");
+
+  // Rows whose sums fit into registers beside an input.
+  static constexpr int most_at_once = (MADE_FAST_REGISTERS - 2) / parts;
+  static constexpr int rows_at_once(int pieces = 1) {
+    return lanes % pieces == 0 && lanes / pieces <= most_at_once ? lanes / pieces : rows_at_once(pieces + 1);
+  }
+
+  // All sixteen inputs of a panel, (16, 8).
+  template <bool spins>
+  static MADE_FAST_INLINE void make_table(const T* weights, T* table) {
+#pragma GCC unroll 4
+    for (int part = 0; part < parts; ++part, weights += part_units, table += part_units) {
+      Units input[kQuadInputs];
+      input[0] = Units{};
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        Units w;
+        std::memcpy(&w, weights + i * kPanelRows, sizeof w);
+#pragma GCC unroll 8
+        for (int code = 0; code < 1 << i; ++code) {
+          input[code + (1 << i)] = i == 0 ? w : input[code] + w;
+          if (spins) input[code] = i == 0 ? -w : input[code] - w;
+        }
+      }
+#pragma GCC unroll 16
+      for (int code = 0; code < kQuadInputs; ++code)
+        std::memcpy(table + code * kPanelRows, &input[code], sizeof input[code]);
+    }
+  }
+
+  // Row by row: the inputs of 8 units lie side by side in a table.
+  template <bool spins, class CodesOf>
+  static MADE_FAST_NOINLINE void by_rows(const T* weights, int count, const CodesOf& codes_of, const T* start,
+                                         T* tables, T* out) {
+    constexpr int rows = rows_at_once();
+    alignas(kAlign) T sums[lanes * kPanelRows];
+    for (int lane = 0; lane < lanes; ++lane) std::memcpy(sums + lane * kPanelRows, start, unit_bytes);
+    for (int begin = 0; begin < count; begin += kTablesAtOnce) {
+      const int here = count - begin < kTablesAtOnce ? count - begin : kTablesAtOnce;
+      const QuadCode* codes[kTablesAtOnce];
+      for (int i = 0; i < here; ++i) {
+        make_table<spins>(weights + (begin + i) * kQuadWeights, tables + i * kQuadInputs * kPanelRows);
+        codes[i] = codes_of(begin + i);
+      }
+      for (T* own = sums; own < sums + lanes * kPanelRows; own += rows * kPanelRows) {
+        Units sum[rows * parts];
+#pragma GCC unroll 32
+        for (int i = 0; i < rows * parts; ++i) std::memcpy(&sum[i], own + i * part_units, sizeof sum[i]);
+        for (int i = 0; i < here; ++i) {
+          const char* table = reinterpret_cast<const char*>(tables + i * kQuadInputs * kPanelRows);
+          const QuadCode* code = codes[i];
+          codes[i] += rows;
+#pragma GCC unroll 32
+          for (int r = 0; r < rows; r += 4) {
+            uint64_t four;  // codes: loads are what is short here
+            std::memcpy(&four, code + r, sizeof four);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j) {
+              const char* at = table + static_cast<QuadCode>(four >> 16 * j);
+#pragma GCC unroll 4
+              for (int part = 0; part < parts; ++part) {
+                Units input;
+                std::memcpy(&input, at + part * part_bytes, sizeof input);
+                sum[(r + j) * parts + part] += input;
+              }
+            }
+          }
+        }
+#pragma GCC unroll 32
+        for (int i = 0; i < rows * parts; ++i) std::memcpy(own + i * part_units, &sum[i], sizeof sum[i]);
+      }
+    }
+    for (int lane = 0; lane < lanes; ++lane)
+      for (int unit = 0; unit < kPanelRows; ++unit) out[unit * lanes + lane] = sums[lane * kPanelRows + unit];
+  }
+
+#if defined(__AVX512F__)
+  typedef QuadCode NarrowCodes __attribute__((vector_size(kLanes<T> * sizeof(QuadCode))));
+
+  // x of variable i, for each input.
+  template <bool spins>
+  static MADE_FAST_INLINE Vec<T> values_of(int i) {
+    Vec<T> x;
+#pragma GCC unroll 16
+    for (int input = 0; input < kQuadInputs; ++input) x[input] = input >> i & 1 ? T(1) : spins ? T(-1) : T(0);
+    return x;
+  }
+
+  // Unit by unit: the table is a register, its lanes are picked by codes.
+  template <bool spins, class CodesOf>
+  static MADE_FAST_NOINLINE void by_permutes(const T* weights, int count, const CodesOf& codes_of, const T* start,
+                                             T* out) {
+    const Vec<T> x[4] = {values_of<spins>(0), values_of<spins>(1), values_of<spins>(2), values_of<spins>(3)};
+    Vec<T> sum[kPanelRows][NV];
+    fill<T, kPanelRows, NV>(sum, start);
+    for (int i = 0; i < count; ++i, weights += kQuadWeights) {
+      Int<T> code[NV];
+      const QuadCode* codes = codes_of(i);
+#pragma GCC unroll 3
+      for (int v = 0; v < NV; ++v) {
+        NarrowCodes narrow;
+        std::memcpy(&narrow, codes + v * kLanes<T>, sizeof narrow);
+        code[v] = __builtin_convertvector(narrow, Int<T>);
+      }
+#pragma GCC unroll 8
+      for (int u = 0; u < kPanelRows; ++u) {
+        const T w[4] = {weights[u], weights[kPanelRows + u], weights[2 * kPanelRows + u], weights[3 * kPanelRows + u]};
+        const Vec<T> table = ((x[0] * w[0] + x[1] * w[1]) + x[2] * w[2]) + x[3] * w[3];
+#pragma GCC unroll 3
+        for (int v = 0; v < NV; ++v)
+          sum[u][v] += bits_as<Vec<T>>(
+              _mm512_maskz_permutexvar_ps(0xffff, bits_as<__m512i>(code[v]), bits_as<__m512>(table)));
+      }
+    }
+#pragma GCC unroll 8
+    for (int u = 0; u < kPanelRows; ++u) store_sums<T, NV>(sum[u], out + u * lanes);
+  }
+#else
+  template <bool spins, class CodesOf>
+  static void by_permutes(const T*, int, const CodesOf&, const T*, T*);
+#endif
+};
+
+}  // namespace MADE_FAST_ISA
+}  // namespace made_fast
