@@ -33,6 +33,14 @@ if backends._TRITON_INTERPRETED:
 MANY_ROWS = {"laws", "test_traces.py"}
 ONE_ROW_IN = 16 if backends._TRITON_INTERPRETED else 3
 
+
+@pytest.fixture(autouse=True)
+def sum_quads_early(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In half of the tests, by their names, the compiled engine sums binary inputs four by four in small models too."""
+    if zlib.crc32(request.node.name.encode()) % 2:
+        monkeypatch.setattr("made_fast.backends.cpp.engine.LEAST_QUADS", 1)
+
+
 FEATURES = 9  # 2**9 states can be enumerated; a 3 x 3 image for the image orders
 
 

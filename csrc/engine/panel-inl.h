@@ -77,5 +77,37 @@ MADE_FAST_INLINE void accumulate(Vec<T> (&sum)[U][NV], const Weight& weight, int
   }
 }
 
+// Packed columns of some units, and the slots that they multiply.
+template <class T>
+struct Columns {
+  const T* weights;
+  const int32_t* slots;
+  int64_t count;
+};
+
+// out[0 .. kept) = (bias, or what out holds if it is null) + sum over columns of weight * input, for U units at a time
+// in registers. `table` holds NV vectors of each slot; the units are those from `part` on.
+template <class T, int U, int NV>
+MADE_FAST_INLINE void multiply_columns(const Columns<T>& early, const Columns<T>& late, int weights_per_column,
+                                       int part, const T* bias, const T* table, T* out, int kept) {
+  constexpr int stride = NV * kLanes<T>;
+  Vec<T> sum[U][NV] = {};
+  if (bias != nullptr) {
+    fill<T, U, NV>(sum, bias);
+  } else {
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u)
+      if (u < kept) load_sums<T, NV>(sum[u], out + u * stride);
+  }
+  for (int pass = 0; pass < 2; ++pass) {
+    const Columns<T>& columns = pass == 0 ? early : late;
+    accumulate<T, U, NV>(sum, PackedWeights<T>{columns.weights + part, weights_per_column}, columns.count,
+                         [&](int64_t c) { return table + columns.slots[c] * stride; });
+  }
+#pragma GCC unroll 8
+  for (int u = 0; u < U; ++u)
+    if (u < kept) store_sums<T, NV>(sum[u], out + u * stride);
+}
+
 }  // namespace MADE_FAST_ISA
 }  // namespace made_fast

@@ -188,8 +188,8 @@ class QuadSums {
         const Vec<T> table = ((x[0] * w[0] + x[1] * w[1]) + x[2] * w[2]) + x[3] * w[3];
 #pragma GCC unroll 3
         for (int v = 0; v < NV; ++v)
-          sum[u][v] += bits_as<Vec<T>>(
-              _mm512_maskz_permutexvar_ps(0xffff, bits_as<__m512i>(code[v]), bits_as<__m512>(table)));
+          sum[u][v] +=
+              bits_as<Vec<T>>(_mm512_maskz_permutexvar_ps(0xffff, bits_as<__m512i>(code[v]), bits_as<__m512>(table)));
       }
     }
 #pragma GCC unroll 8

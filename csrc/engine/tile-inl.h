@@ -72,39 +72,11 @@ struct Tile {
     }
   }
 
-  struct Columns {
-    const T* weights;
-    const int32_t* slots;
-    int64_t count;
-  };
-
   // Those of a list that are not in the prefix.
-  Columns not_known(int64_t weights, int64_t first, int32_t count, int weights_per_column = kPanelRows) const {
+  Columns<T> not_known(int64_t weights, int64_t first, int32_t count, int weights_per_column = kPanelRows) const {
     const int32_t* slots = plan.panel_columns + first;
     const int64_t known = prefix == nullptr ? 0 : prefix->count_known(slots, count);
     return {plan.panel_weights + weights + known * weights_per_column, slots + known, count - known};
-  }
-
-  // out[0 .. kept) = (bias, or what out holds) + sum over columns of weight * input, for U units at a time in
-  // registers.
-  template <int U, bool kFromBias>
-  void multiply(const Columns& early, const Columns& late, int weights_per_column, int part, const T* bias, T* out,
-                int kept) {
-    Vec<T> sum[U][NV] = {};
-    if constexpr (kFromBias) {
-      fill<T, U, NV>(sum, bias);
-    } else {
-#pragma GCC unroll 8
-      for (int u = 0; u < U; ++u)
-        if (u < kept) load_sums<T, NV>(sum[u], out + u * stride);
-    }
-    accumulate<T, U, NV>(sum, PackedWeights<T>{early.weights + part, weights_per_column}, early.count,
-                         [&](int64_t c) { return slot(early.slots[c]); });
-    accumulate<T, U, NV>(sum, PackedWeights<T>{late.weights + part, weights_per_column}, late.count,
-                         [&](int64_t c) { return slot(late.slots[c]); });
-#pragma GCC unroll 8
-    for (int u = 0; u < U; ++u)
-      if (u < kept) store_sums<T, NV>(sum[u], out + u * stride);
   }
 
   T* quad_sums_of(const AffineInfo& affine) const { return quad_sums + int64_t(affine.summed) * kPanelRows * stride; }
@@ -152,20 +124,20 @@ struct Tile {
       constexpr int units = kUnits<NV>;
       if constexpr (kHasQuads<T>)
         if (affine.summed >= 0) sum_quads(affine, panel, first_slot);
-      const Columns early = not_known(panel.weights, panel.columns, panel.num_columns);
-      const Columns late = not_known(panel.late_weights, panel.late_columns, panel.num_late);
+      const Columns<T> early = not_known(panel.weights, panel.columns, panel.num_columns);
+      const Columns<T> late = not_known(panel.late_weights, panel.late_columns, panel.num_late);
       const T* start = prefix == nullptr ? plan.bias : prefix->values;
       for (int part = 0; part < panel.num_rows; part += units)
-        multiply<units, true>(early, late, kPanelRows, part, start + first_slot + part, place_of(first_slot + part),
-                              panel.num_rows - part);
+        multiply_columns<T, units, NV>(early, late, kPanelRows, part, start + first_slot + part, table,
+                                       place_of(first_slot + part), panel.num_rows - part);
     }
   }
 
   // When the fifth unit of a panel is due: what has become known since, for the four that are left.
   void multiply_second_half(const Panel& panel, int64_t first_slot) {
     constexpr int half = kPanelRows / 2;
-    multiply<half, false>(not_known(panel.half_weights, panel.half_columns, panel.num_half_columns, half), {}, half, 0,
-                          nullptr, place_of(first_slot), panel.num_rows - half);
+    multiply_columns<T, half, NV>(not_known(panel.half_weights, panel.half_columns, panel.num_half_columns, half), {},
+                                  half, 0, nullptr, table, place_of(first_slot), panel.num_rows - half);
   }
 
   void start_lookups(const AffineInfo& affine, const Panel& panel, int64_t first_slot) {
@@ -410,50 +382,6 @@ struct Tile {
       for (int r = 0; r < rows; ++r) request.out[(base + r) * features + plan.variables[start]] = drawn_at(start)[r];
   }
 };
-
-template <class T, int NV, bool kPairs>
-bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch,
-              const Prefix<T>* prefix) {
-  const TilePositions<T> at(plan, NV * kLanes<T>);
-  const auto numbers = [scratch](int64_t place) { return reinterpret_cast<T*>(scratch + place); };
-  const int period = period_of(rows, NV * kLanes<T>);
-  Drawing<T> drawing(plan, request, first, rows, period, NV * kLanes<T>, scratch + at.drawing);
-  const FewRows<T> few{plan, period, numbers(at.few), numbers(at.few_sums),
-                       numbers(at.few_quads), reinterpret_cast<typename FewRows<T>::Ahead*>(scratch + at.aheads)};
-  const bool are_few = Tile<T, NV, kPairs>::kHasFew && period < kLanes<T> && prefix == nullptr;
-  if (are_few) few.begin();
-  Tile<T, NV, kPairs> tile{plan,
-                           request,
-                           numbers(at.table),
-                           reinterpret_cast<uint32_t*>(scratch + at.pairs),
-                           numbers(at.drawn),
-                           numbers(at.params),
-                           {numbers(at.looked), reinterpret_cast<int32_t*>(scratch + at.known), NV * kLanes<T>},
-                           numbers(at.quad_sums),
-                           reinterpret_cast<QuadCode*>(scratch + at.quad_codes),
-                           numbers(at.quad_tables),
-                           numbers(at.limits),
-                           reinterpret_cast<double*>(scratch + at.log_prob),
-                           drawing,
-                           first,
-                           rows,
-                           prefix,
-                           Lanes16(period),
-                           are_few ? &few : nullptr};
-  // The other half of a pair may be read, with weight zero, before it is known: it must be a number.
-  if (kPairs) std::memset(tile.pairs, 0, static_cast<size_t>(at.drawn - at.pairs));
-  tile.run();
-  return drawing.nan_seen() || any_lane<T>(tile.nan_lanes);
-}
-
-template <class T, bool kPairs>
-bool draw_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int rows, char* scratch,
-               const Prefix<T>* prefix) {
-  const int vectors = whole_vectors<T>(rows) / kLanes<T>;
-  if (vectors == 1) return run_tile<T, 1, kPairs>(plan, request, first, rows, scratch, prefix);
-  if (vectors == 2 || kTileVectors == 2) return run_tile<T, 2, kPairs>(plan, request, first, rows, scratch, prefix);
-  return run_tile<T, kTileVectors, kPairs>(plan, request, first, rows, scratch, prefix);
-}
 
 }  // namespace MADE_FAST_ISA
 }  // namespace made_fast

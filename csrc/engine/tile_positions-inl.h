@@ -29,7 +29,8 @@ constexpr int kLimits =
 // log-probabilities.
 template <class T>
 struct TilePositions {
-  int64_t table, pairs, few, few_sums, few_quads, aheads, drawn, params, looked, known, quad_sums, quad_codes, quad_tables;
+  int64_t table, pairs, few, few_sums, few_quads, aheads, drawn, params, looked, known, quad_sums, quad_codes,
+      quad_tables;
   int64_t limits, log_prob, drawing, bytes;
   TilePositions(const Plan<T>& plan, int lanes) {
     using Few = FewRows<T>;
@@ -49,8 +50,7 @@ struct TilePositions {
     known = places.add(plan.num_open * int64_t(sizeof(int32_t)));
     quad_sums = places.add(rows(plan.num_summed * kPanelRows));
     quad_codes = places.add(plan.num_summed == 0 ? 0 : plan.num_quads * lanes * int64_t(sizeof(QuadCode)));
-    quad_tables =
-        places.add(plan.num_summed == 0 ? 0 : kTablesAtOnce * kQuadInputs * kPanelRows * int64_t(sizeof(T)));
+    quad_tables = places.add(plan.num_summed == 0 ? 0 : kTablesAtOnce * kQuadInputs * kPanelRows * int64_t(sizeof(T)));
     limits = places.add(kLimits<T> * int64_t(sizeof(T)));
     log_prob = places.add(kWidest<T> * int64_t(sizeof(double)));
     drawing = places.add(Drawing<T>::bytes(plan, lanes));

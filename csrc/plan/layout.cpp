@@ -69,7 +69,8 @@ int64_t Layout<T>::ring_size() const {
 template <class T>
 void Layout<T>::plan_panels(const AffineSource& affine) {
   affines.push_back({static_cast<int32_t>(affine.first_slot), static_cast<int32_t>(panels.size()),
-                     static_cast<int32_t>(affine.num_rows), -1, -1, 0, static_cast<int64_t>(affine_quads.size()), false});
+                     static_cast<int32_t>(affine.num_rows), -1, -1, 0, static_cast<int64_t>(affine_quads.size()),
+                     false});
   plan_quads(affine, affines.back());
   const AffineInfo info = affines.back();
   const std::vector<int32_t> quads_of = quads_of_panels(affine, info);
@@ -88,7 +89,8 @@ void Layout<T>::plan_panels(const AffineSource& affine) {
     panel.num_quads = quads_of[static_cast<size_t>(row / kPanelRows)];
     panel.quad_weights = take(kPanelRows, int64_t{4} * panel.num_quads);
     if (info.num_quads > 0) {
-      const int64_t next = panel.num_quads < info.num_quads ? quad_from[4 * (info.first_quad + panel.num_quads)] : known;
+      const int64_t next =
+          panel.num_quads < info.num_quads ? quad_from[4 * (info.first_quad + panel.num_quads)] : known;
       const int64_t early = std::min(known, next);
       panel.columns = shared.apart;
       panel.num_columns = static_cast<int32_t>(shared_to(shared.apart, shared.end, early) - shared.apart);
@@ -153,7 +155,8 @@ template <class T>
 int64_t Layout<T>::list_columns(const AffineSource& affine, const Shared& shared, int64_t row, int64_t rows,
                                 int64_t begin, int64_t end, int32_t& count) {
   if (!affine.mask) {
-    const int64_t last = shared.apart > shared.all ? shared.apart : shared.end, first = shared_to(shared.all, last, begin);
+    const int64_t last = shared.apart > shared.all ? shared.apart : shared.end,
+                  first = shared_to(shared.all, last, begin);
     count = static_cast<int32_t>(shared_to(shared.all, last, end) - first);
     return first;
   }

@@ -6,9 +6,6 @@
 
 namespace made_fast {
 
-// Fewer are multiplied like all else.
-static constexpr size_t kLeastQuads = 4;
-
 // Whether a variable is binary and read as it is drawn, so that products with it are exact.
 template <class T>
 static bool is_binary(const Conditional<T>& own, bool in_place) {
@@ -65,7 +62,7 @@ void Layout<T>::plan_quads(const AffineSource& affine, AffineInfo& info) {
     affine_quads.push_back(static_cast<int32_t>(number));
     quad_from.insert(quad_from.end(), found, found + 4);
   }
-  if (affine_quads.size() - first < kLeastQuads) {
+  if (static_cast<int64_t>(affine_quads.size() - first) < std::max<int64_t>(source.least_quads, 1)) {
     affine_quads.resize(first);
     quad_from.resize(4 * first);
     return;
@@ -109,7 +106,8 @@ void Layout<T>::plan_quad_columns() {
         last = std::max(last, targets[j]->last);
       }
       if (row >= last) continue;
-      const int64_t begin = whole_vectors(info.first_slot + row, false), end = whole_vectors(info.first_slot + last, true);
+      const int64_t begin = whole_vectors(info.first_slot + row, false),
+                    end = whole_vectors(info.first_slot + last, true);
       for (int j = 0; j < 4; ++j) {
         if (targets[j] == nullptr) continue;
         targets[j]->far = row;

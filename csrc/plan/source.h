@@ -42,6 +42,7 @@ struct PlanSource {
   std::vector<int32_t> context_units;
   std::vector<AffineSource> affines;
   bool in_pairs;
+  int64_t least_quads;  // an operation that reads fewer has none; see layout_quads.cpp
 };
 
 // The weights of a plan where Python has them. What lies under a mask is not looked at.

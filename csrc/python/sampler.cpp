@@ -87,7 +87,7 @@ class Sampler {
   Sampler(int64_t features, int64_t context_features, int64_t num_slots, int64_t x_slot, int64_t context_slot,
           bool in_place, const Int64Array& steps, const Int64Array& variables,
           const std::vector<ConditionalEntry>& conditionals, const Values<T>& tables, const Int64Array& context_units,
-          const std::vector<AffineEntry>& affines, bool bf16)
+          const std::vector<AffineEntry>& affines, bool bf16, int64_t least_quads)
       : bf16_(bf16) {
     if (bf16 && (sizeof(T) != 4 || bf16_engine() == nullptr))
       throw std::invalid_argument("this processor or build has no bf16 engine");
@@ -101,6 +101,7 @@ class Sampler {
     source.context_units = to_int32(context_units);
     source.affines = arrays.sources();
     source.in_pairs = bf16;
+    source.least_quads = least_quads;
     packed_ = std::make_unique<PackedPlan<T>>(std::move(source), arrays.weights());
   }
 
@@ -178,6 +179,7 @@ class Sampler {
   }
 
   int64_t panel_macs() const { return packed_->layout().panel_macs; }
+  int64_t quads() const { return static_cast<int64_t>(packed_->layout().affine_quads.size()); }
   int64_t column_macs() const { return packed_->layout().column_size; }
   int64_t bytes() const { return packed_->bytes(); }
 
@@ -208,11 +210,11 @@ void bind_sampler(py::module_& module, const char* name) {
   py::class_<Sampler<T>>(module, name)
       .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, bool, const Int64Array&, const Int64Array&,
                     const std::vector<ConditionalEntry>&, const Values<T>&, const Int64Array&,
-                    const std::vector<AffineEntry>&, bool>(),
+                    const std::vector<AffineEntry>&, bool, int64_t>(),
            py::kw_only(), py::arg("features"), py::arg("context_features"), py::arg("num_slots"), py::arg("x_slot"),
            py::arg("context_slot"), py::arg("in_place"), py::arg("steps"), py::arg("variables"),
            py::arg("conditionals"), py::arg("tables"), py::arg("context_units"), py::arg("affines"),
-           py::arg("bf16") = false)
+           py::arg("bf16") = false, py::arg("least_quads") = 1)
       .def("draw", &Sampler<T>::draw, py::arg("isa"), py::arg("num_rows"), py::arg("first_row"), py::arg("rows"),
            py::arg("seed"), py::arg("context"), py::arg("row_offset"), py::arg("rows_per_context"), py::arg("out"),
            py::arg("log_prob"), py::arg("log_weight"), py::arg("conditions"), py::arg("decoding"),
@@ -222,6 +224,7 @@ void bind_sampler(py::module_& module, const char* name) {
       .def("scratch_bytes", &Sampler<T>::scratch_bytes, py::arg("isa"), py::arg("num_rows"), py::arg("num_threads"),
            py::arg("rows_at_once") = 0)
       .def_property_readonly("panel_macs", &Sampler<T>::panel_macs)
+      .def_property_readonly("quads", &Sampler<T>::quads)
       .def_property_readonly("column_macs", &Sampler<T>::column_macs)
       .def_property_readonly("bytes", &Sampler<T>::bytes);
 }

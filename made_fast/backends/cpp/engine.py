@@ -42,6 +42,11 @@ _MACS_PER_THREAD = 1_000_000  # of a masked matmul: threads that meet for less l
 _WEIGHTS_PER_THREAD = 1 << 16  # to be packed, likewise
 
 
+# Sets of four binary inputs that an operation must have so that each set is one of sixteen sums: for fewer the sums take
+# longer than the products (measured at 16 to 784 variables).
+LEAST_QUADS = 24
+
+
 class Status(IntEnum):
     """How a call of the engine ended; the numbers are those of csrc/plan/codes.h."""
 
@@ -102,7 +107,7 @@ def pack(program: Program, schedule: Schedule, *, bf16: bool = False) -> Packed:
     arguments = layout(program, schedule)
     arguments["conditionals"] = [_core.Conditional(**each) for each in arguments["conditionals"]]
     arguments["affines"] = [_core.Affine(**each) for each in arguments["affines"]]
-    native = kind(**arguments, bf16=bf16)
+    native = kind(**arguments, bf16=bf16, least_quads=LEAST_QUADS)
     return Packed(schedule.features, native, instruction_set())
 
 
