@@ -53,6 +53,14 @@ struct PackedWeights {
   int64_t column_stride;
   MADE_FAST_INLINE T operator()(int64_t c, int u) const { return first[c * column_stride + u]; }
 };
+// ... or those of some places of these ...
+template <class T>
+struct PlacedWeights {
+  const T* first;
+  const int32_t* places;  // column number c is the one at places[c]
+  int64_t column_stride;
+  MADE_FAST_INLINE T operator()(int64_t c, int u) const { return first[places[c] * column_stride + u]; }
+};
 // ... or where they are in a matrix, in any of its rows and columns.
 template <class T, int U>
 struct WeightsInPlace {
@@ -77,11 +85,11 @@ MADE_FAST_INLINE void accumulate(Vec<T> (&sum)[U][NV], const Weight& weight, int
   }
 }
 
-// Packed columns of some units, and the slots that they multiply.
+// Packed columns of some units, the slots that they multiply, and the places of those that count; null for all.
 template <class T>
 struct Columns {
   const T* weights;
-  const int32_t* slots;
+  const int32_t *slots, *places;
   int64_t count;
 };
 
@@ -99,10 +107,13 @@ MADE_FAST_INLINE void multiply_columns(const Columns<T>& early, const Columns<T>
     for (int u = 0; u < U; ++u)
       if (u < kept) load_sums<T, NV>(sum[u], out + u * stride);
   }
-  for (int pass = 0; pass < 2; ++pass) {
+  if (early.places != nullptr)
+    accumulate<T, U, NV>(sum, PlacedWeights<T>{early.weights + part, early.places, weights_per_column}, early.count,
+                         [&](int64_t c) { return table + int64_t(early.slots[early.places[c]]) * stride; });
+  for (int pass = early.places != nullptr; pass < 2; ++pass) {
     const Columns<T>& columns = pass == 0 ? early : late;
     accumulate<T, U, NV>(sum, PackedWeights<T>{columns.weights + part, weights_per_column}, columns.count,
-                         [&](int64_t c) { return table + columns.slots[c] * stride; });
+                         [&](int64_t c) { return table + int64_t(columns.slots[c]) * stride; });
   }
 #pragma GCC unroll 8
   for (int u = 0; u < U; ++u)

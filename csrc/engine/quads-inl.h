@@ -29,38 +29,53 @@ MADE_FAST_INLINE Units quad_input(const Units (&w)[4], const Value (&x)[4]) {
   return ((w[0] * x[0] + w[1] * x[1]) + w[2] * x[2]) + w[3] * x[3];
 }
 
+// Quads of some units and the codes of all rows.
+template <class T>
+struct PanelQuads {
+  const T* weights;       // of the first quad of the operation; 4 x 8 each
+  const int32_t* quads;   // of the operation
+  const QuadCode* codes;  // (num_quads, lanes)
+  const int32_t* places;  // which of them count
+  int64_t count;
+};
+
 // The sums of one panel for a tile of NV vectors of rows.
 template <class T, int NV>
 class QuadSums {
  public:
   static constexpr int lanes = NV * kLanes<T>;
 
-  // The codes of all lanes, from the values (lanes,) of each variable.
-  static void encode(const T* const (&x)[4], QuadCode* codes) {
+  // The codes of all lanes, from the values (lanes,) of each variable; whether any is not 0.
+  static bool encode(const T* const* x, QuadCode* codes) {
+    Int<T> any{};
     for (int start = 0; start < lanes; start += kLanes<T>) {
       Int<T> code{};
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) code |= (load<T>(x[i] + start) > T(0)) & Scalar(Scalar(1) << (i + shift));
       for (int lane = 0; lane < kLanes<T>; ++lane) codes[start + lane] = static_cast<QuadCode>(code[lane]);
+      any |= code;
     }
+    return any_lane<T>(any != 0);
   }
 
-  // out (8, lanes) = what each unit starts from + the inputs of `count` quads, with the codes of quad i at codes_of(i).
-  template <class CodesOf>
-  static void sum(const T* weights, int count, bool spins, const CodesOf& codes_of, const T* start, T* tables, T* out) {
-    spins ? find_sums<true>(weights, count, codes_of, start, tables, out)
-          : find_sums<false>(weights, count, codes_of, start, tables, out);
+  // out (8, lanes) = what each unit starts from + the inputs of quads.
+  static void sum(const PanelQuads<T>& from, bool spins, const T* start, T* tables, T* out) {
+    spins ? find_sums<true>(from, start, tables, out) : find_sums<false>(from, start, tables, out);
   }
 
  private:
   using Scalar = typename Simd<T>::Scalar;
 
-  template <bool spins, class CodesOf>
-  static void find_sums(const T* weights, int count, const CodesOf& codes_of, const T* start, T* tables, T* out) {
+  template <bool spins>
+  static void find_sums(const PanelQuads<T>& from, const T* start, T* tables, T* out) {
     if constexpr (kPermutes)
-      by_permutes<spins>(weights, count, codes_of, start, out);
+      by_permutes<spins>(from, start, out);
     else
-      by_rows<spins>(weights, count, codes_of, start, tables, out);
+      by_rows<spins>(from, start, tables, out);
+  }
+
+  static const QuadCode* codes_of(const PanelQuads<T>& from, int64_t i) {
+    return from.codes + int64_t(from.quads[from.places[i]]) * lanes;
   }
 
   // A panel of units in vectors that the processor has.
@@ -109,18 +124,17 @@ class QuadSums {
   }
 
   // Row by row: the inputs of 8 units lie side by side in a table.
-  template <bool spins, class CodesOf>
-  static MADE_FAST_NOINLINE void by_rows(const T* weights, int count, const CodesOf& codes_of, const T* start,
-                                         T* tables, T* out) {
+  template <bool spins>
+  static MADE_FAST_NOINLINE void by_rows(const PanelQuads<T>& from, const T* start, T* tables, T* out) {
     constexpr int rows = rows_at_once();
     alignas(kAlign) T sums[lanes * kPanelRows];
     for (int lane = 0; lane < lanes; ++lane) std::memcpy(sums + lane * kPanelRows, start, unit_bytes);
-    for (int begin = 0; begin < count; begin += kTablesAtOnce) {
-      const int here = count - begin < kTablesAtOnce ? count - begin : kTablesAtOnce;
+    for (int64_t begin = 0; begin < from.count; begin += kTablesAtOnce) {
+      const int64_t here = from.count - begin < kTablesAtOnce ? from.count - begin : kTablesAtOnce;
       const QuadCode* codes[kTablesAtOnce];
       for (int i = 0; i < here; ++i) {
-        make_table<spins>(weights + (begin + i) * kQuadWeights, tables + i * kQuadInputs * kPanelRows);
-        codes[i] = codes_of(begin + i);
+        make_table<spins>(from.weights + from.places[begin + i] * kQuadWeights, tables + i * kQuadInputs * kPanelRows);
+        codes[i] = codes_of(from, begin + i);
       }
       for (T* own = sums; own < sums + lanes * kPanelRows; own += rows * kPanelRows) {
         Units sum[rows * parts];
@@ -167,15 +181,15 @@ class QuadSums {
   }
 
   // Unit by unit: the table is a register, its lanes are picked by codes.
-  template <bool spins, class CodesOf>
-  static MADE_FAST_NOINLINE void by_permutes(const T* weights, int count, const CodesOf& codes_of, const T* start,
-                                             T* out) {
+  template <bool spins>
+  static MADE_FAST_NOINLINE void by_permutes(const PanelQuads<T>& from, const T* start, T* out) {
     const Vec<T> x[4] = {values_of<spins>(0), values_of<spins>(1), values_of<spins>(2), values_of<spins>(3)};
     Vec<T> sum[kPanelRows][NV];
     fill<T, kPanelRows, NV>(sum, start);
-    for (int i = 0; i < count; ++i, weights += kQuadWeights) {
+    for (int i = 0; i < from.count; ++i) {
+      const T* weights = from.weights + from.places[i] * kQuadWeights;
       Int<T> code[NV];
-      const QuadCode* codes = codes_of(i);
+      const QuadCode* codes = codes_of(from, i);
 #pragma GCC unroll 3
       for (int v = 0; v < NV; ++v) {
         NarrowCodes narrow;
@@ -196,8 +210,8 @@ class QuadSums {
     for (int u = 0; u < kPanelRows; ++u) store_sums<T, NV>(sum[u], out + u * lanes);
   }
 #else
-  template <bool spins, class CodesOf>
-  static void by_permutes(const T*, int, const CodesOf&, const T*, T*);
+  template <bool spins>
+  static void by_permutes(const PanelQuads<T>&, const T*, T*);
 #endif
 };
 

@@ -25,6 +25,9 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
                        numbers(at.few_sums),
                        numbers(at.few_quads),
                        reinterpret_cast<typename FewRows<T>::Ahead*>(scratch + at.aheads)};
+  const bool skips_zeros = NV > 1 && prefix == nullptr && TilePositions<T>::skips_zeros(plan);
+  Nonzero lit_slots(TilePositions<T>::lit_slots_of(plan), scratch + at.lit_slots);
+  Nonzero lit_quads(TilePositions<T>::lit_quads_of(plan), scratch + at.lit_quads);
   const bool are_few = Tile<T, NV, kPairs>::kHasFew && period < kLanes<T> && prefix == nullptr;
   if (are_few) few.begin();
   Tile<T, NV, kPairs> tile{plan,
@@ -34,12 +37,12 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
                            numbers(at.drawn),
                            numbers(at.params),
                            {numbers(at.looked), reinterpret_cast<int32_t*>(scratch + at.known), NV * kLanes<T>},
-                           numbers(at.quad_sums),
-                           reinterpret_cast<QuadCode*>(scratch + at.quad_codes),
-                           numbers(at.quad_tables),
+                           {plan, numbers(at.quad_sums), reinterpret_cast<QuadCode*>(scratch + at.quad_codes),
+                            numbers(at.quad_tables), skips_zeros ? &lit_quads : nullptr},
                            numbers(at.limits),
                            reinterpret_cast<double*>(scratch + at.log_prob),
                            drawing,
+                           skips_zeros ? &lit_slots : nullptr,
                            first,
                            rows,
                            prefix,

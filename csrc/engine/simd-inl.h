@@ -120,6 +120,24 @@ MADE_FAST_INLINE Vec<T> absolute(Vec<T> x) {
   return x < T(0) ? -x : x;
 }
 
+template <class T>
+MADE_FAST_INLINE bool any_lane(Int<T> mask) {
+#if defined(__AVX512F__)
+  const __m512i bits = bits_as<__m512i>(mask);
+  return _mm512_test_epi32_mask(bits, bits) != 0;
+#elif defined(__AVX2__)
+  const __m256i bits = bits_as<__m256i>(mask);
+  return _mm256_testz_si256(bits, bits) == 0;
+#elif defined(__SSE4_1__)
+  const __m128i bits = bits_as<__m128i>(mask);
+  return _mm_testz_si128(bits, bits) == 0;
+#else
+  typename Simd<T>::Scalar found = 0;
+  for (int i = 0; i < kLanes<T>; ++i) found |= mask[i];
+  return found != 0;
+#endif
+}
+
 // Transposes a square of n vectors of n lanes: swaps the off-diagonal halves, then those of the quarters, and so on.
 template <class Vector, class Places, int n, int half = n / 2>
 MADE_FAST_INLINE void transpose_square(Vector (&rows)[n]) {

@@ -42,13 +42,6 @@ MADE_FAST_INLINE Vec<T> at_least(Vec<T> x, Vec<T> bound) {
   return x > bound ? x : bound;
 }
 
-template <class T>
-MADE_FAST_INLINE bool any_lane(Int<T> mask) {
-  typename Simd<T>::Scalar found = 0;
-  for (int i = 0; i < kLanes<T>; ++i) found |= mask[i];
-  return found != 0;
-}
-
 // The uniforms of some words of noise, multiples of 2^-24 in [0, 1).
 template <class T>
 MADE_FAST_INLINE Vec<T> uniform(const uint32_t* words) {

@@ -12,11 +12,12 @@
 #include "engine/functions-inl.h"
 #include "engine/lookups-inl.h"
 #include "engine/noise-inl.h"
+#include "engine/nonzero-inl.h"
 #include "engine/pairs-inl.h"
 #include "engine/panel-inl.h"
 #include "engine/prefix-inl.h"
-#include "engine/quads-inl.h"
 #include "engine/tile_positions-inl.h"
+#include "engine/tile_quads-inl.h"
 #include "plan/plan.h"
 #include "plan/request.h"
 
@@ -38,13 +39,12 @@ struct Tile {
   T* drawn;   // (D, stride): variables in the order of drawing, unless they are drawn over their parameters
   T* params;  // (most_params, stride): those of one variable, where they do not lie together
   OpenPanels<T> open_panels;
-  T* quad_sums;          // (num_summed, 8, stride), those of the panels that are open
-  QuadCode* quad_codes;  // (num_quads, stride)
-  T* quad_tables;
+  TileQuads<T, NV> quads;
   T* limits;  // (4, width): thresholds of the steps of the present noise block, of plain draws
   double* log_prob;
   Drawing<T>& drawing;
-  int64_t base;  // row of this piece in lane 0
+  Nonzero* lit_slots;  // or null, where looking for zeros does not pay
+  int64_t base;        // row of this piece in lane 0
   int rows;
   const Prefix<T>* prefix;  // of all these rows, or null
   Lanes16 repeated;
@@ -73,42 +73,18 @@ struct Tile {
   }
 
   // Those of a list that are not in the prefix.
-  Columns<T> not_known(int64_t weights, int64_t first, int32_t count, int weights_per_column = kPanelRows) const {
+  Columns<T> not_known(int64_t weights, int64_t first, int32_t count, int weights_per_column) const {
     const int32_t* slots = plan.panel_columns + first;
     const int64_t known = prefix == nullptr ? 0 : prefix->count_known(slots, count);
-    return {plan.panel_weights + weights + known * weights_per_column, slots + known, count - known};
+    return {plan.panel_weights + weights + known * weights_per_column, slots + known, nullptr, count - known};
   }
 
-  T* quad_sums_of(const AffineInfo& affine) const { return quad_sums + int64_t(affine.summed) * kPanelRows * stride; }
-
-  // Called when variables are drawn and published.
-  void complete_quads(const Step& step) {
-    if constexpr (kHasQuads<T>) {
-      if (kPairs || plan.num_summed == 0 || few != nullptr) return;
-      encode_quads(step);
-    }
-  }
-
-  void encode_quads(const Step& step) {
-    for (int32_t place = step.first; place < step.first + step.count; ++place) {
-      const int32_t quad = plan.quad_at[place];
-      if (quad < 0) continue;
-      const int32_t* slots = plan.quads[quad].slots;
-      const T* const x[4] = {slot(slots[0]), slot(slots[1]), slot(slots[2]), slot(slots[3])};
-      QuadSums<T, NV>::encode(x, quad_codes + int64_t(quad) * stride);
-    }
-  }
-
-  void sum_quads(const AffineInfo& affine, const Panel& panel, int64_t first_slot) {
-    T start[kPanelRows] = {};
-    if (prefix != nullptr)
-      std::memcpy(start, prefix->looked + first_slot, static_cast<size_t>(panel.num_rows) * sizeof(T));
-    const int32_t* quads = plan.affine_quads + affine.first_quad;
-    const int32_t known = prefix == nullptr ? 0 : prefix->count_quads(plan, quads, panel.num_quads);
-    QuadSums<T, NV>::sum(
-        plan.panel_weights + panel.quad_weights + known * kQuadWeights, panel.num_quads - known, affine.spins,
-        [&](int i) { return quad_codes + int64_t(quads[known + i]) * stride; }, start, quad_tables,
-        quad_sums_of(affine));
+  // Nor are zero in all rows.
+  Columns<T> not_zero(int32_t number_of_affine, const Panel& panel) {
+    Columns<T> all = not_known(panel.weights, panel.columns, panel.num_columns, kPanelRows);
+    if (lit_slots != nullptr && plan.affines[number_of_affine].shares)
+      all.places = lit_slots->places_of(number_of_affine, all.slots, panel.num_columns, all.count);
+    return all;
   }
 
   void multiply_panel(int32_t number_of_affine, int32_t number, int64_t first_slot) {
@@ -117,15 +93,15 @@ struct Tile {
     if constexpr (kHasFew)
       if (few != nullptr)
         return few->multiply(number_of_affine, number, place_of(first_slot),
-                             affine.summed < 0 ? nullptr : quad_sums_of(affine));
+                             affine.summed < 0 ? nullptr : quads.sums_of(affine));
     if constexpr (kPairs) {
       multiply_pairs<NV>(plan, plan.pair_panels[number], plan.bias + first_slot, pairs, place_of(first_slot));
     } else {
       constexpr int units = kUnits<NV>;
       if constexpr (kHasQuads<T>)
-        if (affine.summed >= 0) sum_quads(affine, panel, first_slot);
-      const Columns<T> early = not_known(panel.weights, panel.columns, panel.num_columns);
-      const Columns<T> late = not_known(panel.late_weights, panel.late_columns, panel.num_late);
+        if (affine.summed >= 0) quads.sum(affine, panel, first_slot, prefix);
+      const Columns<T> early = not_zero(number_of_affine, panel);
+      const Columns<T> late = not_known(panel.late_weights, panel.late_columns, panel.num_late, kPanelRows);
       const T* start = prefix == nullptr ? plan.bias : prefix->values;
       for (int part = 0; part < panel.num_rows; part += units)
         multiply_columns<T, units, NV>(early, late, kPanelRows, part, start + first_slot + part, table,
@@ -174,8 +150,16 @@ struct Tile {
       for (int v = 0; v < NV; ++v) sum[v] += plan.tail_weights[i] * load<T>(input + v * kLanes<T>);
     }
     if (of_quads != nullptr) add_sums<T, NV>(sum, of_quads);
+    Int<T> lit{};
 #pragma GCC unroll 3
-    for (int v = 0; v < NV; ++v) store<T>(own + v * kLanes<T>, kRectify ? max0<T>(sum[v]) : sum[v]);
+    for (int v = 0; v < NV; ++v) {
+      if (kRectify) {
+        sum[v] = max0<T>(sum[v]);
+        lit |= sum[v] != T(0);
+      }
+      store<T>(own + v * kLanes<T>, sum[v]);
+    }
+    if (kRectify && lit_slots != nullptr && !any_lane<T>(lit)) lit_slots->is_zero(unit);
   }
 
   void finish(const Step& step) {
@@ -186,7 +170,7 @@ struct Tile {
       if (index % kPanelRows == 0) multiply_panel(step.left, number, unit);
       if (looks_up && index % kPanelRows == 0) start_lookups(affine, plan.panels[number], unit);
       if (index % kPanelRows == kPanelRows / 2) multiply_second_half(plan.panels[number], unit);
-      const T* of_quads = affine.summed < 0 ? nullptr : quad_sums_of(affine) + index % kPanelRows * stride;
+      const T* of_quads = affine.summed < 0 ? nullptr : quads.sums_of(affine) + index % kPanelRows * stride;
       rectify ? finish_unit<true>(unit, of_quads) : finish_unit<false>(unit, of_quads);
       if (looks_up) finish_lookups(unit, affine, plan.panels[number], index % kPanelRows);
     }
@@ -239,7 +223,7 @@ struct Tile {
       }
     }
     publish(plan.x_slot + step.first, step.count);
-    complete_quads(step);
+    if (few == nullptr) quads.complete(step, table);
   }
 
   // The parameters of a variable, one after the other.
@@ -267,7 +251,7 @@ struct Tile {
       }
       publish(variable.x_slot, conditional.units);
     }
-    complete_quads(step);
+    if (few == nullptr) quads.complete(step, table);
   }
 
   void fill_context() {
@@ -289,7 +273,7 @@ struct Tile {
     const Panel& panel = plan.panels[affine.first_panel + index / kPanelRows];
     const int32_t begin = index / kPanelRows * kPanelRows;
     for (int32_t i = index; i < begin + panel.num_rows && affine.summed >= 0; ++i)
-      spread(prefix->looked[affine.first_slot + i], quad_sums_of(affine) + (i - begin) * stride);
+      spread(prefix->looked[affine.first_slot + i], quads.sums_of(affine) + (i - begin) * stride);
     for (; index < begin + panel.num_rows; ++index)
       spread(prefix->values[affine.first_slot + index], place_of(affine.first_slot + index));
     if (affine.open >= 0) start_lookups(affine, panel, affine.first_slot + begin);

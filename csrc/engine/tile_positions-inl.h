@@ -7,6 +7,7 @@
 #include "engine/few-inl.h"
 #include "engine/lookups-inl.h"
 #include "engine/noise-inl.h"
+#include "engine/nonzero-inl.h"
 #include "engine/panel-inl.h"
 #include "engine/quads-inl.h"
 #include "engine/scratch-inl.h"
@@ -31,7 +32,17 @@ template <class T>
 struct TilePositions {
   int64_t table, pairs, few, few_sums, few_quads, aheads, drawn, params, looked, known, quad_sums, quad_codes,
       quad_tables;
-  int64_t limits, log_prob, drawing, bytes;
+  int64_t lit_slots, lit_quads, limits, log_prob, drawing, bytes;
+
+  // In smaller networks looking for zeros takes longer than multiplying them.
+  static bool skips_zeros(const Plan<T>& plan) { return plan.macs >= 1 << 18; }
+  static Nonzero::Sizes lit_slots_of(const Plan<T>& plan) {
+    return {plan.num_slots, skips_zeros(plan) ? plan.num_affines : 0, plan.most_columns};
+  }
+  static Nonzero::Sizes lit_quads_of(const Plan<T>& plan) {
+    return {plan.num_quads, skips_zeros(plan) ? plan.num_summed : 0, plan.num_quads};
+  }
+
   TilePositions(const Plan<T>& plan, int lanes) {
     using Few = FewRows<T>;
     const bool has_few = Few::fits && lanes == kLanes<T> && plan.pair_weights == nullptr;
@@ -51,6 +62,8 @@ struct TilePositions {
     quad_sums = places.add(rows(plan.num_summed * kPanelRows));
     quad_codes = places.add(plan.num_summed == 0 ? 0 : plan.num_quads * lanes * int64_t(sizeof(QuadCode)));
     quad_tables = places.add(plan.num_summed == 0 ? 0 : kTablesAtOnce * kQuadInputs * kPanelRows * int64_t(sizeof(T)));
+    lit_slots = places.add(Nonzero::Positions(lit_slots_of(plan)).bytes);
+    lit_quads = places.add(Nonzero::Positions(lit_quads_of(plan)).bytes);
     limits = places.add(kLimits<T> * int64_t(sizeof(T)));
     log_prob = places.add(kWidest<T> * int64_t(sizeof(double)));
     drawing = places.add(Drawing<T>::bytes(plan, lanes));

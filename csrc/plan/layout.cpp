@@ -69,8 +69,8 @@ int64_t Layout<T>::ring_size() const {
 template <class T>
 void Layout<T>::plan_panels(const AffineSource& affine) {
   affines.push_back({static_cast<int32_t>(affine.first_slot), static_cast<int32_t>(panels.size()),
-                     static_cast<int32_t>(affine.num_rows), -1, -1, 0, static_cast<int64_t>(affine_quads.size()),
-                     false});
+                     static_cast<int32_t>(affine.num_rows), -1, -1, 0, static_cast<int64_t>(affine_quads.size()), false,
+                     affine.mask == nullptr});
   plan_quads(affine, affines.back());
   const AffineInfo info = affines.back();
   const std::vector<int32_t> quads_of = quads_of_panels(affine, info);
@@ -377,6 +377,8 @@ void Layout<T>::fill_plan() {
   p.num_affines = static_cast<int64_t>(affines.size());
   p.panels = panels.data();
   p.panel_columns = panel_columns.data();
+  list_places();
+  p.places = places.data();
   p.tail_start = tail_start.data();
   p.tail_columns = tail_columns.data();
   p.lookups = lookups.data();

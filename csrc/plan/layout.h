@@ -75,6 +75,7 @@ class Layout {
   std::vector<AffineInfo> affines;
   std::vector<Panel> panels;
   std::vector<int32_t> panel_columns, panel_from;  // slots to read, and the columns of the operation
+  std::vector<int32_t> places;
   std::vector<int64_t> tail_start, column_start;
   std::vector<int32_t> tail_columns, tail_from;
   std::vector<Column> columns;
@@ -125,6 +126,7 @@ class Layout {
   void plan_lookups(const AffineSource& affine, AffineInfo& info);
   std::vector<ColumnSource> find_columns() const;
   void plan_quad_columns();
+  void list_places();
   void plan_columns();
   void plan_packing(const AffineSource& affine);
   void fill_plan();

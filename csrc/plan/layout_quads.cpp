@@ -128,6 +128,21 @@ void Layout<T>::plan_quad_columns() {
   for (size_t i = 1; i < quad_start.size(); ++i) quad_start[i] += quad_start[i - 1];
 }
 
+template <class T>
+void Layout<T>::list_places() {
+  for (const AffineInfo& info : affines) {
+    int32_t most = info.num_quads;
+    for (int32_t row = 0; row < info.num_rows; row += kPanelRows) {
+      const Panel& panel = panels[static_cast<size_t>(info.first_panel + row / kPanelRows)];
+      most = std::max({most, panel.num_columns, panel.num_late, panel.num_half_columns});
+      if (info.shares) plan.most_columns = std::max<int64_t>(plan.most_columns, panel.num_columns);
+    }
+    while (places.size() < static_cast<size_t>(most)) places.push_back(static_cast<int32_t>(places.size()));
+  }
+}
+
+template void Layout<float>::list_places();
+template void Layout<double>::list_places();
 template void Layout<float>::list_quads();
 template void Layout<double>::list_quads();
 template void Layout<float>::plan_quads(const AffineSource&, AffineInfo&);

@@ -66,6 +66,7 @@ struct AffineInfo {
   int32_t summed, num_quads;
   int64_t first_quad;  // into affine_quads
   bool spins;          // all of them
+  bool shares;         // panels read leading columns of one list
   bool sums_apart() const { return open >= 0 || summed >= 0; }
 };
 
@@ -108,6 +109,8 @@ struct Plan {
   const Panel* panels;
   const T* panel_weights;
   const int32_t* panel_columns;
+  const int32_t* places;  // 0, 1, 2, ...: as many as a panel has columns or quads
+  int64_t most_columns;   // of a list that panels share
   const Panel*
       pair_panels;  // the same panels in bf16, two columns in one word: the even slot of a pair in the low half
   const uint32_t* pair_weights;  // null unless packed
