@@ -85,7 +85,7 @@ struct FewRows {
     const AffineInfo& info = plan.affines[affine];
     if (kHasQuads<T> && info.summed >= 0) {
       const int32_t* quads = plan.affine_quads + info.first_quad;
-      add_quads<R, kSumsTogether / R>(ahead, number, quads, quad_sums + kept, of_quads);
+      add_quads<R>(ahead, number, quads, quad_sums + kept, of_quads);
     }
     multiply_panels<R, kSumsTogether / R>(ahead, number, sums + kept, out);
   }
@@ -147,27 +147,36 @@ struct FewRows {
     spread<R>(sum, panel.num_rows, out);
   }
 
-  // The same of their quads.
-  template <int R, int P>
+  // The same of their quads, of as many panels at once as registers hold beside the weights of a quad.
+  template <int R>
   void add_quads(Ahead& ahead, int32_t number, const int32_t* quads, T* kept, T* out) const {
+    constexpr int at_once = MADE_FAST_REGISTERS == 32 ? kSumsTogether / R : 1;
+    const int32_t end = plan.panels[number].num_quads;
+    T* own = kept + int64_t(number - ahead.first) * R * kPanelRows;
+    for (int32_t panel = number; panel < ahead.end; panel += at_once)
+      add_to_panels<R, at_once>(panel, ahead.end, quads, ahead.quads, end,
+                                own + int64_t(panel - number) * R * kPanelRows);
+    ahead.quads = end;
+    Units sum[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) std::memcpy(&sum[r], own + r * kPanelRows, sizeof sum[r]);
+    spread<R>(sum, plan.panels[number].num_rows, out);
+  }
+
+  template <int R, int P>
+  void add_to_panels(int32_t number, int32_t last, const int32_t* quads, int32_t begin, int32_t end, T* own) const {
     if constexpr (P > 1) {
-      if (ahead.end - number < P) return add_quads<R, P - 1>(ahead, number, quads, kept, out);
+      if (last - number < P) return add_to_panels<R, P - 1>(number, last, quads, begin, end, own);
     }
     Units sum[P * R];
-    T* own = kept + int64_t(number - ahead.first) * R * kPanelRows;
 #pragma GCC unroll 16
     for (int i = 0; i < P * R; ++i) std::memcpy(&sum[i], own + i * kPanelRows, sizeof sum[i]);
-    const Panel& panel = plan.panels[number];
     const T* weights[P];
     for (int p = 0; p < P; ++p) weights[p] = plan.panel_weights + plan.panels[number + p].quad_weights;
-    for (int64_t q = ahead.quads; q < panel.num_quads; ++q) {
-      T x[R][4];
+    for (int64_t q = begin; q < end; ++q) {
+      const T* x[4];
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const T* from = values + int64_t(plan.quads[quads[q]].slots[i]) * R;
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) x[r][i] = from[r];
-      }
+      for (int i = 0; i < 4; ++i) x[i] = values + int64_t(plan.quads[quads[q]].slots[i]) * R;
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
         Units weight[4];
@@ -175,13 +184,14 @@ struct FewRows {
         for (int i = 0; i < 4; ++i)  // one by one: a copy of all would go through memory, in halves of a vector
           std::memcpy(&weight[i], weights[p] + q * kQuadWeights + i * kPanelRows, sizeof weight[i]);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) sum[p * R + r] += quad_input(weight, x[r]);
+        for (int r = 0; r < R; ++r) {
+          const T of_row[4] = {x[0][r], x[1][r], x[2][r], x[3][r]};
+          sum[p * R + r] += quad_input(weight, of_row);
+        }
       }
     }
-    ahead.quads = panel.num_quads;
 #pragma GCC unroll 16
-    for (int i = R; i < P * R; ++i) std::memcpy(own + i * kPanelRows, &sum[i], sizeof sum[i]);
-    spread<R>(sum, panel.num_rows, out);
+    for (int i = 0; i < P * R; ++i) std::memcpy(own + i * kPanelRows, &sum[i], sizeof sum[i]);
   }
 
   // Sums by row to units by lane.
