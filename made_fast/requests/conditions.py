@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,11 +22,8 @@ class Between(NamedTuple):
     high: float | None = None
 
 
-Values = Between | range | Iterable[float] | Tensor | SumTo
-Variables = int | tuple[int, ...] | range | frozenset[int]
-Allowed = (
-    Mapping[int, Values] | Mapping[Variables, Values] | Mapping[tuple[int, ...], SumTo] | Mapping[range, SumTo] | SumTo
-)
+# From a variable to values, or from a tuple or a range of them to their sum; of one key type, so that literals have it.
+Allowed = Mapping[Any, Between | range | Iterable[float] | Tensor | SumTo] | SumTo
 
 
 @dataclass(frozen=True)
