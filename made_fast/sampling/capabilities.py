@@ -66,8 +66,8 @@ def request_of(what: str, conditionals: Sequence[Conditional]) -> dict[str, Any]
     if what == "allowed":
         return {"allowed": {variable: Between(0.0, 1.0) for variable in range(len(conditionals))}}
     if what == "sums":
-        totals = [values[-1] for each in conditionals if (values := each.values()) is not None]
-        return {"allowed": SumTo(int(sum(totals)) - 2)}
+        most = sum(0.0 if known is None else float(known[-1]) for known in (each.values() for each in conditionals))
+        return {"allowed": SumTo(int(most) - 2)}
     return {what: _VALUES[what]} if what in _VALUES else {}
 
 
