@@ -265,8 +265,8 @@ class MaskedAutoregressiveFlow(nn.Module):
     ) -> Tensor:
         """Draws exact samples, (n, D), or (N, n, D) with context (N, C), without gradients.
 
-        They depend on the seed and the row number alone: ``sample(n, seed=s)[a:b]`` equals ``sample(b - a, seed=s,
-        first_row=a)``.
+        They depend on the seed and the row number alone: ``sample(n, seed=s)[a:b]`` is ``sample(b - a, seed=s,
+        first_row=a)``, to rounding where the transforms lead from noise to x.
 
         Args:
             num_samples: n.

@@ -49,6 +49,7 @@ class Leaves(NamedTuple):
             shapes = ", ".join(str(each.shape) for each in arrays[:6]) or "no array"
             raise ValueError(f"leaves must hold a mask, a weight and a bias for each layer, got {shapes}")
         features = linears[-1].weight.shape[1] // 2
+        _check_masks(linears, features)
         dtype = linears[0].weight.dtype
         known = tuple(_numbers("the base", each, (features,), dtype) for each in arrays[:first])
         expected = 2 if base == "normal" else 0
@@ -69,6 +70,20 @@ def _linear(name: str, arrays: Sequence[NDArray[Any]], before: Sequence[Linear])
     dtype = before[0].weight.dtype if before else None
     weight = _numbers(f"the weight of {name}", weight, shape, dtype)
     return Linear(mask, weight, _numbers(f"the bias of {name}", bias, shape[:2], weight.dtype))
+
+
+def _check_masks(linears: Sequence[Linear], features: int) -> None:
+    """Raises ValueError unless there are two parameters for each variable, of which none depends on it or on a later one."""
+    _, outputs, _ = linears[-1].weight.shape
+    width = linears[0].weight.shape[2]
+    if outputs != 2 * features or width < features:
+        raise ValueError(f"leaves must be those of two parameters for each variable, got {outputs} of {width} inputs")
+    paths = linears[0].mask.astype(np.float64)
+    for each in linears[1:]:
+        paths = (each.mask.astype(np.float64) @ paths > 0).astype(np.float64)
+    later = np.arange(features) >= np.repeat(np.arange(features), 2)[:, None]  # (2 D, D)
+    if bool((later & (paths[:, :, :features] > 0)).any()):
+        raise ValueError("masks among the leaves must let no variable depend on itself or on later ones")
 
 
 def _numbers(name: str, found: NDArray[Any], shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
