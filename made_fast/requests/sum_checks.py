@@ -13,7 +13,7 @@ from torch import Tensor
 
 from made_fast.arguments import shown, whole_number
 from made_fast.outputs.conditional import Conditional
-from made_fast.requests.sums import MOST_SUMS, Offer, Sums, SumTo, Totals
+from made_fast.requests.sums import MOST_SUMS, Patterns, Sums, SumTo, Totals
 
 __all__ = ["SumWish", "split_query", "sums_of"]
 
@@ -66,7 +66,7 @@ def _wish_of(name: str, key: object, wanted: object, conditionals: Sequence[Cond
     if not isinstance(wanted, SumTo):
         raise ValueError(f"{name} must be a SumTo, got {shown(wanted)}")
     total = whole_number(f"{name}.total", wanted.total, None)
-    return SumWish(name, tuple(variables), min(max(total, -_MOST_TOTAL), _MOST_TOTAL))
+    return SumWish(name, tuple(variables), total)
 
 
 def _checked(wishes: list[SumWish]) -> list[SumWish]:
@@ -128,20 +128,22 @@ def sums_of(
         members = np.where(observed, -1, members)
     flags = support.numpy().astype(bool)
     firsts, pattern = _distinct(members, flags, [each.size for each in conditionals])
-    patterns = tuple(_pattern(conditionals, members[row], flags[row]) for row in firsts)
+    patterns = _patterns(conditionals, members[firsts], flags[firsts])
+    found, _, ends = patterns.later(range(features))
     impossible = np.zeros((rows, most), dtype=bool)
-    possible = [_totals(each, most) for each in patterns]
-    for number, each in enumerate(possible):
-        for place, found in enumerate(each):
-            mine = pattern == number
-            impossible[mine, place] = ~found.has(lacking[mine, place])
+    for place in range(most):
+        end = np.array([each[place] for each in ends], dtype=np.int64)[pattern]
+        for number in np.unique(end):
+            mine = end == number
+            impossible[mine, place] = ~found[number].has(lacking[mine, place])
     impossible &= ~nothing.numpy()[:, None]
     wrong, why = impossible.any(1), ""
     if wrong.any():
         row = int(wrong.argmax())
         place = int(impossible[row].argmax())
-        wish, found = wishes[query[row]][place], possible[pattern[row]][place]
-        why = _refusal(wish, found, wish.total - int(lacking[row, place]), f" of query {row}" if many else "")
+        held = int(totals[query[row], place] - lacking[row, place])
+        which = f" of query {row}" if many else ""
+        why = _refusal(wishes[query[row]][place], found[ends[pattern[row]][place]], held, which)
     pattern = np.where(wrong | nothing.numpy(), -1, pattern)
     return Sums(torch.from_numpy(lacking), torch.from_numpy(pattern), patterns), torch.from_numpy(wrong), why
 
@@ -155,7 +157,7 @@ def _tables(
     for query, sums in enumerate(wishes):
         for number, wish in enumerate(sums):
             members[query, list(wish.variables)] = number
-            totals[query, number] = wish.total
+            totals[query, number] = min(max(wish.total, -_MOST_TOTAL), _MOST_TOTAL)  # far out of reach
     return members, totals
 
 
@@ -173,29 +175,26 @@ def _distinct(
     return firsts.tolist(), like.reshape(-1).astype(np.int64)
 
 
-def _pattern(
-    conditionals: Sequence[Conditional], members: NDArray[np.int64], flags: NDArray[np.bool_]
-) -> dict[int, Offer]:
-    """The variables of one row that are drawn for sums; raises ValueError where their flags would fill the memory."""
-    found, first, size = {}, 0, 0
+def _patterns(conditionals: Sequence[Conditional], members: NDArray[np.int64], flags: NDArray[np.bool_]) -> Patterns:
+    """Those of rows that differ; raises ValueError where their flags would fill the memory."""
+    known: dict[tuple[int, ...], int] = {(0,): 0}
+    offers = np.zeros_like(members)
+    first = 0
     for variable, conditional in enumerate(conditionals):
-        if members[variable] >= 0:
-            values = _whole_values(conditional)
-            assert values is not None
-            offered = [value for value, flag in zip(values, flags[first:], strict=False) if flag]
-            found[variable] = Offer(int(members[variable]), tuple(sorted(offered)))
-            size += max(offered) - min(offered)
-        first += conditional.size
-    if size * len(found) // 16 > _MOST_BYTES:
-        raise ValueError(f"allowed must have sums of fewer totals, got {len(found)} variables with {size} in all")
-    return found
-
-
-def _totals(pattern: Mapping[int, Offer], most: int) -> list[Totals]:
-    """The totals that each sum of a pattern can have."""
-    found = [Totals()] * most
-    for offer in pattern.values():
-        found[offer.sum] = found[offer.sum].plus(offer.values)
+        own, first = flags[:, first : first + conditional.size], first + conditional.size
+        if not (members[:, variable] >= 0).any():
+            continue
+        values = np.array(_whole_values(conditional))
+        distinct, like = own[:1], np.zeros(len(own), dtype=np.int64)
+        if not bool((own == distinct).all()):
+            distinct, like = np.unique(own, axis=0, return_inverse=True)
+        listed = [tuple(sorted(values[each].tolist())) for each in distinct]
+        offers[:, variable] = np.array([known.setdefault(each, len(known)) for each in listed])[like.reshape(-1)]
+    found = Patterns(members, offers, tuple(known))
+    spans = np.array([each[-1] - each[0] for each in known])
+    span = int(np.where(members >= 0, spans[offers], 0).sum(1).max(initial=0))
+    if span * members.shape[1] // 16 > _MOST_BYTES:
+        raise ValueError(f"allowed must have sums of fewer totals, got {span + 1}")
     return found
 
 

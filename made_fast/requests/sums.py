@@ -6,7 +6,7 @@ its conditional cut to them, and the log of the mass that is kept is its part of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["MOST_SUMS", "Offer", "RunningSums", "SumColumn", "SumTo", "Sums", "Totals"]
+__all__ = ["MOST_SUMS", "Patterns", "RunningSums", "SumColumn", "SumTo", "Sums", "Totals"]
 
 MOST_SUMS = 8  # of one query; kMostSums of csrc/plan/request.h
 
@@ -77,11 +77,48 @@ class Totals(NamedTuple):
         return found
 
 
-class Offer(NamedTuple):
-    """A variable that is drawn for a sum: the number of the sum, and its values in ascending order."""
+class Patterns(NamedTuple):
+    """Which variables are drawn for sums, in U ways; for each sum they are those that a condition does not give.
 
-    sum: int
-    values: tuple[int, ...]
+    Attributes:
+        members: (U, D) int64: the number of the sum that a variable is drawn for, or -1.
+        offers: (U, D) int64: which of ``values`` it may have.
+        values: in ascending order each.
+    """
+
+    members: NDArray[np.int64]
+    offers: NDArray[np.int64]
+    values: tuple[tuple[int, ...], ...]
+
+    def later(self, sequence: Sequence[int]) -> tuple[list[Totals], NDArray[np.int64], list[list[int]]]:
+        """What variables add that are drawn in a sequence (D,).
+
+        Returns:
+            Totals; by pattern and variable the number of those of the variables of its sum that come later (U, D), -1 where
+            it is in none; and by pattern and sum the number of those of all.
+        """
+        totals, numbers, after = [Totals()], {Totals(): 0}, dict[tuple[int, int], int]()
+        found = np.full(self.members.shape, -1, dtype=np.int64)
+        ends = []
+        backwards = list(reversed(sequence))
+        for row, members, offers in zip(found, self.members.tolist(), self.offers.tolist(), strict=True):
+            state, own = [0] * MOST_SUMS, [-1] * len(members)
+            for variable in backwards:
+                number = members[variable]
+                if number < 0:
+                    continue
+                last = own[variable] = state[number]
+                step = (last, offers[variable])
+                following = after.get(step)
+                if following is None:
+                    with_it = totals[last].plus(self.values[step[1]])
+                    following = after[step] = numbers.setdefault(with_it, len(totals))
+                    if following == len(totals):
+                        totals.append(with_it)
+                state[number] = following
+            row[:] = own
+            ends.append(state)
+        return totals, found, ends
 
 
 @dataclass(frozen=True)
@@ -91,36 +128,27 @@ class Sums:
     Attributes:
         lacking: (N, sums) int64: what the variables that are drawn are to add up to, without what is given.
         pattern: (N,) int64: which of the patterns a condition has; -1 where nothing is held to a sum.
-        patterns: the variables that are drawn for sums, each with its offer.
-        reaches: (patterns, D, 4) int64, the columns are those of ``SumColumn``; None as long as no order is known.
+        patterns: of U kinds.
+        reaches: (U, D, 4) int64, the columns are those of ``SumColumn``; None as long as no order is known.
         bits: uint8: the flags of ``reaches``, eight to a byte; None likewise.
     """
 
     lacking: Tensor
     pattern: Tensor
-    patterns: tuple[Mapping[int, Offer], ...]
+    patterns: Patterns
     reaches: Tensor | None = None
     bits: Tensor | None = None
 
     def drawn_in(self, sequence: Sequence[int]) -> Sums:
         """The same for variables that are drawn in this sequence (D,): with the totals of those that are yet to come."""
-        reaches = np.full((len(self.patterns), len(sequence), len(SumColumn)), -1, dtype=np.int64)
-        chunks, size = [], 0
-        for pattern, rows in zip(self.patterns, reaches, strict=True):
-            later: dict[int, Totals] = {}
-            for variable in reversed(sequence):
-                offer = pattern.get(variable)
-                if offer is None:
-                    continue
-                totals = later.get(offer.sum, Totals())
-                chunk = totals.packed()
-                rows[variable] = (offer.sum, 8 * size, totals.low, totals.bits.bit_length())
-                chunks.append(chunk)
-                size += len(chunk)
-                later[offer.sum] = totals.plus(offer.values)
-        bits = torch.frombuffer(
-            bytearray(b"".join([*chunks, b"\0"])), dtype=torch.uint8
-        )  # some byte, so that it has a place
+        totals, later, _ = self.patterns.later(sequence)
+        chunks = [each.packed() for each in totals]
+        firsts = 8 * np.cumsum([0, *map(len, chunks)])[:-1]
+        columns = np.stack([firsts, [each.low for each in totals], [each.bits.bit_length() for each in totals]], axis=1)
+        reaches = np.concatenate(
+            [self.patterns.members[..., None], columns[later]], axis=2
+        )  # the last where there is none
+        bits = torch.frombuffer(bytearray(b"".join(chunks)), dtype=torch.uint8)
         device = self.lacking.device
         return replace(self, reaches=torch.from_numpy(reaches).to(device), bits=bits.to(device))
 
