@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from itertools import compress
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -178,18 +179,27 @@ def _distinct(
 def _patterns(conditionals: Sequence[Conditional], members: NDArray[np.int64], flags: NDArray[np.bool_]) -> Patterns:
     """Those of rows that differ; raises ValueError where their flags would fill the memory."""
     known: dict[tuple[int, ...], int] = {(0,): 0}
+    seen: dict[tuple[int, bytes], int] = {}  # of many variables that are alike
+
+    def number_of(conditional: Conditional, own: NDArray[np.bool_]) -> int:
+        key = (id(conditional), own.tobytes())
+        if key not in seen:
+            offered = tuple(sorted(compress(_whole_values(conditional) or (), own.tolist())))
+            seen[key] = known.setdefault(offered, len(known))
+        return seen[key]
+
     offers = np.zeros_like(members)
+    named: Any = (members >= 0).any(0).tolist()
     first = 0
     for variable, conditional in enumerate(conditionals):
         own, first = flags[:, first : first + conditional.size], first + conditional.size
-        if not (members[:, variable] >= 0).any():
+        if not named[variable]:
             continue
-        values = np.array(_whole_values(conditional))
-        distinct, like = own[:1], np.zeros(len(own), dtype=np.int64)
-        if not bool((own == distinct).all()):
-            distinct, like = np.unique(own, axis=0, return_inverse=True)
-        listed = [tuple(sorted(values[each].tolist())) for each in distinct]
-        offers[:, variable] = np.array([known.setdefault(each, len(known)) for each in listed])[like.reshape(-1)]
+        if len(own) == 1 or bool((own == own[:1]).all()):
+            offers[:, variable] = number_of(conditional, own[0])
+            continue
+        distinct, like = np.unique(own, axis=0, return_inverse=True)
+        offers[:, variable] = np.array([number_of(conditional, each) for each in distinct])[like.reshape(-1)]
     found = Patterns(members, offers, tuple(known))
     spans = np.array([each[-1] - each[0] for each in known])
     span = int(np.where(members >= 0, spans[offers], 0).sum(1).max(initial=0))
