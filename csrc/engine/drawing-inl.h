@@ -62,8 +62,8 @@ class Drawing {
     for (int lane = 0; lane < lanes; ++lane) {
       sources_[lane] = request.conditions.any() ? request.source(row_of(lane)) : 0;
       sums_[lane] = sums_[lanes + lane] = 0;
-      running_.start(lane, sources_[lane]);
     }
+    if (running_.any()) running_.start(sources_);
   }
 
   static int64_t bytes(const Plan<T>& plan, int lanes) { return Positions(plan, lanes).bytes; }
@@ -85,7 +85,7 @@ class Drawing {
     if (request_.log_prob != nullptr || (weighed && held_.any_observed)) task.log_prob = numbers(log_prob);
     if (weighed) task.log_mass = numbers(log_mass);
     nan_seen_ |= draw_conditional<T>(task, lanes_ / kLanes<T>);
-    for (int lane = 0; lane < lanes_ && running_.any(); ++lane) running_.take(lane, sources_[lane], variable, x[lane]);
+    if (running_.any()) running_.take(sources_, variable, x);
     for (int lane = 0; lane < lanes_ && request_.log_prob != nullptr; ++lane)
       sums_[lane] += static_cast<double>(task.log_prob[lane]);
     for (int lane = 0; lane < lanes_ && weighed; ++lane)
@@ -188,12 +188,12 @@ class Drawing {
       if (!held_.constrained) continue;
       if (conditional.size > 0) {
         support_[lane] = all.support + source * all.support_size + variable.support;
-        if (running_.any()) support_[lane] = running_.reachable(lane, source, variable, conditional, support_[lane]);
       } else {
         numbers(lower)[lane] = all.bounds[2 * at];
         numbers(upper)[lane] = all.bounds[2 * at + 1];
       }
     }
+    if (running_.any() && conditional.size > 0) running_.restrict_to(sources_, variable, conditional, support_);
     held_.any_observed = any != 0;
     all_observed_ = all.observed != nullptr && every != 0;
     return held_.any_observed || held_.constrained;

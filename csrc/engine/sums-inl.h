@@ -31,29 +31,37 @@ class RunningSums {
 
   bool any() const { return sums_.count > 0; }
 
-  // A lane has a condition.
-  void start(int lane, int64_t source) const {
-    for (int64_t i = 0; i < sums_.count; ++i) lacking_[i * lanes_ + lane] = sums_.lacking[source * sums_.count + i];
+  // Lanes have the conditions `sources`. Like the others never inlined: most draws have no sums.
+  MADE_FAST_NOINLINE void start(const int64_t* sources) const {
+    for (int64_t i = 0; i < sums_.count; ++i)
+      for (int lane = 0; lane < lanes_; ++lane)
+        lacking_[i * lanes_ + lane] = sums_.lacking[sources[lane] * sums_.count + i];
   }
 
-  // Flags of the values of a variable: those that are supported and leave a way to the total of its sum.
-  const uint8_t* reachable(int lane, int64_t source, const Variable& variable, const Conditional<T>& conditional,
-                           const uint8_t* support) const {
-    const int64_t* reach = reach_of(source, variable);
-    const int64_t sum = number_of(reach);
-    if (sum < 0) return support;
-    uint8_t* flags = flags_ + lane * rooms_;
-    const bool spin = conditional.code == Code::spin;
-    for (int32_t k = 0; k < conditional.size; ++k) {
-      const int64_t rest = lacking_[sum * lanes_ + lane] - (spin ? 2 * k - 1 : k);
-      flags[k] = support[k] & static_cast<uint8_t>(can_be_added(reach, rest));
+  // In the place of flags of the values that a variable may have, by lane, those of the values that leave a way to the
+  // total of its sum too.
+  MADE_FAST_NOINLINE void restrict_to(const int64_t* sources, const Variable& variable,
+                                      const Conditional<T>& conditional, const uint8_t** support) const {
+    for (int lane = 0; lane < lanes_; ++lane) {
+      const int64_t* reach = reach_of(sources[lane], variable);
+      const int64_t sum = number_of(reach);
+      if (sum < 0) continue;
+      uint8_t* flags = flags_ + lane * rooms_;
+      const bool spin = conditional.code == Code::spin;
+      for (int32_t k = 0; k < conditional.size; ++k) {
+        const int64_t rest = lacking_[sum * lanes_ + lane] - (spin ? 2 * k - 1 : k);
+        flags[k] = support[lane][k] & static_cast<uint8_t>(can_be_added(reach, rest));
+      }
+      support[lane] = flags;
     }
-    return flags;
   }
 
-  void take(int lane, int64_t source, const Variable& variable, T x) const {
-    const int64_t sum = number_of(reach_of(source, variable));
-    if (sum >= 0) lacking_[sum * lanes_ + lane] -= static_cast<int64_t>(x);
+  // Goes on from what was drawn.
+  MADE_FAST_NOINLINE void take(const int64_t* sources, const Variable& variable, const T* x) const {
+    for (int lane = 0; lane < lanes_; ++lane) {
+      const int64_t sum = number_of(reach_of(sources[lane], variable));
+      if (sum >= 0) lacking_[sum * lanes_ + lane] -= static_cast<int64_t>(x[lane]);
+    }
   }
 
  private:
