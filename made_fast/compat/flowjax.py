@@ -156,7 +156,7 @@ class _Transform(nn.Module):
         return compiled(Sampler(self._program(), Point()))
 
     def _program(self) -> Program:
-        """x_d = (y_d - shift_d) / scale_d, of points with context (y, c)."""
+        """x_d = (y_d - shift_d) / scale_d, of points with context (y, c); on the CPU."""
         features, first = self.features, self.linears[0]
         assert isinstance(first, Masked)
         width = first.in_features
@@ -169,7 +169,7 @@ class _Transform(nn.Module):
             return len(ops) + 1
 
         def terms(layer: Any, value: int, rows: slice, sign: float = 1.0) -> tuple[Term, ...]:
-            weight, mask = sign * layer.weight.detach()[rows], layer.mask[rows] != 0
+            weight, mask = sign * layer.weight.detach().cpu()[rows], layer.mask.cpu()[rows] != 0
             if value != X:
                 return (Term(value, weight, mask),)
             nothing = weight.new_zeros(len(weight), features)
@@ -182,9 +182,9 @@ class _Transform(nn.Module):
         value, every = X, slice(None)
         *hidden, last = self.linears
         for layer in hidden:
-            value = add(Affine(terms(layer, value, every), layer.bias.detach()))  # type: ignore[union-attr, operator]
+            value = add(Affine(terms(layer, value, every), layer.bias.detach().cpu()))  # type: ignore[union-attr, operator]
             value = add(Elementwise(value, self.activation))
-        bias: Any = last.bias.detach()  # type: ignore[union-attr, operator]
+        bias: Any = last.bias.detach().cpu()  # type: ignore[union-attr, operator]
         raw = add(Affine(terms(last, value, slice(1, None, 2)), bias[1::2] + self.shift))
         scale = add(
             Affine(

@@ -1,6 +1,8 @@
 """flowjax's masked autoregressive flow, rebuilt here in numpy as flowjax 19.1 computes it, and as ours reads it."""
 
+import copy
 import io
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -199,6 +201,23 @@ def test_new_parameters_are_drawn_from() -> None:
         with pytest.raises(ValueError, match=says):
             flowjax.update(flow, wrong)
     assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+def test_copies_pickles_and_trained_weights(inverted: bool) -> None:
+    flow = flowjax.read(leaves_of(3, base=True), **{**GOOD, "base": "normal", "invert": inverted})
+    x, log_prob = flow.sample_and_log_prob(9, seed=0)
+    for other in (copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))):
+        assert all(torch.equal(*pair) for pair in zip(other.sample_and_log_prob(9, seed=0), (x, log_prob), strict=True))
+        optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+        (-other.log_prob(x).mean()).backward()
+        optimizer.step()
+        moved, nats = other.sample_and_log_prob(9, seed=0)
+        assert not torch.equal(moved, x) and torch.equal(flow.sample(9, seed=0), x)
+        torch.testing.assert_close(nats, other.log_prob(moved).detach(), rtol=0, atol=1e-12)
+        single = other.float().sample(9, seed=0)
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.double(), moved, rtol=1e-4, atol=1e-4)
 
 
 def changed(place: int, value: Any) -> list[Any]:
