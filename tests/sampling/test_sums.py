@@ -33,7 +33,7 @@ from made_fast.programs.schedule import build_schedule
 from made_fast.requests.checks import conditions_of
 from made_fast.testing import naive_sample, unexplained_differences
 
-KINDS = ("all", "some", "two", "allowed", "given", "given and allowed")
+KINDS = ("all", "some", "two", "allowed", "given", "given first", "given and allowed")
 SOME = {"mixed_finite-both", "ragged-context", "spin-direct", "bernoulli-random", "mixture_of_logistics-natural"}
 HELD = cases_of(FINITE, ["natural", "random", "direct", "context", "both"])
 
@@ -55,6 +55,7 @@ def arguments_of(output: str, kind: str, features: int = FEATURES, seed: int = 1
         "two": {"allowed": {(0, 1): _total(state, (0, 1)), range(2, features): _total(state, range(2, features))}},
         "allowed": {"allowed": {every: _total(state, every), **last}},
         "given": {**known, "allowed": {every: _total(state, every)}},
+        "given first": {"given": state, "observed": torch.arange(features) < 2, "allowed": _total(state, every)},
         "given and allowed": {**known, "allowed": {some: _total(state, some), **last}},
     }[kind]
 
