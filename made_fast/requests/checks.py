@@ -111,18 +111,20 @@ def conditions_of(
     support, bounds = (each.expand(n, *each.shape[1:]) for each in (support, bounds))
     conditions = replace(conditions, support=support, bounds=bounds)
     impossible = _impossible(conditionals, conditions, named)
-    nothing = impossible.any(1)
-    support = support | nothing[:, None]
-    bounds = torch.where(nothing[:, None, None], bounds.new_tensor([-torch.inf, torch.inf]), bounds)
-    given_values = None if known is None else (values, flags)
-    sums, out_of_reach, why = sums_of(
-        conditionals, [wishes for _, wishes in split], support, given_values, nothing, count is not None
-    )
-    conditions = replace(conditions, support=support, bounds=bounds, sums=sums)
-    every = nothing | out_of_reach
-    if not bool(every.any()):
-        return conditions, None, count
-    return conditions, Impossible(every, _refusal(impossible, count is not None) if nothing[every][0] else why), count
+    nothing, why = impossible.any(1), ""
+    if bool(nothing.any()):
+        why = _refusal(impossible, count is not None)
+        support = support | nothing[:, None]
+        bounds = torch.where(nothing[:, None, None], bounds.new_tensor([-torch.inf, torch.inf]), bounds)
+        conditions = replace(conditions, support=support, bounds=bounds)
+    wishes = [sums for _, sums in split]
+    if any(wishes):
+        own = None if known is None else (values, flags)
+        sums, out_of_reach, first = sums_of(conditionals, wishes, support, own, nothing, count is not None)
+        conditions = replace(conditions, sums=sums)
+        why = why if bool(nothing[out_of_reach | nothing][:1].any()) else first
+        nothing = nothing | out_of_reach
+    return conditions, Impossible(nothing, why) if why else None, count
 
 
 def check_rounded(conditionals: Sequence[Conditional], given: object, x: Tensor) -> None:

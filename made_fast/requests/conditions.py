@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from made_fast.outputs.conditional import Conditional
@@ -67,9 +69,9 @@ class Conditions:
         sums = None if self.sums is None else self.sums.moved(device)
         return Conditions(to(self.given, dtype), *flags, to(self.bounds, dtype), self.constrained.to(device), sums)
 
-    def drawn_in(self, sequence: Sequence[int]) -> Conditions:
+    def drawn_in(self, sequence: Sequence[int] | NDArray[np.int64]) -> Conditions:
         """The same for variables that are drawn in this sequence (D,), on which the values that lead to sums depend."""
-        return self if self.sums is None else replace(self, sums=self.sums.drawn_in(sequence))
+        return self if self.sums is None else replace(self, sums=self.sums.drawn_in([*map(int, sequence)]))
 
     def rows(self, places: Tensor) -> Conditions:
         """Those of some rows (m,) alone."""

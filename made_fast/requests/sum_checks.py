@@ -96,27 +96,25 @@ def sums_of(
     known: tuple[Tensor, Tensor] | None,
     nothing: Tensor,
     many: bool,
-) -> tuple[Sums | None, Tensor, str]:
+) -> tuple[Sums, Tensor, str]:
     """The sums of N conditions.
 
     Args:
         conditionals: of all variables.
-        wishes: of one query for all conditions, or of N.
+        wishes: of one query for all conditions, or of N; there is one.
         support: (N, S) uint8, see ``Conditions``.
         known: given values (N, D), and which are observed, bool (N, D); or None.
         nothing: (N,) bool: conditions that are impossible already, which are held to no sum.
         many: whether messages say which of N queries they are about.
 
     Returns:
-        The sums, or None without any; (N,) bool, which conditions have a total that cannot be; and what the first of them
+        The sums; (N,) bool, which conditions have a total that cannot be; and what the first of them
         asks for, in a sentence.
 
     Raises:
         ValueError: the sums have too many totals.
     """
-    most = max(map(len, wishes), default=0)
-    if not most:
-        return None, torch.zeros_like(nothing), ""
+    most = max(map(len, wishes))
     rows, features = len(support), len(conditionals)
     members, totals = _tables(wishes, features, most)
     query = np.arange(rows) if len(wishes) > 1 else np.zeros(rows, dtype=np.int64)

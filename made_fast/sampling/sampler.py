@@ -215,7 +215,7 @@ class Sampler(Draws):
         log_prob = torch.empty(count, dtype=dtype, device=device) if with_log_prob else None
         conditions = request.conditions
         if conditions is not None:
-            conditions = conditions.drawn_in(self.schedule.variables.tolist()).moved(device, dtype)
+            conditions = conditions.drawn_in(self.schedule.variables).moved(device, dtype)
         log_weight = None if conditions is None else torch.empty(count, dtype=dtype, device=device)
         # Compiled backends know the draw of an own distribution, not its density.
         density = with_log_prob and not self._own_draws
