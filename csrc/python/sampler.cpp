@@ -151,7 +151,7 @@ class Sampler {
            uintptr_t log_weight, const ConditionsEntry& conditions, const DecodingEntry& decoding, int num_threads,
            int rows_at_once) const {
     const Engine& engine = bf16_ ? *bf16_engine() : find_engine(isa);
-    require(num_rows >= 0 && inside(0, row_offset, kMostRows) && inside(1, rows_per_context - 1, kMostRows),
+    require(num_rows >= 0 && inside(0, row_offset, kMostRows) && rows_per_context >= 1 && rows_per_context <= kMostRows,
             "rows must be counted from 0, contexts from 1");
     require(rows_at_once >= 0, "rows_at_once must be a count of rows");
     require(num_rows == 0 || conditions.constrained == 0 || holds_all(conditions),
