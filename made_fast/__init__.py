@@ -13,6 +13,7 @@ from made_fast.acceleration import accelerate
 from made_fast.layers.linear import MaskedLinear, masked_linear
 from made_fast.models.made import MADE
 from made_fast.requests.conditions import Between
+from made_fast.requests.sums import SumTo
 from made_fast.sampling.sampler import Sampler
 from made_fast.sampling.sharding import sample_rows
 
@@ -21,6 +22,7 @@ __all__ = [
     "Between",
     "MaskedLinear",
     "Sampler",
+    "SumTo",
     "accelerate",
     "backends",
     "build_config",

@@ -50,6 +50,11 @@ class Conditions:
         bounds: int = 0,
         constrained: int = 0,
         support_size: int = 0,
+        sum_pattern: int = 0,
+        sum_lacking: int = 0,
+        sum_reaches: int = 0,
+        sum_bits: int = 0,
+        num_sums: int = 0,
     ) -> None: ...
 
 class _Sampler:

@@ -13,7 +13,9 @@ from made_fast.backends import reference
 from made_fast.masks import masks_of_rows, rank_of
 from made_fast.models.made import MADE
 from made_fast.outputs.conditional import Conditional
+from made_fast.programs.schedule import build_schedule
 from made_fast.requests.request import Request
+from made_fast.requests.sums import RunningSums
 from made_fast.sampling.draws import WeightedSamples
 
 __all__ = ["naive_sample", "unexplained_differences"]
@@ -27,6 +29,12 @@ def _by_mask(module: MADE, rows: Tensor, seed: int, mask: int | None) -> Iterato
     of_rows = masks_of_rows(seed, rows, len(module.ensemble.evaluated))
     for number in of_rows.unique().tolist():
         yield number, (of_rows == number).nonzero()[:, 0]
+
+
+def _sequence(module: MADE, mask: int) -> list[int]:
+    """The variables in the sequence in which samplers draw them."""
+    sequence: list[int] = build_schedule(module.program(mask=mask)).variables.tolist()
+    return sequence
 
 
 def naive_sample(
@@ -76,6 +84,7 @@ def naive_sample(
                 conditions=conditions,
                 condition=places // request.shape[-1] if len(request.shape) > 1 else None,
                 decoding=request.decoding,
+                sequence=_sequence(module, number) if conditions is not None and conditions.sums is not None else None,
             )
     x = x.reshape(*request.shape, module.features)
     return x if conditions is None else WeightedSamples(x, log_weight.reshape(request.shape))
@@ -116,9 +125,13 @@ def unexplained_differences(
         contexts = request.context_of(places)
         with torch.no_grad():
             params = module(flat[places], None if contexts is None else contexts.to(flat), mask=number)
-        rank = rank_of(module.order_of(number)).tolist()
+        rank, running, sequence = rank_of(module.order_of(number)).tolist(), None, [*range(module.features)]
+        if conditions is not None and conditions.sums is not None:
+            sequence = _sequence(module, number)
+            running = RunningSums(conditions.sums.drawn_in(sequence), condition[places])
         starts = list(accumulate(module.params_per_variable, initial=0))
-        for variable, conditional in enumerate(module.conditionals):
+        for variable in sequence:
+            conditional = module.conditionals[variable]
             uniforms = reference.uniforms_of(conditional, seed, rows[places], rank[variable])
             drawn = [
                 reference.draw_variable(
@@ -129,10 +142,13 @@ def unexplained_differences(
                     request.decoding,
                     conditions,
                     condition[places],
+                    running,
                 )[0]
                 for shifted in _shifted(conditional, uniforms, tolerance)
             ]
             value, candidates = flat[places, variable], torch.stack(drawn)
+            if running is not None:
+                running.take(variable, value)
             slack = tolerance * value.abs().clamp(min=1) if not conditional.size else 0
             low, high = candidates.amin(0) - slack, candidates.amax(0) + slack
             contradicts[places, variable] = ~((value >= low) & (value <= high))

@@ -23,6 +23,7 @@ CONDITIONS, DISTRIBUTION, GRADIENTS = (
     LAW.format("08_gradients"),
 )
 CHANGES, FILES = LAW.format("11_changes"), LAW.format("14_files")
+SUMS = "tests/sampling/test_sums.py"
 TRITON = "tests/backends/triton/test_triton_{}.py"
 
 
@@ -142,6 +143,34 @@ MUTANTS: dict[str, Mutant] = {
         "int(allowed is None)",
         (ROWS, CONDITIONS),
         "restrict or given",
+    ),
+    "sums: what was drawn": Mutant(
+        "requests/sums.py",
+        "torch.where(held, -value.long(), 0)",
+        "torch.where(held, value.long(), 0)",
+        (SUMS,),
+        "reference",
+    ),
+    "sums: what comes later": Mutant(
+        "requests/sums.py",
+        "following = after.get(step)",
+        "following = after.get((0, step[1]))",
+        (SUMS,),
+        "paths or long",
+    ),
+    "sums: what is given": Mutant(
+        "requests/sum_checks.py",
+        "members = np.where(observed, -1, members)",
+        "members = members + 0",
+        (SUMS,),
+        "given and alike",
+    ),
+    "sums: one total": Mutant(
+        "requests/sums.py",
+        "found |= self.bits << (value - least)",
+        "found = self.bits << (value - least)",
+        (SUMS,),
+        "alike",
     ),
     "kept: contents": Mutant(
         "sampling/kept.py",

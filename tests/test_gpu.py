@@ -15,7 +15,7 @@ from drawing import draw_piece
 from gpu_device import DEVICE, ON_GPU, needs_cuda, needs_device, say, sized
 from torch import Tensor
 
-from made_fast import MADE, backends
+from made_fast import MADE, SumTo, backends
 from made_fast.backends import reference
 from made_fast.sampling.sampler import Sampler
 from made_fast.testing import naive_sample, unexplained_differences
@@ -100,6 +100,16 @@ def test_law_3_the_draws_of_every_engine_of_the_cpu(shape: tuple[int, ...]) -> N
         say(f"law 3, {shape}: {int(differing.sum())} of {count} rows differ from {engine}, all explained")
         assert differing.sum() <= 2 + 2e-6 * x.numel()  # a uniform nearer than this to its threshold is that rare
         torch.testing.assert_close(nats[:count][~differing], expected_nats[~differing], rtol=2e-6, atol=2e-4)
+
+
+@needs_cuda
+def test_sums_are_drawn_by_the_definition() -> None:
+    """No kernel has them, so plain torch draws them where the model is."""
+    model = _on_device(_network(20, 30, 1))
+    drawn = model.sample(300, seed=SEED, allowed=SumTo(7))
+    assert drawn.x.device.type == drawn.log_weight.device.type == DEVICE
+    assert (drawn.x.sum(1) == 7).all()
+    assert not unexplained_differences(model, drawn.x, seed=SEED, allowed=SumTo(7)).any()
 
 
 def _draw_in(mode: str, sampler: Sampler, rows: int, **options: Any) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ ALLOWED = {
     "flows": "outputs programs requests backends sampling models layers capture",
     "acceleration": "outputs programs requests sampling capture flows",
     "estimation": "sampling models",
-    "compat": "outputs requests programs sampling models acceleration",
+    "compat": "outputs requests programs sampling models flows acceleration",
     "tables": "outputs requests programs sampling models training",
     "plots": "outputs programs sampling models training tables",
 }

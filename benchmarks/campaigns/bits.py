@@ -79,11 +79,12 @@ def digests(arguments: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
     for name, model, mask, request in requests(arguments):
         if model is not last:
             program = model.program(mask=mask)
-            last, packed = model, module.pack(program, build_schedule(program))
+            schedule = build_schedule(program)
+            last, packed = model, module.pack(program, schedule)
         for isa in module.build_config()["instruction_sets"]:
             paths = {}
             for path, rows_at_once in PATHS.items():
-                x, piece = piece_of(request, model.parameters_layer.weight.dtype, model.features)
+                x, piece = piece_of(request, model.parameters_layer.weight.dtype, schedule.variables.tolist())
                 try:
                     module.draw(packed, x, piece, isa=isa, rows_at_once=rows_at_once)
                 except FloatingPointError:

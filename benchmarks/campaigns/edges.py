@@ -174,6 +174,7 @@ class Calls:
                 {"top_k": rng.choice(NUMBERS)},
                 {"top_p": rng.choice(REALS)},
                 {"support_size": rng.choice(NUMBERS)},
+                {"num_sums": rng.choice(NUMBERS)},
             )
         )
         self._draw(self._packed(kind, arguments), kind, arguments, rng, change)
@@ -237,12 +238,14 @@ class Calls:
     def _conditions(
         self, features: int, sizes: int, dtype: Any, rng: random.Random, change: Arguments
     ) -> tuple[Any, list[Any]]:
-        if rng.random() < 0.4 and "support_size" not in change:
+        if rng.random() < 0.4 and not {"support_size", "num_sums"} & {*change}:
             return self.core.Conditions(), []
         given, observed = np.zeros(features, dtype), np.asarray([rng.random() < 0.4 for _ in range(features)], np.uint8)
         support, bounds = np.ones(sizes + 1, np.uint8), np.tile(np.asarray([-1, 1], dtype), features + 1)
         constrained = np.ones(features + 1, np.uint8)
-        held = [given, observed, support, bounds, constrained]
+        pattern, lacking, bits = np.zeros(1, np.int64), np.ones(8, np.int64), np.full(8, 255, np.uint8)
+        reaches = np.tile(np.asarray([0, 0, -8, 64], np.int64), (features + 1, 1))
+        held = [given, observed, support, bounds, constrained, pattern, lacking, bits, reaches]
         found = self.core.Conditions(
             given=given.ctypes.data,
             observed=observed.ctypes.data,
@@ -250,6 +253,11 @@ class Calls:
             bounds=bounds.ctypes.data,
             constrained=constrained.ctypes.data,
             support_size=change.get("support_size", sizes),
+            sum_pattern=pattern.ctypes.data,
+            sum_lacking=lacking.ctypes.data,
+            sum_reaches=reaches.ctypes.data,
+            sum_bits=bits.ctypes.data,
+            num_sums=change.get("num_sums", rng.choice((0, 1, 8))),
         )
         return found, held
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from made_fast import MADE, Between
+from made_fast import MADE, Between, SumTo
 from made_fast.backends.cpp import engine
 from made_fast.outputs import Categorical, Mixed, MixtureOfLogistics, MixtureOfNormals, Normal
 from made_fast.outputs.conditional import Conditional
@@ -177,11 +177,11 @@ def _decoding(rng: random.Random, model: MADE) -> dict[str, Any]:
 
 
 def _conditions(rng: random.Random, generator: torch.Generator, model: MADE, many: int | None) -> dict[str, Any]:
-    """Given values, allowed values, or both; what is given is allowed."""
+    """Given values, allowed values, sums, or some of them; what is given is allowed."""
     options: dict[str, Any] = {}
     kind = rng.choice(("given", "given", "allowed", "both"))
     features, rows = model.features, many or 1
-    queries: list[dict[int, Any]] = [{} for _ in range(rows)]
+    queries: list[dict[Any, Any]] = [{} for _ in range(rows)]
     if kind != "given":
         queries = [
             {d: _wish(rng, each) for d, each in enumerate(model.conditionals) if rng.random() < 0.5}
@@ -199,9 +199,45 @@ def _conditions(rng: random.Random, generator: torch.Generator, model: MADE, man
             observed[row, list(query)] = False
         one = many is None or (rng.random() < 0.3 and kind == "given")
         options |= {"given": given[0], "observed": observed[0]} if one else {"given": given, "observed": observed}
+    own = random.Random()
+    own.setstate(rng.getstate())  # sums came later: what was drawn without them is drawn as before
+    if own.random() < 0.35 and _add_sums(own, model, queries, options):
+        kind = "both"
     if kind != "given":
         options["allowed"] = queries[0] if many is None else queries
     return options
+
+
+def _add_sums(rng: random.Random, model: MADE, queries: list[dict[Any, Any]], options: dict[str, Any]) -> bool:
+    """Adds to each query the sums of some variables, with totals that they can have; whether there is any."""
+    whole = [variable for variable, each in enumerate(model.conditionals) if each.size]
+    if not whole:
+        return False
+    for row, query in enumerate(queries):
+        state = {
+            variable: rng.choice(_possible(model.conditionals[variable], query.get(variable))) for variable in whole
+        }
+        if "given" in options:
+            given, observed = (
+                options[name] if options[name].ndim == 1 else options[name][row] for name in ("given", "observed")
+            )
+            state |= {variable: float(given[variable]) for variable in whole if bool(observed[variable])}
+        chosen = rng.sample(whole, rng.randint(1, len(whole)))
+        cut = rng.randint(0, len(chosen))
+        for group in (tuple(chosen[:cut]), tuple(chosen[cut:])):
+            if group:
+                query[group] = SumTo(int(sum(state[variable] for variable in group)))
+    return True
+
+
+def _possible(conditional: Conditional, wish: Any) -> list[float]:
+    """The values of a variable that a wish leaves it."""
+    values = conditional.values()
+    assert values is not None
+    if isinstance(wish, Between):
+        low, high = (-torch.inf if wish.low is None else wish.low), (torch.inf if wish.high is None else wish.high)
+        return [value for value in values.tolist() if low <= value <= high]
+    return [value for value in values.tolist() if wish is None or value in wish]
 
 
 def _wish(rng: random.Random, conditional: Conditional) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +62,12 @@ def all_ways(only: list[str] | None = None) -> list[Way]:
 
 
 def draw(way: Way, trial: Trial) -> Drawn | None:
-    """Draws a trial; None where a way draws single masks and the trial wants the whole ensemble."""
+    """Draws a trial; None where a way draws single masks and the trial wants the whole ensemble, or lacks what it asks."""
     model = trial.model
+    row = next(each for each in backends.BACKENDS if each.name == way.backend)
+    asked = Request.checked(model.conditionals, model.context_features, trial.count, trial.context, **trial.options)
+    if row.features is not None and not {*asked.features} <= {*row.features}:
+        return None
     if way.isa is None:
         found = model.sample_and_log_prob(
             trial.count, trial.context, **trial.masks, **trial.options, backend=way.backend
@@ -82,11 +87,12 @@ def _by_engine(way: Way, trial: Trial) -> Drawn:
     model = trial.model
     request = Request.checked(model.conditionals, model.context_features, trial.count, trial.context, **trial.options)
     program = model.program(mask=trial.mask)
-    packed = module.pack(program, build_schedule(program))
+    schedule = build_schedule(program)
+    packed = module.pack(program, schedule)
     found = []
     cut = request.count * 2 // 3
     for bounds in ([(0, request.count)], [(0, cut), (cut, request.count)]):
-        x, piece = piece_of(request, program.dtype, model.features)
+        x, piece = piece_of(request, program.dtype, schedule.variables.tolist())
         for start, stop in bounds:
             part = piece.part(start, stop)
             module.draw(packed, x[start:stop], part, isa=way.isa, rows_at_once=PATHS[way.path])
@@ -95,14 +101,14 @@ def _by_engine(way: Way, trial: Trial) -> Drawn:
     return Drawn(*found[0], same_in_pieces=same)
 
 
-def piece_of(request: Request, dtype: torch.dtype, features: int) -> tuple[Tensor, Piece]:
-    """Poisoned memory for the rows of a request, and the whole of it as a piece."""
+def piece_of(request: Request, dtype: torch.dtype, sequence: Sequence[int]) -> tuple[Tensor, Piece]:
+    """Poisoned memory for the rows of a request, and the whole of it as a piece; drawn in this sequence (D,)."""
 
     def poisoned(*shape: int) -> Tensor:
         return torch.full(shape, torch.nan, dtype=dtype)
 
     cpu = torch.device("cpu")
-    conditions = None if request.conditions is None else request.conditions.moved(cpu, dtype)
+    conditions = None if request.conditions is None else request.conditions.drawn_in(sequence).moved(cpu, dtype)
     piece = Piece(
         seed=request.seed,
         first_row=request.first_row,
@@ -114,7 +120,7 @@ def piece_of(request: Request, dtype: torch.dtype, features: int) -> tuple[Tenso
         log_prob=poisoned(request.count),
         log_weight=None if conditions is None else poisoned(request.count),
     )
-    return poisoned(request.count, features), piece
+    return poisoned(request.count, len(sequence)), piece
 
 
 def _same_bits(one: Tensor | None, other: Tensor | None) -> bool:

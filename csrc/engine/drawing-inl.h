@@ -7,6 +7,7 @@
 #include "engine/conditionals-inl.h"
 #include "engine/noise-inl.h"
 #include "engine/scratch-inl.h"
+#include "engine/sums-inl.h"
 #include "plan/plan.h"
 #include "plan/request.h"
 
@@ -39,7 +40,15 @@ class Drawing {
   // `lanes` is a whole number of vectors, at least `rows`, and repeats after `period`, at least `rows` too; what lies
   // between the last row and that is row 0 once more.
   Drawing(const Plan<T>& plan, const Request<T>& request, int64_t base, int rows, int period, int lanes, char* scratch)
-      : plan_(plan), request_(request), base_(base), rows_(rows), lanes_(lanes), repeated_(period), at_(plan, lanes) {
+      : plan_(plan),
+        request_(request),
+        base_(base),
+        rows_(rows),
+        lanes_(lanes),
+        repeated_(period),
+        at_(plan, lanes),
+        running_(plan, request.conditions.sums, lanes, reinterpret_cast<int64_t*>(scratch + at_.running.lacking),
+                 reinterpret_cast<uint8_t*>(scratch + at_.running.flags)) {
     const auto place = [scratch](int64_t at) { return static_cast<void*>(scratch + at); };
     words_ = static_cast<uint32_t*>(place(at_.words));
     same_words_ = static_cast<uint32_t*>(place(at_.same_words));
@@ -54,6 +63,7 @@ class Drawing {
       sources_[lane] = request.conditions.any() ? request.source(row_of(lane)) : 0;
       sums_[lane] = sums_[lanes + lane] = 0;
     }
+    if (running_.any()) running_.start(sources_);
   }
 
   static int64_t bytes(const Plan<T>& plan, int lanes) { return Positions(plan, lanes).bytes; }
@@ -75,6 +85,7 @@ class Drawing {
     if (request_.log_prob != nullptr || (weighed && held_.any_observed)) task.log_prob = numbers(log_prob);
     if (weighed) task.log_mass = numbers(log_mass);
     nan_seen_ |= draw_conditional<T>(task, lanes_ / kLanes<T>);
+    if (running_.any()) running_.take(sources_, variable, x);
     for (int lane = 0; lane < lanes_ && request_.log_prob != nullptr; ++lane)
       sums_[lane] += static_cast<double>(task.log_prob[lane]);
     for (int lane = 0; lane < lanes_ && weighed; ++lane)
@@ -105,10 +116,11 @@ class Drawing {
   enum Numbers { given, lower, upper, log_prob, log_mass, count_of_numbers };  // arrays of one number for each lane
 
   struct Positions {
+    Places places;
+    typename RunningSums<T>::Positions running;
     int64_t words, same_words, room, numbers, observed, support, sources, sums, bytes;
-    Positions(const Plan<T>& plan, int lanes) {
+    Positions(const Plan<T>& plan, int lanes) : running(plan, lanes, places) {
       const int64_t counters = (lanes + kPhiloxLanes - 1) / kPhiloxLanes * kPhiloxLanes;
-      Places places;
       words = places.add(plan.most_draws * 4 * counters * int64_t(sizeof(uint32_t)));
       same_words = places.add(plan.most_draws * kPhiloxLanes * int64_t(sizeof(uint32_t)));
       room = places.add(plan.most_rooms * kLanes<T> * int64_t(sizeof(T)));
@@ -181,6 +193,7 @@ class Drawing {
         numbers(upper)[lane] = all.bounds[2 * at + 1];
       }
     }
+    if (running_.any() && conditional.size > 0) running_.restrict_to(sources_, variable, conditional, support_);
     held_.any_observed = any != 0;
     all_observed_ = all.observed != nullptr && every != 0;
     return held_.any_observed || held_.constrained;
@@ -192,6 +205,7 @@ class Drawing {
   int rows_, lanes_;
   Lanes16 repeated_;
   Positions at_;
+  RunningSums<T> running_;
   uint32_t *words_, *same_words_;
   T *room_, *numbers_;
   Mask* observed_;

@@ -62,6 +62,10 @@ MADE_FAST_ENUMERATION(StepColumn, MADE_FAST_STEP_COLUMNS)
 #define MADE_FAST_VARIABLE_COLUMNS(X) X(number) X(noise_step) X(param_slot) X(x_slot) X(conditional) X(support) X(table)
 MADE_FAST_ENUMERATION(VariableColumn, MADE_FAST_VARIABLE_COLUMNS)
 
+// Columns of Sums.reaches: SumColumn of made_fast/requests/sums.py.
+#define MADE_FAST_SUM_COLUMNS(X) X(sum) X(first) X(low) X(count)
+MADE_FAST_ENUMERATION(SumColumn, MADE_FAST_SUM_COLUMNS)
+
 // Columns of MaskSide.groups: GroupColumn of made_fast/masks/plan.py.
 #define MADE_FAST_GROUP_COLUMNS(X) \
   X(positions)                     \

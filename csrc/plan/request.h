@@ -16,6 +16,17 @@ struct Decoding {
   bool plain() const { return temperature == T(1) && !greedy && top_k == 0 && !(top_p < T(1)); }
 };
 
+constexpr int64_t kMostSums = 8;  // MOST_SUMS of made_fast/requests/sums.py
+
+// Sums that integer variables are held to: Sums of made_fast/requests/sums.py.
+struct Sums {
+  const int64_t* pattern;  // (N,) which reaches a condition has; -1: nothing is held to a sum
+  const int64_t* lacking;  // (N, count) what the variables that are drawn are to add up to
+  const int64_t* reaches;  // (patterns, D, 4), the columns are SumColumn
+  const uint8_t* bits;     // flags of totals that what is drawn later can have
+  int64_t count;           // 0: there are none
+};
+
 // What rows are held to; row i of a request has condition i / rows_per_context. Pointers may be null.
 template <class T>
 struct Conditions {
@@ -25,6 +36,7 @@ struct Conditions {
   const T* bounds;             // (N, D, 2)
   const uint8_t* constrained;  // (D,), null if no variable is
   int64_t support_size;
+  Sums sums;
   bool any() const { return observed != nullptr || constrained != nullptr; }
 };
 

@@ -50,19 +50,37 @@ DecodingEntry make_decoding(double temperature, bool greedy, int64_t top_k, doub
 struct ConditionsEntry {
   uintptr_t given, observed, support, bounds, constrained;
   int64_t support_size;
+  Sums sums;
 
   template <class T>
   Conditions<T> as() const {
-    return {at_address<const T>(given),  at_address<const uint8_t>(observed),    at_address<const uint8_t>(support),
-            at_address<const T>(bounds), at_address<const uint8_t>(constrained), support_size};
+    return {at_address<const T>(given),
+            at_address<const uint8_t>(observed),
+            at_address<const uint8_t>(support),
+            at_address<const T>(bounds),
+            at_address<const uint8_t>(constrained),
+            support_size,
+            sums};
   }
 };
 
 ConditionsEntry make_conditions(uintptr_t given, uintptr_t observed, uintptr_t support, uintptr_t bounds,
-                                uintptr_t constrained, int64_t support_size) {
+                                uintptr_t constrained, int64_t support_size, uintptr_t sum_pattern,
+                                uintptr_t sum_lacking, uintptr_t sum_reaches, uintptr_t sum_bits, int64_t num_sums) {
   require(observed == 0 || given != 0, "what is observed must be given");
   require(constrained == 0 || support != 0 || bounds != 0, "what is constrained must have support or bounds");
-  return {given, observed, support, bounds, constrained, support_size};
+  require(num_sums >= 0 && num_sums <= kMostSums, "num_sums must be a count of sums, 8 at most");
+  require(
+      num_sums == 0 || (constrained != 0 && sum_pattern != 0 && sum_lacking != 0 && sum_reaches != 0 && sum_bits != 0),
+      "what is held to sums must be constrained, and have all that sums are made of");
+  return {given,
+          observed,
+          support,
+          bounds,
+          constrained,
+          support_size,
+          {at_address<const int64_t>(sum_pattern), at_address<const int64_t>(sum_lacking),
+           at_address<const int64_t>(sum_reaches), at_address<const uint8_t>(sum_bits), num_sums}};
 }
 
 Step to_step(const NamedRow<StepColumn>& row) {
@@ -134,7 +152,7 @@ class Sampler {
            uintptr_t log_weight, const ConditionsEntry& conditions, const DecodingEntry& decoding, int num_threads,
            int rows_at_once) const {
     const Engine& engine = bf16_ ? *bf16_engine() : find_engine(isa);
-    require(num_rows >= 0 && inside(0, row_offset, kMostRows) && inside(1, rows_per_context - 1, kMostRows),
+    require(num_rows >= 0 && inside(0, row_offset, kMostRows) && rows_per_context >= 1 && rows_per_context <= kMostRows,
             "rows must be counted from 0, contexts from 1");
     require(rows_at_once >= 0, "rows_at_once must be a count of rows");
     require(num_rows == 0 || conditions.constrained == 0 || holds_all(conditions),
@@ -237,7 +255,9 @@ void bind_samplers(py::module_& module) {
            py::arg("top_k") = 0, py::arg("top_p") = 1.0);
   py::class_<ConditionsEntry>(module, "Conditions")
       .def(py::init(&make_conditions), py::kw_only(), py::arg("given") = 0, py::arg("observed") = 0,
-           py::arg("support") = 0, py::arg("bounds") = 0, py::arg("constrained") = 0, py::arg("support_size") = 0);
+           py::arg("support") = 0, py::arg("bounds") = 0, py::arg("constrained") = 0, py::arg("support_size") = 0,
+           py::arg("sum_pattern") = 0, py::arg("sum_lacking") = 0, py::arg("sum_reaches") = 0, py::arg("sum_bits") = 0,
+           py::arg("num_sums") = 0);
   bind_sampler<float>(module, "SamplerF32");
   bind_sampler<double>(module, "SamplerF64");
 }

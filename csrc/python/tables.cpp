@@ -25,6 +25,7 @@ py::dict all_names() {
   add_names<Status>(tables);
   add_names<StepColumn>(tables);
   add_names<VariableColumn>(tables);
+  add_names<SumColumn>(tables);
   add_names<GroupColumn>(tables);
   add_names<Head>(tables);
   add_names<NetworkColumn>(tables);

@@ -28,7 +28,7 @@ CODES = ("bernoulli", "spin", "categorical", "normal", "mixture_of_normals", "mi
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "tanh", "sigmoid")
 FUNCTIONS = (*ACTIVATIONS, "exp", "reciprocal")
 OWN_DRAWS = ("native_draw", "triton_draw")
-FEATURES = ("given", "allowed", "temperature", "greedy", "top_k", "top_p")
+FEATURES = ("given", "allowed", "sums", "temperature", "greedy", "top_k", "top_p")
 
 _log = logging.getLogger("made_fast")
 _HAS_CORE = importlib.util.find_spec("made_fast._core") is not None
@@ -148,7 +148,7 @@ BACKENDS: tuple[Backend, ...] = (
         dtypes=(torch.float32, torch.float64),
         outputs=CODES,
         functions=FUNCTIONS,
-        features=FEATURES,
+        features=tuple(name for name in FEATURES if name != "sums"),
         own_draw="native_draw",
         products=True,
         networks=True,

@@ -22,6 +22,7 @@ from made_fast.programs.program import Affine, Program
 from made_fast.programs.schedule import AffinePlan, Kind, Schedule, StepColumn
 from made_fast.requests.conditions import Conditions
 from made_fast.requests.piece import Piece
+from made_fast.requests.sums import RunningSums
 
 __all__ = [
     "TIMES_SLOWER",
@@ -131,7 +132,12 @@ def draw(packed: Packed, out: Tensor, piece: Piece) -> None:
     with torch.autocast(out.device.type, enabled=False):
         row = torch.arange(piece.row_offset, piece.row_offset + out.shape[0], device=out.device)
         noise_row = piece.first_row + row if piece.rows is None else piece.rows
-        _Draw(packed, piece, noise_row, row // piece.rows_per_condition).run(out)
+        condition = row // piece.rows_per_condition
+        _Draw(packed, piece, noise_row, condition, _running(piece.conditions, condition)).run(out)
+
+
+def _running(conditions: Conditions | None, condition: Tensor) -> RunningSums | None:
+    return None if conditions is None or conditions.sums is None else RunningSums(conditions.sums, condition)
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,7 @@ class _Draw:
     piece: Piece
     noise_row: Tensor  # (B,)
     condition: Tensor  # (B,)
+    running: RunningSums | None
 
     def run(self, out: Tensor) -> None:
         packed, piece, schedule, batch = self.packed, self.piece, self.packed.schedule, out.shape[0]
@@ -183,7 +190,10 @@ class _Draw:
             piece.decoding,
             piece.conditions,
             self.condition,
+            self.running,
         )
+        if self.running is not None:
+            self.running.take(variable, value)
         if piece.log_prob is not None:
             sums[0] += conditional.log_prob(params, value)
         if log_mass is not None:
@@ -204,6 +214,7 @@ def draw_variable(
     decoding: Decoding,
     conditions: Conditions | None,
     condition: Tensor,
+    running: RunningSums | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """One variable of a draw under conditions.
 
@@ -215,6 +226,7 @@ def draw_variable(
         decoding: how to draw.
         conditions: N rows, or None.
         condition: (B,) int64: which of them each row has.
+        running: where the sums of the rows stand, or None without any.
 
     Returns:
         values (B,), and the log of the mass of what was observed or allowed (B,), or None without conditions.
@@ -222,6 +234,9 @@ def draw_variable(
     conditional, log_mass = conditionals[variable], None
     if conditions is not None and conditions.support is not None and bool(conditions.constrained[variable]):
         allowed = conditions.allowed_of(conditionals, variable)[condition]
+        values = conditional.values()
+        if running is not None and values is not None:
+            allowed = allowed & running.allowed(variable, values.to(allowed.device))
         value, log_mass = conditional.draw_within(params, uniforms, allowed)
     else:
         value = conditional.draw(params, uniforms, decoding)
@@ -274,6 +289,7 @@ def naive_draw(
     conditions: Conditions | None = None,
     condition: Tensor | None = None,
     decoding: Decoding | None = None,
+    sequence: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The definition of sampling: D passes of the whole network, one variable drawn after each.
 
@@ -287,6 +303,8 @@ def naive_draw(
         conditions: N rows, or None.
         condition: (B,) int64: which of them each row has; the first if left out.
         decoding: or None.
+        sequence: (D,) in which variables are drawn where sums are held to; that of the order if left out. By levels it may be
+            another one, of variables that do not depend on each other.
 
     Returns:
         x (B, D), and the sum (B,) of the log masses of what was observed or allowed.
@@ -295,12 +313,18 @@ def naive_draw(
     log_weight = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     condition = torch.zeros_like(rows) if condition is None else condition
     starts = list(accumulate((each.num_params for each in conditionals), initial=0))
-    for step, variable in enumerate(order.tolist()):
+    steps = {variable: step for step, variable in enumerate(order.tolist())}
+    sequence = list(steps) if sequence is None else sequence
+    conditions = None if conditions is None else conditions.drawn_in(sequence)
+    running = _running(conditions, condition)
+    for variable in sequence:
         params = forward(x)[:, starts[variable] : starts[variable + 1]]
-        uniforms = uniforms_of(conditionals[variable], seed, rows, step)
+        uniforms = uniforms_of(conditionals[variable], seed, rows, steps[variable])
         value, log_mass = draw_variable(
-            conditionals, variable, params, uniforms, decoding or Decoding(), conditions, condition
+            conditionals, variable, params, uniforms, decoding or Decoding(), conditions, condition, running
         )
+        if running is not None:
+            running.take(variable, value)
         x[:, variable] = value.to(dtype)
         log_weight += 0 if log_mass is None else log_mass
     return x, log_weight.to(dtype)

@@ -1,6 +1,6 @@
 """Classes with the names, arguments and state dicts of other libraries, whose samples are those of ``accelerate``.
 
 ``made_fast.compat.nflows.MADE`` and ``made_fast.compat.pytorch_made.MADE`` load checkpoints that the originals saved and
-compute the same function; ``made_fast.compat.netket`` reads networks from their parameters. Nothing is imported from the
-originals, but where a sampler of NetKet is asked for.
+compute the same function; ``made_fast.compat.netket`` and ``made_fast.compat.flowjax`` read networks and flows from their
+parameters. Nothing is imported from the originals, but where a sampler of NetKet is asked for.
 """

@@ -3,6 +3,7 @@
 from made_fast.requests.conditions import Allowed, Between, Conditions
 from made_fast.requests.piece import Piece
 from made_fast.requests.request import Request
+from made_fast.requests.sums import SumTo
 
 __all__ = [
     "Allowed",
@@ -10,4 +11,5 @@ __all__ = [
     "Conditions",
     "Piece",
     "Request",
+    "SumTo",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,22 @@ from made_fast.outputs.codes import Code
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import Decoding
 from made_fast.requests.conditions import Allowed, Between, Conditions
+from made_fast.requests.sum_checks import split_query, sums_of
+from made_fast.requests.sums import SumTo
 
-__all__ = ["check_decoding", "check_rounded", "conditions_of", "decoding_of"]
+__all__ = ["Impossible", "check_decoding", "check_rounded", "conditions_of", "decoding_of"]
+
+
+class Impossible(NamedTuple):
+    """Queries that leave nothing to draw.
+
+    Attributes:
+        rows: (n,) bool, of each query or of the one for all.
+        why: what is wrong with the first of them, in a sentence.
+    """
+
+    rows: Tensor
+    why: str
 
 
 def decoding_of(temperature: float, greedy: bool, top_k: int, top_p: float) -> Decoding:
@@ -52,7 +66,7 @@ def conditions_of(
     observed: object,
     allowed: Allowed | Sequence[Allowed] | None,
     rows: int | None,
-) -> tuple[Conditions | None, Tensor | None, int | None]:
+) -> tuple[Conditions | None, Impossible | None, int | None]:
     """Checks what a caller gave and brings it into the form of backends.
 
     Args:
@@ -61,9 +75,8 @@ def conditions_of(
         rows: N that a context asks for, or None.
 
     Returns:
-        the conditions, or None without any; (N, D) bool, which variables a query leaves no value, (1, D) of one for all, or
-        None where there is none; and N, None where nothing has rows of its own. An impossible query allows every value, so
-        that backends never see an empty one.
+        the conditions, or None without any; which queries are impossible, or None where none is; and N, None where nothing
+        has rows of its own. An impossible query allows every value, so that backends never see an empty one.
 
     Raises:
         ValueError: an argument does not fit; the message names it.
@@ -71,7 +84,7 @@ def conditions_of(
     if given is None and observed is None and allowed is None:
         return None, None, rows
     features = len(conditionals)
-    many = None if allowed is None or isinstance(allowed, Mapping) else _listed_queries(allowed)
+    many = None if allowed is None or isinstance(allowed, (Mapping, SumTo)) else _listed_queries(allowed)
     known: tuple[Tensor, Tensor] | None = None
     sizes = {"context": rows, "allowed": None if many is None else len(many)}
     if given is not None or observed is not None:
@@ -92,17 +105,26 @@ def conditions_of(
         conditions = replace(conditions, given=values, observed=flags.to(torch.uint8))
     if allowed is None:
         return conditions, None, count
-    queries = [dict(allowed)] if isinstance(allowed, Mapping) else [dict(query) for query in many or ()]
-    support, bounds, named = _support(conditionals, queries)
+    queries: list[Any] = [allowed] if many is None else many
+    split = [split_query(query, conditionals) for query in queries]
+    support, bounds, named = _support(conditionals, [single for single, _ in split])
     support, bounds = (each.expand(n, *each.shape[1:]) for each in (support, bounds))
     conditions = replace(conditions, support=support, bounds=bounds)
     impossible = _impossible(conditionals, conditions, named)
-    if not bool(impossible.any()):
-        return conditions, None, count
-    everything = impossible.any(1)[:, None]
-    support = support | everything
-    bounds = torch.where(everything[..., None], bounds.new_tensor([-torch.inf, torch.inf]), bounds)
-    return replace(conditions, support=support, bounds=bounds), impossible, count
+    nothing, why = impossible.any(1), ""
+    if bool(nothing.any()):
+        why = _refusal(impossible, count is not None)
+        support = support | nothing[:, None]
+        bounds = torch.where(nothing[:, None, None], bounds.new_tensor([-torch.inf, torch.inf]), bounds)
+        conditions = replace(conditions, support=support, bounds=bounds)
+    wishes = [sums for _, sums in split]
+    if any(wishes):
+        own = None if known is None else (values, flags)
+        sums, out_of_reach, first = sums_of(conditionals, wishes, support, own, nothing, count is not None)
+        conditions = replace(conditions, sums=sums)
+        why = why if bool(nothing[out_of_reach | nothing][:1].any()) else first
+        nothing = nothing | out_of_reach
+    return conditions, Impossible(nothing, why) if why else None, count
 
 
 def check_rounded(conditionals: Sequence[Conditional], given: object, x: Tensor) -> None:
@@ -122,14 +144,16 @@ def check_rounded(conditionals: Sequence[Conditional], given: object, x: Tensor)
             )
 
 
-def _listed_queries(allowed: object) -> list[Mapping[int, object]]:
+def _listed_queries(allowed: object) -> list[Mapping[int, object] | SumTo]:
     try:
         queries: list[Any] = [] if isinstance(allowed, (str, bytes)) else list(allowed)  # type: ignore[call-overload]
-        wrong = isinstance(allowed, (str, bytes)) or not all(isinstance(each, Mapping) for each in queries)
+        wrong = isinstance(allowed, (str, bytes)) or not all(isinstance(each, (Mapping, SumTo)) for each in queries)
     except TypeError:
         wrong = True
     if wrong:
-        raise ValueError(f"allowed must be a mapping from variables, or a sequence of such, got {shown(allowed)}")
+        raise ValueError(
+            f"allowed must be a mapping from variables, a SumTo, or a sequence of such, got {shown(allowed)}"
+        )
     return queries
 
 
@@ -163,7 +187,7 @@ def _checked_given(conditionals: Sequence[Conditional], given: object, observed:
 
 
 def _support(
-    conditionals: Sequence[Conditional], queries: Sequence[Mapping[int, object]]
+    conditionals: Sequence[Conditional], queries: Sequence[Mapping[object, object]]
 ) -> tuple[Tensor, Tensor, set[int]]:
     """Flags (N, S) and bounds (N, D, 2) of N queries, see ``Conditions``; and the variables that they name."""
     sizes = [each.size for each in conditionals]
@@ -235,6 +259,16 @@ class _Wish:
         low = -torch.inf if wanted.low is None else real_number(f"{self.name}.low", wanted.low)
         high = torch.inf if wanted.high is None else real_number(f"{self.name}.high", wanted.high)
         return low, high
+
+
+def _refusal(impossible: Tensor, many: bool) -> str:
+    """About the first query that leaves a variable no value, of (N, D) bool."""
+    row, variable = impossible.nonzero()[0].tolist()
+    which = f" of query {row}" if many else ""
+    return (
+        f"allowed must leave variable {variable} a value that it can take, but that{which} leaves none: nothing can be "
+        "drawn, and the probability is 0"
+    )
 
 
 def _impossible(conditionals: Sequence[Conditional], conditions: Conditions, named: set[int]) -> Tensor:

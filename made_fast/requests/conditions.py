@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from made_fast.outputs.conditional import Conditional
+from made_fast.requests.sums import Sums, SumTo
 
 __all__ = ["Allowed", "Between", "Conditions"]
 
@@ -21,7 +24,8 @@ class Between(NamedTuple):
     high: float | None = None
 
 
-Allowed = Mapping[int, "Between | range | Iterable[float] | Tensor"]
+# From a variable to values, or from a tuple or a range of them to their sum; of one key type, so that literals have it.
+Allowed = Mapping[Any, Between | range | Iterable[float] | Tensor | SumTo] | SumTo
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Conditions:
         support: (N, S) uint8: for each variable of finite size one flag for each of its values, variable-major; or None.
         bounds: (N, D, 2), dtype of the program: least and greatest value of real variables; None with ``support``.
         constrained: (D,) uint8: variables that are drawn from what ``support`` or ``bounds`` allow, even if that is all.
+        sums: what sums of variables are held to; None without such, and with ``support`` alone.
     """
 
     given: Tensor | None
@@ -41,11 +46,13 @@ class Conditions:
     support: Tensor | None
     bounds: Tensor | None
     constrained: Tensor
+    sums: Sums | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
         """What of this a backend must be able to do; the names are those of ``Backend.features``."""
-        return tuple(name for name, used in (("given", self.given), ("allowed", self.support)) if used is not None)
+        asked = (("given", self.given), ("allowed", self.support), ("sums", self.sums))
+        return tuple(name for name, used in asked if used is not None)
 
     def __len__(self) -> int:
         """Number of rows N."""
@@ -59,8 +66,12 @@ class Conditions:
             return None if tensor is None else tensor.to(device, dtype).contiguous()
 
         flags = (to(self.observed, torch.uint8), to(self.support, torch.uint8))
-        constrained = self.constrained.to(device)
-        return Conditions(to(self.given, dtype), *flags, to(self.bounds, dtype), constrained)
+        sums = None if self.sums is None else self.sums.moved(device)
+        return Conditions(to(self.given, dtype), *flags, to(self.bounds, dtype), self.constrained.to(device), sums)
+
+    def drawn_in(self, sequence: Sequence[int] | NDArray[np.int64]) -> Conditions:
+        """The same for variables that are drawn in this sequence (D,), on which the values that lead to sums depend."""
+        return self if self.sums is None else replace(self, sums=self.sums.drawn_in([*map(int, sequence)]))
 
     def rows(self, places: Tensor) -> Conditions:
         """Those of some rows (m,) alone."""
@@ -68,7 +79,8 @@ class Conditions:
         def of(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[places.to(tensor.device)]
 
-        return Conditions(of(self.given), of(self.observed), of(self.support), of(self.bounds), self.constrained)
+        sums = None if self.sums is None else self.sums.rows(places)
+        return Conditions(of(self.given), of(self.observed), of(self.support), of(self.bounds), self.constrained, sums)
 
     def allowed_of(self, conditionals: Sequence[Conditional], variable: int) -> Tensor:
         """What one variable may be: (N, size) bool, or (N, 2) for a real one."""

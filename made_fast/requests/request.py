@@ -23,7 +23,7 @@ from made_fast.arguments import (
 )
 from made_fast.outputs.conditional import Conditional
 from made_fast.outputs.decoding import PLAIN, Decoding
-from made_fast.requests.checks import check_decoding, conditions_of, decoding_of
+from made_fast.requests.checks import Impossible, check_decoding, conditions_of, decoding_of
 from made_fast.requests.conditions import Allowed, Conditions
 from made_fast.tracing import is_recorded
 
@@ -41,8 +41,7 @@ class Request:
         rows: (count,) int64 noise rows, or None: consecutive from ``first_row``.
         context: (N, C) or None.
         conditions: of N rows, or of one for all; or None.
-        impossible: (n, D) bool, of each query or of the one for all: which variables it leaves no value; or None. There the
-            conditions allow everything.
+        impossible: queries that leave nothing to draw, or None. There the conditions allow everything.
         decoding: how conditionals are changed.
         dtype: of the samples, or None.
         backend: ``"auto"`` or the name of a backend.
@@ -57,7 +56,7 @@ class Request:
     rows: Tensor | None = None
     context: Tensor | None = None
     conditions: Conditions | None = None
-    impossible: Tensor | None = None
+    impossible: Impossible | None = None
     decoding: Decoding = PLAIN
     dtype: torch.dtype | None = None
     backend: str = "auto"
@@ -140,21 +139,16 @@ class Request:
         return made
 
     def check_possible(self) -> None:
-        """Raises ValueError where a query leaves a variable no value, so that there is nothing to draw."""
+        """Raises ValueError where a query leaves nothing to draw."""
         if self.impossible is not None:
-            row, variable = self.impossible.nonzero()[0].tolist()
-            which = f" of query {row}" if len(self.shape) > 1 else ""
-            raise ValueError(
-                f"allowed must leave variable {variable} a value that it can take, but that{which} leaves none: nothing can "
-                "be drawn, and the probability is 0"
-            )
+            raise ValueError(self.impossible.why)
 
     def weights(self, log_weight: Tensor) -> Tensor:
         """Log-weights (count,) in the shape of the request; those of impossible queries are -inf."""
         log_weight = log_weight.reshape(self.shape)
         if self.impossible is None:
             return log_weight
-        nothing = self.impossible.any(1).to(log_weight.device)
+        nothing = self.impossible.rows.to(log_weight.device)
         return log_weight.masked_fill(nothing if len(self.shape) == 1 else nothing[:, None], -torch.inf)
 
     def __post_init__(self) -> None:

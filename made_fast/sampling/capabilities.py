@@ -18,13 +18,14 @@ from made_fast.outputs.output import Output
 from made_fast.outputs.own import Own
 from made_fast.requests.conditions import Between
 from made_fast.requests.request import Request
+from made_fast.requests.sums import SumTo
 from made_fast.sampling.sampler import needs_of
 
 __all__ = ["METHODS", "REQUESTS", "able", "claims", "examples", "markdown", "request_of"]
 
 METHODS = ("log_prob", "mean", "mode", "cdf")  # of a Conditional
 # What can be asked for while drawing; the last two ask a backend for nothing beyond plain draws.
-REQUESTS = ("given", "allowed", "temperature", "greedy", "top_k", "top_p", "ensembles", "context")
+REQUESTS = ("given", "allowed", "sums", "temperature", "greedy", "top_k", "top_p", "ensembles", "context")
 
 _VALUES: dict[str, Any] = {"temperature": 0.7, "greedy": True, "top_k": 2, "top_p": 0.5}
 
@@ -64,6 +65,9 @@ def request_of(what: str, conditionals: Sequence[Conditional]) -> dict[str, Any]
         return {"given": torch.tensor(given), "observed": observed}
     if what == "allowed":
         return {"allowed": {variable: Between(0.0, 1.0) for variable in range(len(conditionals))}}
+    if what == "sums":
+        most = sum(0.0 if known is None else float(known[-1]) for known in (each.values() for each in conditionals))
+        return {"allowed": SumTo(int(most) - 2)}
     return {what: _VALUES[what]} if what in _VALUES else {}
 
 

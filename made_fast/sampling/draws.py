@@ -75,7 +75,8 @@ class Draws(ABC):
             observed: bool (D,) or (N, D).
             allowed: a mapping from variables to the values they may take, or N of them: ``Between(low, high)``, a ``range``
                 or a set of values; variables that are not named may be anything. Values that a variable cannot take are
-                left out. Where nothing is left, or another value is given, there is nothing to draw: a ValueError.
+                left out. Where nothing is left, or another value is given, there is nothing to draw: a ValueError. A
+                ``SumTo`` holds the sum of all variables to a total, or that of those whose tuple or range it stands behind.
             temperature: T > 0; each conditional is drawn from p(x)**(1 / T), of a mixture each of its parts.
             greedy: takes the most probable value of each variable given the ones before it.
             top_k: keeps the k most probable categories; 0 for all.

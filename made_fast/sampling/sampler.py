@@ -213,7 +213,9 @@ class Sampler(Draws):
             self._looks[result] = check_dtype(self.conditionals, result)
         x = empty_rows(count, self.features, result, device)
         log_prob = torch.empty(count, dtype=dtype, device=device) if with_log_prob else None
-        conditions = None if request.conditions is None else request.conditions.moved(device, dtype)
+        conditions = request.conditions
+        if conditions is not None:
+            conditions = conditions.drawn_in(self.schedule.variables).moved(device, dtype)
         log_weight = None if conditions is None else torch.empty(count, dtype=dtype, device=device)
         # Compiled backends know the draw of an own distribution, not its density.
         density = with_log_prob and not self._own_draws

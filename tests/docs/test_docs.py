@@ -64,7 +64,7 @@ NOT_RUN = (
 )
 
 # Pages whose blocks need packages that the tests can do without. `make test` has all but RARE, and then skips nothing else.
-RARE = {"sbi", "netket", "lightning", "pyarrow"}  # are in no group
+RARE = {"sbi", "netket", "flowjax", "lightning", "pyarrow"}  # are in no group
 NEEDED = {
     "command-line.md": ("polars", "narwhals"),
     "flows.md": ("zuko",),
@@ -76,6 +76,7 @@ NEEDED = {
     "libraries/pyro.md": ("pyro",),
     "libraries/sbi.md": ("sbi",),
     "libraries/netket.md": ("netket",),
+    "libraries/flowjax.md": ("flowjax",),
     "own-outputs.md": ("numba", "triton"),
     "quick-start.md": ("sklearn",),
     "scikit-learn.md": ("pandas", "narwhals", "sklearn"),

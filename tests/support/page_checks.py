@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from made_fast import cli
+from made_fast.estimation import enumerate_log_prob
 
 Names = dict[str, Any]
 
@@ -30,6 +31,12 @@ def check_conditions(names: Names) -> None:
     answer = names["answer"]
     assert (answer.value - log_prob[inside].logsumexp(0).exp()).abs() < 5 * answer.standard_error
     assert names["low"] < answer.value < names["high"]
+    states, log_prob = enumerate_log_prob(names["chain"])
+    neutral = states.sum(1) == 0
+    chance, total = names["chance"], log_prob[neutral].double().logsumexp(0)
+    assert (chance.value - total.exp()).abs() < 5 * chance.standard_error
+    exact = ((log_prob[neutral].double() - total).exp() * states[neutral, 0] * states[neutral, 1]).sum()
+    assert abs(float(names["pair"]) - float(exact)) < 0.03
     model = names["model"]
     torch.testing.assert_close(names["nats"], model.log_prob(names["sharp"]).detach(), rtol=1e-4, atol=1e-4)
     assert names["nats"].mean() > log_prob.exp() @ log_prob  # sharper than the model

@@ -192,7 +192,16 @@ def _addresses(conditions: Conditions) -> _core.Conditions:
         assert tensor is None or tensor.is_contiguous()
         return 0 if tensor is None else tensor.data_ptr()
 
-    support = conditions.support
+    support, sums = conditions.support, conditions.sums
+    held = {}
+    if sums is not None:
+        held = {
+            "sum_pattern": address(sums.pattern),
+            "sum_lacking": address(sums.lacking),
+            "sum_reaches": address(sums.reaches),
+            "sum_bits": address(sums.bits),
+            "num_sums": sums.lacking.shape[1],
+        }
     return _core.Conditions(
         given=address(conditions.given),
         observed=address(conditions.observed),
@@ -200,6 +209,7 @@ def _addresses(conditions: Conditions) -> _core.Conditions:
         bounds=address(conditions.bounds),
         constrained=0 if support is None else address(conditions.constrained),
         support_size=0 if support is None else support.shape[1],
+        **held,
     )
 
 

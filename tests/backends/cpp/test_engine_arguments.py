@@ -12,6 +12,7 @@ from made_fast import MADE, build_config
 from made_fast.masks.plan import GroupColumn, plan_from_degrees, plan_from_mask
 from made_fast.outputs import Categorical, Mixed, Normal
 from made_fast.programs.schedule import Kind, StepColumn, build_schedule
+from made_fast.requests.sums import MOST_SUMS
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
 if build_config()["compiled"]:
@@ -267,6 +268,16 @@ def test_conditions_that_do_not_fit_are_refused() -> None:
         core.Conditions(observed=8)
     with pytest.raises(ValueError, match="what is constrained must have support or bounds"):
         core.Conditions(constrained=8)
+    sums = {"sum_pattern": 8, "sum_lacking": 8, "sum_reaches": 8, "sum_bits": 8}
+    core.Conditions(constrained=8, support=8, **sums, num_sums=MOST_SUMS)
+    for count in (-1, MOST_SUMS + 1, 2**62):
+        with pytest.raises(ValueError, match="num_sums must be a count of sums, 8 at most"):
+            core.Conditions(constrained=8, support=8, **sums, num_sums=count)
+    for missing in sums:
+        with pytest.raises(ValueError, match="must be constrained, and have all that sums are made of"):
+            core.Conditions(constrained=8, support=8, **{**sums, missing: 0}, num_sums=1)
+    with pytest.raises(ValueError, match="must be constrained, and have all that sums are made of"):
+        core.Conditions(**sums, num_sums=1)
 
 
 SIDES: dict[str, tuple[Callable[[Arguments], None], str]] = {

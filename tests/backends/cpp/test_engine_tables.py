@@ -15,6 +15,7 @@ from made_fast.outputs import BernoulliConditional, Code, Encoding
 from made_fast.programs import FUNCTIONS, Affine, Elementwise, Program
 from made_fast.programs.schedule import Kind, StepColumn, build_schedule
 from made_fast.programs.wiring import HEADS
+from made_fast.requests.sums import SumColumn
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
 if build_config()["compiled"]:
@@ -32,6 +33,7 @@ def _enumerations() -> dict[str, type[IntEnum]]:
         "Status": cpp.Status,
         "StepColumn": StepColumn,
         "VariableColumn": layout.VariableColumn,
+        "SumColumn": SumColumn,
         "GroupColumn": GroupColumn,
         "NetworkColumn": networks.NetworkColumn,
     }
