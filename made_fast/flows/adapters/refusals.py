@@ -18,6 +18,7 @@ _DENSITIES, _DRAWS, _INVERSES = ("log_prob", "log_probs"), ("sample", "rsample")
 
 # Why there is nothing to do, by what the name of a class has in it.
 _REASONS = {
+    "MADEEstimator": "it is a MADE of ours, which the engine draws already",
     "MixtureOfGaussiansMADE": (
         "its MADE is a distribution, which the library draws one variable at a time, and no transform with an inverse; "
         '"maf" and "zuko_maf" of sbi are served'
