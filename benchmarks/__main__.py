@@ -24,6 +24,7 @@ SUITES = {
     "accelerate": "suites.accelerate",
     "steps": "suites.steps",
     "flows": "suites.flows",
+    "libraries": "suites.libraries",
     "posterior": "suites.posterior",
     "npe": "suites.npe",
     "peers": "peers.run",
