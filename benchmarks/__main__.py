@@ -27,6 +27,8 @@ SUITES = {
     "libraries": "suites.libraries",
     "posterior": "suites.posterior",
     "npe": "suites.npe",
+    "calibration": "suites.calibration",
+    "nested": "suites.nested",
     "peers": "peers.run",
     "output_peers": "suites.output_peers",
     "paper": "paper.run",
