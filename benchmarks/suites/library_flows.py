@@ -151,6 +151,15 @@ def _causalflows(features: int, hidden: int) -> Any:
     return kind(features, order=tuple(range(features)), hidden_features=(hidden,))
 
 
+def _freia(features: int, hidden: int) -> Any:
+    def network(inputs: int, outputs: int) -> Any:
+        return torch.nn.Sequential(torch.nn.Linear(inputs, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, outputs))
+
+    flow = import_module("FrEIA.framework").SequenceINN(features)
+    flow.append(import_module("FrEIA.modules").AllInOneBlock, subnet_constructor=network)
+    return flow
+
+
 FLOWS = (
     Peer("MAF", "zuko", _zuko("MAF"), _of_zuko),
     Peer("NSF", "zuko", _zuko("NSF"), _of_zuko),
@@ -210,6 +219,7 @@ FLOWS = (
         _glasflow("MaskedPiecewiseQuadraticAutoregressiveFlow", tails="linear", tail_bound=4.0),
         lambda flow, z: flow.inverse(z)[0],
     ),
+    Peer("SequenceINN", "FrEIA", _freia, refused=True),
     Peer("lampe NPE", "lampe", _lampe, _of_lampe),
     Peer("CausalMAF", "causalflows", _causalflows, _of_zuko),
 )

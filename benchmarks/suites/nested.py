@@ -1,8 +1,8 @@
 """Nested sampling by nessai with a masked autoregressive flow, before and after ``accelerate``.
 
 Needs nessai in the environment (``pip install nessai``), which has its flows from glasflow. The sampler draws from its flow
-in a loop and trains it anew from time to time. First the draws a second of its flow, in turns and compared; then whole runs on a
-normal likelihood, whose evidence is known, with the seconds of the processor that they took.
+in a loop and trains it anew from time to time. First the draws a second of its flow, in turns and compared; then whole runs
+on a normal likelihood, whose evidence is known, with the seconds of the processor that they took.
 """
 
 from __future__ import annotations

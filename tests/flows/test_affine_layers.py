@@ -134,7 +134,7 @@ def test_the_slow_direction_is_the_library_s(name: str) -> None:
         found, expected = slow(ours, z), slow(flow, z)
         assert type(found[0]) is type(expected[0])
         same(found[0], expected[0], 1e-9)
-        if name in LEVELS:  # torchflows has the log-determinant of splines at other points: see findings/
+        if name in LEVELS:  # torchflows has the log-determinant of splines at other points
             x = found[0]
             expected = (x, -(flow.inverse(x) if "inverse" in name else flow.forward(x))[1])
         same(found[1], expected[1], 1e-6 if "rational" in name else 1e-9)

@@ -84,6 +84,13 @@ def test_couplings_have_nothing_slow() -> None:
         made_fast.accelerate(zuko.flows.NICE(4))
 
 
+def test_couplings_of_freia_are_known_by_their_names() -> None:
+    block = type("AllInOneBlock", (nn.Linear,), {"__module__": "FrEIA.modules.all_in_one_block"})
+    flow = type("SequenceINN", (nn.Sequential,), {"__module__": "FrEIA.framework.sequence_inn"})(block(4, 4))
+    with pytest.raises(ValueError, match="found none in SequenceINN: its couplings are quick in both directions"):
+        made_fast.accelerate(flow)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "found"),

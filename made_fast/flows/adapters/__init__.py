@@ -23,6 +23,7 @@ _FLOWS = (
     *("nflows.flows.", "nflows.transforms.base", "normflows.core", "normflows.flows."),
     *("zuko.flows.", "zuko.lazy", "pyro.distributions."),
     *("sbi.neural_nets.estimators.", "sbi.neural_nets.density_estimators."),
+    *("FrEIA.framework.", "FrEIA.modules."),  # of which all are quick in both directions
 )
 # Of zuko, where variables do not depend on one another, as in flows of a single variable: nothing is slow.
 _OF_EACH_ALONE = "zuko.flows.gaussianization.ElementWiseTransform"

@@ -25,6 +25,7 @@ _REASONS = {
     ),
     "MixtureDensity": "a mixture density network draws in one pass, so that nothing is slow",
     "GaussianMDN": "a mixture density network draws in one pass, so that nothing is slow",
+    "AllInOneBlock": "its couplings are quick in both directions, so that nothing is slow",
     "Coupling": "its couplings are quick in both directions, so that nothing is slow",
     "FreeFormJacobian": "it is the solution of a differential equation",
     "ODE": "it is the solution of a differential equation",
