@@ -153,6 +153,7 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
             warnings.simplefilter("ignore")  # they are about torch, not about the module
             rehearse(call, module, x, context)
             exported = torch.export.export(_Called(module, call), arguments, strict=False)
+            exported.graph.eliminate_dead_code()  # log-determinants, say, of which nothing is returned
             if any(node.op == "call_function" and not _is_plain(node.target, known) for node in exported.graph.nodes):
                 table = torch.export.default_decompositions()
                 for target in [each for each in table if known(each)]:

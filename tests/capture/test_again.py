@@ -183,6 +183,33 @@ def test_copies_begin_anew(exports: list[int]) -> None:
         equal_to_a_fresh_one(other, other.module)
 
 
+def test_what_is_not_returned_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A logarithm is no operation of programs, but here nothing is made of it; what is written in place counts."""
+
+    class Noting(Network):
+        def forward(self, x: Tensor) -> Tensor:
+            found = super().forward(x)
+            found.abs().add(1).log().sum()
+            return found
+
+    def refused(*_: Any) -> None:
+        raise AssertionError("taken apart")
+
+    module = Noting().eval()
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", refused)
+    equal_to_a_fresh_one(made_fast.accelerate(module), module)
+    monkeypatch.undo()
+
+    class InPlace(Network):
+        def forward(self, x: Tensor) -> Tensor:
+            found = super().forward(x)
+            found.add_(torch.tensor([3.0, -3.0, 3.0, -3.0]).to(x))
+            return found
+
+    sampler = made_fast.accelerate(InPlace().eval())
+    assert sampler.sample(400, seed=0).mean(0).sub(torch.tensor([1.0, 0.0, 1.0, 0.0])).abs().max() < 0.3
+
+
 @pytest.mark.peers
 @pytest.mark.parametrize("name", ["MAF", "NSF"])
 def test_flows_are_read_again_without_an_export(name: str, exports: list[int]) -> None:
