@@ -20,6 +20,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 
 from made_fast.capture.rehearsal import rehearse
+from made_fast.capture.writes import without_writes
 from made_fast.layers.unchanged import Seen, Unchanged, unchanged
 
 __all__ = [
@@ -153,6 +154,7 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
             warnings.simplefilter("ignore")  # they are about torch, not about the module
             rehearse(call, module, x, context)
             exported = torch.export.export(_Called(module, call), arguments, strict=False)
+            without_writes(exported.graph, known)
             exported.graph.eliminate_dead_code()  # log-determinants, say, of which nothing is returned
             if any(node.op == "call_function" and not _is_plain(node.target, known) for node in exported.graph.nodes):
                 table = torch.export.default_decompositions()
