@@ -118,8 +118,8 @@ def whole(features: int, live: int, name: str, flow: Any) -> dict[str, Any]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", nargs="+", type=int, default=[4, 16, 64], metavar="D", help="of single draws")
     parser.add_argument("--rows", nargs="+", type=int, default=[100, 1000, 10000], metavar="B")
-    parser.add_argument("--run", nargs="*", type=int, default=[4, 8], metavar="D", help="of whole runs")
-    parser.add_argument("--live", type=int, default=500, help="live points of whole runs")
+    parser.add_argument("--run", nargs="*", type=int, default=[4, 16], metavar="D", help="of whole runs")
+    parser.add_argument("--live", type=int, default=200, help="live points of whole runs")
     parser.add_argument("--seconds", type=float, default=2.0, help="for single draws of one size")
 
 
