@@ -191,7 +191,8 @@ def accelerate(
     what each variable depends on, and so the order, is found from the weights. Each unit is then evaluated once for a whole
     sample. The module is not changed.
 
-    A flow of nflows, normflows, zuko, pyro or sbi comes back as the same flow, quicker in both directions, by
+    A flow of nflows, normflows, zuko, pyro or sbi comes back as the same flow, quicker in both directions, and one of
+    torchflows, denmarf, deeprob-kit or flowtorch quicker in the slow one, by
     ``made_fast.flows.adapters.accelerate_flow``; ``check`` and ``stale`` are then the only options.
 
     Args:
