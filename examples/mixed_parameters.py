@@ -3,9 +3,9 @@
     python examples/mixed_parameters.py        (needs sbi: pip install sbi)
 
 A simulator has a category, a number and a switch, in this order, and two noisy observations. sbi's NPE trains one MADE for
-all three and draws from it. The number can be integrated out by hand, so that the probability of each category with each switch,
-given what was observed, is known, and with it the whole posterior. `--mnpe` trains sbi's own estimator for such parameters
-beside it, on the same simulations.
+all three and draws from it. The number can be integrated out by hand, so that the probability of each category with each
+switch, given what was observed, is known, and with it the whole posterior. `--mnpe` trains sbi's own estimator for such
+parameters beside it, on the same simulations.
 
 Source: sbi issue 907; Boelts, Lueckmann, Gao, Macke, "Flexible and efficient simulation-based inference for models of
 decision-making", eLife 2022.
