@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from made_fast.arguments import flag, whole_number
+from made_fast.capture.again import LastGraph
 from made_fast.capture.captured import Captured, CaptureError, capture, first_width
 from made_fast.capture.export import Call, own_attributes, watch_of
 from made_fast.flows.adapters import accelerate_flow, is_flow
@@ -50,7 +51,7 @@ class AcceleratedSampler(Draws):
     ) -> None:
         self.module, self.stale = module, stale
         self._backend, self._bounded = options.pop("backend"), options.pop("bounded", False)
-        self._options = options
+        self._options, self._last_graph = options, LastGraph()
         self._features, self._output = features, None if output is None else make_output(output)
         self._kept: Kept[_Made] = Kept(
             self._state, self._make, stale, changed=_CHANGED, portable=True, watch=self._watch
@@ -151,7 +152,8 @@ class AcceleratedSampler(Draws):
     def _make(self, last: _Made | None) -> _Made:
         output = self._output
         conditionals = () if output is None else output.conditionals(self._features)
-        captured = capture(self.module, self._features, conditionals=conditionals, **self._options)
+        options = {**self._options, "last": self._last_graph}
+        captured = capture(self.module, self._features, conditionals=conditionals, **options)
         if output is None:
             if set(captured.params_per_variable) != {1}:
                 raise CaptureError(
@@ -189,7 +191,8 @@ def accelerate(
     what each variable depends on, and so the order, is found from the weights. Each unit is then evaluated once for a whole
     sample. The module is not changed.
 
-    A flow of nflows, normflows, zuko, pyro or sbi comes back as the same flow, quicker in both directions, by
+    A flow of nflows, normflows, zuko, pyro or sbi comes back as the same flow, quicker in both directions, and one of
+    torchflows, denmarf, deeprob-kit or flowtorch quicker in the slow one, by
     ``made_fast.flows.adapters.accelerate_flow``; ``check`` and ``stale`` are then the only options.
 
     Args:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.utils._pytree import tree_leaves
 
+from made_fast.capture.again import LastGraph
 from made_fast.capture.bounds import why_no_parameters
-from made_fast.capture.export import Call, CaptureError, exact_copy, export
+from made_fast.capture.export import Call, CaptureError, Graph, exact_copy, export
 from made_fast.capture.layouts import arrange
 from made_fast.capture.rehearsal import what_stands_in_the_way
 from made_fast.capture.symbols import Builder, Symbol
@@ -93,6 +94,7 @@ def capture(
     conditionals: Sequence[Conditional] = (),
     check: bool = True,
     hurry: bool = False,
+    last: LastGraph | None = None,
 ) -> Captured:
     """Reads what a module computes, and proves it by comparison.
 
@@ -112,6 +114,8 @@ def capture(
         conditionals: one for each variable, which say how many parameters it has and what the network reads of it.
         check: compare with the module.
         hurry: refuse what cannot be translated before it is exported, in fewer words.
+        last: of the same module called in the same way: its graph serves again where only weights have changed, and what
+            comes of it is compared in any case.
 
     Raises:
         CaptureError: a ValueError. The module has an operation that no program has, is not autoregressive, is in training
@@ -122,35 +126,65 @@ def capture(
     encoded = Encoded(features, tuple(conditionals), first_width(module) - context_features)
     x = torch.zeros(1, encoded.width, dtype=torch.float64)
     context = torch.zeros(1, context_features, dtype=torch.float64) if context_features else None
+    reading = _Reading(module, exact, call, encoded, context_features, tuple(conditionals), layout)
+    graph = None if last is None else last.renewed(module, exact)
+    if graph is not None:
+        try:
+            return reading.of(graph)
+        except CaptureError:  # something else is another too
+            exact = exact_copy(module)
+            reading = replace(reading, exact=exact)
     reason = what_stands_in_the_way(call, exact, x, context, is_known) if hurry else None
     if reason is not None:
         raise CaptureError(f"module must be of operations that can be translated, but {reason}")
     graph = export(exact, call, x, context, is_known)
-    builder = Builder(encoded.units, context_features)
-    inputs = (encoded.symbol(builder), builder.whole(CONTEXT).reshape((1, -1)))
-    symbols, shapes = _results(translate(graph, builder, inputs[: len(graph.inputs)]))
-    ops, widths = [*builder.ops], [*builder.widths]
-    builder.rows(symbols)
-    every = Program(features, context_features, tuple(builder.ops), torch.arange(features), (), tuple(conditionals))
-    sizes = tuple(each.num_params for each in conditionals) or None
-    arrangement = arrange(shapes, reads(every), features, layout=layout, params_per_variable=sizes)
-    builder.ops, builder.widths = ops, widths
-    builder.rows(symbols[arrangement.index])
-    captured = Captured(
-        *(features, context_features, simplified(builder.ops), arrangement.order, arrangement.params_per_variable),
-        *(arrangement.layout, _dtype_of(module), builder.dense_macs, float("nan")),
-    )
-    if not check:
-        return captured
-    rows = _Rows(encoded, context_features)
-    expected = rows.parameters(exact, call, arrangement.index)
-    tolerance = max(_TOLERANCE, _CAST_TOLERANCE * builder.rounding)
-    difference = rows.difference(captured.program(conditionals), expected, tolerance)
-    for copied, original in zip(exact.modules(), module.modules(), strict=True):
-        copied.training = original.training
-    if not torch.equal(rows.parameters(exact, call, arrangement.index), expected):
-        raise CaptureError("module must be in evaluation mode, since training changes what it gives: call eval() first")
-    return replace(captured, difference=difference)
+    if last is not None:
+        last.keep(module, graph)
+    return reading.of(graph, check=check)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A module and its exact copy, and how both are called."""
+
+    module: nn.Module
+    exact: nn.Module
+    call: Call
+    encoded: Encoded
+    context_features: int
+    conditionals: tuple[Conditional, ...]
+    layout: str | None
+
+    def of(self, graph: Graph, *, check: bool = True) -> Captured:
+        """What a graph of the exact copy says, compared with the copy."""
+        features, context_features = self.encoded.features, self.context_features
+        builder = Builder(self.encoded.units, context_features)
+        inputs = (self.encoded.symbol(builder), builder.whole(CONTEXT).reshape((1, -1)))
+        symbols, shapes = _results(translate(graph, builder, inputs[: len(graph.inputs)]))
+        ops, widths = [*builder.ops], [*builder.widths]
+        builder.rows(symbols)
+        every = Program(features, context_features, tuple(builder.ops), torch.arange(features), (), self.conditionals)
+        sizes = tuple(each.num_params for each in self.conditionals) or None
+        arrangement = arrange(shapes, reads(every), features, layout=self.layout, params_per_variable=sizes)
+        builder.ops, builder.widths = ops, widths
+        builder.rows(symbols[arrangement.index])
+        captured = Captured(
+            *(features, context_features, simplified(builder.ops), arrangement.order, arrangement.params_per_variable),
+            *(arrangement.layout, _dtype_of(self.module), builder.dense_macs, float("nan")),
+        )
+        if not check:
+            return captured
+        rows = _Rows(self.encoded, context_features)
+        expected = rows.parameters(self.exact, self.call, arrangement.index)
+        tolerance = max(_TOLERANCE, _CAST_TOLERANCE * builder.rounding)
+        difference = rows.difference(captured.program(self.conditionals), expected, tolerance)
+        for copied, original in zip(self.exact.modules(), self.module.modules(), strict=True):
+            copied.training = original.training
+        if not torch.equal(rows.parameters(self.exact, self.call, arrangement.index), expected):
+            raise CaptureError(
+                "module must be in evaluation mode, since training changes what it gives: call eval() first"
+            )
+        return replace(captured, difference=difference)
 
 
 def _results(results: list[Any]) -> tuple[Symbol, list[tuple[int, ...]]]:

@@ -20,6 +20,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves
 
 from made_fast.capture.rehearsal import rehearse
+from made_fast.capture.writes import without_writes
 from made_fast.layers.unchanged import Seen, Unchanged, unchanged
 
 __all__ = [
@@ -53,12 +54,14 @@ class Graph:
         constants: the tensors that fill placeholders, by their names.
         inputs: names of the placeholders of x, and of the context if there is one.
         outputs: the nodes of the results, and None for what is no tensor.
+        sources: names of parameters and buffers of the module, for those constants that are such.
     """
 
     nodes: list[fx.Node]
     constants: dict[str, Any]
     inputs: tuple[str, ...]
     outputs: tuple[fx.Node | None, ...]
+    sources: dict[str, str]
 
 
 class _Called(nn.Module):
@@ -151,6 +154,8 @@ def export(module: nn.Module, call: Call, x: Tensor, context: Tensor | None, kno
             warnings.simplefilter("ignore")  # they are about torch, not about the module
             rehearse(call, module, x, context)
             exported = torch.export.export(_Called(module, call), arguments, strict=False)
+            without_writes(exported.graph, known)
+            exported.graph.eliminate_dead_code()  # log-determinants, say, of which nothing is returned
             if any(node.op == "call_function" and not _is_plain(node.target, known) for node in exported.graph.nodes):
                 table = torch.export.default_decompositions()
                 for target in [each for each in table if known(each)]:
@@ -228,14 +233,16 @@ def _last_user_line(text: str) -> str:
 def _graph_of(exported: ExportedProgram) -> Graph:
     signature = exported.graph_signature
     constants: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     inputs = []
     for spec in signature.input_specs:
         if spec.kind == InputKind.USER_INPUT:
             inputs.append(spec.arg.name)
-        elif spec.target in exported.state_dict:
-            constants[spec.arg.name] = exported.state_dict[spec.target]
-        else:
-            constants[spec.arg.name] = exported.constants[spec.target]
+            continue
+        held = exported.state_dict if spec.target in exported.state_dict else exported.constants
+        constants[spec.arg.name] = held[spec.target]
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            sources[spec.arg.name] = spec.target.removeprefix("module.")
     nodes = list(exported.graph.nodes)
     results = nodes[-1].args[0]
     kept = [
@@ -243,7 +250,7 @@ def _graph_of(exported: ExportedProgram) -> Graph:
         for result, spec in zip(results, signature.output_specs, strict=True)
         if spec.kind == OutputKind.USER_OUTPUT
     ]
-    return Graph(nodes[:-1], constants, tuple(inputs), tuple(kept))
+    return Graph(nodes[:-1], constants, tuple(inputs), tuple(kept), sources)
 
 
 def place_of(node: fx.Node) -> str:

@@ -2,5 +2,6 @@
 
 ``made_fast.compat.nflows.MADE`` and ``made_fast.compat.pytorch_made.MADE`` load checkpoints that the originals saved and
 compute the same function; ``made_fast.compat.netket`` and ``made_fast.compat.flowjax`` read networks and flows from their
-parameters. Nothing is imported from the originals, but where a sampler of NetKet is asked for.
+parameters; ``made_fast.compat.sbi`` makes estimators that sbi trains. Nothing is imported from the originals, but where a
+sampler of NetKet or an estimator of sbi is asked for.
 """

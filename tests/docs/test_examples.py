@@ -8,6 +8,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "examples"
 Figures = dict[str, float]
+NEEDED = {"mnist": "sklearn", "mixed_parameters": "sbi"}
 
 
 def _mnist(found: Figures) -> None:
@@ -37,11 +38,17 @@ def _distributed_training(found: Figures) -> None:
     assert 0 < found["nats"] - found["entropy"] < 0.1
 
 
+def _mixed_parameters(found: Figures) -> None:
+    assert -0.02 < found["divergence"] < 0.12
+    assert found["worst"] < 0.12
+
+
 CHECKS: dict[str, Callable[[Figures], None]] = {
     "mnist": _mnist,
     "mixed_table": _mixed_table,
     "ising": _ising,
     "distributed_training": _distributed_training,
+    "mixed_parameters": _mixed_parameters,
     "simulation_based_inference": _simulation_based_inference,
 }
 
@@ -53,8 +60,8 @@ def test_every_example_is_run() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKS)
 def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name == "mnist":
-        pytest.importorskip("sklearn")
+    if name in NEEDED:
+        pytest.importorskip(NEEDED[name])
     monkeypatch.chdir(tmp_path)
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None

@@ -49,7 +49,7 @@ class Inference:
 
 
 def test_a_flow_of_a_library_that_is_not_known() -> None:
-    with pytest.raises(ValueError, match=r"nflows, normflows, zuko, pyro and sbi, got Flow of") as refused:
+    with pytest.raises(ValueError, match=r"nflows, normflows, .*deeprob-kit and flowtorch, got Flow of") as refused:
         made_fast.accelerate(Flow().eval(), features=3)
     text = str(refused.value)
     assert "networks.0 (Network), networks.1 (Network)." in text
@@ -82,6 +82,13 @@ def test_couplings_have_nothing_slow() -> None:
     zuko = pytest.importorskip("zuko")
     with pytest.raises(ValueError, match="found none in NICE: its couplings are quick in both directions"):
         made_fast.accelerate(zuko.flows.NICE(4))
+
+
+def test_couplings_of_freia_are_known_by_their_names() -> None:
+    block = type("AllInOneBlock", (nn.Linear,), {"__module__": "FrEIA.modules.all_in_one_block"})
+    flow = type("SequenceINN", (nn.Sequential,), {"__module__": "FrEIA.framework.sequence_inn"})(block(4, 4))
+    with pytest.raises(ValueError, match="found none in SequenceINN: its couplings are quick in both directions"):
+        made_fast.accelerate(flow)
 
 
 @pytest.mark.slow

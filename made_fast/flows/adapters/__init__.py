@@ -8,21 +8,22 @@ from typing import Any
 
 from torch import nn
 
-from made_fast.flows.adapters import nflows, pyro, zuko
+from made_fast.flows.adapters import affine, nflows, pyro, zuko
 from made_fast.flows.adapters.networks import kind_of
-from made_fast.flows.adapters.refusals import why_nothing
+from made_fast.flows.adapters.refusals import KNOWN, why_nothing
 from made_fast.flows.adapters.solving import Inverter
 from made_fast.sampling.kept import check_stale
 
 __all__ = ["accelerate_flow", "inverters", "is_flow"]
 
-ADAPTERS: tuple[ModuleType, ...] = (nflows, zuko, pyro)
+ADAPTERS: tuple[ModuleType, ...] = (nflows, zuko, pyro, affine)
 
 # Where classes of flows are defined, and those that they derive from; the networks in them are defined elsewhere.
 _FLOWS = (
     *("nflows.flows.", "nflows.transforms.base", "normflows.core", "normflows.flows."),
     *("zuko.flows.", "zuko.lazy", "pyro.distributions."),
     *("sbi.neural_nets.estimators.", "sbi.neural_nets.density_estimators."),
+    *("FrEIA.framework.", "FrEIA.modules."),  # of which all are quick in both directions
 )
 # Of zuko, where variables do not depend on one another, as in flows of a single variable: nothing is slow.
 _OF_EACH_ALONE = "zuko.flows.gaussianization.ElementWiseTransform"
@@ -53,8 +54,9 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
     autocast, other devices and dtypes, numbers that are not finite. Derivatives of any order.
 
     Args:
-        flow: a flow, a transform, or any module that has such transforms in it, of nflows, normflows, zuko or pyro; or a
-            distribution of pyro with such transforms.
+        flow: a flow, a transform, or any module that has such transforms in it, of nflows, normflows, zuko, pyro,
+            torchflows, denmarf and other copies of pytorch-flows, deeprob-kit or flowtorch; or a distribution of pyro with
+            such transforms.
         stale: what happens when parameters have changed: ``"refresh"`` reads the transform again, ``"exact"`` too
             and compares all numbers each time (see ``Kept``), ``"raise"`` raises
             RuntimeError, ``"keep"`` compares nothing and draws from the old ones.
@@ -89,7 +91,7 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
         if any(kind_of(each) == _OF_EACH_ALONE for top in inside for each in top.modules()):
             return flow
         raise ValueError(
-            f"flow must have an autoregressive transform of nflows, normflows, zuko or pyro in it, found none in "
+            f"flow must have an autoregressive transform of a library that is known, {KNOWN}, found none in "
             f"{type(flow).__name__}{why_nothing(inside)}"
         )
     for inverter in inverters(accelerated):

@@ -72,8 +72,8 @@ class Unreadable(Exception):
 
 
 def kind_of(thing: Any) -> str:
-    """The full name of the very class of a thing."""
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+    """The full name of the very class of a thing; glasflow has nflows within it."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("glasflow.")
 
 
 class Reading:

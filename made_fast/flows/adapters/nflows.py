@@ -288,7 +288,9 @@ def levelled(module: Any, **options: Any) -> nn.Module:
     net = module.autoregressive_net
     modules = {"autoregressive_net": in_one_call(net, _Network, _read)} if kind_of(net) in _NETWORKS else {}
     is_affine = (
-        bool(modules) and kind_of(module) == "nflows.transforms.autoregressive.MaskedAffineAutoregressiveTransform"
+        bool(modules)
+        and kind_of(module) == "nflows.transforms.autoregressive.MaskedAffineAutoregressiveTransform"
+        and not hasattr(module, "scale_activation")  # that of glasflow may be any function
     )
     affine = (module.features, module._epsilon) if is_affine else None
     return copy_with(

@@ -9,21 +9,23 @@ from torch import nn
 
 from made_fast.capture.captured import capture, first_width
 
-__all__ = ["looks_like_a_flow", "unknown", "why_nothing"]
+__all__ = ["KNOWN", "looks_like_a_flow", "unknown", "why_nothing"]
 
-_KNOWN = "nflows, normflows, zuko, pyro and sbi"
+KNOWN = "nflows, normflows, zuko, pyro, sbi, torchflows, denmarf, deeprob-kit and flowtorch"
 
 _SECONDS = 3.0  # for the search of networks in a flow that is not known
 _DENSITIES, _DRAWS, _INVERSES = ("log_prob", "log_probs"), ("sample", "rsample"), ("inverse", "inv")
 
 # Why there is nothing to do, by what the name of a class has in it.
 _REASONS = {
+    "MADEEstimator": "it is a MADE of ours, which the engine draws already",
     "MixtureOfGaussiansMADE": (
         "its MADE is a distribution, which the library draws one variable at a time, and no transform with an inverse; "
         '"maf" and "zuko_maf" of sbi are served'
     ),
     "MixtureDensity": "a mixture density network draws in one pass, so that nothing is slow",
     "GaussianMDN": "a mixture density network draws in one pass, so that nothing is slow",
+    "AllInOneBlock": "its couplings are quick in both directions, so that nothing is slow",
     "Coupling": "its couplings are quick in both directions, so that nothing is slow",
     "FreeFormJacobian": "it is the solution of a differential equation",
     "ODE": "it is the solution of a differential equation",
@@ -65,7 +67,7 @@ def unknown(flow: nn.Module, reason: str) -> str:
             "no network in it is taken by itself: say by call= how one is called, or put it into a flow that is known"
         )
     return (
-        f"flow must be of a library that is known, {_KNOWN}, got {kind.__name__} of {whose}; {some}. Read as a network it "
+        f"flow must be of a library that is known, {KNOWN}, got {kind.__name__} of {whose}; {some}. Read as a network it "
         f"was refused: {reason}"
     )
 

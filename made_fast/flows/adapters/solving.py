@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from made_fast.arguments import with_values
+from made_fast.capture.again import LastGraph
 from made_fast.capture.captured import capture
 from made_fast.capture.export import detached_copy
 from made_fast.flows.inverse import AutoregressiveMap, Solve, compiled, invert, kept_solve, solved
@@ -68,6 +69,7 @@ class Inverter:
         self.module, self.adapter, self.check = module, adapter, check
         self.how, self.why, self.difference = "", "", float("nan")
         self.num_levels = 0
+        self._last = {name: LastGraph(module) for name in ("inverse", "network")}
         self._chancy: list[Any] = []  # modules in it that may depend on chance or on the batch
         self._solve = kept_solve(module, self._make, stale)
 
@@ -145,7 +147,8 @@ class Inverter:
             context = joined[:, features:] if adapter.context_features else None
             return adapter.solve_each(module, adapter.network(module, x, context), joined[:, :features], None)
 
-        read = capture(frozen, features, features + adapter.context_features, call=call, hurry=True)
+        wide = features + adapter.context_features
+        read = capture(frozen, features, wide, call=call, hurry=True, last=self._last["inverse"])
         return read.program(Point().conditionals(features))
 
     def _network_program(self, frozen: nn.Module) -> Program:
@@ -156,7 +159,8 @@ class Inverter:
             return adapter.network(module, x, context)
 
         # Parameters whose weights are still zero depend on nothing, so their layout could not be told.
-        read = capture(frozen, adapter.features, adapter.context_features, call=call, layout="variable-major")
+        sizes = (adapter.features, adapter.context_features)
+        read = capture(frozen, *sizes, call=call, layout="variable-major", last=self._last["network"])
         return read.program((PointConditional(read.params_per_variable[0]),) * adapter.features)
 
     def _by_levels(self, module: nn.Module, program: Program) -> Solve:
