@@ -16,12 +16,19 @@ from benchmarks.timing import Times, ratio
 PROBE = """
 import json, sys, time, torch
 from made_fast import MADE
-shapes = [(64, (512, 512), 960), (784, (512, 512), 960), (784, (1024, 1024), 960), (784, (500,), 1), (784, (512, 512), 16)]
+two, four, wide, direct = (512, 512), (1024, 1024), (8000,), {"direct": True}
+shapes = [(64, two, 960, {}), (784, two, 960, {}), (784, four, 960, {}), (784, wide, 960, {}), (784, (500, 500), 960, direct)]
+shapes += [(784, two, rows, {}) for rows in (16, 8, 4, 2, 1)] + [(784, (500,), 1, {}), (784, (500, 500), 1, direct)]
 torch.manual_seed(0)
-samplers = [(MADE(features, hidden).sampler(), rows) for features, hidden, rows in shapes]
+samplers = []
+for features, hidden, rows, options in shapes:
+    model = MADE(features, hidden, **options)
+    if features == 784:  # as many ones as in binarized MNIST
+        torch.nn.init.constant_(model.parameters_layer.bias, -1.9)
+    samplers.append((model.sampler(), rows))
 for sampler, rows in samplers:
     sampler.sample(rows, seed=1)
-print(json.dumps([f"{features}x{hidden} B={rows}" for features, hidden, rows in shapes]), flush=True)
+print(json.dumps([f"{features}x{hidden} {options or ''} B={rows}" for features, hidden, rows, options in shapes]), flush=True)
 for line in sys.stdin:
     times = []
     for sampler, rows in samplers:
