@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         from made_fast import plots
 
         axes = plots.training_curve(history)
-        axes.axhline(entropy(), color="grey", linestyle=":", label="entropy")
+        axes.axhline(entropy(), color="grey", linestyle=":")
         axes.figure.savefig(arguments.picture)
     print(f"test {nats:.4f} nats a row, entropy {entropy():.4f}")  # in all processes, which have the same weights
     if dist.is_initialized():

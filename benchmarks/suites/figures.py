@@ -216,7 +216,9 @@ def preview() -> Figure:
     figure.text(0.06, 0.66, "made_fast", fontsize=44, weight="bold", color=INK)
     said = "MADE for PyTorch: a whole sample\nfor half the arithmetic\nof one dense forward pass"
     figure.text(0.06, 0.60, said, fontsize=16, color=INK, va="top", linespacing=1.5)
-    figure.text(0.06, 0.14, "each hidden unit is evaluated once,\nas soon as its inputs are known", fontsize=12, color=BLUE)
+    figure.text(
+        0.06, 0.14, "each hidden unit is evaluated once,\nas soon as its inputs are known", fontsize=12, color=BLUE
+    )
     axes = levels(MADE(24, (40, 40)), ax=figure.add_axes((0.53, 0.10, 0.43, 0.80)))
     for step in range(23):
         axes.axvline(step + 0.5, color="white", linewidth=0.8)

@@ -24,7 +24,9 @@ _SHOWN = {
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "performance/method.md",
 }
-_TABLES = Path(__file__).parents[1] / "performance"  # pages that include benchmarks/results/NAME.md, under the anchor #name
+_TABLES = (
+    Path(__file__).parents[1] / "performance"
+)  # pages that include benchmarks/results/NAME.md, under the anchor #name
 _TABLE = re.compile(r"benchmarks/results/(\w+)\.md")
 _ANCHORED = re.compile(r"docs/performance\.md#([\w-]+)")  # as links were while there was one page
 _LINK = re.compile(r"\]\(((?:\.\./)+[^)#\s]*|(?:\.\./)*performance\.md)(#[^)\s]*)?\)")

@@ -45,7 +45,9 @@ def _write(name: str, config: Any) -> None:
     file = File.generated(config, f"{_FOLDER}/{name.removesuffix('.py')}.md", content="")
     page = Page(name, file, config)
     lines = HtmlFormatter(linenos="inline", lineanchors="line", anchorlinenos=True, cssclass="highlight whole")
-    code = highlight(Path(config.config_file_path).with_name("made_fast").parent.joinpath(name).read_text(), PythonLexer(), lines)
+    code = highlight(
+        Path(config.config_file_path).with_name("made_fast").parent.joinpath(name).read_text(), PythonLexer(), lines
+    )
     page.content, page.toc = f"<h1>{html.escape(name)}</h1>\n{code}", TableOfContents([])
     page.meta = {"hide": ["toc"]}
     context = get_context(_kept["nav"], _kept["files"], config, page)
