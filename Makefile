@@ -21,7 +21,7 @@ TRITON_MATRIX := $(TRITON_VERSIONS:%=triton-matrix-%)
 # What surprised us in others' packages: scripts that know nothing of made_fast.
 FINDINGS := $(sort $(wildcard findings/*.sh))
 
-.PHONY: demo test test-all bench sanitize gpu lint docs findings triton-matrix $(TRITON_MATRIX) clean
+.PHONY: demo test test-all bench sanitize gpu lint docs owner release-check findings triton-matrix $(TRITON_MATRIX) clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed  ## train on real digits, draw, compare with the naive sampler, write samples.png
@@ -61,6 +61,12 @@ lint: $(VENV)/linters
 # To search in the pages: python -m http.server -d site
 docs: $(VENV)/docs $(VENV)/installed  ## the documentation as pages in site/, notebooks executed; a broken link or a failing cell fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+owner:  ## whose repository it is, everywhere: make owner OWNER=name
+	@$(PYTHON) recipe/release.py owner '$(OWNER)'
+
+release-check:  ## what is missing for a release: make release-check TAG=v0.1.0
+	@$(PYTHON) recipe/release.py check '$(TAG)'
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs the example and returns the figures that it prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer epochs of training, for a look at the program")
+    parser.add_argument("--picture", help="file for a picture of the curve; needs matplotlib")
     arguments = parser.parse_args(argv)
     if "LOCAL_RANK" in os.environ:  # started by torchrun
         dist.init_process_group("gloo")
@@ -58,6 +59,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     history = fit(model, train, valid, epochs=epochs, learning_rate=3e-3, averaging=0.99, on_epoch=say)
 
     nats, _ = evaluate(model, test)
+    if arguments.picture and os.environ.get("RANK", "0") == "0":
+        from made_fast import plots
+
+        axes = plots.training_curve(history)
+        axes.axhline(entropy(), color="grey", linestyle=":")
+        axes.figure.savefig(arguments.picture)
     print(f"test {nats:.4f} nats a row, entropy {entropy():.4f}")  # in all processes, which have the same weights
     if dist.is_initialized():
         dist.destroy_process_group()

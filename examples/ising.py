@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs the example and returns the figures that it prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer steps of training, for a look at the program")
+    parser.add_argument("--picture", help="file for a picture of lattices; needs matplotlib")
     arguments = parser.parse_args(argv)
     torch.manual_seed(0)
 
@@ -69,6 +70,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # How far the network is from the Boltzmann distribution, state by state.
     divergence = (log_prob.double().exp() * (log_prob.double() - (log_weight + exact))).sum()
     print(f"divergence KL(q || p): {divergence:.1e} nats")
+    if arguments.picture:
+        from made_fast import plots
+
+        axes = plots.images(model.sample(32, seed=5), (SIDE, SIDE), columns=8)
+        axes.figure.savefig(arguments.picture)
     corrected = found.corrected
     return {
         "divergence": float(divergence),

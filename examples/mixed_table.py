@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs the example and returns the figures that it prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer epochs of training, for a look at the program")
+    parser.add_argument("--picture", help="file for a picture of columns, generated and drawn; needs matplotlib")
     arguments = parser.parse_args(argv)
     torch.manual_seed(0)
     table = generate(20_000, seed=0)
@@ -73,6 +74,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(
         f"share of the query: {share.value:.4f}, 95 % of sampling between {low:.4f} and {high:.4f}; counted {counted:.4f}"
     )
+    if arguments.picture:
+        from made_fast import plots
+
+        axes = plots.marginals(fresh, model.sample(2000, seed=5), names=["region", "member", "age", "spending"])
+        axes.flat[0].figure.savefig(arguments.picture)
     return {"error": float(error), "constant": float(constant), "share": float(share.value), "counted": counted}
 
 

@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs the example and returns the figures that it prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer steps of training, for a look at the program")
+    parser.add_argument("--picture", help="file for a picture of both posteriors; needs matplotlib")
     arguments = parser.parse_args(argv)
     torch.manual_seed(0)
 
@@ -82,6 +83,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(f"divergence KL(exact || learned): {divergence:.4f} nats; mass of the learned one on the grid: {inside:.4f}")
     print(f"mean of |theta_0 - theta_1|: {found:.3f} of the samples, {spread:.3f} exact")
     print(f"share of samples with theta_0 > theta_1: {first:.3f}, 0.5 exact")
+    if arguments.picture:
+        from made_fast import plots
+
+        drawn = theta[torch.multinomial(exact, 10_000, replacement=True)]  # of the exact one
+        axes = plots.pairs(drawn, samples, names=["theta 0", "theta 1"], labels=("exact", "learned"))
+        axes.flat[0].figure.savefig(arguments.picture)
     return {
         "divergence": float(divergence),
         "spread": float(found),

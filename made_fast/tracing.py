@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -118,6 +119,7 @@ def as_made_here(tensor: Tensor) -> Tensor:
 
 
 _uncompiled: dict[Any, Any] = {}  # of what was called while something was compiled
+_KNOWS_REASONS = "reason" in inspect.signature(torch.compiler.disable).parameters  # from torch 2.7 on
 
 
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
@@ -137,5 +139,6 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
 
 def _disabled(function: Any) -> Any:
     if function not in _uncompiled:
-        _uncompiled[function] = torch.compiler.disable(function, reason="what engines write cannot be recorded")
+        told = {"reason": "what engines write cannot be recorded"} if _KNOWS_REASONS else {}
+        _uncompiled[function] = torch.compiler.disable(function, **told)
     return _uncompiled[function]

@@ -210,8 +210,25 @@ def solve() -> Figure:
     return figure
 
 
+def preview() -> Figure:
+    """What a link to the site shows where it is pasted, 1200 x 630 pixels: the name, and when each unit is evaluated."""
+    figure = Figure(figsize=(10, 5.25))
+    figure.text(0.06, 0.66, "made_fast", fontsize=44, weight="bold", color=INK)
+    said = "MADE for PyTorch: a whole sample\nfor half the arithmetic\nof one dense forward pass"
+    figure.text(0.06, 0.60, said, fontsize=16, color=INK, va="top", linespacing=1.5)
+    figure.text(
+        0.06, 0.14, "each hidden unit is evaluated once,\nas soon as its inputs are known", fontsize=12, color=BLUE
+    )
+    axes = levels(MADE(24, (40, 40)), ax=figure.add_axes((0.53, 0.10, 0.43, 0.80)))
+    for step in range(23):
+        axes.axvline(step + 0.5, color="white", linewidth=0.8)
+    _bare(axes, "", "variables drawn so far")
+    axes.set_yticks([])
+    return figure
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
-    each.__name__: each for each in (dependence, network, staircase, orders, work, solve)
+    each.__name__: each for each in (dependence, network, staircase, orders, work, solve, preview)
 }
 
 

@@ -84,7 +84,8 @@ def in_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     wrong = (back.isinf() & tensor.isfinite()) if real else (back >= 2**63) | (back.long() != tensor.long())
     if bool(wrong.any()):
         wish = "finite" if real else "whole numbers that are exact"
-        raise ValueError(f"{name} must be {wish} in {dtype}, got {tensor[wrong][0].item()}")
+        first = int(wrong.flatten().nonzero()[0])
+        raise ValueError(f"{name} must be {wish} in {dtype}, got {tensor.flatten()[first].item()}")
     return converted
 
 

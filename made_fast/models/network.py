@@ -27,7 +27,7 @@ from made_fast.models.settled import make_weights
 from made_fast.models.structure import Structure
 from made_fast.models.whole import Whole
 from made_fast.outputs.conditional import Conditional
-from made_fast.outputs.output import log_prob
+from made_fast.outputs.output import log_prob, merged
 from made_fast.programs.functions import FUNCTIONS
 from made_fast.programs.program import Program
 from made_fast.tracing import unwatched
@@ -122,7 +122,7 @@ class MaskedNetwork(nn.Module):
         self.features, self.context_features = len(conditionals), context_features
         residual, direct = flag("residual", residual), flag("direct", direct)
         mask_conditioning = flag("mask_conditioning", mask_conditioning)
-        self.conditionals, self.activation, self.residual = conditionals, activation, residual
+        self.conditionals, self.activation, self.residual = merged(conditionals), activation, residual
         self.direct, self.mask_conditioning = direct, mask_conditioning
         self.params_per_variable = tuple(conditional.num_params for conditional in conditionals)
         self.register_buffer("order", order)

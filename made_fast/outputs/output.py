@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from made_fast.outputs.conditional import Conditional
 from made_fast.tracing import unwatched
 
-__all__ = ["Conditionals", "Group", "OneConditional", "Output", "for_each", "log_prob"]
+__all__ = ["Conditionals", "Group", "OneConditional", "Output", "for_each", "log_prob", "merged"]
 
 
 class Group(NamedTuple):
@@ -29,7 +29,7 @@ class Group(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def _kept_groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
     with unwatched():  # what is kept must serve all, whoever asked first
-        return _made_groups(conditionals)
+        return _made_groups(merged(conditionals))
 
 
 def _groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
@@ -37,13 +37,22 @@ def _groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
     return _made_groups(conditionals) if compiling else _kept_groups(conditionals)
 
 
+def merged(conditionals: Iterable[Conditional]) -> tuple[Conditional, ...]:
+    """The same conditionals, equal ones as one object, so that they are one group."""
+    found: dict[Conditional, Conditional] = {}
+    return tuple(found.setdefault(each, each) for each in conditionals)
+
+
 def _made_groups(conditionals: tuple[Conditional, ...]) -> list[Group]:
-    alike: dict[Conditional, list[int]] = {}
+    alike: dict[int, list[int]] = {}
     for variable, conditional in enumerate(conditionals):
-        alike.setdefault(conditional, []).append(variable)
+        if id(conditional) not in alike:  # torch 2.6 compiles neither setdefault nor conditionals as keys
+            alike[id(conditional)] = []
+        alike[id(conditional)].append(variable)
     starts = list(accumulate((each.num_params for each in conditionals), initial=0))
     groups = []
-    for conditional, variables in alike.items():
+    for variables in alike.values():
+        conditional = conditionals[variables[0]]
         if variables[-1] - variables[0] == len(variables) - 1:  # side by side: no copy
             params: slice | Tensor = slice(starts[variables[0]], starts[variables[-1] + 1])
             groups.append(Group(conditional, slice(variables[0], variables[-1] + 1), params))

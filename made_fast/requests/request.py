@@ -162,7 +162,11 @@ class Request:
 
     def context_of(self, places: Tensor) -> Tensor | None:
         """The contexts (m, C) of some rows (m,) of the request."""
-        return None if self.context is None else self.context[places.to(self.context.device) // self.shape[-1]]
+        if self.context is None:
+            return None
+        return self.context.index_select(
+            0, places.to(self.context.device) // self.shape[-1]
+        )  # by brackets torch 2.6 has no uint16
 
     def conditions_of(self, places: Tensor) -> Conditions | None:
         """The conditions of some rows (m,) of the request, one row for each."""

@@ -68,7 +68,13 @@ def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    CHECKS[name](module.main(["--quick"]))
+    picture = []
+    if '"--picture"' in (FOLDER / f"{name}.py").read_text():
+        pytest.importorskip("matplotlib").use("agg")
+        picture = ["--picture", "picture.png"]
+    CHECKS[name](module.main(["--quick", *picture]))
+    if picture:
+        assert (tmp_path / "picture.png").stat().st_size > 1000
     if name == "mnist":
         assert (tmp_path / "out" / "samples.png").stat().st_size > 1000
         assert (tmp_path / "out" / "completed.png").stat().st_size > 1000

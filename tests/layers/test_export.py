@@ -76,7 +76,8 @@ def test_a_graph_ends_at_a_sample() -> None:
     found.backward()
     assert model.parameters_layer.weight.grad is not None
     torch._dynamo.reset()
-    with pytest.raises(RuntimeError, match="what engines write cannot be recorded"):
+    reason = r"what engines write cannot be recorded|wrapped function"  # torch 2.6 gives none
+    with pytest.raises(RuntimeError, match=reason):
         torch.compile(step, backend="eager", fullgraph=True)()
 
 

@@ -202,10 +202,10 @@ def test_exported_models() -> None:
             other = _binary(rows, 9)
             torch.testing.assert_close(loaded(other), model(other))
         if shapes is None:
-            with pytest.raises(AssertionError, match=r"shape|Guard"):
+            with pytest.raises((AssertionError, RuntimeError), match=r"shape|Guard"):
                 loaded(_binary(5, 9))
-    weights = [name for name, _ in program.named_parameters()]
-    assert weights == [name for name, _ in model.named_parameters()]
+    weights = {name for name, _ in program.named_parameters()}  # torch 2.6 has them in another order
+    assert weights == {name for name, _ in model.named_parameters()}
 
 
 @anywhere

@@ -1,5 +1,6 @@
 """What is written about the package in more than one place, and what its page shows: these rot unseen."""
 
+import importlib
 import re
 import subprocess
 import tomllib
@@ -13,6 +14,7 @@ if not (ROOT / "README.md").exists():
     pytest.skip("beside a wheel there is no repository", allow_module_level=True)
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+release = importlib.import_module("recipe.release")
 PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -43,16 +45,36 @@ def test_links_and_pictures_of_the_package_page_are_absolute() -> None:
 
 
 def test_one_repository_is_named_everywhere() -> None:
-    """Whoever publishes replaces OWNER everywhere; nobody else's repository is named by mistake."""
+    """Whoever publishes runs `make owner`; nobody else's repository is named by mistake."""
     urls = PYPROJECT["project"]["urls"]
     owner = re.fullmatch(r"https://github\.com/([\w-]+)/made_fast", urls["Source"])
     assert owner is not None
-    files = ("pyproject.toml", "CITATION.cff", "recipe/recipe.yaml", ".github/ISSUE_TEMPLATE/config.yml")
-    for file in files:
+    assert urls["Documentation"] == f"https://{owner[1]}.github.io/made_fast/"
+    for file in release.FILES:
         path = ROOT / file
         if path.exists():  # an sdist has not all of them
             named = re.findall(r"github(?:usercontent)?\.com/([\w-]+)/made_fast", path.read_text())
             assert set(named) == {owner[1]}, file
+
+
+def test_a_release_waits_for_the_owner_and_the_changelog(tmp_path: Path) -> None:
+    for file in (*release.FILES, "CHANGELOG.md"):
+        if not (ROOT / file).exists():
+            pytest.skip(f"an sdist has no {file}")
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        text = (ROOT / file).read_text()
+        (tmp_path / file).write_text(re.sub(r"(github(?:usercontent)?\.com/)[\w-]+(/made_fast)", r"\1OWNER\2", text))
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 9.9.0, not released\n\n## 9.8.0, 2026-12-01\n")
+    found = release.missing("v9.8.0", tmp_path)
+    assert {line.split(":")[0] for line in found} == set(release.FILES)
+    with pytest.raises(SystemExit, match="NAME"):
+        release.put("OWNER", tmp_path)
+    release.put("somebody", tmp_path)
+    assert release.missing("v9.8.0", tmp_path) == []
+    assert not any("OWNER" in (tmp_path / file).read_text() for file in release.FILES)
+    assert ["not released" in line for line in release.missing("v9.9.0", tmp_path)] == [True]
+    assert "no heading" in release.missing("v9.7.0", tmp_path)[0]
+    assert "version" in release.missing("9.8.0", tmp_path)[0]
 
 
 def test_hooks_and_groups_have_the_versions_that_are_tested() -> None:

@@ -10,6 +10,7 @@ import html
 import posixpath
 import re
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import griffe
@@ -21,10 +22,14 @@ _SHOWN = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
-    "benchmarks/README.md": "performance.md",
+    "benchmarks/README.md": "performance/method.md",
 }
-_RESULTS = re.compile(r"benchmarks/results/(\w+)\.md")  # parts of one page, each under a heading that is its name
-_OUTWARD = re.compile(r"\]\(((?:\.\./)+[^)#\s]*)(#[^)\s]*)?\)")
+_TABLES = (
+    Path(__file__).parents[1] / "performance"
+)  # pages that include benchmarks/results/NAME.md, under the anchor #name
+_TABLE = re.compile(r"benchmarks/results/(\w+)\.md")
+_ANCHORED = re.compile(r"docs/performance\.md#([\w-]+)")  # as links were while there was one page
+_LINK = re.compile(r"\]\(((?:\.\./)+[^)#\s]*|(?:\.\./)*performance\.md)(#[^)\s]*)?\)")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
 _FUNCTION = re.compile(r"\\(log|exp)\s+(?![,;(])")  # the space that TeX puts after a function
 _ROLE = re.compile(r":math:`([^`]*)`")
@@ -36,16 +41,28 @@ _FOREIGN = re.compile(
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links out of docs/ to files that are shown as pages lead to the pages."""
-    folder = posixpath.dirname(page.file.src_uri)
+    folder, tables = posixpath.dirname(page.file.src_uri), _tables()
 
     def inward(found: re.Match[str]) -> str:
-        path = posixpath.normpath(posixpath.join("docs", folder, found[1]))
-        shown, anchor = _SHOWN.get(path), found[2] or ""
-        if _RESULTS.fullmatch(path):
-            shown, anchor = "performance.md", "#" + _RESULTS.sub(r"\1", path).replace("_", "-")
+        path, anchor = posixpath.normpath(posixpath.join("docs", folder, found[1])), found[2] or ""
+        named = _TABLE.fullmatch(path) or _ANCHORED.fullmatch(path + anchor)
+        if named is not None:
+            name = named[1].replace("_", "-")
+            shown, anchor = tables.get(name), f"#{name}"
+        else:
+            shown = "performance/index.md" if path == "docs/performance.md" else _SHOWN.get(path)
         return found[0] if shown is None else f"]({posixpath.relpath(shown, folder or '.')}{anchor})"
 
-    return _OUTWARD.sub(inward, markdown)
+    return _LINK.sub(inward, markdown)
+
+
+def _tables() -> dict[str, str]:
+    """Which page shows a file of measured tables, by the anchor that stands over it."""
+    return {
+        name.replace("_", "-"): f"performance/{path.name}"
+        for path in sorted(_TABLES.glob("*.md"))
+        for name in _TABLE.findall(path.read_text())
+    }
 
 
 def on_page_content(content: str, **_: Any) -> str:

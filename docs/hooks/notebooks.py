@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from nbconvert import MarkdownExporter
 _FOLDER = "notebooks"
 # Of a kernel: small models, where more threads wait for each other; and no word of tqdm about widgets that are not there.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore:::tqdm.auto"}
+_AT_ONCE = 2  # notebooks
 _SECONDS = 300  # that a cell may take, where all together need a minute
 _HEADER = "[As a notebook with outputs]({name}.ipynb), [as Python]({name}.py). Executed when this page was built.\n"
 # What a cell prints is a block that the style sheet knows; blank lines keep blocks apart.
@@ -55,8 +57,10 @@ _TEMPLATE = """
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
     """Adds to the sources of the site what each notebook gives."""
-    for path in sorted(Path(config.docs_dir, _FOLDER).glob("*.py")):
-        for name, content in _made(path.stem, path.read_text()).items():
+    paths = sorted(Path(config.docs_dir, _FOLDER).glob("*.py"))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # the cells of each run in a process of its own
+        made = pool.map(lambda path: _made(path.stem, path.read_text()), paths)
+        for name, content in (pair for each in made for pair in each.items()):
             files.append(File.generated(config, f"{_FOLDER}/{name}", content=content))
     return files
 
