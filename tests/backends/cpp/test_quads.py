@@ -115,3 +115,37 @@ def test_paths_agree_to_the_bit_and_with_the_definition(monkeypatch: pytest.Monk
         if not given:
             torch.testing.assert_close(log_prob.double(), expected, rtol=1e-4, atol=1e-4)
         model.float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("output", ["bernoulli", "spin"])
+def test_what_is_zero_in_a_whole_tile_changes_nothing(dtype: torch.dtype, output: str) -> None:
+    """Half of the units never light, a third of the variables never come out 1; in some tiles others do not either."""
+    features, hidden = 400, 700
+    model = _model(dtype, features=features, hidden_features=(hidden,), output=output, direct=True)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for layer in (model.hidden[0], model.parameters_layer):
+            layer.weight.mul_(0.1)
+        model.hidden[0].bias[torch.randperm(hidden, generator=generator)[: hidden // 2]] = -100
+        model.parameters_layer.bias[: features // 3] = -100
+        model.parameters_layer.bias[features // 3 : features // 2] = -5
+    program = model.program()
+    packed = engine.pack(program, build_schedule(program))
+    assert packed.native.panel_macs >= 1 << 18  # else nothing is left out
+    assert (packed.native.quads > 0) == (dtype == torch.float32)
+    for isa in build_config()["instruction_sets"]:  # type: ignore[attr-defined]
+        found = []
+        for path in (1, 4, 16, 32, 0):
+            x, log_prob = (
+                torch.full((ROWS, features), torch.nan, dtype=dtype),
+                torch.full((ROWS,), torch.nan, dtype=dtype),
+            )
+            engine.draw(packed, x, Piece(seed=SEED, log_prob=log_prob), isa=isa, rows_at_once=path)
+            found.append((x, log_prob))
+        for x, log_prob in found[1:]:
+            assert torch.equal(x, found[0][0])
+            assert torch.equal(log_prob, found[0][1])
+        expected = model.double().log_prob(found[0][0].double())
+        torch.testing.assert_close(found[0][1].double(), expected, rtol=1e-4, atol=1e-3)
+        model.to(dtype)
