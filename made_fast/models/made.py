@@ -202,15 +202,13 @@ class MADE(MaskedNetwork, Draws):
     def _nll(self, x: Tensor, context: Tensor | None, seen: Tensor | None = None) -> NLL | None:
         """The mean of ``-log_prob(x, context)``, x (B, D), and its gradients; None where autograd must find them.
 
-        With ``seen`` (B, D) that of x under ``distribution(seen, context)``.
+        With ``seen`` (B, D), in the dtype of the weights, that of x under ``distribution(seen, context)``.
         """
         if type(self) is not MADE or not self.training:
             return None  # what a subclass makes otherwise is not known
-        if any(name in self.__dict__ for name in ("log_prob", "distribution")):
+        if any(name in self.__dict__ for name in ("log_prob", "distribution", "forward")):
             return None
-        x, context = self._checked_values(x, context)
-        shown = None if seen is None else self._checked(seen, None)[0]
-        return self.nll_of(x, context, self._layer_masks(None), shown)
+        return self.nll_of(*self._checked_values(x, context), self._layer_masks(None), seen)
 
     def distribution(self, x: Tensor, context: Tensor | None = None, *, mask: int | None = None) -> Distribution:
         """Returns the conditionals p(x_d | x_<d, context) as a torch distribution: batch (...), event (D,).

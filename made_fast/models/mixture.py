@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,10 @@ _HALF = (torch.bfloat16, torch.float16)
 class Mixture(nn.Module, Draws):
     r"""The mean of the densities of K models, :math:`p(x) = \frac1K \sum_k p_k(x)`.
 
-    Other than the masks of one model, which share weights, each member has weights of its own; a mean of models with different
-    orders is better than the best of them, for K times the cost. In training mode ``log_prob`` is the mean of the members'
-    log-probabilities, so that each learns by itself; in evaluation mode it is that of the mean of the densities. So ``fit``
-    trains all members together and stops where the mean is best.
+    Other than the masks of one model, which share weights, each member has weights of its own; a mean of models with
+    different orders is better than the best of them, for K times the cost. In training mode ``log_prob`` is the mean of the
+    members' log-probabilities, so that each learns by itself; in evaluation mode it is that of the mean of the densities. So
+    ``fit`` trains all members together and keeps the weights with which their mean validates best.
 
         model = Mixture([MADE(32, (64,), order="random", seed=k) for k in range(4)])
 
@@ -57,7 +57,9 @@ class Mixture(nn.Module, Draws):
             raise ValueError("members must be at least one model, got none")
         for number, each in enumerate(found):
             if not isinstance(each, MADE):
-                raise ValueError(f"members must be models of the class MADE, got {type(each).__name__} as member {number}")
+                raise ValueError(
+                    f"members must be models of the class MADE, got {type(each).__name__} as member {number}"
+                )
             if each.num_masks != 1:
                 raise ValueError(f"members must have one mask each, got num_masks={each.num_masks} of member {number}")
             expected, kind = _kind_of(found[0]), _kind_of(each)
@@ -83,17 +85,14 @@ class Mixture(nn.Module, Draws):
         Raises:
             ValueError: a shape does not fit, a value of ``x`` is impossible, or there is no such member.
         """
-        chosen = range(len(self.members)) if masks is None else [masks] if isinstance(masks, int) else list(masks)
-        if not len(chosen) or not all(isinstance(k, int) and 0 <= k < len(self.members) for k in chosen):
-            raise ValueError(f"masks must be numbers of members, 0 .. {len(self.members) - 1}, got {masks!r}")
-        total: Tensor | None = None
-        for member in chosen:
+        count = len(self.members)
+        chosen = list(range(count)) if masks is None else [masks] if isinstance(masks, int) else list(masks)
+        if not chosen or not all(isinstance(k, int) and 0 <= k < count for k in chosen):
+            raise ValueError(f"masks must be numbers of members, 0 .. {count - 1}, got {masks!r}")
+        total = self._member(chosen[0]).log_prob(x, context)
+        for member in chosen[1:]:
             found = self._member(member).log_prob(x, context)
-            if total is None:
-                total = found
-            else:
-                total = total + found if self.training else torch.logaddexp(total, found)
-        assert total is not None
+            total = total + found if self.training else torch.logaddexp(total, found)
         return total / len(chosen) if self.training else total - math.log(len(chosen))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -106,6 +105,12 @@ class Mixture(nn.Module, Draws):
             return None
         found = [self._member(k)._nll(x, context, seen) for k in range(len(self.members))]
         return None if any(each is None for each in found) else _Together(found)  # type: ignore[arg-type]
+
+    def _log_prob_seeing(self, seen: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
+        """The mean of the members' log-probabilities of x, where their networks see other rows in its place."""
+        given = () if context is None else (context,)
+        members = (self._member(k) for k in range(len(self.members)))
+        return torch.stack([each.distribution(seen, *given).log_prob(x) for each in members]).mean(0)
 
     def _member(self, number: int) -> MADE:
         return self.members[number]  # type: ignore[return-value]
@@ -128,7 +133,9 @@ class Mixture(nn.Module, Draws):
 
     def _made(self, last: EnsembleSampler | None) -> EnsembleSampler:
         frozen = [settled(self._member(k), own=True) for k in range(len(self.members))]
-        exact = Mixture([each.float() if each.parameters_layer.weight.dtype in _HALF else each for each in frozen]).eval()
+        exact = Mixture(
+            [each.float() if each.parameters_layer.weight.dtype in _HALF else each for each in frozen]
+        ).eval()
         widest = max(max(each.features, *(layer.out_features for layer in each.masked_layers)) for each in frozen)
         programs = partial(_program_of, frozen)
         return EnsembleSampler(programs, exact.log_prob, self.output, len(frozen), widest=widest)
@@ -159,7 +166,9 @@ class Mixture(nn.Module, Draws):
         state, config = files.load(path)
         listed = config.get("members")
         if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
-            raise ValueError(f"{path} has no mixture: its configuration must list members; MADE.load reads a single model")
+            raise ValueError(
+                f"{path} has no mixture: its configuration must list members; MADE.load reads a single model"
+            )
         with files.fitting(path):
             members = []
             for number, arguments in enumerate(listed):

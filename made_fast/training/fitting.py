@@ -98,8 +98,8 @@ def fit(
             model. Its learning rates are its own, and fall by ``schedule`` too.
         input_dropout: probability with which the network sees an input as 0; the loss always sees the true value.
         averaging: what the moving average keeps at each step, in [0, 1); 0 for none. It is shorter at the start.
-        schedule: of the learning rate: ``"plateau"`` lets it fall as ``decay_after`` says; ``"cosine"`` from epoch to epoch as
-            half a cosine, by ``(1 + cos(pi * (e - 1) / epochs)) / 2`` in epoch e. A resumed run must have the same epochs then.
+        schedule: of the learning rate: ``"plateau"`` lets it fall as ``decay_after`` says; ``"cosine"`` as half a cosine, to
+            ``(1 + cos(pi * (e - 1) / epochs)) / 2`` of it in epoch e. A resumed run must have the same ``epochs`` then.
         decay_after: epochs in a row without improvement after which the learning rate is multiplied by 0.3, on a plateau.
         patience: epochs in a row without improvement after which to stop.
         seed: of row order and noise. The same seed, initial weights and number of threads give the same numbers again. Models
@@ -146,6 +146,8 @@ def fit(
     )
     if max_minutes is not None and not real_number("max_minutes", max_minutes) > 0:
         raise ValueError(f"max_minutes must be a positive number, got {max_minutes}")
+    if settings.input_dropout and not any(hasattr(model, name) for name in ("distribution", "_log_prob_seeing")):
+        raise ValueError(f"input_dropout must be 0 for a model without distribution, got {input_dropout}")
     if resume and checkpoint is None:
         raise ValueError("checkpoint must name the file to resume from, got None")
     layout = Layout(model)

@@ -148,8 +148,7 @@ class Run:
         self, number: int, order: torch.Generator | None, noise: torch.Generator | None, *, progress: bool
     ) -> float:
         self.model.train()
-        size, damaged = self.settings.batch_size, self.settings.input_dropout > 0
-        flat = not self.is_own and not (damaged and not hasattr(self.model, "distribution"))
+        size, flat = self.settings.batch_size, not self.is_own
         batches = self.train.minibatches(size, order, self.processes, number)
         length, quiet = self.train.num_batches(size), None if progress else True
         bar = tqdm(batches, f"epoch {number}", total=length, leave=False, disable=quiet)

@@ -21,6 +21,9 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 def nll_of(model: nn.Module, x: Tensor, context: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
     """``-log p(x | context)`` of each row, ``(B,)``; of the true rows, where the network sees others in their place."""
     given = () if context is None else (context,)
+    seeing = getattr(model, "_log_prob_seeing", None)
+    if seen is not None and seeing is not None:
+        return -cast(Tensor, seeing(seen, x, context))
     if seen is not None:
         return -cast(Tensor, cast(Any, model).distribution(seen, *given).log_prob(x))
     return -cast(Tensor, cast(Any, model).log_prob(x, *given))
