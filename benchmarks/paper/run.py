@@ -105,9 +105,12 @@ def train_one(
     except TrainingError as error:
         run |= {"failed": str(error)}
     else:
-        model.save(log.file(name, ".safetensors"))
+        kept = model.selected(data.valid)
+        kept.save(log.file(name, ".safetensors"))
         run |= {
-            "valid": history.best.valid_nll,
+            "selected": [n for n, each in enumerate(model.members) if any(each is one for one in kept.members)],
+            "valid of all": history.best.valid_nll,
+            "valid": evaluate(kept, data.valid)[0],
             "members": [evaluate(model.members[number], data.valid)[0] for number in range(chosen.members)],
             "best epoch": history.best.number,
             "epochs": len(history.epochs),

@@ -14,8 +14,9 @@ from made_fast.arguments import tensor_of, whole_number, whole_numbers
 
 __all__ = ["Recipe", "Shifted", "recipe"]
 
-_STEPS = 7_000  # of AdamW after which models of all sizes that were tried are fitted
+_STEPS, _STEPS_OF_IMAGES = 20_000, 5_000  # of AdamW after which models of all sizes that were tried are fitted
 _EPOCHS = (20, 400)
+_ORDERS = ("natural", "random", "reversed", "random")  # of members, in turns
 _SCANS = 8  # ways to go through an image line by line
 
 
@@ -28,8 +29,9 @@ class Recipe:
         features: number of variables D.
         members: networks whose densities are averaged.
         hidden_features, activation, direct: of each, see ``MADE``.
-        order: of the first; ``"random"`` for another one in each, ``"scans"`` for images that are gone through line by line,
-            from another corner or in another direction in each.
+        order: of each, see ``MADE``; ``"random"`` is another one in each; ``"several"``: natural, random, reversed and random
+            ones in turns; ``"scans"`` for images that are gone through line by line, from another corner or in another
+            direction in each.
         image_shape: (height, width) where the variables are pixels, or None.
         shift: pixels by which images are moved at most while they are trained, see ``Shifted``; 0 for none.
         batch_size, learning_rate, weight_decay, input_dropout, averaging, schedule, epochs, patience: see ``fit``.
@@ -40,11 +42,11 @@ class Recipe:
     hidden_features: tuple[int, ...] = (500,)
     activation: str = "silu"
     direct: bool = True
-    order: str = "random"
+    order: str = "several"
     image_shape: tuple[int, int] | None = None
     shift: int = 0
     batch_size: int = 100
-    learning_rate: float = 8e-3
+    learning_rate: float = 6e-3
     weight_decay: float = 0.1
     input_dropout: float = 0.0
     averaging: float = 0.999
@@ -55,7 +57,9 @@ class Recipe:
     def member(self, number: int, seed: int = 0) -> dict[str, Any]:
         """The arguments of ``MADE`` for a member, 0, 1, ...; seeds give other random orders."""
         number = whole_number("number", number)
-        order: Any = _scan(self.image_shape, number) if self.order == "scans" else self.order
+        order: Any = self.order
+        if order in ("scans", "several"):
+            order = _scan(self.image_shape, number) if order == "scans" else _ORDERS[number % len(_ORDERS)]
         return {
             "features": self.features,
             "hidden_features": self.hidden_features,
@@ -82,12 +86,13 @@ def recipe(rows: int, features: int, *, members: int = 8, image_shape: tuple[int
     """What to train on so many rows, without a grid.
 
     One hidden layer beside direct connections, SiLU, AdamW at a rate that falls as a cosine, averaged weights, early
-    stopping, and the mean of several networks with orders of their own. Seven thousand steps or so, however many rows there
-    are. What each part brings is in ``benchmarks/results/paper.md``.
+    stopping, and the mean of several networks with orders of their own, of which validation rows select those that help.
+    About as many steps however many rows there are. What each part brings is in ``benchmarks/results/paper.md``.
 
         chosen = recipe(len(train), features)
         model = Mixture([MADE(**chosen.member(k)) for k in range(chosen.members)])
         history = fit(model, chosen.rows(train), valid, **chosen.training())
+        model = model.selected(valid)
 
     Args:
         rows: N to learn from.
@@ -101,12 +106,13 @@ def recipe(rows: int, features: int, *, members: int = 8, image_shape: tuple[int
     """
     rows, features = whole_number("rows", rows, 1), whole_number("features", features, 1)
     members = whole_number("members", members, 1)
-    size, rate = (100, 8e-3) if rows < 40_000 else (200, 1.2e-2)
+    size, rate = (100, 6e-3) if rows < 40_000 else (200, 1.2e-2)
     least, most = _EPOCHS
-    epochs = min(max(math.ceil(_STEPS / math.ceil(rows / size)), least), most)
+    total = _STEPS if image_shape is None else _STEPS_OF_IMAGES
+    epochs = min(max(math.ceil(total / math.ceil(rows / size)), least), most)
     width = max(500, 100 * round(features / 40))
     chosen = Recipe(features, members, (width,), batch_size=size, learning_rate=rate, epochs=epochs)
-    chosen = dataclasses.replace(chosen, patience=max(10, epochs // 5))
+    chosen = dataclasses.replace(chosen, patience=max(10, epochs // 8))
     if image_shape is None:
         return chosen
     height, width = _image("image_shape", image_shape, features)

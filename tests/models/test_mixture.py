@@ -142,3 +142,21 @@ def test_a_mean_is_better_than_its_members() -> None:
     each = torch.stack([member.log_prob(x) for member in model.members])  # type: ignore[operator]
     assert (model.log_prob(x) >= each.mean(0) - 1e-12).all()
     assert math.isfinite(model.train().log_prob(x).sum().item())
+
+
+def test_the_members_that_help_on_some_rows_are_selected() -> None:
+    model = make(4)
+    rows = model.members[2].sample(600, seed=0)  # type: ignore[operator]
+    with torch.no_grad():
+        model.members[0].parameters_layer.bias.add_(20.0)  # type: ignore[union-attr, operator]
+    chosen = model.selected(rows)
+    numbers = [n for n, each in enumerate(model.members) if any(each is kept for kept in chosen.members)]
+    assert 0 not in numbers and 2 in numbers and len(numbers) == len(chosen.members)
+    best = chosen.log_prob(rows).mean()
+    for number in range(4):
+        assert best >= model.log_prob(rows, masks=number).mean()
+    for number in set(range(4)) - set(numbers):
+        assert best >= model.log_prob(rows, masks=[*numbers, number]).mean()
+    assert not model.training and model.train().selected(rows).training
+    with pytest.raises(ValueError, match="at least one row"):
+        model.selected(rows[:0])
