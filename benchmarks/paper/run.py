@@ -8,6 +8,7 @@ figures; ``--budget`` may cut epochs off, and the table says where it did. What 
 that are left by the multiply-adds that they need, the cheapest first.
 
 ``--ablation`` trains the recipe with one part changed at a time, and tells validation figures alone; no test row is read.
+``--wide`` times steps of wide networks and says how much memory they take.
 ``--quick`` trains on made-up rows for a few epochs.
 """
 
@@ -27,6 +28,7 @@ import torch
 
 from benchmarks.paper.published import MADE_FIXED, MADE_SAMPLED, OTHERS, Figure
 from benchmarks.paper.variants import RECIPE, VARIANTS, cost_of, recipe_of
+from benchmarks.paper.wide import wide
 from benchmarks.report import machine, measured_on, table, write
 from benchmarks.small_data import write_bars
 from made_fast import MADE
@@ -215,6 +217,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights, orders and rows (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="(default: torch's number)")
     parser.add_argument("--ablation", action="store_true", help="the recipe with one part changed at a time")
+    parser.add_argument(
+        "--wide", action="store_true", help="how wide layers can be, and what bf16 brings; needs no data"
+    )
 
 
 def paths_of(arguments: argparse.Namespace) -> list[Path]:
@@ -236,6 +241,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Trains on every set; writes ``paper.md`` and ``paper.json`` after each, or ``ablation.md`` and its JSON."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.wide:
+        write("wide", arguments.out, *(wide(((16,),), 32) if arguments.quick else wide()))
+        return
     out = arguments.out / "paper"
     datas = [load(str(path)) for path in paths_of(arguments)]
     recipes = [recipe_of(data, members=arguments.members, epochs=arguments.epochs) for data in datas]

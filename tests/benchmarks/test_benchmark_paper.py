@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.__main__ import main
 from benchmarks.paper import published, variants
 from benchmarks.paper import run as paper
 from benchmarks.paper.published import Figure
+from benchmarks.paper.wide import _Dense
+from made_fast import MADE
 from made_fast.datasets import Dataset, load
-from made_fast.training import Recipe
+from made_fast.training import Recipe, backward
 
 SMALL: dict[str, Any] = {"hidden_features": (16,), "epochs": 3, "members": 2}
 
@@ -151,3 +154,27 @@ def test_every_published_set_has_all_rows() -> None:
     assert names == set(published.MADE_SAMPLED) == set(published.OTHERS)
     assert {"dna", "nips-0-12", "rcv1"} < names
     assert all(set(row) == {"NADE", "EoNADE", "DARN"} for row in published.OTHERS.values())
+
+
+def test_wide_layers_are_timed_beside_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["paper", "--quick", "--wide", "--out", str(tmp_path)])
+    text = (tmp_path / "wide.md").read_text()
+    assert text.strip() in capsys.readouterr().out and "| 16 | 2,096 |" in text and "GiB" in text
+
+
+def test_the_dense_network_beside_ours_is_the_same() -> None:
+    torch.manual_seed(0)
+    model, x = MADE(9, (12, 12), direct=True, activation="silu"), (torch.rand(7, 9) < 0.5).float()
+    for layer in model.masked_layers:
+        if layer.bias is not None:
+            torch.nn.init.normal_(layer.bias)
+    backward(model, x)
+    dense = _Dense(model, torch.float32)
+    found: list[torch.Tensor] = []
+    for weight, _, _ in dense.layers:
+        weight.register_hook(lambda grad: found.append(grad))
+    dense.step(x)
+    expected = [layer.weight.grad for layer in model.masked_layers]
+    assert len(found) == 4
+    for grad in expected:
+        assert any(grad.shape == each.shape and torch.allclose(grad, each, atol=1e-6) for each in found)
