@@ -53,7 +53,7 @@ def test_a_set_is_trained_and_its_test_rows_read_once(
     assert sorted(set(read)) == [200, 300] and read[-1] == 300 and read.count(300) == 1
     assert result["rows"] == [600, 200, 300] and len(result["curve"]) == 3 and len(result["members"]) == 2
     assert abs(result["test"] - result["valid"]) < 0.5 and 0 < result["half_width"] < 0.5
-    assert result["valid"] == min(epoch[2] for epoch in result["curve"])
+    assert result["valid"] <= result["valid of all"] == min(epoch[2] for epoch in result["curve"])
     assert json.loads((tmp_path / "out" / "coins" / "result.json").read_text())["test"] == result["test"]
     again = paper.run_set(coins, recipe_of(coins), tmp_path / "out")  # nothing is left to train or to read
     assert again == json.loads(json.dumps(result)) and read.count(300) == 1
@@ -172,7 +172,7 @@ def test_the_dense_network_beside_ours_is_the_same() -> None:
     dense = _Dense(model, torch.float32)
     found: list[torch.Tensor] = []
     for weight, _, _ in dense.layers:
-        weight.register_hook(lambda grad: found.append(grad))
+        weight.register_hook(found.append)
     dense.step(x)
     expected = [layer.weight.grad for layer in model.masked_layers]
     assert len(found) == 4
