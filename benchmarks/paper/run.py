@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.paper.patients import patients
 from benchmarks.paper.published import MADE_FIXED, MADE_SAMPLED, OTHERS, Figure
 from benchmarks.paper.variants import RECIPE, VARIANTS, cost_of, recipe_of
 from benchmarks.paper.wide import wide
@@ -34,6 +35,7 @@ from benchmarks.small_data import write_bars
 from made_fast import MADE
 from made_fast.datasets import Dataset, load
 from made_fast.models import Mixture
+from made_fast.outputs.output import Output
 from made_fast.training import Epoch, Recipe, TrainingError, evaluate, fit
 
 TEXT = "the tables of the MADE paper, trained anew; needs the data sets"
@@ -69,14 +71,20 @@ class Log:
         return self.folder / (name.replace(" ", "-").replace(",", "") + suffix)
 
 
-def make_model(chosen: Recipe, seed: int) -> Mixture:
+def make_model(chosen: Recipe, seed: int, output: str | Output = "bernoulli") -> Mixture:
     """A mixture with fresh weights; the same ones for the same seed."""
     torch.manual_seed(seed)
-    return Mixture([MADE(**chosen.member(number, seed)) for number in range(chosen.members)])
+    return Mixture([MADE(**chosen.member(number, seed), output=output) for number in range(chosen.members)])
 
 
 def train_one(
-    data: Dataset, name: str, chosen: Recipe, log: Log, minutes: float | None = None, seed: int = 0
+    data: Dataset,
+    name: str,
+    chosen: Recipe,
+    log: Log,
+    minutes: float | None = None,
+    seed: int = 0,
+    output: str | Output = "bernoulli",
 ) -> dict[str, Any]:
     """Trains one recipe, or takes it up from its checkpoint, and logs it."""
     checkpoint, started = log.file(name, ".ckpt"), time.process_time()
@@ -90,7 +98,7 @@ def train_one(
             flush=True,
         )
 
-    model = make_model(chosen, seed)
+    model = make_model(chosen, seed, output)
     run: dict[str, Any] = {"name": name, "recipe": dataclasses.asdict(chosen), "seed": seed}
     try:
         history = fit(
@@ -187,14 +195,16 @@ def markdown(results: list[dict[str, Any]]) -> str:
     )
 
 
-def ablation(datas: list[Dataset], recipes: list[Recipe], out: Path, seed: int) -> tuple[str, list[dict[str, Any]]]:
+def ablation(
+    datas: list[Dataset], recipes: list[Recipe], outputs: list[str | Output], out: Path, seed: int
+) -> tuple[str, list[dict[str, Any]]]:
     """Trains every variant of the recipe that is not yet trained; the table of validation figures, and all runs."""
     rows, runs = [], []
     for name, change in {RECIPE: lambda chosen: chosen, **VARIANTS}.items():
         row: dict[str, Any] = {"changed": name}
-        for data, chosen in zip(datas, recipes, strict=True):
+        for data, chosen, output in zip(datas, recipes, outputs, strict=True):
             log = Log(out / data.name)
-            run = log.runs().get(name) or train_one(data, name, change(chosen), log, seed=seed)
+            run = log.runs().get(name) or train_one(data, name, change(chosen), log, seed=seed, output=output)
             runs.append({"set": data.name, **run})
             row[data.name] = run.get("valid", math.nan)
         rows.append(row)
@@ -217,6 +227,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights, orders and rows (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="(default: torch's number)")
     parser.add_argument("--ablation", action="store_true", help="the recipe with one part changed at a time")
+    parser.add_argument("--table", action="store_true", help="with --ablation: the demo's table of patients too")
     parser.add_argument(
         "--wide", action="store_true", help="how wide layers can be, and what bf16 brings; needs no data"
     )
@@ -246,9 +257,13 @@ def run(arguments: argparse.Namespace) -> None:
         return
     out = arguments.out / "paper"
     datas = [load(str(path)) for path in paths_of(arguments)]
+    outputs: list[str | Output] = ["bernoulli"] * len(datas)
+    if arguments.ablation and arguments.table:
+        data, output = patients()
+        datas, outputs = [*datas, data], [*outputs, output]
     recipes = [recipe_of(data, members=arguments.members, epochs=arguments.epochs) for data in datas]
     if arguments.ablation:
-        write("ablation", arguments.out, *ablation(datas, recipes, out / "ablation", arguments.seed))
+        write("ablation", arguments.out, *ablation(datas, recipes, outputs, out / "ablation", arguments.seed))
         return
     todo = sorted(((cost_of(*pair), *pair) for pair in zip(datas, recipes, strict=True)), key=lambda each: each[0])
     left, results = arguments.budget, []

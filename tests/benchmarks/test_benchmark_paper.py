@@ -1,6 +1,7 @@
 """The suite ``paper`` on small files: it chooses by validation, resumes, reads test rows once, and says how it stands."""
 
 import dataclasses
+import inspect
 import json
 import shlex
 from pathlib import Path
@@ -17,7 +18,7 @@ from benchmarks.paper.published import Figure
 from benchmarks.paper.wide import _Dense
 from made_fast import MADE
 from made_fast.datasets import Dataset, load
-from made_fast.training import Recipe, backward
+from made_fast.training import Recipe, backward, fit
 
 SMALL: dict[str, Any] = {"hidden_features": (16,), "epochs": 3, "members": 2}
 
@@ -124,11 +125,23 @@ def test_ablation_reads_no_test_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     main(["paper", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--ablation"])
     text = (tmp_path / "out" / "ablation.md").read_text()
     assert set(lengths) == {200}
+    assert "| changed | coins |" in text
     for name in ("recipe", *variants.VARIANTS):
         assert f"| {name} |" in text
     assert text.count("(+0.00)") >= 1
     runs = paper.Log(tmp_path / "out" / "paper" / "ablation" / "coins").runs()
     assert set(runs) == {"recipe", *variants.VARIANTS} and all("valid" in run for run in runs.values())
+
+
+def test_the_table_of_the_demo_is_trained_beside_the_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coins: Dataset
+) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(paper, "recipe_of", lambda data, **_: recipe_of(data, epochs=1))
+    monkeypatch.setattr(paper, "VARIANTS", {"relu": variants.VARIANTS["relu"]})
+    main(["paper", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--ablation", "--table"])
+    text = (tmp_path / "out" / "ablation.md").read_text()
+    assert "| changed | coins | patients |" in text and "nan" not in text
 
 
 def test_each_variant_changes_the_recipe(coins: Dataset) -> None:
@@ -178,3 +191,10 @@ def test_the_dense_network_beside_ours_is_the_same() -> None:
     assert len(found) == 4
     for grad in expected:
         assert any(grad.shape == each.shape and torch.allclose(grad, each, atol=1e-6) for each in found)
+
+
+def test_the_defaults_of_fit_are_those_that_are_told() -> None:
+    signature = inspect.signature(fit).parameters
+    told = {name: value for name, value in variants.FIT.items() if name != "learning_rate"}
+    assert {name: signature[name].default for name in told} == told
+    assert "1e-3 if left out" in (fit.__doc__ or "") and variants.FIT["learning_rate"] == 1e-3
