@@ -199,11 +199,16 @@ class MADE(MaskedNetwork, Draws):
             total = torch.logaddexp(total, self.log_prob_of(x, context, self._layer_masks(mask)))
         return total - math.log(len(chosen))
 
-    def _nll(self, x: Tensor, context: Tensor | None) -> NLL | None:
-        """The mean of ``-log_prob(x, context)``, x (B, D), and its gradients; None where autograd must find them."""
-        if type(self) is not MADE or "log_prob" in self.__dict__ or not self.training:
+    def _nll(self, x: Tensor, context: Tensor | None, seen: Tensor | None = None) -> NLL | None:
+        """The mean of ``-log_prob(x, context)``, x (B, D), and its gradients; None where autograd must find them.
+
+        With ``seen`` (B, D), in the dtype of the weights, that of x under ``distribution(seen, context)``.
+        """
+        if type(self) is not MADE or not self.training:
             return None  # what a subclass makes otherwise is not known
-        return self.nll_of(*self._checked_values(x, context), self._layer_masks(None))
+        if any(name in self.__dict__ for name in ("log_prob", "distribution", "forward")):
+            return None
+        return self.nll_of(*self._checked_values(x, context), self._layer_masks(None), seen)
 
     def distribution(self, x: Tensor, context: Tensor | None = None, *, mask: int | None = None) -> Distribution:
         """Returns the conditionals p(x_d | x_<d, context) as a torch distribution: batch (...), event (D,).

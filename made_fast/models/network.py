@@ -253,18 +253,21 @@ class MaskedNetwork(nn.Module):
             )
         return total
 
-    def nll_of(self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks) -> NLL | None:
-        """That of checked rows (B, D); None where ``log_prob_of`` must do it."""
+    def nll_of(
+        self, x: Tensor, context: Tensor | None, layer_masks: LayerMasks, seen: Tensor | None = None
+    ) -> NLL | None:
+        """That of checked rows (B, D), of which the network sees others if ``seen`` says so; None: by ``log_prob_of``."""
         if len(x) * sum(self.params_per_variable) > _TOO_MANY:
             return None
         chain = self.whole.chain(self, x, context, layer_masks)
         if chain is None:
             return None
-        units = self._units_of(x)
+        units = self._units_of(x if seen is None else seen)
         if units.requires_grad:  # of an encoder that learns
             return None
-        head, floor = self.whole.head or ("parameters", 0.0)
-        density = None if self.whole.head else partial(self._share, x=x, first=0, last=self.features)
+        found = self.whole.head if seen is None else None  # heads take the log-probability of what the network reads
+        head, floor = found or ("parameters", 0.0)
+        density = None if found else partial(self._share, x=x, first=0, last=self.features)
         return NLL(chain, head, floor, units, context, density)
 
     def program_of(self, layer_masks: LayerMasks, order: Tensor, *, copy: bool = True) -> Program:

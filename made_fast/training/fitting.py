@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from made_fast.arguments import flag, positive_number, real_number, shown, whole_number
+from made_fast.arguments import flag, one_of, positive_number, real_number, shown, whole_number
 from made_fast.training.batches import rows_of
 from made_fast.training.history import Epoch, History, TrainingError
 from made_fast.training.layout import Layout
 from made_fast.training.optimizers import MakeOptimizer
 from made_fast.training.processes import ALONE, Processes
 from made_fast.training.rows import TensorRows
-from made_fast.training.run import Run, Settings, mean_of, nll_over
+from made_fast.training.run import SCHEDULES, Run, Settings, mean_of, nll_over
 from made_fast.training.values import refuse_strange_rows, warn_of_scales
 
 __all__ = ["Epoch", "History", "TrainingError", "evaluate", "fit"]
@@ -49,6 +49,7 @@ def fit(
     optimizer: torch.optim.Optimizer | MakeOptimizer | None = None,
     input_dropout: float = 0.0,
     averaging: float = 0.9995,
+    schedule: str = "plateau",
     decay_after: int = 5,
     patience: int = 15,
     seed: int = 0,
@@ -89,15 +90,17 @@ def fit(
         context: (N, C) of the rows of ``train``, where that is a tensor and the model takes a context.
         weight: (N,) of the rows of ``train``, where that is a tensor: finite, 0 or more, not all 0.
         valid_context, valid_weight: of ``valid`` likewise.
-        epochs: stop after so many in all, those before a resume included.
+        epochs: stop after so many in all, those before a resume included; a cosine ends with them.
         batch_size: rows of a minibatch.
         learning_rate: of AdamW, 1e-3 if left out.
         weight_decay: of AdamW, decoupled, on matrices and not on biases; 0.1 if left out.
         optimizer: in place of AdamW: a function that makes one of the list of parameters, or one over parameters of the
-            model. Its learning rates are its own, and fall by ``decay_after`` too.
+            model. Its learning rates are its own, and fall by ``schedule`` too.
         input_dropout: probability with which the network sees an input as 0; the loss always sees the true value.
         averaging: what the moving average keeps at each step, in [0, 1); 0 for none. It is shorter at the start.
-        decay_after: epochs in a row without improvement after which the learning rate is multiplied by 0.3.
+        schedule: of the learning rate: ``"plateau"`` lets it fall as ``decay_after`` says; ``"cosine"`` as half a cosine, to
+            ``(1 + cos(pi * (e - 1) / epochs)) / 2`` of it in epoch e. A resumed run must have the same ``epochs`` then.
+        decay_after: epochs in a row without improvement after which the learning rate is multiplied by 0.3, on a plateau.
         patience: epochs in a row without improvement after which to stop.
         seed: of row order and noise. The same seed, initial weights and number of threads give the same numbers again. Models
             of this package touch no generator outside, and may be fitted in several threads at once. While others are fitted,
@@ -130,6 +133,7 @@ def fit(
     """
     _check_model(model)
     own = optimizer is not None
+    epochs, patience = whole_number("epochs", epochs, 1), whole_number("patience", patience, 1)
     settings = Settings(
         whole_number("batch_size", batch_size, 1),
         _of_adamw("learning_rate", learning_rate, 1e-3, own=own),
@@ -138,10 +142,12 @@ def fit(
         _share("averaging", averaging),
         whole_number("decay_after", decay_after, 1),
         whole_number("seed", seed, None),
+        epochs if one_of("schedule", schedule, SCHEDULES) == "cosine" else None,
     )
-    epochs, patience = whole_number("epochs", epochs, 1), whole_number("patience", patience, 1)
     if max_minutes is not None and not real_number("max_minutes", max_minutes) > 0:
         raise ValueError(f"max_minutes must be a positive number, got {max_minutes}")
+    if settings.input_dropout and not any(hasattr(model, name) for name in ("distribution", "_log_prob_seeing")):
+        raise ValueError(f"input_dropout must be 0 for a model without distribution, got {input_dropout}")
     if resume and checkpoint is None:
         raise ValueError("checkpoint must name the file to resume from, got None")
     layout = Layout(model)

@@ -27,8 +27,9 @@ from made_fast.training.rows import Batch, Rows, TensorRows
 from made_fast.training.steps import Steps, nll_of, steps_of
 from made_fast.training.values import refuse_strange, warn_of_scales
 
-__all__ = ["Run", "Settings", "mean_of", "nll_over"]
+__all__ = ["SCHEDULES", "Run", "Settings", "mean_of", "nll_over"]
 
+SCHEDULES = ("plateau", "cosine")
 _DECAY = 0.3  # factor on the learning rate after each run of epochs without improvement
 _EVALUATED = 1000  # rows at a time
 _DRAWING = (nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention, nn.RReLU, nn.FractionalMaxPool2d)
@@ -45,6 +46,7 @@ class Settings:
     averaging: float
     decay_after: int
     seed: int
+    cosine_epochs: int | None = None  # of a cosine; None: the rate falls on a plateau
 
 
 class Run:
@@ -116,16 +118,19 @@ class Run:
 
     def _set_learning_rate(self) -> float:
         """Lets the rates fall where it is time; returns that of the first group."""
-        improved = [epoch.improved for epoch in self.history]
-        falls = _reductions(improved, self.settings.decay_after)
-        if self.is_own:  # whatever else changes the rates goes on
-            factor = _DECAY ** (falls - _reductions(improved[:-1], self.settings.decay_after))
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["lr"] * factor
-        else:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * _DECAY**falls
+        factor = self._share_of_rate(len(self.history))
+        if self.is_own and self.history:  # whatever else changes the rates goes on
+            factor = factor / self._share_of_rate(len(self.history) - 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * (group["lr"] if self.is_own else self.settings.learning_rate)
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def _share_of_rate(self, done: int) -> float:
+        """What is left of the learning rate after so many epochs."""
+        if self.settings.cosine_epochs is not None:
+            return (1 + math.cos(math.pi * min(done / self.settings.cosine_epochs, 1))) / 2
+        improved = [epoch.improved for epoch in self.history[:done]]
+        return float(_DECAY ** _reductions(improved, self.settings.decay_after))
 
     @contextmanager
     def _generators(self, number: int) -> Iterator[tuple[torch.Generator | None, torch.Generator | None]]:
@@ -143,7 +148,7 @@ class Run:
         self, number: int, order: torch.Generator | None, noise: torch.Generator | None, *, progress: bool
     ) -> float:
         self.model.train()
-        size, flat = self.settings.batch_size, not self.is_own and not self.settings.input_dropout
+        size, flat = self.settings.batch_size, not self.is_own
         batches = self.train.minibatches(size, order, self.processes, number)
         length, quiet = self.train.num_batches(size), None if progress else True
         bar = tqdm(batches, f"epoch {number}", total=length, leave=False, disable=quiet)

@@ -21,6 +21,9 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 def nll_of(model: nn.Module, x: Tensor, context: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
     """``-log p(x | context)`` of each row, ``(B,)``; of the true rows, where the network sees others in their place."""
     given = () if context is None else (context,)
+    seeing = getattr(model, "_log_prob_seeing", None)
+    if seen is not None and seeing is not None:
+        return -cast(Tensor, seeing(seen, x, context))
     if seen is not None:
         return -cast(Tensor, cast(Any, model).distribution(seen, *given).log_prob(x))
     return -cast(Tensor, cast(Any, model).log_prob(x, *given))
@@ -86,7 +89,7 @@ def steps_of(
 
     Args:
         model, average, optimizer, processes: see ``Steps``.
-        flat: whether the optimizer is that of ``adamw_of`` and the network sees the rows themselves.
+        flat: whether the optimizer is that of ``adamw_of``.
     """
     into = getattr(model, "_nll", None)
     if flat and into is not None and _can_be_flat(list(model.parameters())) and _steps_are_even(optimizer):
@@ -127,7 +130,7 @@ class _FlatSteps(Steps):
         average: nn.Module,
         optimizer: torch.optim.Optimizer,
         processes: Processes,
-        nll: Callable[[Tensor, Tensor | None], Any],
+        nll: Callable[..., Any],
     ) -> None:
         super().__init__(model, average, optimizer, processes)
         self._nll = nll
@@ -150,7 +153,8 @@ class _FlatSteps(Steps):
 
     def gradients(self, rows: Parts, seen: Tensor | None = None) -> tuple[float, float]:
         """See ``Steps``; what the model cannot do itself goes on parameter by parameter."""
-        nll = self._nll(rows.x, rows.context) if self._is_flat and rows.weight is None else None
+        given = (rows.x, rows.context) if seen is None else (rows.x, rows.context, seen)
+        nll = self._nll(*given) if self._is_flat and rows.weight is None else None
         places = None if nll is None else self._places(nll.weights)
         if nll is None or places is None:
             self.__exit__()

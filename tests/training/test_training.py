@@ -101,19 +101,20 @@ def test_resume_after_a_callback_raised(tmp_path, error):
     assert_same_run(run(**OPTIONS), run(**OPTIONS, checkpoint=path, resume=True))
 
 
-def test_resume_after_a_kill_in_the_middle_of_an_epoch(tmp_path):
+def test_resume_after_a_kill_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
     path = tmp_path / "run.ckpt"
-    model, calls = make_model(), []
+    model, calls, damaged = make_model(), [], runs.Run._damaged
 
-    def interrupt(*_):
+    def interrupt(*arguments):
         calls.append(1)
         if len(calls) == 17:
             raise KeyboardInterrupt
+        return damaged(*arguments)
 
-    hook = model.hidden[0].weight.register_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run(model, **OPTIONS, checkpoint=path)
-    hook.remove()
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.Run, "_damaged", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, **OPTIONS, checkpoint=path)
     assert [file.name for file in tmp_path.iterdir()] == ["run.ckpt"]
     resumed = run(model, **OPTIONS, checkpoint=path, resume=True)  # into a model that has been changed meanwhile
     assert_same_run(run(**OPTIONS), resumed)
