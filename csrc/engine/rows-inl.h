@@ -98,44 +98,44 @@ struct Row {
       if (plan.quad_at[place] >= 0) add_quad(plan.quad_at[place]);
   }
 
-  void add_quad(int32_t number) {
+  MADE_FAST_NOINLINE void add_quad(int32_t number) {
     const int32_t* slots = plan.quads[number].slots;
-    int which[4], count = 0;  // those that are not zero
-    for (int i = 0; i < 4; ++i)
-      if (values[slots[i]] != T(0)) which[count++] = i;
-    if (count == 0) return;
-    T x[4];
-    for (int i = 0; i < count; ++i) x[i] = values[slots[which[i]]];
-    for (int64_t c = plan.quad_start[number]; c < plan.quad_start[number + 1]; ++c) {
-      const QuadColumns& columns = plan.quad_columns[c];
-      const T* weights[4];
-      for (int i = 0; i < count; ++i)
-        weights[i] = plan.column_weights + columns.weights + int64_t(which[i]) * columns.count;
-      T* sums = looked + columns.first_slot;
-      switch (count) {
-        case 1:
-          add_inputs<1>(weights, x, columns.count, sums);
-          break;
-        case 2:
-          add_inputs<2>(weights, x, columns.count, sums);
-          break;
-        case 3:
-          add_inputs<3>(weights, x, columns.count, sums);
-          break;
-        default:
-          add_inputs<4>(weights, x, columns.count, sums);
-      }
+    int32_t which[4], count = 0;  // those that are not zero
+    for (int32_t i = 0; i < 4; ++i) {
+      which[count] = i;
+      count += values[slots[i]] != T(0);
+    }
+    switch (count) {
+      case 1:
+        return add_inputs<1>(number, which);
+      case 2:
+        return add_inputs<2>(number, which);
+      case 3:
+        return add_inputs<3>(number, which);
+      case 4:
+        return add_inputs<4>(number, which);
     }
   }
 
   // As quad_input, without what is zero.
   template <int n>
-  static void add_inputs(const T* const* weights, const T* x, int32_t count, T* sums) {
-    for (int32_t i = 0; i < count; i += kLanes<T>) {
-      Vec<T> input = load<T>(weights[0] + i) * x[0];
+  void add_inputs(int32_t number, const int32_t* which) {
+    T x[n];
 #pragma GCC unroll 4
-      for (int j = 1; j < n; ++j) input += load<T>(weights[j] + i) * x[j];
-      store<T>(sums + i, load<T>(sums + i) + input);
+    for (int i = 0; i < n; ++i) x[i] = values[plan.quads[number].slots[which[i]]];
+    for (int64_t c = plan.quad_start[number]; c < plan.quad_start[number + 1]; ++c) {
+      const QuadColumns& columns = plan.quad_columns[c];
+      const T* weights[n];
+#pragma GCC unroll 4
+      for (int i = 0; i < n; ++i)
+        weights[i] = plan.column_weights + columns.weights + int64_t(which[i]) * columns.count;
+      T* sums = looked + columns.first_slot;
+      for (int32_t i = 0; i < columns.count; i += kLanes<T>) {
+        Vec<T> input = load<T>(weights[0] + i) * x[0];
+#pragma GCC unroll 4
+        for (int j = 1; j < n; ++j) input += load<T>(weights[j] + i) * x[j];
+        store<T>(sums + i, load<T>(sums + i) + input);
+      }
     }
   }
 
