@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "engine/by_rows-inl.h"
 #include "engine/panel-inl.h"
 #include "engine/simd-inl.h"
 #include "plan/plan.h"
@@ -20,7 +21,6 @@ template <class T>
 constexpr bool kHasQuads = sizeof(T) == 4;
 constexpr int kQuadWeights = 4 * kPanelRows;  // of a panel
 constexpr int kQuadInputs = 16;
-constexpr int kTablesAtOnce = 16;
 using QuadCode = uint16_t;  // which of the inputs
 
 // The input of some units, from weights and values of the four variables.
@@ -78,11 +78,9 @@ class QuadSums {
     return from.codes + int64_t(from.quads[from.places[i]]) * lanes;
   }
 
-  // A panel of units in vectors that the processor has.
-  static constexpr int unit_bytes = kPanelRows * int(sizeof(T));
-  static constexpr int part_bytes = unit_bytes < MADE_FAST_VECTOR_BYTES ? unit_bytes : MADE_FAST_VECTOR_BYTES;
-  static constexpr int parts = unit_bytes / part_bytes, part_units = kPanelRows / parts;
-  typedef T Units __attribute__((vector_size(part_bytes)));
+  using Rows = ByRows<T, lanes>;
+  using Units = typename Rows::Units;
+  static constexpr int parts = Rows::parts, part_units = Rows::part_units;
 
 #if defined(__AVX512F__)
   // A table of sixteen fills a register. It serves vectors of rows, so it pays for many of them.
@@ -91,14 +89,8 @@ class QuadSums {
   static constexpr bool kPermutes = false;
 #endif
   // Codes are kept as bytes from the first input of a table, or as its lane.
-  static constexpr int shift = kPermutes ? 0 : unit_bytes == 64 ? 6 : 5;
-  static_assert(kPermutes || unit_bytes == 1 << shift, "codes count in inputs of a panel");
-
-  // Rows whose sums fit into registers beside an input.
-  static constexpr int most_at_once = (MADE_FAST_REGISTERS - 2) / parts;
-  static constexpr int rows_at_once(int pieces = 1) {
-    return lanes % pieces == 0 && lanes / pieces <= most_at_once ? lanes / pieces : rows_at_once(pieces + 1);
-  }
+  static constexpr int shift = kPermutes ? 0 : Rows::unit_bytes == 64 ? 6 : 5;
+  static_assert(kPermutes || Rows::unit_bytes == 1 << shift, "codes count in inputs of a panel");
 
   // All sixteen inputs of a panel, (16, 8).
   template <bool spins>
@@ -126,46 +118,21 @@ class QuadSums {
   // Row by row: the inputs of 8 units lie side by side in a table.
   template <bool spins>
   static MADE_FAST_NOINLINE void by_rows(const PanelQuads<T>& from, const T* start, T* tables, T* out) {
-    constexpr int rows = rows_at_once();
     alignas(kAlign) T sums[lanes * kPanelRows];
-    for (int lane = 0; lane < lanes; ++lane) std::memcpy(sums + lane * kPanelRows, start, unit_bytes);
+    for (int lane = 0; lane < lanes; ++lane) std::memcpy(sums + lane * kPanelRows, start, Rows::unit_bytes);
     for (int64_t begin = 0; begin < from.count; begin += kTablesAtOnce) {
-      const int64_t here = from.count - begin < kTablesAtOnce ? from.count - begin : kTablesAtOnce;
+      const int here = static_cast<int>(from.count - begin < kTablesAtOnce ? from.count - begin : kTablesAtOnce);
+      const T* ready[kTablesAtOnce];
       const QuadCode* codes[kTablesAtOnce];
       for (int i = 0; i < here; ++i) {
-        make_table<spins>(from.weights + from.places[begin + i] * kQuadWeights, tables + i * kQuadInputs * kPanelRows);
+        T* table = tables + i * kQuadInputs * kPanelRows;
+        make_table<spins>(from.weights + from.places[begin + i] * kQuadWeights, table);
+        ready[i] = table;
         codes[i] = codes_of(from, begin + i);
       }
-      for (T* own = sums; own < sums + lanes * kPanelRows; own += rows * kPanelRows) {
-        Units sum[rows * parts];
-#pragma GCC unroll 32
-        for (int i = 0; i < rows * parts; ++i) std::memcpy(&sum[i], own + i * part_units, sizeof sum[i]);
-        for (int i = 0; i < here; ++i) {
-          const char* table = reinterpret_cast<const char*>(tables + i * kQuadInputs * kPanelRows);
-          const QuadCode* code = codes[i];
-          codes[i] += rows;
-#pragma GCC unroll 32
-          for (int r = 0; r < rows; r += 4) {
-            uint64_t four;  // codes: loads are what is short here
-            std::memcpy(&four, code + r, sizeof four);
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j) {
-              const char* at = table + static_cast<QuadCode>(four >> 16 * j);
-#pragma GCC unroll 4
-              for (int part = 0; part < parts; ++part) {
-                Units input;
-                std::memcpy(&input, at + part * part_bytes, sizeof input);
-                sum[(r + j) * parts + part] += input;
-              }
-            }
-          }
-        }
-#pragma GCC unroll 32
-        for (int i = 0; i < rows * parts; ++i) std::memcpy(own + i * part_units, &sum[i], sizeof sum[i]);
-      }
+      Rows::add(ready, codes, here, sums);
     }
-    for (int lane = 0; lane < lanes; ++lane)
-      for (int unit = 0; unit < kPanelRows; ++unit) out[unit * lanes + lane] = sums[lane * kPanelRows + unit];
+    Rows::by_units(sums, kEveryRow, out);
   }
 
 #if defined(__AVX512F__)

@@ -66,17 +66,20 @@ struct Row {
     if (values[slot] != T(0)) add_columns(slot, values[slot], values);
   }
 
-  // Most steps are of one unit, and half of those are zero: as one branch.
-  void finish_unit(Function function, int64_t slot, bool param) {
+  // Most steps are of one unit, and half of those are zero: as one branch, and with one store at most.
+  void finish_unit(Function function, int64_t slot, bool apart, bool param) {
     if (known != nullptr) known[slot] = param ? kParameter : kValue;
     T value = values[slot];
+    if (apart) value += looked[slot];
     if (function == Function::relu) {
       if (value <= T(0)) {
         values[slot] = T(0);
         return;
       }
-    } else if (function != Function::identity) {
-      values[slot] = value = call_one<T>(function, value);
+      if (apart) values[slot] = value;
+    } else if (function != Function::identity || apart) {
+      if (function != Function::identity) value = call_one<T>(function, value);
+      values[slot] = value;
     }
     if (value != T(0) && !param) add_columns(slot, value, values);
   }
@@ -223,14 +226,15 @@ struct Row {
     if (plain) make_limits(request.noise_row(row));
     for (; step != plan.steps + plan.num_steps; ++step) {
       T* first = values + step->first;
+      bool apart;  // sums of its operation
       switch (step->kind) {
         case Kind::affine:
-          if (plan.affines[step->left].sums_apart())
-            for (int32_t i = 0; i < step->count; ++i) first[i] += looked[step->first + i];
+          apart = plan.affines[step->left].sums_apart();
           if (step->count == 1) {
-            finish_unit(step->function, step->first, step->first >= plan.first_param);
+            finish_unit(step->function, step->first, apart, step->first >= plan.first_param);
             continue;
           }
+          for (int32_t i = 0; i < step->count && apart; ++i) first[i] += looked[step->first + i];
           apply<T>(step->function, first, first, step->count);
           break;
         case Kind::unary:

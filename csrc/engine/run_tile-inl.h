@@ -30,24 +30,26 @@ bool run_tile(const Plan<T>& plan, const Request<T>& request, int64_t first, int
   Nonzero lit_quads(TilePositions<T>::lit_quads_of(plan), scratch + at.lit_quads);
   const bool are_few = Tile<T, NV, kPairs>::kHasFew && period < kLanes<T> && prefix == nullptr;
   if (are_few) few.begin();
-  Tile<T, NV, kPairs> tile{plan,
-                           request,
-                           numbers(at.table),
-                           reinterpret_cast<uint32_t*>(scratch + at.pairs),
-                           numbers(at.drawn),
-                           numbers(at.params),
-                           {numbers(at.looked), reinterpret_cast<int32_t*>(scratch + at.known), NV * kLanes<T>},
-                           {plan, numbers(at.quad_sums), reinterpret_cast<QuadCode*>(scratch + at.quad_codes),
-                            numbers(at.quad_tables), skips_zeros ? &lit_quads : nullptr},
-                           numbers(at.limits),
-                           reinterpret_cast<double*>(scratch + at.log_prob),
-                           drawing,
-                           skips_zeros ? &lit_slots : nullptr,
-                           first,
-                           rows,
-                           prefix,
-                           Lanes16(period),
-                           are_few ? &few : nullptr};
+  Tile<T, NV, kPairs> tile{
+      plan,
+      request,
+      numbers(at.table),
+      reinterpret_cast<uint32_t*>(scratch + at.pairs),
+      numbers(at.drawn),
+      numbers(at.params),
+      {plan, numbers(at.looked), numbers(at.turned), reinterpret_cast<OpenPanel*>(scratch + at.open),
+       reinterpret_cast<LookupCode*>(scratch + at.lookup_codes), are_few ? period : NV * kLanes<T>},
+      {plan, numbers(at.quad_sums), reinterpret_cast<QuadCode*>(scratch + at.quad_codes), numbers(at.quad_tables),
+       skips_zeros ? &lit_quads : nullptr},
+      numbers(at.limits),
+      reinterpret_cast<double*>(scratch + at.log_prob),
+      drawing,
+      skips_zeros ? &lit_slots : nullptr,
+      first,
+      rows,
+      prefix,
+      Lanes16(period),
+      are_few ? &few : nullptr};
   // The other half of a pair may be read, with weight zero, before it is known: it must be a number.
   if (kPairs) std::memset(tile.pairs, 0, static_cast<size_t>(at.drawn - at.pairs));
   tile.run();

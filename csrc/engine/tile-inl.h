@@ -38,7 +38,7 @@ struct Tile {
   uint32_t* pairs;
   T* drawn;   // (D, stride): variables in the order of drawing, unless they are drawn over their parameters
   T* params;  // (most_params, stride): those of one variable, where they do not lie together
-  OpenPanels<T> open_panels;
+  OpenPanels<T, NV> open_panels;
   TileQuads<T, NV> quads;
   T* limits;  // (4, width): thresholds of the steps of the present noise block, of plain draws
   double* log_prob;
@@ -117,29 +117,20 @@ struct Tile {
   }
 
   void start_lookups(const AffineInfo& affine, const Panel& panel, int64_t first_slot) {
-    open_panels.start(affine.open);
-    if (prefix == nullptr) return;
-    open_panels.known[affine.open] = prefix->count_looked_up(plan, panel);
-    T* sums = open_panels.sums_of(affine.open);
-    for (int lane = 0; lane < stride; ++lane)
-      std::memcpy(sums + lane * kPanelRows, prefix->looked + first_slot,
-                  static_cast<size_t>(panel.num_rows) * sizeof(T));
+    if (prefix == nullptr) return open_panels.start(affine.open, 0, nullptr);
+    T sums[kPanelRows] = {};
+    std::memcpy(sums, prefix->looked + first_slot, static_cast<size_t>(panel.num_rows) * sizeof(T));
+    open_panels.start(affine.open, prefix->count_looked_up(plan, panel), sums);
   }
 
-  // Adds to one unit the variables that it looks up; `panel` is its own, `index` its place in there.
-  void finish_lookups(int64_t unit, const AffineInfo& affine, const Panel& panel, int index) {
-    open_panels.advance(plan, panel, affine.open, plan.num_lookups[unit], drawn);
-    open_panels.add_to(affine.open, index, place_of(unit));
-  }
-
-  // Adds the inputs of one unit that became known after its panel was multiplied, and the sums of its quads if there
-  // are any; rectifies if that is its function.
+  // Adds the inputs of one unit that became known after its panel was multiplied, and the sums that are kept apart if
+  // there are any; rectifies if that is its function.
   template <bool kRectify>
-  void finish_unit(int64_t unit, const T* of_quads) {
+  void finish_unit(int64_t unit, const T* apart) {
     const int64_t end = plan.tail_start[unit + 1];
     int64_t begin = plan.tail_start[unit];
     if (prefix != nullptr) begin += prefix->count_known(plan.tail_columns + begin, end - begin);
-    if (begin == end && !kRectify && of_quads == nullptr) return;
+    if (begin == end && !kRectify && apart == nullptr) return;
     T* own = place_of(unit);
     Vec<T> sum[NV];
 #pragma GCC unroll 3
@@ -149,7 +140,7 @@ struct Tile {
 #pragma GCC unroll 3
       for (int v = 0; v < NV; ++v) sum[v] += plan.tail_weights[i] * load<T>(input + v * kLanes<T>);
     }
-    if (of_quads != nullptr) add_sums<T, NV>(sum, of_quads);
+    if (apart != nullptr) add_sums<T, NV>(sum, apart);
     Int<T> lit{};
 #pragma GCC unroll 3
     for (int v = 0; v < NV; ++v) {
@@ -164,15 +155,18 @@ struct Tile {
 
   void finish(const Step& step) {
     const AffineInfo& affine = plan.affines[step.left];
-    const bool looks_up = affine.open >= 0, rectify = step.function == Function::relu && !looks_up;
+    const bool rectify = step.function == Function::relu;
     for (int32_t unit = step.first; unit < step.first + step.count; ++unit) {
-      const int32_t index = unit - affine.first_slot, number = affine.first_panel + index / kPanelRows;
-      if (index % kPanelRows == 0) multiply_panel(step.left, number, unit);
-      if (looks_up && index % kPanelRows == 0) start_lookups(affine, plan.panels[number], unit);
-      if (index % kPanelRows == kPanelRows / 2) multiply_second_half(plan.panels[number], unit);
-      const T* of_quads = affine.summed < 0 ? nullptr : quads.sums_of(affine) + index % kPanelRows * stride;
-      rectify ? finish_unit<true>(unit, of_quads) : finish_unit<false>(unit, of_quads);
-      if (looks_up) finish_lookups(unit, affine, plan.panels[number], index % kPanelRows);
+      const int32_t index = unit - affine.first_slot, in_panel = index % kPanelRows;
+      const int32_t number = affine.first_panel + index / kPanelRows;
+      const Panel& panel = plan.panels[number];
+      if (in_panel == 0) multiply_panel(step.left, number, unit);
+      if (in_panel == 0 && affine.open >= 0) start_lookups(affine, panel, unit);
+      if (in_panel == kPanelRows / 2) multiply_second_half(panel, unit);
+      const T* apart = affine.open >= 0     ? open_panels.sums_of(affine.open, panel, unit, in_panel)
+                       : affine.summed >= 0 ? quads.sums_of(affine) + in_panel * stride
+                                            : nullptr;
+      rectify ? finish_unit<true>(unit, apart) : finish_unit<false>(unit, apart);
     }
     if (!rectify) apply<T>(step.function, slot(step.first), slot(step.first), int64_t(step.count) * stride);
   }
@@ -242,7 +236,10 @@ struct Tile {
       const Conditional<T>& conditional = plan.conditionals[variable.conditional];
       T* x = drawn_at(place);
       drawing.draw(variable, gather_params(variable.param_slot, conditional.num_params), stride, x);
-      if (variable.x_slot >= plan.num_slots) continue;  // looked up
+      if (variable.x_slot >= plan.num_slots) {
+        open_panels.take(place, x);
+        continue;
+      }
       T* units = slot(variable.x_slot);
       if (conditional.encoding != Encoding::number) {
         encode_categories<T>(conditional, plan.tables + variable.table, x, stride, units, stride);
@@ -287,7 +284,10 @@ struct Tile {
       if (prefix->known[i] == kValue || (prefix->known[i] == kParameter && i >= params_from))
         spread(prefix->values[i], place_of(i));
     for (int64_t i = 0; i < plan.num_affines; ++i) resume_panel(plan.affines[i]);
-    for (int64_t place = 0; place < drawn_to; ++place) spread(prefix->x[plan.variables[place]], drawn_at(place));
+    for (int32_t place = 0; place < drawn_to; ++place) {
+      spread(prefix->x[plan.variables[place]], drawn_at(place));
+      if (plan.drawn[place].x_slot >= plan.num_slots) open_panels.take(place, drawn_at(place));
+    }
     drawing.start_sums(prefix->log_prob, prefix->log_weight);
     return prefix->next;
   }

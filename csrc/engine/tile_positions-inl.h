@@ -30,8 +30,8 @@ constexpr int kLimits =
 // log-probabilities.
 template <class T>
 struct TilePositions {
-  int64_t table, pairs, few, few_sums, few_quads, aheads, drawn, params, looked, known, quad_sums, quad_codes,
-      quad_tables;
+  int64_t table, pairs, few, few_sums, few_quads, aheads, drawn, params, looked, turned, open, lookup_codes;
+  int64_t quad_sums, quad_codes, quad_tables;
   int64_t lit_slots, lit_quads, limits, log_prob, drawing, bytes;
 
   // In smaller networks looking for zeros takes longer than multiplying them.
@@ -57,8 +57,10 @@ struct TilePositions {
     aheads = places.add(affines * int64_t(sizeof(typename Few::Ahead)));
     drawn = places.add(plan.in_place ? 0 : rows(plan.features));
     params = places.add(plan.in_place ? 0 : rows(plan.most_params));
-    looked = places.add(OpenPanels<T>::bytes_of_sums(plan, lanes));
-    known = places.add(plan.num_open * int64_t(sizeof(int32_t)));
+    looked = places.add(rows(plan.num_open * kPanelRows));
+    turned = places.add(rows(plan.num_open * kPanelRows));
+    open = places.add(plan.num_open * int64_t(sizeof(OpenPanel)));
+    lookup_codes = places.add(plan.num_open == 0 ? 0 : plan.features * lanes * int64_t(sizeof(LookupCode)));
     quad_sums = places.add(rows(plan.num_summed * kPanelRows));
     quad_codes = places.add(plan.num_summed == 0 ? 0 : plan.num_quads * lanes * int64_t(sizeof(QuadCode)));
     quad_tables = places.add(plan.num_summed == 0 ? 0 : kTablesAtOnce * kQuadInputs * kPanelRows * int64_t(sizeof(T)));

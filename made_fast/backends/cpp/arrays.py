@@ -16,7 +16,7 @@ from made_fast.programs.schedule import AffinePlan, Kind, Schedule, StepColumn
 
 __all__ = ["VariableColumn", "layout"]
 
-_LOOK_UP_FROM = 5  # categories: fewer are multiplied in less time than looked up, zeros and all
+_LOOK_UP_FROM = 3  # categories: fewer are multiplied in less time than looked up, zeros and all
 
 
 class VariableColumn(IntEnum):
