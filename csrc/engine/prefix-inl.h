@@ -16,7 +16,8 @@ namespace MADE_FAST_ISA {
 
 template <class T>
 struct Prefix {
-  T *values, *looked;  // as in Row
+  T* values;           // as in Row
+  ApartSums<T> apart;  // likewise
   T* x;                // (D,) by number of the variable
   uint8_t* known;      // as in Row
   int64_t source;      // the condition
@@ -73,7 +74,7 @@ Prefix<T> make_prefix(const Plan<T>& plan, const Request<T>& request, int64_t ro
   Row<T> state = row_at(plan, request, row, scratch + at.row);
   Prefix<T> found{};
   found.values = state.values;
-  found.looked = state.looked;
+  found.apart = state.apart;
   found.x = reinterpret_cast<T*>(scratch + at.x);
   found.known = reinterpret_cast<uint8_t*>(scratch + at.known);
   found.source = request.source(row);
@@ -98,7 +99,7 @@ bool draw_row(const Plan<T>& plan, const Request<T>& request, int64_t row, char*
     state.begin(row);
   } else {
     std::memcpy(state.values, prefix->values, static_cast<size_t>(padded_slots(plan)) * sizeof(T));
-    std::memcpy(state.looked, prefix->looked, static_cast<size_t>(plan.looked_slots) * sizeof(T));
+    state.apart.copy(plan, prefix->apart);
     for (int64_t place = 0; place < prefix->num_drawn; ++place)
       out[plan.variables[place]] = prefix->x[plan.variables[place]];
     state.drawing.start_sums(prefix->log_prob, prefix->log_weight);

@@ -32,11 +32,12 @@ int64_t padded_limits(const Plan<T>& plan) {
 // Where things lie in the scratch of the path for few rows.
 template <class T>
 struct RowPositions {
-  int64_t values, looked, limits, params, x, drawing, bytes;
+  int64_t values, looked, summed, limits, params, x, drawing, bytes;
   explicit RowPositions(const Plan<T>& plan) {
     Places places;
     values = places.add(padded_slots(plan) * int64_t(sizeof(T)));
-    looked = places.add(plan.looked_slots * int64_t(sizeof(T)));
+    looked = places.add(plan.num_open == 0 ? 0 : plan.looked_slots * int64_t(sizeof(T)));
+    summed = places.add(plan.num_summed == 0 ? 0 : plan.looked_slots * int64_t(sizeof(T)));
     limits = places.add(padded_limits(plan) * int64_t(sizeof(T)));
     params = places.add(plan.most_params * kLanes<T> * int64_t(sizeof(T)));
     x = places.add(2 * kLanes<T> * int64_t(sizeof(T)));
@@ -47,12 +48,34 @@ struct RowPositions {
 
 constexpr uint8_t kValue = 1, kParameter = 2;
 
+// What is kept apart from the sums of products, by slot, (looked_slots,) each: of what is looked up, and of quads.
+// Where no operation has any there are none.
+template <class T>
+struct ApartSums {
+  T *looked, *summed;
+
+  // The sum of a unit with those that its operation has.
+  T add(const AffineInfo& affine, int64_t slot, T sum) const {
+    if (affine.summed >= 0) sum += summed[slot];
+    if (affine.open >= 0) sum += looked[slot];
+    return sum;
+  }
+  void clear(const Plan<T>& plan) const {
+    if (plan.num_open > 0) std::memset(looked, 0, static_cast<size_t>(plan.looked_slots) * sizeof(T));
+    if (plan.num_summed > 0) std::memset(summed, 0, static_cast<size_t>(plan.looked_slots) * sizeof(T));
+  }
+  void copy(const Plan<T>& plan, const ApartSums& from) const {
+    if (plan.num_open > 0) std::memcpy(looked, from.looked, static_cast<size_t>(plan.looked_slots) * sizeof(T));
+    if (plan.num_summed > 0) std::memcpy(summed, from.summed, static_cast<size_t>(plan.looked_slots) * sizeof(T));
+  }
+};
+
 template <class T>
 struct Row {
   const Plan<T>& plan;
   const Request<T>& request;
-  T* values;       // (num_slots,): sums that are not finished, then values
-  T* looked;       // (looked_slots,): what look-ups and quads add to the sums
+  T* values;  // (num_slots,): sums that are not finished, then values
+  ApartSums<T> apart;
   T* limits;       // (D,): thresholds by noise step, of plain draws
   T* params;       // (most_params, lanes): those of one variable, the same in all lanes
   T* x;            // (2, lanes): what was drawn, and what is read of it
@@ -67,17 +90,17 @@ struct Row {
   }
 
   // Most steps are of one unit, and half of those are zero: as one branch, and with one store at most.
-  void finish_unit(Function function, int64_t slot, bool apart, bool param) {
+  void finish_unit(const AffineInfo& affine, Function function, int64_t slot, bool param) {
     if (known != nullptr) known[slot] = param ? kParameter : kValue;
-    T value = values[slot];
-    if (apart) value += looked[slot];
+    const bool has_apart = affine.open >= 0 || affine.summed >= 0;
+    T value = apart.add(affine, slot, values[slot]);
     if (function == Function::relu) {
       if (value <= T(0)) {
         values[slot] = T(0);
         return;
       }
-      if (apart) values[slot] = value;
-    } else if (function != Function::identity || apart) {
+      if (has_apart) values[slot] = value;
+    } else if (function != Function::identity || has_apart) {
       if (function != Function::identity) value = call_one<T>(function, value);
       values[slot] = value;
     }
@@ -132,7 +155,7 @@ struct Row {
 #pragma GCC unroll 4
       for (int i = 0; i < n; ++i)
         weights[i] = plan.column_weights + columns.weights + int64_t(which[i]) * columns.count;
-      T* sums = looked + columns.first_slot;
+      T* sums = apart.summed + columns.first_slot;
       for (int32_t i = 0; i < columns.count; i += kLanes<T>) {
         Vec<T> input = load<T>(weights[0] + i) * x[0];
 #pragma GCC unroll 4
@@ -180,7 +203,7 @@ struct Row {
       drawing.draw(variable, params, kLanes<T>, x);
       out[variable.number] = x[0];
       if (variable.x_slot >= plan.num_slots) {
-        add_columns(variable.x_slot + static_cast<int64_t>(x[0]), T(1), looked);
+        add_columns(variable.x_slot + static_cast<int64_t>(x[0]), T(1), apart.looked);
       } else if (conditional.encoding == Encoding::number) {
         scale_numbers<T>(conditional, x, x + kLanes<T>, kLanes<T>);
         values[variable.x_slot] = x[kLanes<T>];
@@ -199,7 +222,7 @@ struct Row {
   // Sums and values before the first step.
   void begin(int64_t row) {
     std::memcpy(values, plan.bias, static_cast<size_t>(padded_slots(plan)) * sizeof(T));
-    std::memset(looked, 0, static_cast<size_t>(plan.looked_slots) * sizeof(T));
+    apart.clear(plan);
     const int64_t source = request.source(row);
     for (int64_t i = 0; i < plan.num_context_units; ++i) {
       values[plan.context_slot + i] = request.context[source * plan.context_features + plan.context_units[i]];
@@ -226,15 +249,14 @@ struct Row {
     if (plain) make_limits(request.noise_row(row));
     for (; step != plan.steps + plan.num_steps; ++step) {
       T* first = values + step->first;
-      bool apart;  // sums of its operation
       switch (step->kind) {
         case Kind::affine:
-          apart = plan.affines[step->left].sums_apart();
           if (step->count == 1) {
-            finish_unit(step->function, step->first, apart, step->first >= plan.first_param);
+            finish_unit(plan.affines[step->left], step->function, step->first, step->first >= plan.first_param);
             continue;
           }
-          for (int32_t i = 0; i < step->count && apart; ++i) first[i] += looked[step->first + i];
+          for (int32_t i = 0; i < step->count; ++i)
+            first[i] = apart.add(plan.affines[step->left], step->first + i, first[i]);
           apply<T>(step->function, first, first, step->count);
           break;
         case Kind::unary:
@@ -271,7 +293,7 @@ Row<T> row_at(const Plan<T>& plan, const Request<T>& request, int64_t row, char*
   return {plan,
           request,
           numbers(at.values),
-          numbers(at.looked),
+          {numbers(at.looked), numbers(at.summed)},
           numbers(at.limits),
           numbers(at.params),
           numbers(at.x),

@@ -119,18 +119,18 @@ struct Tile {
   void start_lookups(const AffineInfo& affine, const Panel& panel, int64_t first_slot) {
     if (prefix == nullptr) return open_panels.start(affine.open, 0, nullptr);
     T sums[kPanelRows] = {};
-    std::memcpy(sums, prefix->looked + first_slot, static_cast<size_t>(panel.num_rows) * sizeof(T));
+    std::memcpy(sums, prefix->apart.looked + first_slot, static_cast<size_t>(panel.num_rows) * sizeof(T));
     open_panels.start(affine.open, prefix->count_looked_up(plan, panel), sums);
   }
 
   // Adds the inputs of one unit that became known after its panel was multiplied, and the sums that are kept apart if
   // there are any; rectifies if that is its function.
   template <bool kRectify>
-  void finish_unit(int64_t unit, const T* apart) {
+  void finish_unit(int64_t unit, const T* summed, const T* looked) {
     const int64_t end = plan.tail_start[unit + 1];
     int64_t begin = plan.tail_start[unit];
     if (prefix != nullptr) begin += prefix->count_known(plan.tail_columns + begin, end - begin);
-    if (begin == end && !kRectify && apart == nullptr) return;
+    if (begin == end && !kRectify && summed == nullptr && looked == nullptr) return;
     T* own = place_of(unit);
     Vec<T> sum[NV];
 #pragma GCC unroll 3
@@ -140,7 +140,8 @@ struct Tile {
 #pragma GCC unroll 3
       for (int v = 0; v < NV; ++v) sum[v] += plan.tail_weights[i] * load<T>(input + v * kLanes<T>);
     }
-    if (apart != nullptr) add_sums<T, NV>(sum, apart);
+    if (summed != nullptr) add_sums<T, NV>(sum, summed);
+    if (looked != nullptr) add_sums<T, NV>(sum, looked);
     Int<T> lit{};
 #pragma GCC unroll 3
     for (int v = 0; v < NV; ++v) {
@@ -163,10 +164,9 @@ struct Tile {
       if (in_panel == 0) multiply_panel(step.left, number, unit);
       if (in_panel == 0 && affine.open >= 0) start_lookups(affine, panel, unit);
       if (in_panel == kPanelRows / 2) multiply_second_half(panel, unit);
-      const T* apart = affine.open >= 0     ? open_panels.sums_of(affine.open, panel, unit, in_panel)
-                       : affine.summed >= 0 ? quads.sums_of(affine) + in_panel * stride
-                                            : nullptr;
-      rectify ? finish_unit<true>(unit, apart) : finish_unit<false>(unit, apart);
+      const T* looked = affine.open < 0 ? nullptr : open_panels.sums_of(affine.open, panel, unit, in_panel);
+      const T* summed = affine.summed < 0 ? nullptr : quads.sums_of(affine) + in_panel * stride;
+      rectify ? finish_unit<true>(unit, summed, looked) : finish_unit<false>(unit, summed, looked);
     }
     if (!rectify) apply<T>(step.function, slot(step.first), slot(step.first), int64_t(step.count) * stride);
   }
@@ -270,7 +270,7 @@ struct Tile {
     const Panel& panel = plan.panels[affine.first_panel + index / kPanelRows];
     const int32_t begin = index / kPanelRows * kPanelRows;
     for (int32_t i = index; i < begin + panel.num_rows && affine.summed >= 0; ++i)
-      spread(prefix->looked[affine.first_slot + i], quads.sums_of(affine) + (i - begin) * stride);
+      spread(prefix->apart.summed[affine.first_slot + i], quads.sums_of(affine) + (i - begin) * stride);
     for (; index < begin + panel.num_rows; ++index)
       spread(prefix->values[affine.first_slot + index], place_of(affine.first_slot + index));
     if (affine.open >= 0) start_lookups(affine, panel, affine.first_slot + begin);

@@ -35,7 +35,7 @@ struct TileQuads {
   void sum(const AffineInfo& affine, const Panel& panel, int64_t first_slot, const Prefix<T>* prefix) {
     T start[kPanelRows] = {};
     if (prefix != nullptr)
-      std::memcpy(start, prefix->looked + first_slot, static_cast<size_t>(panel.num_rows) * sizeof(T));
+      std::memcpy(start, prefix->apart.summed + first_slot, static_cast<size_t>(panel.num_rows) * sizeof(T));
     const int32_t* numbers = plan.affine_quads + affine.first_quad;
     const int32_t known = prefix == nullptr ? 0 : prefix->count_quads(plan, numbers, panel.num_quads);
     PanelQuads<T> all{plan.panel_weights + panel.quad_weights, numbers, codes, plan.places + known,

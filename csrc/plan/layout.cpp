@@ -95,7 +95,7 @@ void Layout<T>::plan_panels(const AffineSource& affine) {
       panel.columns = shared.apart;
       panel.num_columns = static_cast<int32_t>(shared_to(shared.apart, shared.end, early) - shared.apart);
       panel.late_columns = shared_to(shared.all, shared.apart, early);
-      panel.num_late = static_cast<int32_t>(known - early);
+      panel.num_late = static_cast<int32_t>(shared_to(shared.all, shared.apart, known) - panel.late_columns);
     } else {
       panel.columns = list_columns(affine, shared, row, rows, 0, known, panel.num_columns);
     }
@@ -218,7 +218,7 @@ void Layout<T>::plan_lookups(const AffineSource& affine, AffineInfo& info) {
   }
   if (all.empty()) return;
   info.open = static_cast<int32_t>(plan.num_open++);
-  plan.looked_slots = affine.first_slot + affine.num_rows;
+  plan.looked_slots = std::max(plan.looked_slots, affine.first_slot + affine.num_rows);
   for (int64_t row = 0; row < affine.num_rows; row += kPanelRows) {
     const int64_t rows = std::min<int64_t>(kPanelRows, affine.num_rows - row);
     Panel& panel = panels[static_cast<size_t>(info.first_panel + row / kPanelRows)];

@@ -44,7 +44,7 @@ void Layout<T>::plan_quads(const AffineSource& affine, AffineInfo& info) {
   if (affine.mask || quads.empty()) return;
   std::vector<int32_t> column_of(static_cast<size_t>(source.shape.num_slots), -1);
   for (int64_t column = 0; column < affine.num_columns; ++column) {
-    if (looked_up(affine.slots[column])) return;
+    if (looked_up(affine.slots[column])) continue;
     int32_t& known = column_of[static_cast<size_t>(affine.slots[column])];
     known = known == -1 ? static_cast<int32_t>(column) : -2;  // one that is read twice is in no quad
   }

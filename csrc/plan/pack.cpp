@@ -155,13 +155,18 @@ void PackedPlan<T>::fill_block(const Block& block, const WeightSource<T>& from, 
   // Lookups hold sums where a unit is read twice: these columns cannot be made from them later.
   for (const ColumnTarget& target : packing.columns) {
     if (target.column >= block.most) break;
-    const int64_t first = std::max(target.first, block.first), last = std::min(target.last, block.first + block.count);
-    const T* column = rows + target.column * kPackedRows + first - block.first;
-    T* out = weights_->columns.data() + target.place(first);
-    if (last - first == kPackedRows)
-      std::memcpy(out, column, kPackedRows * sizeof(T));
-    else if (first < last)
-      std::copy(column, column + (last - first), out);
+    const T* column = rows + target.column * kPackedRows - block.first;
+    const auto copy = [&](int64_t first, int64_t last) {
+      first = std::max(first, block.first);
+      last = std::min(last, block.first + block.count);
+      T* out = weights_->columns.data() + target.place(first);
+      if (last - first == kPackedRows)
+        std::memcpy(out, column + first, kPackedRows * sizeof(T));
+      else if (first < last)
+        std::copy(column + first, column + last, out);
+    };
+    copy(target.first, std::min(target.far, target.last));
+    copy(std::max(target.first, target.far), target.last);
   }
 }
 

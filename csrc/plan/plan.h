@@ -62,12 +62,11 @@ struct Column {
 struct AffineInfo {
   int32_t first_slot, first_panel, num_rows;
   int32_t open;  // its number among the operations that look up, or -1
-  // Its quads, and its number among the operations that have any, or -1; no operation has both.
+  // Its quads, and its number among the operations that have any, or -1.
   int32_t summed, num_quads;
   int64_t first_quad;  // into affine_quads
   bool spins;          // all of them
   bool shares;         // panels read leading columns of one list
-  bool sums_apart() const { return open >= 0 || summed >= 0; }
 };
 
 // The weights by which a quad enters later slots of one operation, (4, count), as those of a column.

@@ -19,6 +19,7 @@ from made_fast.outputs.normal import Normal
 from made_fast.outputs.output import Output
 from made_fast.programs.program import Affine, Elementwise, Program, Term, X
 from made_fast.programs.schedule import build_schedule
+from made_fast.requests.piece import Piece
 from made_fast.testing import unexplained_differences
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason="the compiled module is not installed")
@@ -65,6 +66,27 @@ def test_draws_are_the_models(name: str, dtype: torch.dtype, every_isa: str) -> 
 def every_isa(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MADE_FAST_ISA", request.param)
     return str(request.param)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"direct": True, "order": "random"}], ids=["", "direct"])
+@pytest.mark.parametrize("size", [3, 4, 8, 17])
+def test_paths_agree_to_the_bit(size: int, options: dict[str, Any], dtype: torch.dtype, every_isa: str) -> None:
+    """Single rows, tiles of few rows, of one vector and of more; some panels are wider than a level, some narrower."""
+    engine = importlib.import_module("made_fast.backends.cpp.engine")
+    torch.manual_seed(size)
+    model = MADE(23, (31, 130), output=Categorical(size), **options).to(dtype).eval()
+    program = model.program()
+    packed = engine.pack(program, build_schedule(program))
+    found = []
+    for path in (1, 2, 3, 4, 8, 12, 16, 24, 48, 0):
+        x, log_prob = (torch.full(shape, torch.nan, dtype=dtype) for shape in [(101, 23), (101,)])
+        engine.draw(packed, x, Piece(seed=3, log_prob=log_prob), isa=every_isa, rows_at_once=path)
+        found.append((x, log_prob))
+    for x, log_prob in found[1:]:
+        assert torch.equal(x, found[0][0])
+        assert torch.equal(log_prob, found[0][1])
+    torch.testing.assert_close(found[0][1], model.log_prob(found[0][0]), rtol=1e-4, atol=1e-4)
 
 
 def test_given_and_allowed_categories_are_looked_up(every_isa: str) -> None:

@@ -12,7 +12,7 @@ from models import CASES, Case, context_of, made, masks_of
 from torch import Tensor
 
 from made_fast import MADE, build_config
-from made_fast.outputs import Categorical
+from made_fast.outputs import Bernoulli, Categorical, Mixed
 from made_fast.programs.program import CONTEXT, Affine, Elementwise, Program, Term, X
 from made_fast.programs.schedule import build_schedule
 from made_fast.requests.piece import Piece
@@ -76,6 +76,7 @@ def test_other_weights_draw_what_is_packed_anew(case: Case, dtype: torch.dtype) 
             _assert_equal(packed, fresh, program, context_of(model, 45))
 
 
+BESIDE_QUADS = Mixed([Bernoulli()] * 40 + [Categorical(3), Categorical(6)] * 2 + [Bernoulli()] * 39)
 SIZES: dict[str, dict[str, Any]] = {
     "as wide as the variables": {"hidden_features": (70, 90)},
     "in another order": {"hidden_features": (130,), "order": "random"},
@@ -83,6 +84,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "with units that reach no parameter": {"hidden_features": (5, 40, 6), "degrees": "random"},
     "direct": {"hidden_features": (64,), "direct": True, "order": "reversed"},
     "looked up": {"hidden_features": (50,), "output": Categorical(9)},
+    "looked up beside quads": {"hidden_features": (60,), "output": BESIDE_QUADS, "direct": True},
     "looked up, direct": {"hidden_features": (50,), "output": Categorical(7), "direct": True, "order": "random"},
 }
 

@@ -22,6 +22,9 @@ SEED, ROWS = 2**33 + 7, 101
 PATHS = (1, 2, 4, 7, 12, 16, 32, 48, 0)
 _BITS, _SPINS = (Bernoulli(),) * 5, (Spin(),) * 6
 MIXED = Mixed([*_BITS, Normal(), *_SPINS, *_BITS, *_BITS, *_SPINS])
+CATEGORIES = Mixed(
+    [*_BITS, Categorical(3), *_BITS, Categorical(2), Categorical(7), Categorical(4), *_BITS, Categorical(3)]
+)
 MODELS: dict[str, dict[str, Any]] = {
     "one layer": {"features": 23, "hidden_features": (40,)},
     "direct": {"features": 30, "hidden_features": (33,), "direct": True},
@@ -33,6 +36,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "context": {"features": 22, "hidden_features": (30,), "context_features": 3, "direct": True},
     "spins": {"features": 26, "hidden_features": (30,), "direct": True, "output": Spin()},
     "mixed": {"features": 28, "hidden_features": (30,), "direct": True, "output": MIXED},
+    "beside categories": {"features": 20, "hidden_features": (30, 20), "direct": True, "output": CATEGORIES},
     "not rectified": {"features": 26, "hidden_features": (30, 20), "direct": True, "activation": "tanh"},
 }
 
@@ -61,7 +65,7 @@ def _quads(model: MADE, **options: Any) -> int:
         (9, {"output": Spin()}, 2),
         (9, {"num_masks": 2, "mask_conditioning": True}, 2),
         (28, {"output": MIXED}, 3),  # those of spins are not summed beside those of bits
-        (6, {"output": Mixed([*_BITS, Categorical(40)])}, 0),  # a category is looked up in the same operation
+        (7, {"output": Mixed([*_BITS, Categorical(40), Bernoulli()])}, 1),  # beside a category that is looked up
         (9, {"dtype": torch.float64}, 0),
         (9, {"output": Normal()}, 0),
         (9, {"output": Categorical(3)}, 0),
