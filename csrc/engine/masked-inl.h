@@ -157,21 +157,43 @@ class MaskedMatmul {
 
   // Weights are read where they are, but for those of the columns that not all rows of the group read: these are
   // packed, 16 to a column, zero where the mask says so.
-  void pack(const MaskGroup& group, int64_t begin, int64_t end, T* packed) const {
+  struct Packed {
+    int32_t first, last;  // of the columns of a block
+    T* weights;
+  };
+
+  // All are packed for several tiles where the lines of a transposed matrix are so long that what lies below one
+  // another falls into a few places of the first cache.
+  Packed packed_of(const MaskGroup& group, int32_t begin, int32_t end, int tiles, T* room) const {
+    const bool all = tiles * 16 > MADE_FAST_VECTOR_BYTES && task_.row_stride == 1 &&
+                     task_.column_stride * int64_t(sizeof(T)) % 1024 == 0;
+    return {all ? begin : clamp(group.partial[0], begin, end), all ? end : clamp(group.partial[1], begin, end), room};
+  }
+
+  void pack(const MaskGroup& group, const Packed& to) const {
     const MaskView& view = task_.view;
     const int32_t* rows = view.rows + (&group - view.groups) * kGroupRows;
     const int32_t* positions = view.positions + group.positions;
-    for (int64_t j = begin; j < end; ++j, packed += kGroupRows) {
+    bool together = task_.row_stride == 1;
+    for (int u = 1; u < kGroupRows; ++u) together = together && rows[u] == rows[0] + u;
+    T* packed = to.weights;
+    for (int64_t j = to.first; j < to.last; ++j, packed += kGroupRows) {
       const T* from = task_.weight + view.columns[positions[j]] * task_.column_stride;
-      const unsigned bits = view.bits[group.bits + j - group.partial[0]];
+      const bool partial = j >= group.partial[0] && j < group.partial[1];
+      const unsigned bits = partial ? view.bits[group.bits + j - group.partial[0]] : ~0u;
+      if (!partial && together) {
+        std::memcpy(packed, from + rows[0], kGroupRows * sizeof(T));
+        continue;
+      }
       for (int u = 0; u < kGroupRows; ++u) packed[u] = bits >> u & 1 ? from[rows[u] * task_.row_stride] : T(0);
     }
   }
 
-  void multiply_group(const MaskGroup& group, const Tiling<T>& tiling, int first_tile, int last_tile, T* packed) {
+  void multiply_group(const MaskGroup& group, const Tiling<T>& tiling, int first_tile, int last_tile, T* room) {
     for (int32_t begin = 0; begin == 0 || begin < group.size; begin += kColumnBlock) {
       const int32_t end = group.size - begin < kColumnBlock ? group.size : begin + kColumnBlock;
-      pack(group, clamp(group.partial[0], begin, end), clamp(group.partial[1], begin, end), packed);
+      const Packed packed = packed_of(group, begin, end, last_tile - first_tile, room);
+      pack(group, packed);
       for (int tile = first_tile; tile < last_tile; ++tile) {
         const T* inputs = inputs_ + tiling.offset(tile, task_.view.num_columns);
         T* sums = sums_ + tiling.offset(tile, task_.view.num_rows);
@@ -191,10 +213,10 @@ class MaskedMatmul {
 
   // Columns [begin, end) of a group's list for one tile.
   template <int NV>
-  void multiply_tile(const MaskGroup& group, int32_t begin, int32_t end, const T* inputs, const T* packed, T* sums) {
+  void multiply_tile(const MaskGroup& group, int32_t begin, int32_t end, const T* inputs, const Packed& packed,
+                     T* sums) {
     constexpr int units = kUnits<NV>, stride = NV * kLanes<T>;
     const int32_t* rows = task_.view.rows + (&group - task_.view.groups) * kGroupRows;
-    const int32_t packed_from = clamp(group.partial[0], begin, end);
     for (int part = 0; part < group.num_rows; part += units) {
       const int32_t* range = part < kPanelRows ? group.first_panel : group.second_panel;
       const int32_t from = range[0] > begin ? range[0] : begin, to = range[1] < end ? range[1] : end;
@@ -206,8 +228,8 @@ class MaskedMatmul {
         for (int u = 0; u < kept; ++u) start[u] = task_.bias[rows[part + u]];
         fill<T, units, NV>(sum, start);
       }
-      const int32_t low = clamp(group.partial[0], from, to), high = clamp(group.partial[1], from, to);
-      const T* packed_part = packed + (low - packed_from) * kGroupRows + part;
+      const int32_t low = clamp(packed.first, from, to), high = clamp(packed.last, from, to);
+      const T* packed_part = packed.weights + (low - packed.first) * kGroupRows + part;
       add_in_place<NV>(sum, group, rows + part, kept, from, low, inputs);
       add_columns<NV>(sum, PackedWeights<T>{packed_part, kGroupRows}, group, low, high, inputs);
       add_in_place<NV>(sum, group, rows + part, kept, high, to, inputs);
