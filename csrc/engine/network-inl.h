@@ -99,6 +99,63 @@ void products(const Summand<T>* summands, int count, int64_t rows, int64_t strid
   }
 }
 
+// Columns [begin, end) of those that all units of a tile read, for all rows; behind them those that some read, if these
+// were the last. near (columns, kUnitsAtOnce) are their weights.
+template <class T, int kVecs>
+MADE_FAST_INLINE void tile_part(const Summand<T>& summand, int64_t tile, int64_t begin, int64_t end, const T* near,
+                                int64_t rows, int64_t stride, int64_t first, bool add, T* out) {
+  const ColumnView &all = summand.tiles->all, &some = summand.tiles->some;
+  const int64_t unit = tile * kUnitsAtOnce;
+  Vec<T> sum[kUnitsAtOnce][kVecs] = {};
+  for (int r = 0; r < kUnitsAtOnce && add && unit + r < rows; ++r)
+    for (int v = 0; v < kVecs; ++v) sum[r][v] = load<T>(out + (unit + r) * stride + first + v * kLanes<T>);
+  const T* source = summand.source + first;
+  multiply_tile<T, kVecs>(sum, all.columns + begin, end - begin, source, stride,
+                          [&](int r, int64_t i) { return near[i * kUnitsAtOnce + r]; });
+  if (end == all.starts[tile + 1]) {
+    const T* packed = summand.packed + some.starts[tile] * kUnitsAtOnce;
+    multiply_tile<T, kVecs>(sum, some.columns + some.starts[tile], some.starts[tile + 1] - some.starts[tile], source,
+                            stride, [&](int r, int64_t i) { return packed[i * kUnitsAtOnce + r]; });
+  }
+  for (int r = 0; r < kUnitsAtOnce && unit + r < rows; ++r)
+    for (int v = 0; v < kVecs; ++v) store<T>(out + (unit + r) * stride + first + v * kLanes<T>, sum[r][v]);
+}
+
+// Whether what lies below one another in a matrix falls into a few places of the first cache, and is read so often that
+// bringing it together pays: wider vectors read it less often.
+template <class T>
+bool lie_far_apart(int64_t columns, int64_t rows_read) {
+  return MADE_FAST_VECTOR_BYTES <= 32 && rows_read >= 48 && columns * int64_t(sizeof(T)) % 4096 == 0;
+}
+
+// As products of one term without a bias, with the same sums, for weights that lie so far apart that the first cache
+// has few places for them: they are brought together for all rows.
+template <class T>
+void products_of_far(const Summand<T>& summand, int64_t rows, int64_t stride, bool add, T* out) {
+  constexpr int64_t lanes = kLanes<T>, most_columns = 256;
+  constexpr int most = MADE_FAST_REGISTERS / (2 * kUnitsAtOnce);
+  alignas(kAlign) T near[most_columns * kUnitsAtOnce];
+  const ColumnView& all = summand.tiles->all;
+  for (int64_t unit = 0, tile = 0; unit < rows; unit += kUnitsAtOnce, ++tile) {
+    const int64_t last = all.starts[tile + 1];
+    bool adds = add;
+    for (int64_t begin = all.starts[tile]; begin < last || begin == all.starts[tile];
+         begin += most_columns, adds = true) {
+      const int64_t end = last - begin < most_columns ? last : begin + most_columns;
+      for (int64_t i = begin; i < end; ++i)
+        for (int r = 0; r < kUnitsAtOnce; ++r)
+          near[(i - begin) * kUnitsAtOnce + r] =
+              summand.weight[(unit + r < rows ? unit + r : rows - 1) * summand.strides.row +
+                             all.columns[i] * summand.strides.column];
+      int64_t first = 0;
+      for (; first + most * lanes <= stride; first += most * lanes)
+        tile_part<T, most>(summand, tile, begin, end, near, rows, stride, first, adds, out);
+      for (; first < stride; first += lanes)
+        tile_part<T, 1>(summand, tile, begin, end, near, rows, stride, first, adds, out);
+    }
+  }
+}
+
 // out (units, stride) from in (rows, units): rows in lanes, zero beyond the last.
 template <class T>
 void rows_to_lanes(const T* in, int64_t rows, int64_t units, int64_t stride, T* out) {

@@ -237,7 +237,11 @@ void affine_backward(const Place<T>& place, const NetworkOp& op, const T* own, c
     if (term.source < 2 && !wanted[term.source]) continue;
     const Summand<T> summand = {
         &term.backward, place.weights[term.weight], {1, term.columns}, place.packed + term.backward.packed, own};
-    products<T>(&summand, 1, term.columns, block.stride, nullptr, written[term.source], block.grad(term.source));
+    T* to = block.grad(term.source);
+    if (lie_far_apart<T>(term.columns, block.stride))
+      products_of_far<T>(summand, term.columns, block.stride, written[term.source], to);
+    else
+      products<T>(&summand, 1, term.columns, block.stride, nullptr, written[term.source], to);
     written[term.source] = true;
   }
 }
