@@ -42,6 +42,7 @@ def table_output() -> Mixed:
 OUTPUTS: dict[str, Callable[[], Output]] = {
     "Bernoulli": Bernoulli,
     "Categorical(2)": lambda: Categorical(2),
+    "Categorical(4)": lambda: Categorical(4),
     "Categorical(10)": lambda: Categorical(10),
     "MixtureOfNormals(5)": lambda: MixtureOfNormals(5),
     "MixtureOfLogistics(10)": lambda: MixtureOfLogistics(10, levels=256),
