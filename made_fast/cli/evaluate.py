@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from made_fast.tables.table import Table
+    from made_fast.training.fitting import interval_of
 
     model = read_model(args.model)
     if isinstance(model, Table):
@@ -54,10 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if not bool(torch.isfinite(nll).all()):
         why = f"{args.model} has weights that are not finite, or too large"
         raise ValueError(f"the NLL of the {part}rows is {nll.mean().item()}: {why}")
-    half_width = 1.96 * nll.std().item() / math.sqrt(len(nll)) if len(nll) > 1 else math.inf
     name = Path(args.data).stem
-    figure = shown((nll.mean().item(), half_width))
-    say(f"{part}NLL {figure} nats (95% interval, {len(nll):,} rows of {name})")
+    say(f"{part}NLL {shown(interval_of(name, nll))} nats (95% interval, {len(nll):,} rows of {name})")
     return 0
 
 
