@@ -98,9 +98,7 @@ def _of_table(table: Table, args: argparse.Namespace) -> Iterator[Tensor]:
     if Path(args.data).suffix not in datasets.FRAMES:
         raise ValueError(f"{args.model} is a table: DATA must end in {' or '.join(datasets.FRAMES)}, got {args.data}")
     file = frames_of(table, Path(args.data), args.separator)
-    lacking = [name for name in table.schema.names if name not in file.names]
-    if lacking:
-        raise ValueError(f"{args.data} must have the columns of the table, but lacks {lacking[0]!r}")
+    file.check_names(table.schema.names, "the table")
     others = [name for name in file.names if name not in table.schema.names]
     if others:
         note(f"columns that the table does not have are left out: {', '.join(others)}")
