@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -176,6 +176,21 @@ class Last(Generic[T]):
         """Keeps something, and what was seen when it was made, if that can be watched."""
         watch = unchanged(seen)
         self._kept = None if watch is None else (key, value, watch)
+
+    def current(self, key: Sequence[Any], make: Callable[[Seen], T | None]) -> T | None:
+        """What was made, or is made and kept now; None where it cannot be.
+
+        Args:
+            key: see ``of``.
+            make: lists what it has looked at.
+        """
+        value = self.of(key)
+        if value is None:
+            seen = Seen()
+            value = make(seen)
+            if value is not None:
+                self.keep(key, value, seen)
+        return value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Last[T]:
         return type(self)()
