@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from made_fast import backends
 from made_fast.masks import mask_digest
 
-__all__ = ["Last", "Seen", "Unchanged", "is_watched", "unchanged"]
+__all__ = ["Last", "Seen", "Unchanged", "is_watched", "own_attributes", "unchanged"]
 
 T = TypeVar("T")
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # training, hooks and so on
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # training, _parameters, _buffers, hooks and so on
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -27,6 +27,11 @@ def is_watched(layer: nn.Module) -> bool:
     return bool(of["_forward_pre_hooks"] or of["_forward_hooks"] or of["_backward_hooks"] or "forward" in of) or bool(
         of["_backward_pre_hooks"]
     )
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """The plain attributes of a module: masks may be among them."""
+    return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
 
 
 @dataclass
@@ -102,11 +107,10 @@ class Seen:
             own = module.__dict__
             self.kinds.append((module, type(module)))
             self.sizes.append((own, len(own)))
-            for name, value in own.items():
-                if name not in _OF_EVERY_MODULE:
-                    self.held.append((own, name, value))
-                    if deep and not self._within(value):
-                        return False
+            for name, value in own_attributes(module).items():
+                self.held.append((own, name, value))
+                if deep and not self._within(value):
+                    return False
             for name in ("_modules", "_parameters", "_buffers"):
                 self.held.append((own, name, own[name]))
                 self._within(own[name])
