@@ -135,21 +135,11 @@ def masked_matmul_f32(
     out: int,
     num_threads: int,
 ) -> int: ...
-def masked_matmul_f64(
-    isa: str,
-    side: MaskSide,
-    batch: int,
-    x: int,
-    weight: int,
-    row_stride: int,
-    column_stride: int,
-    bias: int,
-    function: int,
-    out: int,
-    num_threads: int,
-) -> int: ...
 def masked_outer_f32(isa: str, side: MaskSide, batch: int, grad: int, x: int, out: int, num_threads: int) -> int: ...
-def masked_outer_f64(isa: str, side: MaskSide, batch: int, grad: int, x: int, out: int, num_threads: int) -> int: ...
+
+masked_matmul_f64 = masked_matmul_f32
+masked_outer_f64 = masked_outer_f32
+
 def digest_parts(
     addresses: list[int], sizes: list[int], first: int, last: int, parts: int, num_threads: int = 1
 ) -> list[int]: ...
@@ -191,6 +181,7 @@ class Network:
 
 def network_sizes(networks: list[Network], rooms: int) -> tuple[int, int]: ...
 def network_forward_f32(networks: list[Network], *arguments: object) -> bool: ...
-def network_forward_f64(networks: list[Network], *arguments: object) -> bool: ...
 def network_backward_f32(networks: list[Network], *arguments: object) -> bool: ...
-def network_backward_f64(networks: list[Network], *arguments: object) -> bool: ...
+
+network_forward_f64 = network_forward_f32
+network_backward_f64 = network_backward_f32

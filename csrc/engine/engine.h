@@ -20,7 +20,7 @@ struct Engine {
   int64_t (*scratch_f64)(const Plan<double>&, int64_t num_rows, int num_threads, int rows_at_once) = nullptr;
   Status (*draw_f32)(const Plan<float>&, const Request<float>&) = nullptr;
   Status (*draw_f64)(const Plan<double>&, const Request<double>&) = nullptr;
-  // Null without the instruction; a build that has it has nothing else but scratch_f32, see engine.cpp.
+  // Null without the instruction; a build that has it has nothing else but single_rows_f32, see engine.cpp.
   Status (*draw_bf16)(const Plan<float>&, const Request<float>&) = nullptr;
   Status (*masked_matmul_f32)(const MatmulTask<float>&) = nullptr;
   Status (*masked_matmul_f64)(const MatmulTask<double>&) = nullptr;

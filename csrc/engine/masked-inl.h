@@ -53,7 +53,7 @@ MADE_FAST_INLINE void load_square(const T* from, int64_t stride, int64_t rows, i
       if (r < rows) std::memcpy(&square[r], from + r * stride, static_cast<size_t>(columns) * sizeof(T));
     }
   }
-  transpose<T, n / 2>(square);
+  transpose<T>(square);
 }
 
 template <class T>
@@ -142,7 +142,7 @@ class MaskedMatmul {
         } else if (task_.function != Function::identity) {
           for (int u = 0; u < n; ++u) square[u] = call<T>(task_.function, square[u]);
         }
-        transpose<T, n / 2>(square);
+        transpose<T>(square);
         T* to = task_.out + (first + row) * units + unit;
         if (kept == n && rows - row >= n) {
 #pragma GCC unroll 16

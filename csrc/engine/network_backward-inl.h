@@ -51,7 +51,7 @@ void lanes_to_columns(const T* in, int64_t units, int64_t stride, T* out) {
     for (int64_t row = 0; row < stride; row += lanes) {
       Vec<T> square[lanes] = {};
       for (int i = 0; i < lanes && unit + i < units; ++i) square[i] = load<T>(in + (unit + i) * stride + row);
-      transpose<T, lanes / 2>(square);
+      transpose<T>(square);
       for (int i = 0; i < lanes; ++i) store<T>(out + unit * stride + (row + i) * lanes, square[i]);
     }
 }

@@ -167,9 +167,9 @@ MADE_FAST_INLINE void transpose_square(Vector (&rows)[n]) {
 }
 
 // A square of one vector each way.
-template <class T, int half>
+template <class T>
 MADE_FAST_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
-  transpose_square<Vec<T>, Int<T>, kLanes<T>, half>(rows);
+  transpose_square<Vec<T>, Int<T>, kLanes<T>>(rows);
 }
 
 }  // namespace MADE_FAST_ISA

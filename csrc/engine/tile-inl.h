@@ -335,7 +335,7 @@ struct Tile {
   void read_square(int64_t start, int from, Vec<T> (&square)[kLanes<T>]) const {
 #pragma GCC unroll 16
     for (int v = 0; v < kLanes<T>; ++v) square[v] = load<T>(drawn_at(start + v) + from);
-    transpose<T, kLanes<T> / 2>(square);
+    transpose<T>(square);
   }
 
   void write() {

@@ -4,7 +4,6 @@
 #include <cstring>
 #include <limits>
 #include <map>
-#include <type_traits>
 #include <utility>
 
 #if defined(_OPENMP)
@@ -12,6 +11,7 @@
 #endif
 
 #include "plan/check.h"
+#include "plan/finite.h"
 #include "plan/transpose.h"
 
 namespace made_fast {
@@ -26,22 +26,6 @@ int thread_number() {
 #else
   return 0;
 #endif
-}
-
-// Whether all of some numbers are finite.
-template <class T>
-bool are_finite(const T* numbers, int64_t count) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-  constexpr int highest = 8 * sizeof(T) - 1;
-  constexpr Bits one = Bits{1} << (std::numeric_limits<T>::digits - 1);  // of the exponent
-  constexpr Bits exponent = ((Bits{1} << highest) - 1) / one * one;
-  Bits beyond = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    Bits bits;
-    std::memcpy(&bits, numbers + i, sizeof bits);
-    beyond |= (bits & exponent) + one;  // reaches the highest bit if all of the exponent is set
-  }
-  return beyond >> highest == 0;
 }
 
 }  // namespace
@@ -97,7 +81,7 @@ bool PackedPlan<T>::fill(const WeightSource<T>& from, int num_threads) {
   if (checked)
     for (const Span& span : own.unread)
       if (from.arrays[static_cast<size_t>(span.array)] &&
-          !are_finite(from.arrays[static_cast<size_t>(span.array)] + span.first, span.count))
+          !all_finite(from.arrays[static_cast<size_t>(span.array)] + span.first, span.count))
         return false;
   // What is no sum is written before it is read; until then it shows as nan.
   std::fill(weights_->bias.data(), weights_->bias.data() + weights_->bias.size(), std::numeric_limits<T>::quiet_NaN());
@@ -130,7 +114,7 @@ bool PackedPlan<T>::is_finite(const Block& block, const WeightSource<T>& from) c
     const int64_t width = packing.widths[term];
     const T* array = from.arrays[static_cast<size_t>(packing.first_array) + term];
     for (int64_t row = block.first; row < block.first + block.count; ++row)
-      finite = are_finite(array + packing.rows[static_cast<size_t>(row)] * width, width) && finite;
+      finite = all_finite(array + packing.rows[static_cast<size_t>(row)] * width, width) && finite;
   }
   return finite;
 }

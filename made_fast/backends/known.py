@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from made_fast.programs.program import Program
+from made_fast.programs.wiring import HEADS_WITH_Z, Wiring
 
-__all__ = ["ReadyNetwork", "ReadyNetworks", "check_function", "check_program"]
+__all__ = ["ReadyNetwork", "ReadyNetworks", "check_function", "check_program", "new_results"]
 
 _CHAINS_KEPT = 8
 
@@ -36,6 +37,23 @@ def check_program(backend: str, program: Program, functions: Collection[str], co
         if conditional.code not in codes:
             known = ", ".join(type(conditional.code)(code).name.lower() for code in codes)
             raise ValueError(f"the {backend} backend has no output {conditional.name!r}, only {known}")
+
+
+def new_results(head: str, wiring: Wiring, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """What ``ReadyNetworks.forward`` gives of a head, before it is written.
+
+    Args:
+        head: of ``HEADS``.
+        wiring: of the last network.
+        x: (B, D); the results are of its dtype.
+
+    Returns:
+        (B, P), or z (B, D), or None; the total (B,) or None.
+    """
+    batch = x.shape[0]
+    if head == "parameters":
+        return x.new_empty(batch, wiring.wires[-1].width), None
+    return x.new_empty(batch, wiring.features) if head in HEADS_WITH_Z else None, x.new_empty(batch)
 
 
 class ReadyNetwork(ABC):

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from made_fast.capture.rehearsal import rehearse
 from made_fast.capture.writes import without_writes
-from made_fast.layers.unchanged import Seen, Unchanged, unchanged
+from made_fast.layers.unchanged import Seen, Unchanged, own_attributes, unchanged
 
 __all__ = [
     "Call",
@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 _TORCH = f"{Path(torch.__file__).parent}/"
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # training, _parameters, _buffers, hooks and so on
 
 Call = Callable[[nn.Module, Tensor, Tensor | None], Any]
 
@@ -112,11 +111,6 @@ def detached_copy(module: nn.Module) -> nn.Module:
         if isinstance(value, Tensor) and not value.is_leaf  # deepcopy refuses these
     ]
     return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
-
-
-def own_attributes(module: nn.Module) -> dict[str, Any]:
-    """The plain attributes of a module: masks may be among them."""
-    return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
 
 
 def watch_of(module: nn.Module) -> Unchanged | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from made_fast.tables.table import Table
+    from made_fast.training.fitting import interval_of
 
     model = read_model(args.model)
     if isinstance(model, Table):
@@ -54,10 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if not bool(torch.isfinite(nll).all()):
         why = f"{args.model} has weights that are not finite, or too large"
         raise ValueError(f"the NLL of the {part}rows is {nll.mean().item()}: {why}")
-    half_width = 1.96 * nll.std().item() / math.sqrt(len(nll)) if len(nll) > 1 else math.inf
     name = Path(args.data).stem
-    figure = shown((nll.mean().item(), half_width))
-    say(f"{part}NLL {figure} nats (95% interval, {len(nll):,} rows of {name})")
+    say(f"{part}NLL {shown(interval_of(name, nll))} nats (95% interval, {len(nll):,} rows of {name})")
     return 0
 
 
@@ -100,9 +98,7 @@ def _of_table(table: Table, args: argparse.Namespace) -> Iterator[Tensor]:
     if Path(args.data).suffix not in datasets.FRAMES:
         raise ValueError(f"{args.model} is a table: DATA must end in {' or '.join(datasets.FRAMES)}, got {args.data}")
     file = frames_of(table, Path(args.data), args.separator)
-    lacking = [name for name in table.schema.names if name not in file.names]
-    if lacking:
-        raise ValueError(f"{args.data} must have the columns of the table, but lacks {lacking[0]!r}")
+    file.check_names(table.schema.names, "the table")
     others = [name for name in file.names if name not in table.schema.names]
     if others:
         note(f"columns that the table does not have are left out: {', '.join(others)}")

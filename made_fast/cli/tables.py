@@ -46,7 +46,7 @@ def train_table(args: argparse.Namespace, fitted: Callable[..., int]) -> int:
 
     survey, ends = Survey(), []
     for number, path in enumerate(paths):
-        _check_names(files[number], kept)
+        files[number].check_names(kept, "DATA")
         if number:  # what is text in DATA may look like numbers elsewhere
             files[number] = FrameFile(path, args.separator, survey.texts)
         for chunk in files[number].chunks():
@@ -91,12 +91,6 @@ def _wishes(args: argparse.Namespace, file: FrameFile) -> dict[str, str]:
         if name in (args.drop or ()):
             raise ValueError(f"--column must name columns that are not dropped, got {name!r}")
     return wishes
-
-
-def _check_names(file: FrameFile, names: list[str]) -> None:
-    left = [name for name in names if name not in file.names]
-    if left:
-        raise ValueError(f"{file.path} must have the columns of DATA, but lacks {left[0]!r}")
 
 
 def _parts(args: argparse.Namespace, ends: list[int]) -> tuple[Any, str]:

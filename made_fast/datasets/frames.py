@@ -67,6 +67,20 @@ class FrameFile:
         with self._readable():
             yield from self._by_polars() if self._library == "polars" else self._by_pyarrow()
 
+    def check_names(self, names: Iterable[str], of: str) -> None:
+        """Makes sure that the file has columns of these names.
+
+        Args:
+            names: that it must have; it may have others.
+            of: whose columns they are, for the message.
+
+        Raises:
+            ValueError: it lacks one.
+        """
+        lacking = [name for name in names if name not in self.names]
+        if lacking:
+            raise ValueError(f"{self.path} must have the columns of {of}, but lacks {lacking[0]!r}")
+
     @contextmanager
     def _readable(self) -> Iterator[None]:
         """Errors within the block are those of a file that cannot be read."""

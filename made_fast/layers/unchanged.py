@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from made_fast import backends
 from made_fast.masks import mask_digest
 
-__all__ = ["Last", "Seen", "Unchanged", "is_watched", "unchanged"]
+__all__ = ["Last", "Seen", "Unchanged", "is_watched", "own_attributes", "unchanged"]
 
 T = TypeVar("T")
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # training, hooks and so on
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # training, _parameters, _buffers, hooks and so on
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -27,6 +27,11 @@ def is_watched(layer: nn.Module) -> bool:
     return bool(of["_forward_pre_hooks"] or of["_forward_hooks"] or of["_backward_hooks"] or "forward" in of) or bool(
         of["_backward_pre_hooks"]
     )
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """The plain attributes of a module: masks may be among them."""
+    return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
 
 
 @dataclass
@@ -102,11 +107,10 @@ class Seen:
             own = module.__dict__
             self.kinds.append((module, type(module)))
             self.sizes.append((own, len(own)))
-            for name, value in own.items():
-                if name not in _OF_EVERY_MODULE:
-                    self.held.append((own, name, value))
-                    if deep and not self._within(value):
-                        return False
+            for name, value in own_attributes(module).items():
+                self.held.append((own, name, value))
+                if deep and not self._within(value):
+                    return False
             for name in ("_modules", "_parameters", "_buffers"):
                 self.held.append((own, name, own[name]))
                 self._within(own[name])
@@ -176,6 +180,21 @@ class Last(Generic[T]):
         """Keeps something, and what was seen when it was made, if that can be watched."""
         watch = unchanged(seen)
         self._kept = None if watch is None else (key, value, watch)
+
+    def current(self, key: Sequence[Any], make: Callable[[Seen], T | None]) -> T | None:
+        """What was made, or is made and kept now; None where it cannot be.
+
+        Args:
+            key: see ``of``.
+            make: lists what it has looked at.
+        """
+        value = self.of(key)
+        if value is None:
+            seen = Seen()
+            value = make(seen)
+            if value is not None:
+                self.keep(key, value, seen)
+        return value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Last[T]:
         return type(self)()

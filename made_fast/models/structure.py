@@ -122,12 +122,12 @@ class Structure:
         if torch._C._are_functorch_transforms_active():  # whose tensors cannot be looked at
             return
         places = _places_of(network)
-        found = {name: tensor for name, (_, _, tensor) in places.items()}
         device = network.parameters_layer.weight.device
-        if not have_values(*found.values()):
+        if not have_values(*(tensor for _, _, tensor in places.values())):
             if device.type == "meta" or not self._allot(places, device):
                 return
-            found = _tensors_of(network)
+            places = _places_of(network)  # those before hold tensors without memory
+        found = {name: tensor for name, (_, _, tensor) in places.items()}
         changed = [name for name, tensor in found.items() if not _same(tensor, self._known.get(name))]
         constant = [name for name in changed if name.startswith(_CONSTANT) and name in self._known]
         changed = [name for name in changed if name not in constant and not name.startswith(_DERIVED)]

@@ -28,7 +28,7 @@ from made_fast.training.rows import TensorRows
 from made_fast.training.run import SCHEDULES, Run, Settings, mean_of, nll_over
 from made_fast.training.values import refuse_strange_rows, warn_of_scales
 
-__all__ = ["Epoch", "History", "TrainingError", "evaluate", "fit"]
+__all__ = ["Epoch", "History", "TrainingError", "evaluate", "fit", "interval_of"]
 
 Data = Tensor | Dataset[Any] | Iterable[Any]
 
@@ -215,12 +215,26 @@ def evaluate(
         nll, weights = nll_over(model, rows, batch_size)
     finally:
         model.train(was_training)
-    mean, count = mean_of("data", nll, weights), len(nll)
-    if count == 1:
+    return interval_of("data", nll, weights)
+
+
+def interval_of(name: str, nll: Tensor, weight: Tensor | None = None) -> tuple[float, float]:
+    """The mean of some rows and the half-width of its 95% interval, see ``evaluate``.
+
+    Args:
+        name: of the rows, for messages.
+        nll: (N,) fp64.
+        weight: (N,) or None.
+
+    Raises:
+        ValueError: no row has weight.
+    """
+    mean, count = mean_of(name, nll, weight), len(nll)
+    if count < 2:
         return mean, math.inf
-    if weights is None:
+    if weight is None:
         return mean, 1.96 * nll.std().item() / math.sqrt(count)
-    error = (weights * (nll - mean)).square().sum().sqrt() / weights.sum()
+    error = (weight * (nll - mean)).square().sum().sqrt() / weight.sum()
     return mean, 1.96 * error.item() * math.sqrt(count / (count - 1))
 
 

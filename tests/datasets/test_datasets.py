@@ -34,6 +34,14 @@ def test_npz_gives_back_what_was_packed(tmp_path, features):
     assert (data.name, data.features) == ("rows", features)
 
 
+def test_rows_without_parts_are_split_in_a_fixed_way(tmp_path):
+    rows = np.arange(2 * 103).reshape(103, 2)
+    np.save(tmp_path / "rows.npy", rows)
+    data, parts = datasets.load(tmp_path / "rows.npy"), datasets.split_rows(103, (0.8, 0.1, 0.1), 0)
+    for number, key in enumerate(npz.SPLITS):
+        np.testing.assert_array_equal(data.split(key).numpy(), rows[parts == number])
+
+
 def test_digits_are_scikit_learns_thresholded_at_8():
     sklearn = pytest.importorskip("sklearn.datasets")
     data = datasets.load("digits")

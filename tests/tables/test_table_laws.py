@@ -23,7 +23,6 @@ VALUES = {
     "size": [1, 2, 3],
 }
 FALSE_ALARM = 1e-6
-_CHANCE = 0.03  # total variation of 20,000 rows of 90 kinds and their law: 0.019 ± 0.002
 
 
 def finite() -> Table:
@@ -230,7 +229,7 @@ def test_rows_where_a_query_holds_follow_the_exact_conditional(place: int) -> No
     drawn = table.sample(20_000, seed=6, where=query, candidates=400)
     counts = np.bincount(numbers_of(drawn, VALUES), minlength=len(expected))
     assert counts[~fits].sum() == 0
-    assert 0.5 * np.abs(counts / counts.sum() - expected).sum() < _CHANCE
+    assert not alarm(counts, expected * 20_000)
 
 
 def test_known_cells_and_a_query_hold_together_and_rows_are_numbered() -> None:
@@ -259,7 +258,10 @@ KNOWN: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("known", KNOWN, ids=" ".join)
 def test_imputation_follows_the_exact_conditional(known: dict[str, Any]) -> None:
-    """Known cells stay; missing ones of the given columns are filled; columns that are left out are free, holes too."""
+    """Known cells stay; missing ones of the given columns are filled; columns that are left out are free, holes too.
+
+    What is left of the bias of 400 candidates is not seen here; that of five raises the alarm.
+    """
     table = finite()
     rows, probability = law(table, VALUES)
     fits = np.ones(len(probability), dtype=bool)
@@ -270,10 +272,7 @@ def test_imputation_follows_the_exact_conditional(known: dict[str, Any]) -> None
     drawn = table.sample(20_000, seed=5, given=given, candidates=400)
     counts = np.bincount(numbers_of(drawn, VALUES), minlength=len(expected))
     assert counts[~fits].sum() == 0
-    total = 0.5 * np.abs(counts / counts.sum() - expected).sum()
-    assert total < _CHANCE
-    if known == {"count": 2.0, "city": None}:  # in front of the others: exact
-        assert not alarm(counts, expected * 20_000)
+    assert not alarm(counts, expected * 20_000)
 
 
 def test_log_prob_of_a_sample_is_what_the_engine_says() -> None:

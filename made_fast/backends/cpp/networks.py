@@ -11,9 +11,9 @@ from torch import Tensor
 
 from made_fast import _core
 from made_fast.backends.cpp.engine import instruction_set
-from made_fast.backends.known import ReadyNetwork, ReadyNetworks
+from made_fast.backends.known import ReadyNetwork, ReadyNetworks, new_results
 from made_fast.programs.functions import FUNCTION_CODES
-from made_fast.programs.wiring import HEADS, HEADS_WITH_Z, Wiring
+from made_fast.programs.wiring import HEADS, Wiring
 
 __all__ = ["Network", "NetworkColumn", "Networks", "Unchanged"]
 
@@ -99,9 +99,7 @@ class Networks(ReadyNetworks):
         block_values, room_size = self._sizes_of(threads)
         values = x.new_empty(block_values * (blocks if keep else threads))
         room = x.new_empty(room_size)
-        total = None if head == "parameters" else x.new_empty(batch)
-        width = self._wiring.wires[-1].width if head == "parameters" else self._wiring.features
-        out = x.new_empty(batch, width) if head == "parameters" or head in HEADS_WITH_Z else None
+        out, total = new_results(head, self._wiring, x)
         call = _core.network_forward_f64 if x.dtype == torch.float64 else _core.network_forward_f32
         done = call(
             self._natives,

@@ -226,14 +226,8 @@ def _density(transforms: Sequence[Any], x: Tensor, context: Tensor | None) -> tu
         return None
     first = next(filter(_is_affine, transforms))
     key = (backend, x.dtype, context is None, *[each.__dict__ for each in transforms])
-    chain = first._last.of(key)
-    if chain is None:
-        seen = Seen()
-        chain = _chain(backend, transforms, x, context, seen)
-        if chain is None:
-            return None
-        first._last.keep(key, chain, seen)
-    if not fits(chain, x, context):
+    chain = first._last.current(key, partial(_chain, backend, transforms, x, context))
+    if chain is None or not fits(chain, x, context):
         return None
     for each in takewhile(_is_permutation, transforms):  # which a chain cannot begin with
         x = x.index_select(1, each._permutation)

@@ -104,7 +104,6 @@ class Inverter:
         dtype = next(self.module.parameters()).dtype
         self._chancy = [each for each in self.module.modules() if isinstance(each, (_BatchNorm, _DropoutNd))]
         double = self._frozen(torch.float64)
-        self._rehearse(double)
         if self.how != "levels":  # what could not be compiled before cannot be now
             try:
                 program = self._inverse_program(double)
@@ -130,13 +129,6 @@ class Inverter:
         """Rows (B, D), and for the context (B, C) or None, to try it on: within [0, 1], all the domain of some splines."""
         values, context = (rows(width) for width in (self.adapter.features, self.adapter.context_features))
         return values, context if self.adapter.context_features else None
-
-    def _rehearse(self, frozen: nn.Module) -> None:
-        """Runs it once, so that the library caches real tensors: an export would leave fake ones there for good."""
-        x, context = self._arguments(lambda width: torch.full((1, width), 0.5, dtype=torch.float64))
-        with torch.no_grad():
-            self.adapter.apply(frozen, x, x, context)
-            self.adapter.solve_each(frozen, self.adapter.network(frozen, x, context).clone(), x, None)
 
     def _inverse_program(self, frozen: nn.Module) -> Program:
         """The network with the elementwise inverse, a program of points; fp64."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from inspect import signature
 from itertools import groupby
 from math import prod
@@ -199,14 +200,10 @@ def _density(lazy: Sequence[Any], x: Tensor, c: Tensor | None) -> tuple[Tensor, 
             return None
         x = torch.cat([x, c.expand(*shape, c.shape[-1])], -1)
     key = (backend, x.dtype, *[each.__dict__ for each in lazy])
-    chain = lazy[0]._last.of(key)
-    if chain is None:
-        seen = Seen()
-        chain = _chain(backend, lazy, x, seen)
-        if chain is None:
-            return None
-        lazy[0]._last.keep(key, chain, seen)
-    found = run_finite(chain, "softclip_scale", slope, x, None) if fits(chain, x, None) else None
+    chain = lazy[0]._last.current(key, partial(_chain, backend, lazy, x))
+    if chain is None or not fits(chain, x, None):
+        return None
+    found = run_finite(chain, "softclip_scale", slope, x, None)
     if found is None or c is None:
         return found  # type: ignore[no-any-return]
     return found[0][..., :features], found[1]

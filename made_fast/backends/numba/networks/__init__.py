@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from made_fast.backends.known import ReadyNetwork, ReadyNetworks, check_function
+from made_fast.backends.known import ReadyNetwork, ReadyNetworks, check_function, new_results
 from made_fast.backends.numba.jit import in_threads
 from made_fast.backends.numba.networks.backward import (
     BLOCKS_AT_ONCE,
@@ -30,7 +30,7 @@ from made_fast.backends.numba.networks.plan import (
     side_of,
 )
 from made_fast.backends.numba.networks.slopes import SLOPES
-from made_fast.programs.wiring import HEADS, HEADS_WITH_Z, Wiring, check_head, check_networks, check_wiring
+from made_fast.programs.wiring import HEADS, Wiring, check_head, check_networks, check_wiring
 
 __all__ = ["Network", "Networks"]
 
@@ -98,12 +98,10 @@ class Networks(ReadyNetworks):
     ) -> tuple[Tensor | None, Tensor | None, Tensor] | None:
         """See ``ReadyNetworks``."""
         self._check(head, reads, weights)
-        batch, wiring = x.shape[0], self._wirings[-1]
+        batch = x.shape[0]
         blocks, threads = self._cut(batch)
         values = x.new_empty(blocks * BLOCK * self._units if keep else 0)
-        width = wiring.wires[-1].width if head == "parameters" else wiring.features
-        out = x.new_empty(batch, width) if head == "parameters" or head in HEADS_WITH_Z else None
-        total = None if head == "parameters" else x.new_empty(batch)
+        out, total = new_results(head, self._wirings[-1], x)
         tensors = (x, context, out, total, values if keep else None, None)
         task = self._task(tensors, head, batch, finite, reads, weights)
         statuses = in_threads(forward, (task, _NUMBERS[x.dtype](floor)), blocks, threads)
