@@ -50,7 +50,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         part, found = _of_arrays(model, args)
     with torch.no_grad():
-        nll = torch.cat([each.double().cpu() for each in found])
+        batches = [each.double().cpu() for each in found]
+    if not batches:
+        raise ValueError(f"DATA must have at least one row, but {args.data} has none")
+    nll = torch.cat(batches)
     if not bool(torch.isfinite(nll).all()):
         why = f"{args.model} has weights that are not finite, or too large"
         raise ValueError(f"the NLL of the {part}rows is {nll.mean().item()}: {why}")

@@ -307,6 +307,8 @@ class MaskSet(nn.Module):
     ) -> None:
         arguments = (state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         super()._load_from_state_dict(*arguments)
+        if not have_values(self.orders, *self.degrees):  # nor does the state have them
+            return
         try:
             self.check()
         except ValueError as error:

@@ -198,8 +198,10 @@ class Structure:
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        """Masks are left out, and looked at again where they come back."""
-        known = {name: tensor for name, tensor in self._known.items() if tensor.dtype != torch.bool}
+        """Masks that lie in the buffers, with memory, are left out, and looked at again where they come back."""
+        buffers = [holder.get(name) for holder, name, *_ in self._buffers]
+        stored = len(buffers) > 0 and all(isinstance(each, Tensor) and have_values(each) for each in buffers)
+        known = {name: tensor for name, tensor in self._known.items() if not stored or tensor.dtype != torch.bool}
         return {"_known": known, "_buffers": [], "_modules": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -113,6 +113,9 @@ def test_evaluate_and_query_say_what_the_table_says(capsys: Any, files: Path) ->
         status, text, _ = call(capsys, "evaluate", files / "m.safetensors", files / name)
         assert (status, text.startswith(f"NLL {nll:.3f} ± ")) == (0, True), text
         assert text.endswith("nats (95% interval, 600 rows of people)\n")
+    people().clear().write_csv(files / "none.csv")
+    status, _, err = call(capsys, "evaluate", files / "m.safetensors", files / "none.csv")
+    assert (status, "DATA must have at least one row" in err) == (1, True)
     queries = ["age between 30 and 40", "city = 'Rome' or income is null and day < '2024-02-01'"]
     status, text, err = call(capsys, "query", files / "m.safetensors", *queries, "-n", 500, "--seed", 3)
     assert (status, err) == (0, "")

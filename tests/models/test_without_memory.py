@@ -1,6 +1,7 @@
 """Models made on the meta device, in FakeTensorMode or without initialisation draw as others once their weights are there."""
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -55,6 +56,18 @@ def test_made_on_meta_and_loaded(options: dict[str, Any]) -> None:
     model = _make(**options, device="meta")
     model.to_empty(device="cpu").load_state_dict(state)
     _check_equal(model, expected)
+
+
+@every
+def test_pickled_on_meta_and_loaded_without_structure(options: dict[str, Any]) -> None:
+    expected = _make(**options)
+    weights = {name: tensor.clone() for name, tensor in expected.named_parameters()}
+    moved = _make(**options)
+    moved.log_prob(torch.zeros(1, D), _given(moved, 1))  # its structure was looked at while it had memory
+    for on_meta in (_make(**options, device="meta"), moved.to("meta")):
+        model = pickle.loads(pickle.dumps(on_meta))
+        model.load_state_dict(weights, assign=True, strict=False)
+        _check_equal(model, expected)
 
 
 @every
