@@ -15,7 +15,7 @@
 namespace made_fast {
 namespace MADE_FAST_ISA {
 
-using LookupCode = uint32_t;  // where the weights of a category start, in bytes
+using LookupCode = uint32_t;  // where the weights of a category start, in bytes; see check.cpp
 
 // An affine operation that looks up, and its panel that is being summed up.
 struct OpenPanel {

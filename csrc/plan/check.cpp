@@ -96,6 +96,7 @@ class SourceCheck {
     }
     require(own.encoding == Encoding::one_hot, "only one-hot variables are looked up");
     require(variable.x_slot == shape_.num_slots + looked_up_, "variables that are looked up must follow one another");
+    require(own.units < int64_t{1} << 26, "variables that are looked up must have fewer than 2**26 categories");
     looked_up_ += own.units;
     require(looked_up_ < int64_t{1} << 28, "units that are looked up must be fewer than 2**28");
   }
