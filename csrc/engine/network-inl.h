@@ -9,6 +9,7 @@
 #include "engine/network_heads-inl.h"
 #include "engine/simd-inl.h"
 #include "plan/network.h"
+#include "plan/plan.h"
 
 namespace made_fast {
 namespace MADE_FAST_ISA {

@@ -221,8 +221,9 @@ void PackedPlan<T>::fill_lookups(const AffineInfo& affine, const Packing& packin
       std::fill(weights + first, weights + first + kPanelRows * own.units_of(lookup.place), T(0));
     }
     for (const LookedUp& unit : packing.looked_up) {
+      if (unit.column >= block.most) break;
       const int64_t first = start[static_cast<size_t>(unit.place)];
-      if (first < 0 || unit.column >= block.most) continue;
+      if (first < 0) continue;
       const T* from = rows + unit.column * kPackedRows + row;
       for (int64_t r = 0; r < kPanelRows; ++r) weights[first + kPanelRows * unit.category + r] += from[r];
     }
