@@ -174,13 +174,14 @@ class MaskedMatmul {
     const MaskView& view = task_.view;
     const int32_t* rows = view.rows + (&group - view.groups) * kGroupRows;
     const int32_t* positions = view.positions + group.positions;
-    bool together = task_.row_stride == 1;
-    for (int u = 1; u < kGroupRows; ++u) together = together && rows[u] == rows[0] + u;
+    const unsigned every = (1u << group.num_rows) - 1;
+    bool together = task_.row_stride == 1 && group.num_rows == kGroupRows;
+    for (int u = 1; u < group.num_rows; ++u) together = together && rows[u] == rows[0] + u;
     T* packed = to.weights;
     for (int64_t j = to.first; j < to.last; ++j, packed += kGroupRows) {
       const T* from = task_.weight + view.columns[positions[j]] * task_.column_stride;
       const bool partial = j >= group.partial[0] && j < group.partial[1];
-      const unsigned bits = partial ? view.bits[group.bits + j - group.partial[0]] : ~0u;
+      const unsigned bits = partial ? view.bits[group.bits + j - group.partial[0]] : every;
       if (!partial && together) {
         std::memcpy(packed, from + rows[0], kGroupRows * sizeof(T));
         continue;
