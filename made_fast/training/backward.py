@@ -33,19 +33,11 @@ def backward(model: Any, x: Tensor, context: Tensor | None = None) -> Tensor:
     """
     if not torch.is_grad_enabled():
         raise ValueError("backward must be called with gradients enabled, got torch.no_grad or inference_mode")
-    found = _in_one_call(model, x, context)
-    if found is None:
+    loss = _in_one_call(model, x, context)
+    if loss is None:
         loss = -_log_prob(model, x, context).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
-    loss, trained, gradients = found
-    both = list(zip(trained, gradients, strict=True))
-    added = [(each.grad, new) for each, new in both if each.grad is not None]
-    for parameter, new in both:
-        if parameter.grad is None:
-            parameter.grad = new
-    if added:
-        torch._foreach_add_([old for old, _ in added], [new for _, new in added])
     return loss
 
 
@@ -73,24 +65,43 @@ def _can_be_called(model: Any, given: tuple[Any, ...]) -> bool:
     return callable(model)
 
 
-def _in_one_call(model: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor, list[Tensor], list[Tensor]] | None:
-    """Loss, the parameters that are trained, and the gradient of each; None where autograd must find them."""
+def _in_one_call(model: Any, x: Tensor, context: Tensor | None) -> Tensor | None:
+    """Adds the gradients and returns the loss; None, with nothing done, where autograd must find them."""
     find = getattr(model, "_nll", None)
-    given = [each for each in (x, context) if each is not None]
-    if find is None or any(not isinstance(each, Tensor) or each.ndim != 2 or each.requires_grad for each in given):
+    given = (x,) if context is None else (x, context)
+    if find is None or any([not isinstance(each, Tensor) or each.ndim != 2 or each.requires_grad for each in given]):
         return None
     nll = find(x, context)
     if nll is None:
         return None
-    weights = nll.weights
-    trained = [each for each in weights if each.requires_grad]
-    if not trained or len(set(map(id, trained))) != len(trained):
-        return None  # of a weight that serves twice there is a sum
-    for each in trained:
+    made: list[Tensor | None] = []
+    fresh: list[tuple[Tensor, Tensor]] = []  # parameters and their first gradients
+    old: list[Tensor] = []
+    new: list[Tensor] = []  # which are added to the old ones
+    trained: set[int] = set()
+    for each in nll.weights:
+        if not each.requires_grad:
+            made.append(None)
+            continue
         if not each.is_leaf or each._backward_hooks or each._post_accumulate_grad_hooks or not each.is_contiguous():
             return None
-        if each.grad is not None and (each.grad.requires_grad or each.grad.layout != torch.strided):
+        if id(each) in trained:
+            return None  # of a weight that serves twice there is a sum
+        trained.add(id(each))
+        known, gradient = each.grad, torch.empty_like(each, requires_grad=False)
+        made.append(gradient)
+        if known is None:
+            fresh.append((each, gradient))
+        elif known.requires_grad or known.layout != torch.strided:
             return None
-    made = [torch.empty_like(each, requires_grad=False) if each.requires_grad else None for each in weights]
-    loss = nll.write_gradients(made)
-    return None if loss is None else (loss, trained, [each for each in made if each is not None])
+        else:
+            old.append(known)
+            new.append(gradient)
+    loss: Tensor | None = nll.write_gradients(made) if trained else None
+    if loss is None:
+        return None
+    for each, gradient in fresh:
+        each.grad = gradient
+    if old:
+        torch._foreach_add_(old, new)
+    return loss
