@@ -94,7 +94,8 @@ class Chain:
     ) -> bool:
         """Writes the gradients of the weights, of B rows whose values ``forward`` has kept. False: see ``finite``."""
         arguments = (head, floor, self._reads, batch, self._addresses, values)
-        return self._native.backward(*arguments, grads, (None, None), into, self._finite)
+        done: bool = self._native.backward(*arguments, grads, (None, None), into, self._finite)
+        return done
 
     def backward(
         self,

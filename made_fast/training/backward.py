@@ -20,7 +20,7 @@ def backward(model: Any, x: Tensor, context: Tensor | None = None) -> Tensor:
     and nflows after ``accelerate``, whose transforms are affine and masked, under a standard normal base.
 
     Args:
-        model: has ``log_prob(x)``, or ``log_prob(x, context)`` for a context; or gives a distribution that has ``log_prob(x)``
+        model: has ``log_prob(x)``, or ``log_prob(x, context)`` for a context; or gives a distribution with ``log_prob(x)``
             when it is called, as flows of zuko are, or conditioned, as those of pyro are.
         x: (B, D), as ``log_prob`` takes it.
         context: (B, C), or None.
@@ -69,7 +69,7 @@ def _in_one_call(model: Any, x: Tensor, context: Tensor | None) -> Tensor | None
     """Adds the gradients and returns the loss; None, with nothing done, where autograd must find them."""
     find = getattr(model, "_nll", None)
     given = (x,) if context is None else (x, context)
-    if find is None or any([not isinstance(each, Tensor) or each.ndim != 2 or each.requires_grad for each in given]):
+    if find is None or any(not isinstance(each, Tensor) or each.ndim != 2 or each.requires_grad for each in given):
         return None
     nll = find(x, context)
     if nll is None:

@@ -100,7 +100,7 @@ class OneCallDensity:
         return OneCallDensity, (self._read,)
 
     def nll(self, flow: nn.Module, x: Tensor, context: Tensor | None) -> FlowNLL | None:
-        """The mean of minus the log-probabilities of x (B, D) given context (B, C) or None; None where autograd must find it."""
+        """That of x (B, D) given context (B, C) or None; None where autograd must find it."""
         backend = serving(x, context)
         if backend is None or x.ndim != 2:
             return None
@@ -131,8 +131,10 @@ class OneCallFlow:
 
 
 def whole_flow(flow: nn.Module, read: Read) -> nn.Module:
-    """A copy of a flow that shares all parameters, with ``OneCallFlow`` before its class; a fresh copy of one as it is."""
-    return flow if isinstance(flow, OneCallFlow) else copy_with(flow, OneCallFlow, _one_call_density=OneCallDensity(read))
+    """A copy of a flow that shares all parameters, with ``OneCallFlow`` put before its class; such a one as it is."""
+    if isinstance(flow, OneCallFlow):
+        return flow
+    return copy_with(flow, OneCallFlow, _one_call_density=OneCallDensity(read))
 
 
 def definer_of(thing: Any, name: str) -> str:

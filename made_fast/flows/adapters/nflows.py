@@ -278,12 +278,14 @@ def _density_of_flow(flow: Any, backend: Any, x: Tensor, context: Tensor | None,
         return None
     if definer_of(flow, "_log_prob") != "nflows.flows.base.Flow":
         return None
-    transform, base, embedding = (flow._modules.get(f"_{name}") for name in ("transform", "distribution", "embedding_net"))
+    transform, base, embedding = (
+        flow._modules.get(f"_{name}") for name in ("transform", "distribution", "embedding_net")
+    )
     if type(embedding) is not nn.Identity or is_watched(embedding) or is_watched(transform):
         return None
     is_composed = isinstance(transform, _Composed)
     transforms = list(transform._transforms) if is_composed else [transform]  # type: ignore[union-attr]
-    affine = [each for each in transforms if isinstance(each, _Levelled) and _is_affine(each)]
+    affine: list[Any] = [each for each in transforms if isinstance(each, _Levelled) and _is_affine(each)]
     if not 0 < len(affine) <= MOST_NETWORKS or not _is_standard(base, x, seen):
         return None
     if any(is_watched(each) or not (_is_permutation(each) or each in affine) for each in transforms):
@@ -357,7 +359,7 @@ def levelled(module: Any, **options: Any) -> nn.Module:
 
 
 def composed(module: nn.Module) -> nn.Module:
-    """A composition or a flow whose transforms were accelerated, so that those that can be are one call; others as they are."""
+    """A composition or a flow whose transforms were accelerated, made one call where it can be; others as they are."""
     if kind_of(module) == "nflows.transforms.base.CompositeTransform":
         return copy_with(module, _Composed, _last=Last())
     if any(name_of(kind) == "nflows.flows.base.Flow" for kind in type(module).__mro__):

@@ -292,7 +292,7 @@ def levelled(module: Any, **options: Any) -> nn.Module:
 
 
 def composed(module: nn.Module) -> nn.Module:
-    """A composition or a flow whose transforms were accelerated, so that those that can be are one call; others as they are."""
+    """A composition or a flow whose transforms were accelerated, made one call where it can be; others as they are."""
     if kind_of(module) == "zuko.lazy.LazyComposedTransform":
         return copy_with(module, _Composed, _last=Last())
     if any(name_of(kind) == "zuko.lazy.Flow" for kind in type(module).__mro__):
