@@ -17,7 +17,8 @@ def backward(model: Any, x: Tensor, context: Tensor | None = None) -> Tensor:
     The numbers are those of ``loss = -model.log_prob(x, context).mean(); loss.backward()``, within rounding. Where one native
     call finds loss and gradients, nothing is recorded for autograd, which takes most of the time of a step of a small flow;
     everything else, a model of any other class too, goes by those two lines. One call are our own models, and flows of zuko
-    and nflows after ``accelerate``, whose transforms are affine and masked, under a standard normal base.
+    and nflows after ``accelerate``, whose transforms are affine and masked, under a standard normal base. Hooks of modules
+    and tensors are called; those on autograd's own nodes, which ``DistributedDataParallel`` puts there, are not seen.
 
     Args:
         model: has ``log_prob(x)``, or ``log_prob(x, context)`` for a context; or gives a distribution with ``log_prob(x)``
