@@ -93,7 +93,7 @@ def _in_one_call(model: Any, x: Tensor, context: Tensor | None) -> Tensor | None
         made.append(gradient)
         if known is None:
             fresh.append((each, gradient))
-        elif known.requires_grad or known.layout != torch.strided:
+        elif known.requires_grad or known.layout != torch.strided or known.dtype != each.dtype:
             return None
         else:
             old.append(known)

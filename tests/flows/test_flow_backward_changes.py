@@ -297,8 +297,10 @@ def test_whoever_watches_the_dispatcher_sees_the_library(name: str, calls: list[
     with Counting() as counting:
         found = gradients(ours, backward, *rows(name))
     same(found, gradients(theirs, defined, *rows(name)))
+    with torch.autocast("cpu", torch.bfloat16):
+        agree(name, ours.float(), theirs.float(), torch.float32)
     handle = nn.modules.module.register_module_forward_hook(lambda module, given, made: None)
-    agree(name, ours, theirs)
+    agree(name, ours, theirs, torch.float32)
     handle.remove()
     assert counting.seen > 100 and calls == []
 
