@@ -48,8 +48,7 @@ class FlowNLL(NamedTuple):
             return None
         rows = x.shape[0]
         of_z, of_log_det = z / rows, torch.full_like(log_det, -1 / rows)
-        if z.shape[1] > features:  # the context, which passes through
-            of_z[:, features:] = 0
+        if z.shape[1] > features:  # the context, which passes through and has no weights
             z = z[:, :features]
         nll = (z.square().sum(1).mul_(0.5).sub_(log_det)).mean().add_(constant)
         done = chain.write_gradients(head, floor, rows, values, (of_z, of_log_det), into)
