@@ -142,6 +142,27 @@ def test_what_is_done_to_a_flow_is_seen(name: str, change: str, calls: list[int]
     assert calls == ([70, 70] if native else [])
 
 
+@pytest.mark.parametrize(
+    "name", ["zuko composed of one", "zuko single", "nflows", "nflows composed of one", "nflows single"]
+)
+def test_hooks_of_a_flow_and_of_its_transforms_are_called(name: str, calls: list[int]) -> None:
+    ours, theirs = pair(name)
+    agree(name, ours, theirs)
+    kinds = {"MaskedAutoregressiveTransform", "MaskedAffineAutoregressiveTransform", "UnconditionalDistribution"}
+    hooked = [each for each in ours.modules() if type(each).__name__ in kinds]
+    hooked += [ours] if name.startswith("zuko") else []  # whose call makes the density
+    expected = gradients(theirs, defined, *rows(name))
+    for each in hooked:
+        seen: list[int] = []
+        handle = each.register_forward_hook(lambda module, given, made, seen=seen: seen.append(1))
+        same(gradients(ours, backward, *rows(name)), expected)
+        assert seen == [1]
+        handle.remove()
+    assert calls == [70]
+    agree(name, ours, theirs)
+    assert calls == [70, 70]
+
+
 @pytest.mark.parametrize("change", ["moved", "wider", "trained", "hook", "exchanged"])
 def test_another_base_is_seen(change: str, calls: list[int]) -> None:
     zuko = library("zuko")
@@ -262,7 +283,9 @@ def test_numbers_that_are_not_finite_are_those_of_the_library(name: str, value: 
     assert calls == []
 
 
-@pytest.mark.parametrize(("value", "native"), [(1e10, True), (1e20, False)], ids=["finite", "too large on the way back"])
+@pytest.mark.parametrize(
+    ("value", "native"), [(1e10, True), (1e20, False)], ids=["finite", "too large on the way back"]
+)
 @pytest.mark.parametrize("name", ["zuko context", "nflows"])
 def test_large_numbers_are_those_of_autograd(name: str, value: float, native: bool, calls: list[int]) -> None:
     ours, _ = pair(name, torch.float32)

@@ -53,13 +53,21 @@ def _nflows(**options: Any) -> Callable[[], Any]:
     return lambda: library("nflows.flows").MaskedAutoregressiveFlow(FEATURES, 12, 3, 2, **options)
 
 
-def _nflows_flow(*, context: int = 0, base: str = "StandardNormal", embedding: Any = None, single: bool = False) -> Any:
+def _nflows_flow(
+    *,
+    context: int = 0,
+    base: str = "StandardNormal",
+    embedding: Any = None,
+    single: bool = False,
+    composed: bool = False,
+) -> Any:
     """A flow of two transforms, after each a permutation, or of one."""
     of, distributions = library("nflows.transforms"), importlib.import_module("nflows.distributions")
     affine, order = of.MaskedAffineAutoregressiveTransform, torch.tensor([2, 0, 1, 4, 3])
     options = {"context_features": context or None, "use_residual_blocks": not context}
     if single:
         transform = affine(FEATURES, 12, **options)
+        transform = of.CompositeTransform([transform]) if composed else transform
     else:
         first, second = (affine(FEATURES, 12, **options) for _ in range(2))
         turns = of.Permutation(order), of.RandomPermutation(FEATURES), of.ReversePermutation(FEATURES)
@@ -92,6 +100,7 @@ CASES = {
     "nflows context unused": Case(lambda: _nflows_flow(context=CONTEXT), True),
     "nflows permuted": Case(_nflows_flow, True),
     "nflows single": Case(lambda: _nflows_flow(single=True), True),
+    "nflows composed of one": Case(lambda: _nflows_flow(single=True, composed=True), True),
     "nflows dropout": Case(_nflows(use_residual_blocks=False, dropout_probability=0.3), True),
     "nflows normed": Case(_nflows(batch_norm_between_layers=True), False),
     "nflows embedding": Case(lambda: _nflows_flow(context=CONTEXT, embedding=nn.Linear(CONTEXT, CONTEXT)), False, True),
