@@ -1,9 +1,10 @@
 """Training steps and log-probabilities of networks in one call, against layers of torch and against zuko, in turns.
 
-A step is forward, loss and backward; ours also by ``training.backward``, in one call. Flows are affine, with random weights
-of the same sizes on both sides; a flow of zuko (NSF: of splines) or nflows is held against itself, accelerated, and a MADE
-against the same layers as ``F.linear(x, W * mask)``: there results and gradients are compared first. Where nothing is
-compiled at install, numba runs networks: in one call, against their layers one by one.
+A step is forward, loss and backward; ours, and one of an accelerated flow, also by ``training.backward``, in one call. Flows
+are affine, with random weights of the same sizes on both sides; a flow of zuko (NSF: of splines, by autograd in any case) or
+nflows is held against itself, accelerated, and a MADE against the same layers as ``F.linear(x, W * mask)``: there results and
+gradients are compared first. Where nothing is compiled at install, numba runs networks: in one call, against their layers one
+by one.
 """
 
 from __future__ import annotations
@@ -136,9 +137,12 @@ def _accelerated_rows(text: str, seconds: float) -> list[dict[str, Any]]:
         flows = {"ours": accelerate(flow), name: flow}
         calls: dict[str, Any] = {each: partial(log_prob, module, x) for each, module in flows.items()}
         _check_alike(flows["ours"], calls["ours"](), calls[name]())
+        _check_backward(flows["ours"], x, calls[name]())
         steps = {each: _step(module, calls[each]) for each, module in flows.items()}
+        at_once = {"ours": _step_in_one_call(flows["ours"], x), name: steps[name]}
         plain = {each: _without_gradients(call) for each, call in calls.items()}
-        rows += _rows({"step, accelerated": steps, "log_prob, accelerated": plain}, name, seconds, case)
+        what = {"step": steps, "step by backward": at_once, "log_prob": plain}
+        rows += _rows({f"{each}, accelerated": of for each, of in what.items()}, name, seconds, case)
     return rows
 
 
@@ -166,10 +170,21 @@ _FLOWS: dict[str, Any] = {"zuko": _zuko, "nflows": _nflows, "zuko NSF": _splines
 def _check_alike(module: nn.Module, found: Tensor, expected: Tensor) -> None:
     """Raises unless two log-probabilities of the same parameters, and their gradients, are the same to rounding."""
     parameters = list(module.parameters())
-    pairs = [
-        (found, expected),
-        *zip(*(torch.autograd.grad(each.mean(), parameters) for each in (found, expected)), strict=True),
-    ]
+    gradients = (torch.autograd.grad(each.mean(), parameters) for each in (found, expected))
+    _check_pairs([(found, expected), *zip(*gradients, strict=True)])
+
+
+def _check_backward(module: nn.Module, x: Tensor, expected: Tensor) -> None:
+    """Raises unless ``backward`` finds the mean of minus these log-probabilities, and its gradients, to rounding."""
+    parameters = list(module.parameters())
+    loss = backward(module, x)
+    gradients = torch.autograd.grad(-expected.mean(), parameters)
+    found = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    _check_pairs([(loss, -expected.mean()), *zip(found, gradients, strict=True)])
+    module.zero_grad()
+
+
+def _check_pairs(pairs: list[tuple[Tensor, Tensor]]) -> None:
     difference = max(float(((a - b).abs().max() / b.abs().max().clamp(min=1e-3)).detach()) for a, b in pairs)
     if not difference < 1e-3:
         raise WrongResult(f"log-probabilities or gradients differ by {difference:.1e}")

@@ -91,9 +91,11 @@ class Chain:
         values: Tensor,
         grads: tuple[Tensor | None, Tensor | None],
         into: Sequence[Tensor | None],
-    ) -> None:
-        """Writes the gradients of the weights, of B rows whose values ``forward`` has kept."""
-        self._native.backward(head, floor, self._reads, batch, self._addresses, values, grads, (None, None), into)
+    ) -> bool:
+        """Writes the gradients of the weights, of B rows whose values ``forward`` has kept. False: see ``finite``."""
+        arguments = (head, floor, self._reads, batch, self._addresses, values)
+        done: bool = self._native.backward(*arguments, grads, (None, None), into, self._finite)
+        return done
 
     def backward(
         self,

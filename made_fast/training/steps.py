@@ -156,10 +156,11 @@ class _FlatSteps(Steps):
         given = (rows.x, rows.context) if seen is None else (rows.x, rows.context, seen)
         nll = self._nll(*given) if self._is_flat and rows.weight is None else None
         places = None if nll is None else self._places(nll.weights)
-        if nll is None or places is None:
+        found = None if nll is None or places is None else nll.write_gradients(places)
+        if found is None:
             self.__exit__()
             return super().gradients(rows, seen)
-        loss, total = nll.write_gradients(places).item(), rows.x.shape[0]  # a third of the time of len
+        loss, total = found.item(), rows.x.shape[0]  # a third of the time of len
         if self.processes.count == 1:
             return loss, total
         made = [group.gradients for group in self._groups if group.parameters]

@@ -49,9 +49,10 @@ def accelerate_flow(flow: Any, *, stale: str = "refresh", check: bool = True) ->
 
     In the quick direction, that of training, a masked network is one native call forward and one backward, with the
     parameters as they are at that moment; of zuko and nflows so are affine transforms one after another, with their
-    log-determinants. Whatever the engine does not do as the library does runs as the library has it: other layers and
-    functions, hooks, pruned and parametrized layers, dropout, batch normalisation, compilers, transforms, forward mode,
-    autocast, other devices and dtypes, numbers that are not finite. Derivatives of any order.
+    log-determinants, and ``training.backward`` takes a step of such a flow in one call. Whatever the engine does not do as
+    the library does runs as the library has it: other layers and functions, hooks, pruned and parametrized layers, dropout,
+    batch normalisation, compilers, transforms, forward mode, autocast, other devices and dtypes, numbers that are not finite.
+    Derivatives of any order.
 
     Args:
         flow: a flow, a transform, or any module that has such transforms in it, of nflows, normflows, zuko, pyro,

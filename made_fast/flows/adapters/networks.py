@@ -29,6 +29,7 @@ __all__ = [
     "fits",
     "in_one_call",
     "kind_of",
+    "name_of",
     "parameters_of",
     "run_finite",
 ]
@@ -72,8 +73,13 @@ class Unreadable(Exception):
 
 
 def kind_of(thing: Any) -> str:
-    """The full name of the very class of a thing; glasflow has nflows within it."""
-    return f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("glasflow.")
+    """The full name of the very class of a thing."""
+    return name_of(type(thing))
+
+
+def name_of(kind: type) -> str:
+    """The full name of a class; glasflow has nflows within it."""
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("glasflow.")
 
 
 class Reading:

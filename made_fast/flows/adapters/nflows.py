@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from made_fast.flows.adapters.densities import Density, definer_of, whole_flow
 from made_fast.flows.adapters.networks import (
     Reading,
     Unreadable,
@@ -21,6 +22,7 @@ from made_fast.flows.adapters.networks import (
     fits,
     in_one_call,
     kind_of,
+    name_of,
     parameters_of,
     run_finite,
 )
@@ -264,6 +266,59 @@ def _chain(backend: Any, transforms: Sequence[Any], x: Tensor, context: Tensor |
     return Chain(calls, finite=True)
 
 
+def _density_of_flow(flow: Any, backend: Any, x: Tensor, context: Tensor | None, seen: Seen) -> Density | None:
+    """A flow of affine transforms and permutations under a standard normal base; see ``Read``."""
+    if definer_of(flow, "log_prob") != "nflows.distributions.base.Distribution":
+        return None
+    if definer_of(flow, "_log_prob") != "nflows.flows.base.Flow":
+        return None
+    transform, base, embedding = (
+        flow._modules.get(f"_{name}") for name in ("transform", "distribution", "embedding_net")
+    )
+    if type(embedding) is not nn.Identity or is_watched(embedding) or is_watched(transform):
+        return None
+    is_composed = isinstance(transform, _Composed)
+    transforms = list(transform._transforms) if is_composed else [transform]  # type: ignore[union-attr]
+    affine: list[Any] = [each for each in transforms if isinstance(each, _Levelled) and _is_affine(each)]
+    if not 0 < len(affine) <= MOST_NETWORKS or not _is_standard(base, x, seen):
+        return None
+    if any(is_watched(each) or not (_is_permutation(each) or each in affine) for each in transforms):
+        return None
+    features, epsilon = affine[0]._affine
+    chain = _chain(backend, transforms, x, context, seen)
+    if chain is None:
+        return None
+    order: Tensor | None = None
+    for each in takewhile(_is_permutation, transforms):
+        then = _order_of(each._permutation, features)
+        order = then if order is None or then is None else order[then]
+    seen.children(flow, "_transform", "_distribution", "_embedding_net")
+    seen.attributes(flow, "log_prob", "_log_prob")
+    seen.module(embedding)
+    if is_composed:
+        seen.module(transform)
+        seen.children(transform, "_transforms")
+        seen.children(transform._transforms)
+        seen.attributes(transform, "_cascade")
+    for each in transforms:
+        seen.module(each)
+        seen.attributes(each, "_affine", "_dim")
+    return Density(chain, "softplus_scale", epsilon, features, float(base._log_z), order, False)
+
+
+def _is_standard(base: Any, x: Tensor, seen: Seen) -> bool:
+    """Whether a distribution is a standard normal one of x (B, D)."""
+    if kind_of(base) != "nflows.distributions.normal.StandardNormal" or tuple(base._shape) != tuple(x.shape[1:]):
+        return False
+    if any(name in vars(base) for name in ("log_prob", "_log_prob")) or type(base._buffers.get("_log_z")) is not Tensor:
+        return False
+    if base._log_z.shape != () or base._log_z.device != x.device:
+        return False
+    seen.attributes(base, "log_prob", "_log_prob", "_shape")
+    seen.buffer(base, "_log_z")
+    return True
+
+
 def _order_of(permutation: Any, features: int) -> Tensor | None:
     """A permutation (D,) as it is now, int64 on the CPU; None if it is none."""
     if type(permutation) is not Tensor or permutation.dtype != torch.int64 or permutation.shape != (features,):
@@ -298,9 +353,9 @@ def levelled(module: Any, **options: Any) -> nn.Module:
 
 
 def composed(module: nn.Module) -> nn.Module:
-    """A composition whose transforms were accelerated, so that those that can be are one call; others as they are."""
-    return (
-        copy_with(module, _Composed, _last=Last())
-        if kind_of(module) == "nflows.transforms.base.CompositeTransform"
-        else module
-    )
+    """A composition or a flow whose transforms were accelerated, made one call where it can be; others as they are."""
+    if kind_of(module) == "nflows.transforms.base.CompositeTransform":
+        return copy_with(module, _Composed, _last=Last())
+    if any(name_of(kind) == "nflows.flows.base.Flow" for kind in type(module).__mro__):
+        return whole_flow(module, _density_of_flow)
+    return module

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from made_fast.flows.adapters.densities import Density, definer_of, whole_flow
 from made_fast.flows.adapters.networks import (
     Reading,
     call_of,
     fits,
     in_one_call,
     kind_of,
+    name_of,
     parameters_of,
     run_finite,
 )
@@ -27,6 +29,7 @@ from made_fast.layers.chains import Chain
 from made_fast.layers.networks import Call
 from made_fast.layers.unchanged import Last, Seen, is_watched
 from made_fast.models.whole import LastChain, serving
+from made_fast.outputs.rules import LOG_SQRT_2_PI
 from made_fast.programs.program import X
 from made_fast.programs.wiring import MOST_NETWORKS
 
@@ -226,6 +229,53 @@ def _chain(backend: Any, lazy: Sequence[Any], x: Tensor, seen: Seen) -> Chain | 
     return Chain(calls, finite=True)
 
 
+def _density_of_flow(flow: Any, backend: Any, x: Tensor, context: Tensor | None, seen: Seen) -> Density | None:
+    """A flow of affine transforms alone under a standard normal base; see ``Read``."""
+    if hasattr(flow, "log_prob") or definer_of(flow, "forward") != "zuko.lazy.Flow" or is_watched(flow):
+        return None
+    transform, base = flow._modules.get("transform"), flow._modules.get("base")
+    lazy = list(transform.transforms) if isinstance(transform, _Composed) else [transform]  # type: ignore[attr-defined]
+    if not 0 < len(lazy) <= MOST_NETWORKS or is_watched(transform):
+        return None
+    if not all(isinstance(each, _Levelled) and each._affine is not None for each in lazy):  # type: ignore[attr-defined]
+        return None
+    features, slope = lazy[0]._affine[1:]
+    if x.shape[1] != features or not _is_standard(base, x, seen):
+        return None
+    chain = _chain(backend, lazy, x if context is None else torch.cat([x, context], 1), seen)
+    if chain is None:
+        return None
+    seen.module(flow)
+    seen.children(flow, "transform", "base")
+    seen.attributes(flow, "log_prob")
+    if isinstance(transform, _Composed):
+        seen.module(transform)  # type: ignore[arg-type]
+        seen.children(transform, "transforms")  # type: ignore[arg-type]
+        seen.children(transform.transforms)  # type: ignore[attr-defined]
+    return Density(chain, "softclip_scale", slope, features, features * LOG_SQRT_2_PI, None, True)
+
+
+def _is_standard(base: Any, x: Tensor, seen: Seen) -> bool:
+    """Whether a lazy distribution is a standard normal one of x (B, D), of buffers that nobody trains."""
+    if kind_of(base) != "zuko.lazy.UnconditionalDistribution" or is_watched(base):
+        return False
+    names = [*(f"_{number}" for number in range(base._nargs)), *base._keys]
+    if names not in (["loc", "scale"], ["_0", "_1"]) or not isinstance(base.__dict__.get("f"), type):
+        return False
+    if name_of(base.f) != "zuko.distributions.DiagNormal":
+        return False
+    for name, value in zip(names, (0, 1), strict=True):
+        tensor = base._buffers.get(name)
+        if type(tensor) is not Tensor or tensor.shape != x.shape[1:] or tensor.dtype != x.dtype:
+            return False
+        if tensor.device != x.device or not bool((tensor == value).all()):
+            return False
+        seen.buffer(base, name)
+    seen.module(base)
+    seen.attributes(base, "f", "_nargs", "_keys")
+    return True
+
+
 def levelled(module: Any, **options: Any) -> nn.Module:
     """The same lazy transform, with the same parameters, an inverse in levels and a network in one call."""
     adapter = _Adapter(module)
@@ -239,7 +289,9 @@ def levelled(module: Any, **options: Any) -> nn.Module:
 
 
 def composed(module: nn.Module) -> nn.Module:
-    """A composition whose transforms were accelerated, so that those that can be are one call; others as they are."""
-    return (
-        copy_with(module, _Composed, _last=Last()) if kind_of(module) == "zuko.lazy.LazyComposedTransform" else module
-    )
+    """A composition or a flow whose transforms were accelerated, made one call where it can be; others as they are."""
+    if kind_of(module) == "zuko.lazy.LazyComposedTransform":
+        return copy_with(module, _Composed, _last=Last())
+    if any(name_of(kind) == "zuko.lazy.Flow" for kind in type(module).__mro__):
+        return whole_flow(module, _density_of_flow)
+    return module
