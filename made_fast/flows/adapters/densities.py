@@ -104,14 +104,8 @@ class OneCallDensity:
         if backend is None or x.ndim != 2:
             return None
         key = (flow.__dict__, backend, x.dtype, context is None)
-        density = self._last.of(key)
-        if density is None:
-            seen = Seen()
-            density = self._read(flow, backend, x, context, seen)
-            if density is None:
-                return None
-            self._last.keep(key, density, seen)
-        if x.shape[1] != density.features:
+        density = self._last.current(key, lambda seen: self._read(flow, backend, x, context, seen))
+        if density is None or x.shape[1] != density.features:
             return None
         if density.order is not None:
             x = x.index_select(1, density.order)
