@@ -58,7 +58,8 @@ def noticed() -> Iterator[list[int]]:
         yield came
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is _end else handler)
+            # Of the command nothing is left to do: Ctrl-C while Python and torch go must not look as if it was cut off.
+            signal.signal(number, signal.SIG_IGN if handler is _end else handler)
 
 
 def say_interrupted() -> None:

@@ -67,6 +67,18 @@ def test_what_is_half_written_is_removed(tmp_path: Path, model_file: Path, numbe
     _interrupted(process, number, tmp_path)
 
 
+def test_ctrl_c_after_all_is_done_changes_nothing(
+    tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "sitecustomize.py").write_text(text)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    process = start("sample", model_file, "-n", 3, "--out", tmp_path / "x.npy")
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in err, (tmp_path / "x.npy").exists()) == (0, False, True)
+
+
 def test_a_background_job_goes_on(tmp_path: Path, model_file: Path) -> None:
     process = start("sample", model_file, "-n", 2 * 10**6, "--out", tmp_path / "x.npy", ignore=True)
     _wait_for(tmp_path)
