@@ -113,7 +113,7 @@ def test_files_and_copies(tmp_path: Path) -> None:
     model.members[0].save(tmp_path / "single.safetensors")  # type: ignore[operator]
     with pytest.raises(ValueError, match="no mixture"):
         Mixture.load(tmp_path / "single.safetensors")
-    with pytest.raises(ValueError, match="a single model, got a mixture: Mixture.load reads it"):
+    with pytest.raises(ValueError, match=r"a single model, got a mixture: Mixture.load reads it"):
         MADE.load(tmp_path / "mixture.safetensors")
     damaged = bytearray((tmp_path / "mixture.safetensors").read_bytes())
     damaged[-5] ^= 1
