@@ -33,7 +33,7 @@ int rows_together(const Plan<T>& plan, int64_t num_rows, int threads, int rows_a
 template <class T>
 int64_t scratch_bytes(const Plan<T>& plan, int64_t num_rows, int threads, int rows_at_once) {
   const int together = rows_together<T>(plan, num_rows, useful_threads<T>(plan, num_rows, threads), rows_at_once);
-  return together == 1 ? RowPositions<T>(plan).bytes : TilePositions<T>(plan, together).bytes;
+  return together == 1 ? RowPositions<T>(plan).bytes : TilePositions<T>::bytes_up_to(plan, together);
 }
 
 // Whether rows of one condition are drawn together, from what they have in common. In half a tile and less there is

@@ -71,6 +71,16 @@ struct TilePositions {
     drawing = places.add(Drawing<T>::bytes(plan, lanes));
     bytes = places.size();
   }
+
+  // That of the widest tile, or of a narrower one of the rows that are left: a tile of few rows has places of its own.
+  static int64_t bytes_up_to(const Plan<T>& plan, int lanes) {
+    int64_t most = 0;
+    for (int narrower = kLanes<T>; narrower <= lanes; narrower += kLanes<T>) {
+      const int64_t own = TilePositions(plan, narrower).bytes;
+      most = own > most ? own : most;
+    }
+    return most;
+  }
 };
 
 }  // namespace MADE_FAST_ISA

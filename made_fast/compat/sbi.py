@@ -55,12 +55,14 @@ def posterior_made(
         a function of theta (B, D) and x (B, ...), by which sbi makes its estimator.
 
     Raises:
-        ValueError: an argument does not fit; when training begins, theta has a value that ``discrete`` does not name, or
-            columns that are not there are named.
+        ValueError: an argument does not fit; when training begins, theta has a value that ``discrete`` does not name or
+            that is not finite, or columns that are not there are named.
     """
     return functools.partial(
         _posterior,
-        _Options(discrete, hidden_features, components, order, activation, residual, z_score_x, embedding_net),
+        _Options(
+            discrete, hidden_features, components, order, activation, residual, "z_score_x", z_score_x, embedding_net
+        ),
     )
 
 
@@ -97,7 +99,17 @@ def likelihood_made(
     """
     return functools.partial(
         _likelihood,
-        _Options(discrete, hidden_features, components, order, activation, residual, z_score_theta, embedding_net),
+        _Options(
+            discrete,
+            hidden_features,
+            components,
+            order,
+            activation,
+            residual,
+            "z_score_theta",
+            z_score_theta,
+            embedding_net,
+        ),
     )
 
 
@@ -112,6 +124,7 @@ class _Options:
         order: Sequence[int] | None,
         activation: str,
         residual: bool,
+        z_score_name: str,
         z_score: str,
         embedding_net: nn.Module | None,
     ) -> None:
@@ -120,7 +133,7 @@ class _Options:
         self.values = {whole_number("discrete", key, 0): _values_of(key, each) for key, each in discrete.items()}
         self.components = whole_number("components", components, 1)
         self.order = order
-        self.z_score = one_of("z_score", z_score, _Z_SCORES)
+        self.z_score = one_of(z_score_name, z_score, _Z_SCORES)
         self.embedding_net = embedding_net
         self.network: dict[str, Any] = {
             "hidden_features": hidden_features,
@@ -153,8 +166,11 @@ def _values_of(column: int, values: Any) -> tuple[float, ...]:
     if not hasattr(values, "__iter__"):
         return tuple(map(float, range(whole_number(f"discrete[{column}]", values, 2))))
     found = tuple(sorted(real_number(f"discrete[{column}]", each) for each in values))
-    if len(found) < 2 or len(set(found)) < len(found) or not all(map(math.isfinite, found)):
-        raise ValueError(f"discrete[{column}] must be two or more different finite values, got {list(values)}")
+    stored = torch.tensor(found, dtype=torch.float32)
+    if len(found) < 2 or len(stored.unique()) < len(found) or not bool(stored.isfinite().all()):
+        raise ValueError(
+            f"discrete[{column}] must be two or more different finite values, as float32 has them, got {list(values)}"
+        )
     return found
 
 
@@ -195,6 +211,9 @@ class _Columns(nn.Module):
             raise ValueError(f"{name} must be (B, D), got {tuple(rows.shape)}")
         features = rows.shape[1]
         rows, conditions = rows.float(), conditions.float()
+        if not bool(rows.isfinite().all()):
+            row, column = (~rows.isfinite()).nonzero()[0].tolist()
+            raise ValueError(f"{name} must be finite, got {float(rows[row, column])} in row {row}, column {column}")
         embedding, outputs = options.embedding_net or nn.Flatten(), options.outputs(features)
         with torch.no_grad():
             width = embedding.to(conditions.device)(conditions[:2]).shape

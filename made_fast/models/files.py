@@ -141,6 +141,8 @@ def load_checked(path: str | Path, names: Collection[str]) -> tuple[dict[str, Te
         ValueError: the file is truncated, foreign, or does not fit its own configuration.
     """
     state, config = load(path)
+    if "members" in config and "members" not in names:
+        raise ValueError(f"{path} must hold a single model, got a mixture: Mixture.load reads it")
     if not set(config) <= set(names):
         raise ValueError(f"{path} was written by another version: unknown {sorted(set(config) - set(names))}")
     with fitting(path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +53,8 @@ class Mixture(nn.Module, Draws):
 
     def __init__(self, members: Sequence[MADE]) -> None:
         super().__init__()
+        if not isinstance(members, Iterable):
+            raise ValueError(f"members must be a sequence of models, got {type(members).__name__}")
         found = list(members)
         if not found:
             raise ValueError("members must be at least one model, got none")

@@ -21,6 +21,7 @@ from made_fast.tables.schema import Schema
 
 __all__ = ["Wanted", "kept_cells", "wanted_of"]
 
+_IMPOSSIBLE = "where must hold for some row that has the cells that are given, got a query of probability 0"
 _NUMBERS = 1 << 24  # of candidates that are drawn at once
 _FEW = 5  # candidates that carry a row's weight, below which a warning is due
 
@@ -80,12 +81,12 @@ class Wanted:
                 except ValueError as error:
                     if "the probability is 0" not in str(error):
                         raise
-                    raise ValueError(
-                        "where must hold for some row that has the cells that are given, got a query of probability 0"
-                    ) from None
+                    raise ValueError(_IMPOSSIBLE) from None
                 weight = log_weight.softmax(-1)
-                if each > 1 and weight.isnan().any():
+                if (each > 1 or self.allowed) and weight.isnan().any():  # cells alone that come first need no weight
                     row = int(part[weight.isnan().any(-1)][0]) // count
+                    if self.allowed:
+                        raise ValueError(f"{_IMPOSSIBLE} in row {row}")
                     raise ValueError(
                         f"given must hold cells that the model can have, got such of probability 0 in row {row}"
                     )

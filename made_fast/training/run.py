@@ -244,7 +244,8 @@ class Run:
         told, now = state["settings"], self._told()
         for name in dict.fromkeys([*now, *told]):
             if told.get(name) != now.get(name):
-                raise ValueError(f"{name} must be {told.get(name)} as in checkpoint {path}, got {now.get(name)}")
+                argument = "epochs of schedule='cosine'" if name == "cosine_epochs" else name
+                raise ValueError(f"{argument} must be {told.get(name)} as in checkpoint {path}, got {now.get(name)}")
         for rows in (self.train, self.valid):
             if state["data"][rows.name] != rows.digest(self.model):
                 raise ValueError(

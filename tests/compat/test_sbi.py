@@ -123,6 +123,7 @@ def test_values_that_were_not_named() -> None:
         ({0: "ab"}, r"discrete\[0\] must be a number of values"),
         ({0: [1.0, 1.0]}, r"discrete\[0\] must be two or more different"),
         ({0: [0.0, math.inf]}, r"discrete\[0\] must be two or more different finite"),
+        ({0: [16777216, 16777217]}, r"discrete\[0\] must be two or more different finite values, as float32 has them"),
         ({-1: 2}, "discrete"),
         ({3: 2}, r"discrete must name columns of 3, 0 to 2, got \[3\]"),
     ],
@@ -130,6 +131,22 @@ def test_values_that_were_not_named() -> None:
 def test_refusals(discrete: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         posterior_made(discrete)(*data())
+
+
+def test_an_option_is_refused_by_its_own_name() -> None:
+    with pytest.raises(ValueError, match="z_score_x must be one of independent"):
+        posterior_made({}, z_score_x="all")
+    with pytest.raises(ValueError, match="z_score_theta must be one of independent"):
+        likelihood_made({}, z_score_theta="all")
+
+
+def test_columns_without_a_number_are_refused() -> None:
+    columns, conditions = data()
+    columns[3, 1] = math.nan
+    with pytest.raises(ValueError, match="theta must be finite, got nan in row 3, column 1"):
+        posterior_made(VALUES)(columns, conditions)
+    with pytest.raises(ValueError, match="x must be finite, got nan in row 3, column 1"):
+        likelihood_made(VALUES)(conditions, columns)
 
 
 def test_an_embedding_of_pictures() -> None:

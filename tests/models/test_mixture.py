@@ -113,7 +113,7 @@ def test_files_and_copies(tmp_path: Path) -> None:
     model.members[0].save(tmp_path / "single.safetensors")  # type: ignore[operator]
     with pytest.raises(ValueError, match="no mixture"):
         Mixture.load(tmp_path / "single.safetensors")
-    with pytest.raises(ValueError, match="unknown"):
+    with pytest.raises(ValueError, match=r"a single model, got a mixture: Mixture.load reads it"):
         MADE.load(tmp_path / "mixture.safetensors")
     damaged = bytearray((tmp_path / "mixture.safetensors").read_bytes())
     damaged[-5] ^= 1
@@ -126,6 +126,7 @@ def test_what_is_refused() -> None:
     one = MADE(D, (4,))
     for members, message in (
         ([], "at least one"),
+        (one, "members must be a sequence of models, got MADE"),
         ([one, torch.nn.Linear(2, 2)], "Linear as member 1"),
         ([one, MADE(D, (4,), num_masks=2)], "num_masks=2 of member 1"),
         ([one, MADE(D + 1, (4,))], "alike"),

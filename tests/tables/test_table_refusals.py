@@ -220,6 +220,7 @@ def test_arguments_of_samples() -> None:
         ({"num_samples": 2, "where": "size = 1 or size = 2"}, "where must be a query without 'or'"),
         ({"num_samples": 2, "where": "size = 7"}, "query must name values of column 'size'"),
         ({"num_samples": 2, "where": "real > 5 and real < 4"}, "got a query of probability 0"),
+        ({"num_samples": 2, "where": "real > 1e30"}, "where must hold for .* got a query of probability 0 in row 0"),
         ({"num_samples": 2, "first_row": -1}, "first_row must be"),
         (
             {"given": {"size": [1, 2], "real": [50.0, 1e30]}},

@@ -54,6 +54,19 @@ def test_scratch_does_not_grow_with_rows(isa: str) -> None:
     assert native.scratch_bytes(isa, 1, 2) <= 2**15
 
 
+@pytest.mark.parametrize("isa", build_config()["instruction_sets"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("features", "hidden"), [(1, (8, 8)), (2, ()), (3, (4,) * 6), *SHAPES])
+def test_the_last_tile_fits_into_the_scratch_of_the_widest(
+    features: int, hidden: tuple[int, ...], dtype: torch.dtype, isa: str
+) -> None:
+    """A tile of few rows has places that no wider one has: in a small network they are more than it saves."""
+    native = _native(MADE(features, hidden, dtype=dtype))
+    whole = native.scratch_bytes(isa, 1000, 1)
+    for left in range(2, 48):
+        assert native.scratch_bytes(isa, left, 1, left) <= whole
+
+
 @pytest.mark.parametrize("rows", [1, 3, 100, 5000])
 def test_one_kernel_call_for_a_draw(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """One call for all variables of all rows; only calls of many gigaflops are cut, so that Ctrl-C need not wait."""
