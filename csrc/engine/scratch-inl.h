@@ -11,12 +11,19 @@
 namespace made_fast {
 namespace MADE_FAST_ISA {
 
+// Under the sanitizer no larger one of an earlier call is used again: it would hide what is written behind the end.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kExact = true;
+#else
+constexpr bool kExact = false;
+#endif
+
 // Scratch of one thread, kept for its next call: a fresh mapping would cost a page fault for every 4 KiB, each time.
 class Scratch {
  public:
   ~Scratch() { free_aligned(data_); }
   void* get(int64_t bytes, bool poisoned) {
-    if (bytes > size_) {
+    if (bytes > size_ || kExact) {
       free_aligned(data_);
       data_ = allocate_aligned(static_cast<size_t>(bytes));
       size_ = data_ == nullptr ? 0 : bytes;
