@@ -56,7 +56,8 @@ def posterior_made(
 
     Raises:
         ValueError: an argument does not fit; when training begins, theta has a value that ``discrete`` does not name or
-            that is not finite, or columns that are not there are named.
+            that is not finite, x has other rows or is not finite where it is standardised, or columns that are not there are
+            named.
     """
     return functools.partial(
         _posterior,
@@ -214,6 +215,9 @@ class _Columns(nn.Module):
         if not bool(rows.isfinite().all()):
             row, column = (~rows.isfinite()).nonzero()[0].tolist()
             raise ValueError(f"{name} must be finite, got {float(rows[row, column])} in row {row}, column {column}")
+        of = {"theta": "x", "x": "theta"}[name]
+        if len(conditions) != len(rows):
+            raise ValueError(f"{of} must have as many rows as {name}, {len(rows)}, got {len(conditions)}")
         embedding, outputs = options.embedding_net or nn.Flatten(), options.outputs(features)
         with torch.no_grad():
             width = embedding.to(conditions.device)(conditions[:2]).shape
@@ -231,6 +235,9 @@ class _Columns(nn.Module):
             self.register_buffer(f"values_{column}", torch.tensor(options.values[column]).to(rows))
         if options.z_score != "none":
             mean, deviation = _moments(conditions, options.z_score == "structured")
+            if not bool(mean.isfinite().all()):
+                row = int((~conditions.isfinite()).nonzero()[0, 0])
+                raise ValueError(f"{of} must be finite to be standardised, got nan or inf in row {row}")
         else:
             mean, deviation = torch.zeros_like(conditions[0]), torch.ones_like(conditions[0])
         self.register_buffer("condition_shift", mean)

@@ -149,6 +149,16 @@ def test_columns_without_a_number_are_refused() -> None:
         likelihood_made(VALUES)(conditions, columns)
 
 
+def test_conditions_that_do_not_fit_are_refused() -> None:
+    columns, conditions = data()
+    with pytest.raises(ValueError, match=f"x must have as many rows as theta, {len(columns)}, got 10"):
+        posterior_made(VALUES)(columns, conditions[:10])
+    conditions[4, 0] = math.inf
+    with pytest.raises(ValueError, match="x must be finite to be standardised, got nan or inf in row 4"):
+        posterior_made(VALUES)(columns, conditions)
+    posterior_made(VALUES, z_score_x="none")(columns, conditions)  # an embedding may have a use for them
+
+
 def test_an_embedding_of_pictures() -> None:
     columns = data()[0]
     pictures = torch.randn(len(columns), 1, 4, 4)
