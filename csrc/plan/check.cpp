@@ -1,8 +1,10 @@
 #include "plan/check.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <limits>
 #include <numeric>
+#include <vector>
 
 namespace made_fast {
 namespace {
@@ -21,6 +23,7 @@ class SourceCheck {
     for (const AffineSource& affine : source_.affines) check_affine(affine);
     for (const Step& step : source_.steps) check_step(step);
     check_slots();
+    check_order();
   }
 
  private:
@@ -149,6 +152,33 @@ class SourceCheck {
     }
     require(inside(step.left, step.count, shape_.num_slots), "steps must read slots");
     if (step.kind != Kind::unary) require(inside(step.right, step.count, shape_.num_slots), "steps must read slots");
+  }
+
+  // A panel is begun with its first row, and a category is looked up where it was drawn: before that there is none.
+  // What is multiplied too early is nan, and shows.
+  void check_order() const {
+    std::vector<size_t> place_of;  // of units behind the slots
+    for (size_t place = 0; place < source_.variables.size(); ++place) {
+      const Variable& variable = source_.variables[place];
+      if (variable.x_slot < shape_.num_slots) continue;
+      const int32_t units = source_.conditionals[static_cast<size_t>(variable.conditional)].units;
+      place_of.insert(place_of.end(), static_cast<size_t>(units), place);
+    }
+    std::vector<bool> is_drawn(source_.variables.size(), false);
+    std::vector<int64_t> next(source_.affines.size(), 0), known(next);  // row; leading columns that are there
+    for (const Step& step : source_.steps) {
+      if (step.kind == Kind::draw) std::fill_n(is_drawn.begin() + step.first, step.count, true);
+      if (step.kind != Kind::affine) continue;
+      const auto number = static_cast<size_t>(step.left);
+      const AffineSource& affine = source_.affines[number];
+      require(step.first == affine.first_slot + next[number], "steps must finish the rows of an affine in their order");
+      for (const int64_t end = next[number] + step.count; next[number] < end; ++next[number])
+        for (; known[number] < std::min(affine.ready[next[number]], affine.needed[next[number]]); ++known[number]) {
+          const int64_t unit = affine.slots[known[number]] - shape_.num_slots;
+          require(unit < 0 || is_drawn[place_of[static_cast<size_t>(unit)]],
+                  "variables must be drawn before they are looked up");
+        }
+    }
   }
 
   const PlanSource<T>& source_;
