@@ -92,15 +92,14 @@ struct Row {
   // Most steps are of one unit, and half of those are zero: as one branch, and with one store at most.
   void finish_unit(const AffineInfo& affine, Function function, int64_t slot, bool param) {
     if (known != nullptr) known[slot] = param ? kParameter : kValue;
-    const bool has_apart = affine.open >= 0 || affine.summed >= 0;
     T value = apart.add(affine, slot, values[slot]);
     if (function == Function::relu) {
       if (value <= T(0)) {
         values[slot] = T(0);
         return;
       }
-      if (has_apart) values[slot] = value;
-    } else if (function != Function::identity || has_apart) {
+      if (affine.sums_apart()) values[slot] = value;
+    } else if (function != Function::identity || affine.sums_apart()) {
       if (function != Function::identity) value = call_one<T>(function, value);
       values[slot] = value;
     }
@@ -249,14 +248,16 @@ struct Row {
     if (plain) make_limits(request.noise_row(row));
     for (; step != plan.steps + plan.num_steps; ++step) {
       T* first = values + step->first;
+      const AffineInfo* affine;
       switch (step->kind) {
         case Kind::affine:
+          affine = &plan.affines[step->left];
           if (step->count == 1) {
-            finish_unit(plan.affines[step->left], step->function, step->first, step->first >= plan.first_param);
+            finish_unit(*affine, step->function, step->first, step->first >= plan.first_param);
             continue;
           }
-          for (int32_t i = 0; i < step->count; ++i)
-            first[i] = apart.add(plan.affines[step->left], step->first + i, first[i]);
+          for (int32_t i = 0; i < step->count && affine->sums_apart(); ++i)
+            first[i] = apart.add(*affine, step->first + i, first[i]);
           apply<T>(step->function, first, first, step->count);
           break;
         case Kind::unary:

@@ -67,6 +67,7 @@ struct AffineInfo {
   int64_t first_quad;  // into affine_quads
   bool spins;          // all of them
   bool shares;         // panels read leading columns of one list
+  bool sums_apart() const { return open >= 0 || summed >= 0; }
 };
 
 // The weights by which a quad enters later slots of one operation, (4, count), as those of a column.

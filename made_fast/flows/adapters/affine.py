@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from made_fast.flows.adapters.networks import derives
 from made_fast.flows.adapters.solving import Adapter, Inverter, copy_with
 
 __all__ = ["composed", "levelled", "recognises"]
@@ -123,7 +124,7 @@ class _Deeprob(_Layer):
 
     @staticmethod
     def recognises(module: nn.Module) -> bool:
-        return _derives(module, "deeprob.flows.layers.autoregressive.AutoregressiveLayer")
+        return derives(module, "deeprob.flows.layers.autoregressive.AutoregressiveLayer")
 
     def parts(self, module: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         shift, raw = module.network(x).chunk(2, 1)
@@ -162,7 +163,7 @@ class _Flowtorch(_Layer):
     @staticmethod
     def recognises(module: nn.Module) -> bool:
         names = ("ops.affine.Affine", "autoregressive.Autoregressive")
-        return all(_derives(module, f"flowtorch.bijectors.{name}") for name in names)
+        return all(derives(module, f"flowtorch.bijectors.{name}") for name in names)
 
     def parts(self, module: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         shift, raw = module._params_fn(x, None)
@@ -215,12 +216,12 @@ class _Torchflows(_Layer):
                 "flow must have affine or spline transformers to be inverted in levels, but the inverse of "
                 f"{kind.__name__} is a search or has weights of its own"
             )
-        turned = _derives(module, f"{_TORCHFLOWS}.InverseMaskedAutoregressiveBijection")
+        turned = derives(module, f"{_TORCHFLOWS}.InverseMaskedAutoregressiveBijection")
         self.slow = _SlowForward if turned else _SlowInverse
 
     @staticmethod
     def recognises(module: nn.Module) -> bool:
-        return _derives(module, f"{_TORCHFLOWS}.MaskedAutoregressiveBijection")
+        return derives(module, f"{_TORCHFLOWS}.MaskedAutoregressiveBijection")
 
     def parts(self, module: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -258,10 +259,6 @@ _TRANSFORMERS = tuple(
     f"torchflows.bijections.finite.autoregressive.transformers.{name}." for name in ("linear", "spline")
 )
 _LAYERS: tuple[type[_Layer], ...] = (_Torchflows, _PytorchFlows, _Deeprob, _Flowtorch)
-
-
-def _derives(module: nn.Module, name: str) -> bool:
-    return any(f"{kind.__module__}.{kind.__qualname__}" == name for kind in type(module).__mro__)
 
 
 def _layer_of(module: nn.Module) -> type[_Layer] | None:

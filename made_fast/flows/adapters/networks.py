@@ -26,6 +26,7 @@ __all__ = [
     "Reading",
     "Unreadable",
     "call_of",
+    "derives",
     "fits",
     "in_one_call",
     "kind_of",
@@ -80,6 +81,11 @@ def kind_of(thing: Any) -> str:
 def name_of(kind: type) -> str:
     """The full name of a class; glasflow has nflows within it."""
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("glasflow.")
+
+
+def derives(thing: Any, name: str) -> bool:
+    """Whether a thing is of the class of this full name, or of one derived from it."""
+    return any(name_of(kind) == name for kind in type(thing).__mro__)
 
 
 class Reading:

@@ -19,10 +19,10 @@ from made_fast.flows.adapters.networks import (
     Reading,
     Unreadable,
     call_of,
+    derives,
     fits,
     in_one_call,
     kind_of,
-    name_of,
     parameters_of,
     run_finite,
 )
@@ -356,6 +356,6 @@ def composed(module: nn.Module) -> nn.Module:
     """A composition or a flow whose transforms were accelerated, made one call where it can be; others as they are."""
     if kind_of(module) == "nflows.transforms.base.CompositeTransform":
         return copy_with(module, _Composed, _last=Last())
-    if any(name_of(kind) == "nflows.flows.base.Flow" for kind in type(module).__mro__):
+    if derives(module, "nflows.flows.base.Flow"):
         return whole_flow(module, _density_of_flow)
     return module

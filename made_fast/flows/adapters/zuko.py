@@ -17,6 +17,7 @@ from made_fast.flows.adapters.densities import Density, definer_of, whole_flow
 from made_fast.flows.adapters.networks import (
     Reading,
     call_of,
+    derives,
     fits,
     in_one_call,
     kind_of,
@@ -292,6 +293,6 @@ def composed(module: nn.Module) -> nn.Module:
     """A composition or a flow whose transforms were accelerated, made one call where it can be; others as they are."""
     if kind_of(module) == "zuko.lazy.LazyComposedTransform":
         return copy_with(module, _Composed, _last=Last())
-    if any(name_of(kind) == "zuko.lazy.Flow" for kind in type(module).__mro__):
+    if derives(module, "zuko.lazy.Flow"):
         return whole_flow(module, _density_of_flow)
     return module
